@@ -1,0 +1,55 @@
+"""Tensor decompositions for stacks of weights.
+
+>>> import numpy as np
+>>> import tdecomp as td
+>>> x = np.random.default_rng(0).standard_normal((3, 2, 16, 12))
+>>> fit = td.tucker2(x, budget=500, names="layer proj out in")
+>>> fit.tensor.rank, fit.n_params
+((7, 7), 490)
+"""
+
+from tdecomp.decomposition import Fit as Fit
+from tdecomp.decomposition import Fits as Fits
+from tdecomp.decomposition import Trace as Trace
+from tdecomp.decomposition import decompose as decompose
+from tdecomp.decomposition import hosvd as hosvd
+from tdecomp.decomposition import svd as svd
+from tdecomp.decomposition import tucker as tucker
+from tdecomp.decomposition import tucker2 as tucker2
+from tdecomp.errors import ArgumentError as ArgumentError
+from tdecomp.errors import DataError as DataError
+from tdecomp.errors import FileError as FileError
+from tdecomp.errors import SiteError as SiteError
+from tdecomp.errors import TdecompError as TdecompError
+from tdecomp.formats import Format as Format
+from tdecomp.formats import LowRank as LowRank
+from tdecomp.formats import Tucker as Tucker
+from tdecomp.formats import Tucker2 as Tucker2
+from tdecomp.stack import Group as Group
+from tdecomp.stack import Site as Site
+from tdecomp.stack import Stack as Stack
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentError",
+    "DataError",
+    "FileError",
+    "Fit",
+    "Fits",
+    "Format",
+    "Group",
+    "LowRank",
+    "Site",
+    "SiteError",
+    "Stack",
+    "TdecompError",
+    "Trace",
+    "Tucker",
+    "Tucker2",
+    "decompose",
+    "hosvd",
+    "svd",
+    "tucker",
+    "tucker2",
+]

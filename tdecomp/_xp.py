@@ -1,0 +1,95 @@
+"""The array library of the input, and the precision every computation runs in.
+
+The library is resolved once at each public function and handed down as ``xp``; nothing here is
+global. Half-precision and smaller floats are widened to float32, float64 stays float64.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from tdecomp.errors import DataError
+
+__all__ = [
+    "Array",
+    "adjoint",
+    "double",
+    "namespace",
+    "sum_of_squares",
+    "to_numpy",
+    "tol",
+    "working",
+]
+
+Array = Any
+"""A numpy, torch, jax or cupy array: anything with an array API namespace."""
+
+_TILE = 1 << 22  # numbers widened to float64 at a time: 32 MiB
+
+
+def namespace(*arrays: Array) -> Any:
+    """Array API namespace shared by `arrays`; a `DataError` for anything else."""
+    try:
+        return array_api_compat.array_namespace(*arrays)
+    except TypeError:
+        kinds = ", ".join(sorted({type(a).__name__ for a in arrays}))
+        raise DataError(
+            f"expected arrays of one library (numpy, torch, jax, cupy), got {kinds}"
+        ) from None
+
+
+def working(x: Array) -> Array:
+    """`x` in working precision: float64 and complex as they are, integers float64, else float32."""
+    xp = namespace(x)
+    keep = [xp.float32, xp.float64, xp.complex64, xp.complex128]
+    if x.dtype in keep:
+        return x
+    if xp.isdtype(x.dtype, ("bool", "integral")):
+        return xp.astype(x, xp.float64)
+    return xp.astype(x, xp.float32)
+
+
+def double(x: Array) -> Array:
+    """`x` in float64, in its own library."""
+    xp = namespace(x)
+    return x if x.dtype == xp.float64 else xp.astype(x, xp.float64)
+
+
+def adjoint(matrix: Array) -> Array:
+    """Conjugate transpose."""
+    xp = namespace(matrix)
+    return xp.conj(matrix.T) if xp.isdtype(matrix.dtype, "complex floating") else matrix.T
+
+
+def sum_of_squares(x: Array) -> float:
+    """‖x‖² accumulated in float64, a tile at a time, without overflow for float32 input."""
+    xp = namespace(x)
+    flat = xp.reshape(x, (-1,))
+    total = 0.0
+    for start in range(0, flat.shape[0], _TILE):
+        tile = double(flat[start : min(start + _TILE, flat.shape[0])])
+        total += float(xp.sum(tile * tile))
+    return total
+
+
+def tol(dtype: Any, n: int) -> float:
+    """Relative error that rounding alone may cause in a sum of `n` terms of `dtype`.
+
+    ``8 · eps · √n``, at least ``32 · eps``. The one source of tolerances, in code and tests.
+    """
+    name = str(dtype).rsplit(".", 1)[-1].removesuffix("'>")
+    eps = float(np.finfo(np.dtype(name)).eps)
+    return eps * max(32.0, 8.0 * math.sqrt(n))
+
+
+def to_numpy(x: Array) -> np.ndarray:
+    """`x` as a numpy array on the host."""
+    if isinstance(x, np.ndarray):
+        return x
+    if hasattr(x, "detach"):  # torch: leave autograd and the device
+        x = x.detach().cpu()
+    return np.asarray(x)

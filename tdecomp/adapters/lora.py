@@ -1,0 +1,155 @@
+"""Exact export of a decomposed delta to LoRA pairs: ``ΔW = B A`` for every module."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tdecomp._xp import Array, double, namespace, sum_of_squares
+from tdecomp.formats import Format
+from tdecomp.stack import Group, Site
+
+__all__ = ["LoRAModule", "lora_modules"]
+
+
+@dataclass(frozen=True)
+class LoRAModule:
+    """One module's LoRA pair at scale 1.
+
+    Attributes
+    ----------
+    module
+        Module path, as in the checkpoint.
+    a, b
+        ``(r, in)`` and ``(out, r)``.
+    transpose
+        The weight is stored (in, out), as GPT-2's Conv1D does.
+    departure, energy
+        ``‖ΔW − B A‖²`` and ``‖ΔW‖²`` of the decoded ΔW; a departure of 0 is an exact export.
+    """
+
+    module: str
+    a: Array
+    b: Array
+    transpose: bool
+    departure: float
+    energy: float
+
+    @property
+    def rank(self) -> int:
+        """Width of the pair."""
+        return self.a.shape[0]
+
+
+Part = tuple[int, Site]
+"""A site's position in its group, and the site."""
+
+
+def lora_modules(
+    groups: Sequence[Group],
+    tensors: Sequence[Format],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    max_rank: int | None = None,
+) -> tuple[list[LoRAModule], list[str]]:
+    """LoRA pairs of every module that the groups touch.
+
+    A Tucker or Tucker2 site has rank ``min(r_out, r_in)`` exactly, an independent SVD its own rank.
+    A module made of several sites (fused projections, heads) gets their pairs side by side with a
+    block-diagonal B, or one shared A where the sites have their ``in`` basis in common and that is
+    narrower. Only a pair wider than `max_rank` or than its matrix is recompressed, by SVD of the
+    small product of its QR factors, and its departure is recorded.
+
+    Parameters
+    ----------
+    groups, tensors
+        The groups of a model and the format of each.
+    shapes
+        Stored shape of every tensor that holds sites.
+    max_rank
+        Widest pair allowed; None for no limit.
+
+    Returns
+    -------
+    modules, left_out
+        Pairs in checkpoint order, and the names of tensors that no LoRA module can express (3-D
+        expert parameters).
+    """
+    parts: dict[str, dict[int, list[Part]]] = {}
+    for g, group in enumerate(groups):
+        for i, site in enumerate(group.sites):
+            parts.setdefault(site.tensor, {}).setdefault(g, []).append((i, site))
+    left_out = [name for name in parts if len(shapes[name]) != 2]
+    modules = [
+        _module(name, by_group, tensors, shapes[name], max_rank)
+        for name, by_group in parts.items()
+        if name not in left_out
+    ]
+    return modules, left_out
+
+
+def _module(
+    name: str,
+    by_group: Mapping[int, list[Part]],
+    tensors: Sequence[Format],
+    stored: tuple[int, ...],
+    max_rank: int | None,
+) -> LoRAModule:
+    site = next(iter(by_group.values()))[0][1]
+    out = stored[1] if site.transpose else stored[0]
+    blocks = [_narrowest(tensors[g], parts, out) for g, parts in by_group.items()]
+    xp = namespace(blocks[0][0])
+    b = xp.concat([left for left, _ in blocks], axis=1)
+    a = xp.concat([right for _, right in blocks], axis=0)
+    energy = sum_of_squares(_small_product(b, a)) if a.shape[0] else 0.0
+    limit = min(*stored, max_rank if max_rank is not None else max(stored))
+    b, a, departure = _recompress(b, a, limit) if a.shape[0] > limit else (b, a, 0.0)
+    return LoRAModule(site.module, a, b, site.transpose, departure, energy)
+
+
+def _narrowest(tensor: Format, parts: Sequence[Part], out: int) -> tuple[Array, Array]:
+    """``(out, r)`` and ``(r, in)`` of the sites of one group in one module, the narrower way."""
+    pairs = [tensor.pair(i) for i, _ in parts]
+    apart = sum(right.shape[0] for _, right in pairs)
+    if tensor.shares_in and len(parts) > 1:
+        shared = [tensor.pair(i, shared_in=True) for i, _ in parts]
+        if shared[0][1].shape[0] < apart:
+            lefts = [
+                _place(left, site, out) for (left, _), (_, site) in zip(shared, parts, strict=True)
+            ]
+            return sum(lefts[1:], lefts[0]), shared[0][1]
+    xp = namespace(pairs[0][0])
+    lefts = [_place(left, site, out) for (left, _), (_, site) in zip(pairs, parts, strict=True)]
+    return xp.concat(lefts, axis=1), xp.concat([right for _, right in pairs], axis=0)
+
+
+def _place(left: Array, site: Site, out: int) -> Array:
+    """`left` among the rows of its module, zeros elsewhere: ``(out, r)``."""
+    start = site.first_row
+    if left.shape[0] == out:
+        return left
+    xp = namespace(left)
+    zeros = lambda n: xp.zeros((n, left.shape[1]), dtype=left.dtype, device=left.device)  # noqa: E731
+    return xp.concat([zeros(start), left, zeros(out - start - left.shape[0])], axis=0)
+
+
+def _small_product(b: Array, a: Array) -> Array:
+    """A matrix of the singular values of ``b @ a``, no larger than its rank."""
+    xp = namespace(b)
+    rb = xp.linalg.qr(double(b), mode="reduced")[1]
+    ra = xp.linalg.qr(double(a).T, mode="reduced")[1]
+    return rb @ ra.T
+
+
+def _recompress(b: Array, a: Array, rank: int) -> tuple[Array, Array, float]:
+    """Best rank-`rank` pair for ``b @ a``, balanced, and the squared distance."""
+    xp = namespace(b)
+    qb, rb = xp.linalg.qr(double(b), mode="reduced")
+    qa, ra = xp.linalg.qr(double(a).T, mode="reduced")
+    u, s, vh = xp.linalg.svd(rb @ ra.T, full_matrices=False)
+    root = xp.sqrt(s[:rank])
+    left = (qb @ u[:, :rank]) * root[None, :]
+    right = root[:, None] * (vh[:rank, :] @ qa.T)
+    lost = math.fsum(float(v) ** 2 for v in s[rank:])
+    return xp.astype(left, b.dtype), xp.astype(right, a.dtype), lost

@@ -1,0 +1,244 @@
+"""The jobs behind the commands: files in, core functions in the middle, files out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tdecomp as td
+from tdecomp.adapters import lora_modules
+from tdecomp.cli._report import fit_report, lora_report, verify_report
+from tdecomp.cli._screen import Screen
+from tdecomp.decomposition import measure
+from tdecomp.errors import FileError
+from tdecomp.files import safetensors
+from tdecomp.files.atomic import output_folder
+from tdecomp.files.checkpoint import Checkpoint, fingerprint, open_checkpoint, pair, write_model
+from tdecomp.files.delta import Delta, open_delta, stacks_of, survey_model, updates
+from tdecomp.files.factors import (
+    FACTORS,
+    Factors,
+    factors_path,
+    load_factors,
+    save_factors,
+)
+from tdecomp.files.peft_lora import VLLM_RANKS, write_lora
+from tdecomp.stack import Survey, Targets, group_sites
+
+__all__ = [
+    "METHODS",
+    "LoraOptions",
+    "Selection",
+    "apply",
+    "decompose",
+    "export",
+    "inspect",
+    "verify",
+]
+
+METHODS: Mapping[str, Callable[..., td.Fit]] = {
+    "svd": td.svd,
+    "tucker2": td.tucker2,
+    "tucker": td.tucker,
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which sites, and how they are stacked."""
+
+    targets: Targets | None = None
+    exclude: Targets | None = None
+    layers: Collection[int] | None = None
+    patterns: Sequence[str] = ()
+    share: Sequence[str] | None = None
+
+    @property
+    def find(self) -> dict[str, Any]:
+        """Keywords of the site search."""
+        return {
+            "targets": self.targets,
+            "exclude": self.exclude,
+            "layers": self.layers,
+            "patterns": tuple(self.patterns),
+        }
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """How LoRA folders are written."""
+
+    max_rank: int = VLLM_RANKS[-1]
+    rank_pattern: bool = False
+    dtype: str = "F32"
+
+
+def inspect(model: Path, selection: Selection) -> tuple[Checkpoint, Survey, Sequence[td.Group]]:
+    """Open a model and find its groups."""
+    checkpoint = open_checkpoint(model)
+    survey = survey_model(checkpoint, **selection.find)
+    return checkpoint, survey, group_sites(survey.sites, share=selection.share)
+
+
+def decompose(
+    base: Path,
+    tuned: Path,
+    out: Path,
+    *,
+    method: str,
+    target: Mapping[str, Any],
+    selection: Selection,
+    dtype: str,
+    lora: LoraOptions | None,
+    overwrite: bool,
+    screen: Screen,
+) -> dict[str, Any]:
+    """Decompose tuned - base into the folder `out`; returns the report written there."""
+    with output_folder(out, overwrite=overwrite, inputs=[base, tuned]) as folder:
+        delta = open_delta(base, tuned, **selection.find, share=selection.share)
+        fits = _fit(delta, METHODS[method], target, dtype, screen)
+        with screen.progress("what is not covered", _numbers(delta), "numbers") as tick:
+            uncovered, rounding = delta.uncovered(tick), delta.rounding_floor(tick)
+        sources = {
+            "base": _source(base, delta.pair.base, screen),
+            "tuned": _source(tuned, delta.pair.tuned, screen),
+        }
+        factors = Factors(
+            method,
+            dtype,
+            delta.groups,
+            tuple(fit.tensor for fit in fits),
+            tuple(fit.residual for fit in fits),
+            tuple(fit.energy for fit in fits),
+            delta.shapes,
+            sources,
+            {**target, **selection.find, "share": selection.share},
+        )
+        save_factors(folder / FACTORS, factors)
+        report = fit_report(factors, delta.survey, uncovered, rounding)
+        if lora is not None:
+            (folder / "lora").mkdir()
+            report["lora"] = _write_lora(folder / "lora", factors, lora)
+        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def verify(out: Path, base: Path, tuned: Path, *, screen: Screen) -> dict[str, Any]:
+    """Measure the error of a factors file again from the checkpoints."""
+    factors = load_factors(out)
+    both = pair(open_checkpoint(base), open_checkpoint(tuned))
+    _check_shapes(factors, both.base)
+    residuals, energies = [], []
+    with screen.progress("measuring", factors.delta_params, "numbers") as tick:
+        for stack, tensor in zip(stacks_of(both, factors.groups), factors.tensors, strict=True):
+            residual, energy = measure(stack, tensor)
+            residuals.append(residual)
+            energies.append(energy)
+            tick(int(np.prod(stack.shape)))
+    changed = [
+        f"{name}/{was['file']}"
+        for name, checkpoint in (("base", both.base), ("tuned", both.tuned))
+        for was in _changed(factors.sources.get(name, {}), checkpoint, screen)
+    ]
+    return verify_report(factors, residuals, energies, changed)
+
+
+def apply(
+    out: Path, base: Path, model: Path, *, dtype: str | None, overwrite: bool, screen: Screen
+) -> Factors:
+    """Write base + decoded delta as a model folder."""
+    factors = load_factors(out)
+    checkpoint = open_checkpoint(base)
+    _check_shapes(factors, checkpoint)
+    with (
+        output_folder(model, overwrite=overwrite, inputs=[base, factors_path(out)]) as folder,
+        screen.progress("writing", len(checkpoint.names), "tensors") as tick,
+    ):
+        write_model(
+            checkpoint, folder, updates(factors), dtype=dtype, progress=lambda name: tick(1)
+        )
+    return factors
+
+
+def export(out: Path, folder: Path, options: LoraOptions, *, overwrite: bool) -> dict[str, Any]:
+    """Write the factors as a PEFT LoRA folder."""
+    factors = load_factors(out)
+    with output_folder(folder, overwrite=overwrite, inputs=[factors_path(out)]) as temporary:
+        return _write_lora(temporary, factors, options)
+
+
+def _fit(
+    delta: Delta,
+    method: Callable[..., td.Fit],
+    target: Mapping[str, Any],
+    dtype: str,
+    screen: Screen,
+) -> td.Fits:
+    numbers = sum(int(np.prod(group.shape)) for group in delta.groups)
+    with screen.progress("decomposing", numbers, "numbers") as tick:
+        done = 0
+
+        def progress(fraction: float) -> None:
+            nonlocal done
+            tick(int(fraction * numbers) - done)
+            done = int(fraction * numbers)
+
+        return td.decompose(
+            delta.stacks,
+            method,
+            **target,
+            rounding=lambda array: safetensors.rounded(array, dtype),
+            progress=progress,
+        )
+
+
+def _write_lora(folder: Path, factors: Factors, options: LoraOptions) -> dict[str, Any]:
+    modules, left_out = lora_modules(
+        factors.groups, factors.tensors, factors.shapes, max_rank=options.max_rank
+    )
+    if not modules:
+        raise FileError(f"no LoRA module can express {left_out[0]}: it is not a matrix")
+    base = str(factors.sources.get("base", {}).get("path", ""))
+    rank = write_lora(
+        folder, modules, base=base, dtype=options.dtype, rank_pattern=options.rank_pattern
+    )
+    return lora_report(modules, left_out, rank, options.max_rank)
+
+
+def _numbers(delta: Delta) -> int:
+    """Numbers that `uncovered` and `rounding_floor` visit."""
+    names = {name for name, _ in delta.left_out}
+    measured = [n for n in (*delta.pair.common, *dict(delta.pair.tied)) if n in names]
+    visited = sum(int(np.prod(delta.pair.base.shape(delta.pair.base_name(n)))) for n in measured)
+    return visited + sum(int(np.prod(group.shape)) for group in delta.groups)
+
+
+def _source(path: Path, checkpoint: Checkpoint, screen: Screen) -> dict[str, Any]:
+    total = sum(file.stat().st_size for file in checkpoint.files)
+    with screen.progress(f"hashing {path}", total, "bytes") as tick:
+        return {"path": str(path), "files": fingerprint(checkpoint, tick)}
+
+
+def _changed(
+    source: Mapping[str, Any], checkpoint: Checkpoint, screen: Screen
+) -> list[dict[str, Any]]:
+    """Rows of `source` whose file is not there any more or has another hash."""
+    now = _source(Path(source.get("path", "")), checkpoint, screen)["files"]
+    return [row for row in source.get("files", ()) if row not in now]
+
+
+def _check_shapes(factors: Factors, checkpoint: Checkpoint) -> None:
+    """Refuse a base model that the factors were not made for."""
+    for name, shape in factors.shapes.items():
+        if name not in checkpoint.entries:
+            raise FileError(f"{checkpoint.path} has no tensor {name!r}, which the factors change")
+        if checkpoint.shape(name) != shape:
+            raise FileError(
+                f"{name} is {checkpoint.shape(name)} in {checkpoint.path}, "
+                f"the factors were made for {shape}"
+            )

@@ -1,0 +1,64 @@
+"""Command-line words, read once into checked values."""
+
+from __future__ import annotations
+
+import re
+
+from tdecomp.errors import ArgumentError
+
+__all__ = ["DTYPES", "parse_budget", "parse_dtype", "parse_rank", "parse_share"]
+
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+"""Storage dtypes by the name torch users know, and their safetensors codes."""
+
+_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
+_BUDGET = re.compile(r"(\d+(?:\.\d*)?)\s*(k|M|G)?(B)?", re.IGNORECASE)
+_FACTOR = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+
+
+def parse_budget(text: str, dtype: str) -> int:
+    """Numbers to store: ``60000``, ``60k``, ``1.5M``, or bytes at the file's dtype: ``2MB``.
+
+    >>> parse_budget("60k", "F32"), parse_budget("2MB", "BF16")
+    (60000, 1000000)
+    """
+    found = _BUDGET.fullmatch(text.strip())
+    if not found:
+        raise ArgumentError(
+            f"--budget {text!r}: write numbers as 60000, 60k or 1.5M, or bytes as 2MB"
+        )
+    amount = float(found[1]) * _FACTOR[(found[2] or "").upper()]
+    return int(amount / _BYTES[dtype] if found[3] else amount)
+
+
+def parse_rank(text: str) -> int | tuple[int, ...] | dict[str, int]:
+    """A rank: ``16``, ``64,32`` (one per compressed mode), or ``layer=4,out=64``.
+
+    >>> parse_rank("16"), parse_rank("64,32"), parse_rank("out=64,in=32")
+    (16, (64, 32), {'out': 64, 'in': 32})
+    """
+    items = [item.strip() for item in text.split(",")]
+    try:
+        if all("=" in item for item in items):
+            pairs = (item.split("=", 1) for item in items)
+            return {mode.strip(): int(value) for mode, value in pairs}
+        ranks = tuple(int(item) for item in items)
+    except ValueError:
+        raise ArgumentError(f"--rank {text!r}: write 16, or 64,32, or layer=4,out=64") from None
+    return ranks[0] if len(ranks) == 1 else ranks
+
+
+def parse_share(text: str | None) -> tuple[str, ...] | None:
+    """Site modes stacked together: ``layer,proj``, or ``none``."""
+    if text is None:
+        return None
+    return () if text.strip() == "none" else tuple(m.strip() for m in text.split(",") if m.strip())
+
+
+def parse_dtype(text: str | None) -> str | None:
+    """Safetensors code of a dtype name."""
+    if text is None:
+        return None
+    if text not in DTYPES:
+        raise ArgumentError(f"--dtype {text!r}: choose {', '.join(DTYPES)}")
+    return DTYPES[text]

@@ -1,0 +1,298 @@
+"""Reports: what a command found, as plain JSON, and the tables a person reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from tdecomp.adapters import LoRAModule
+from tdecomp.cli._screen import short
+from tdecomp.decomposition import relative
+from tdecomp.files.checkpoint import Checkpoint
+from tdecomp.files.delta import Uncovered
+from tdecomp.files.factors import Factors
+from tdecomp.files.peft_lora import vllm_rank
+from tdecomp.formats import Format
+from tdecomp.stack import Group, Survey
+
+__all__ = [
+    "factors_report",
+    "factors_table",
+    "fit_report",
+    "inspect_report",
+    "inspect_table",
+    "lora_lines",
+    "lora_report",
+    "summary_lines",
+    "uncovered_table",
+    "verify_report",
+    "verify_table",
+]
+
+AGREES = 1e-3
+"""Relative difference between a claimed and a measured error that `verify` accepts."""
+
+_FLOOR = 1e-6  # errors below this are rounding of float32, compared absolutely
+
+
+def inspect_report(
+    checkpoint: Checkpoint, survey: Survey, groups: Sequence[Group]
+) -> dict[str, Any]:
+    """What `inspect` says of a model."""
+    return {
+        "model": str(checkpoint.path),
+        "family": survey.family,
+        "model_type": checkpoint.config.get("model_type"),
+        "tensors": len(checkpoint.names),
+        "numbers": sum(math.prod(checkpoint.shape(n)) for n in checkpoint.names),
+        "covered_numbers": sum(math.prod(g.shape) for g in groups),
+        "groups": [
+            {
+                "name": g.name,
+                "modes": list(g.modes),
+                "shape": list(g.shape),
+                "labels": [list(labels) for labels in g.labels],
+                "grid": g.grid,
+                "dtypes": sorted({checkpoint.dtype(s.tensor) for s in g.sites}),
+                "sites": [s.path for s in g.sites],
+            }
+            for g in groups
+        ],
+        "uncovered": [{"tensor": name, "reason": reason} for name, reason in survey.uncovered],
+        "notes": list(survey.notes),
+    }
+
+
+def factors_report(factors: Factors) -> dict[str, Any]:
+    """What a factors file holds: total, per group and per site."""
+    total = sum(float(e.sum()) for e in factors.energy)
+    residual = sum(float(r.sum()) for r in factors.residual)
+    return {
+        "method": factors.method,
+        "dtype": factors.dtype,
+        "options": dict(factors.options),
+        "n_params": factors.n_params,
+        "delta_params": factors.delta_params,
+        "bytes": factors.nbytes,
+        "error": relative(residual, total),
+        "groups": [
+            {
+                "name": group.name,
+                "modes": list(group.modes),
+                "shape": list(group.shape),
+                "grid": group.grid,
+                "format": type(tensor).__name__,
+                "equation": str(tensor.equation),
+                "rank": list(tensor.rank),
+                "n_params": tensor.n_params,
+                "error": relative(float(r.sum()), float(e.sum())),
+                "energy_share": float(e.sum()) / total if total else 0.0,
+                "sites": _site_rows(group, r, e),
+            }
+            for group, tensor, r, e in _rows(factors)
+        ],
+        "sources": dict(factors.sources),
+    }
+
+
+def fit_report(
+    factors: Factors, survey: Survey, uncovered: Sequence[Uncovered], rounding: float
+) -> dict[str, Any]:
+    """What `decompose` found: the factors, what they leave out, and the rounding floor."""
+    covered = sum(float(e.sum()) for e in factors.energy)
+    left_out = sum(u.energy for u in uncovered)
+    everything = covered + left_out
+    return factors_report(factors) | {
+        "family": survey.family,
+        "notes": list(survey.notes),
+        "zero_delta": everything == 0,
+        "uncovered_share": left_out / everything if everything else 0.0,
+        "uncovered": [
+            {
+                "tensor": u.tensor,
+                "reason": u.reason,
+                "energy_share": u.energy / everything if everything else 0.0,
+            }
+            for u in uncovered
+        ],
+        "rounding_floor": relative(rounding, covered),
+    }
+
+
+def verify_report(
+    factors: Factors,
+    residuals: Sequence[np.ndarray],
+    energies: Sequence[np.ndarray],
+    changed: Sequence[str],
+) -> dict[str, Any]:
+    """Claimed and measured errors side by side."""
+    sites = []
+    for (group, _, r, e), r_now, e_now in zip(_rows(factors), residuals, energies, strict=True):
+        for i, site in enumerate(group.sites):
+            claimed, measured = relative(r[i], e[i]), relative(r_now[i], e_now[i])
+            agrees = _agree(claimed, measured)
+            sites.append(
+                {"site": site.path, "claimed": claimed, "measured": measured, "agrees": agrees}
+            )
+    claimed = factors_report(factors)["error"]
+    measured = relative(
+        sum(float(r.sum()) for r in residuals), sum(float(e.sum()) for e in energies)
+    )
+    return {
+        "claimed": claimed,
+        "measured": measured,
+        "agrees": _agree(claimed, measured) and all(row["agrees"] for row in sites),
+        "changed_files": list(changed),
+        "sites": sites,
+    }
+
+
+def lora_report(
+    modules: Sequence[LoRAModule], left_out: Sequence[str], rank: int, max_rank: int
+) -> dict[str, Any]:
+    """What a LoRA folder holds and how far it is from the factors."""
+    departure = sum(m.departure for m in modules)
+    return {
+        "rank": rank,
+        "max_rank": max_rank,
+        "modules": sum(m.rank > 0 for m in modules),
+        "exact": departure == 0,
+        "departure": relative(departure, sum(m.energy for m in modules)),
+        "truncated": [m.module for m in modules if m.departure],
+        "left_out": list(left_out),
+        "vllm_max_lora_rank": vllm_rank(rank),
+    }
+
+
+def inspect_table(report: dict[str, Any]) -> Table:
+    """Groups of a model."""
+    table = Table("group", "modes", "shape", "labels", "grid", "dtype", title=_family_line(report))
+    for g in report["groups"]:
+        labels = "; ".join(_labels(values) for values in g["labels"])
+        shape = " × ".join(map(str, g["shape"]))
+        table.add_row(
+            g["name"], " ".join(g["modes"]), shape, labels, g["grid"], " ".join(g["dtypes"])
+        )
+    return table
+
+
+def uncovered_table(rows: Sequence[dict[str, Any]], title: str, limit: int = 12) -> Table:
+    """Tensors that are left out, those with the most energy first."""
+    table = Table("tensor", "reason", title=title)
+    if shares := any("energy_share" in row for row in rows):
+        table.add_column("share of ‖Δ‖²", justify="right")
+    ordered = sorted(rows, key=lambda row: -row.get("energy_share", 0.0))
+    for row in ordered[:limit]:
+        share = [f"{row['energy_share']:.2%}"] if shares else []
+        table.add_row(row["tensor"], row["reason"], *share)
+    if len(ordered) > limit:
+        table.add_row(f"... and {len(ordered) - limit} more", "(all with --json)", *[""] * shares)
+    return table
+
+
+def factors_table(report: dict[str, Any]) -> Table:
+    """Groups of a decomposed delta."""
+    table = Table(title=f"{report['method']}, {report['dtype']}")
+    table.add_column("group")
+    table.add_column("shape")
+    table.add_column("rank")
+    for name in ("numbers stored", "share of ‖Δ‖²", "relative error"):
+        table.add_column(name, justify="right")
+    for g in report["groups"]:
+        shape = " × ".join(map(str, g["shape"]))
+        row = (g["name"], shape, _rank(g["format"], g["rank"]), f"{g['n_params']:,}")
+        table.add_row(*row, f"{g['energy_share']:.1%}", f"{g['error']:.4f}")
+    table.add_section()
+    table.add_row("total", "", "", f"{report['n_params']:,}", "100.0%", f"{report['error']:.4f}")
+    return table
+
+
+def summary_lines(report: dict[str, Any]) -> list[str]:
+    """The sentences under the table."""
+    share = report["n_params"] / report["delta_params"]
+    lines = [
+        f"{report['n_params']:,} numbers ({short(report['bytes'])}B) for "
+        f"{report['delta_params']:,}: "
+        f"{share:.2%} of the full delta, relative error {report['error']:.4f}."
+    ]
+    if report.get("zero_delta"):
+        lines.append("The two checkpoints are identical: the delta is zero.")
+    if "uncovered_share" in report:
+        lines.append(f"Not covered: {report['uncovered_share']:.2%} of ‖Δ‖².")
+    if report.get("rounding_floor"):
+        lines.append(
+            f"About {report['rounding_floor']:.4f} of the delta is the rounding of half-precision "
+            "storage: an error below it fits noise."
+        )
+    return lines + [f"Note: {note}" for note in report.get("notes", ())]
+
+
+def lora_lines(report: dict[str, Any], folder: str) -> list[str]:
+    """What was written as LoRA."""
+    how = "exact" if report["exact"] else f"‖factors − LoRA‖/‖factors‖ = {report['departure']:.4f}"
+    lines = [f"LoRA in {folder}: {report['modules']} modules, rank {report['rank']}, {how}."]
+    if report["truncated"]:
+        lines.append(
+            f"{len(report['truncated'])} modules needed more than rank {report['max_rank']} and "
+            f"were truncated by SVD, among them {report['truncated'][0]}."
+        )
+    if report["left_out"]:
+        lines.append(f"Not in the LoRA (not a matrix): {', '.join(report['left_out'])}.")
+    if report["vllm_max_lora_rank"] is None:
+        lines.append("vLLM takes ranks up to 512 only.")
+    else:
+        lines.append(f"For vLLM: --max-lora-rank {report['vllm_max_lora_rank']}.")
+    return lines
+
+
+def verify_table(report: dict[str, Any], limit: int = 12) -> Table:
+    """Sites whose error differs most from what the file claims."""
+    table = Table("site", "claimed", "measured", "", title="relative error per site")
+    worst = sorted(report["sites"], key=lambda row: -abs(row["claimed"] - row["measured"]))
+    for row in worst[:limit]:
+        verdict = "agrees" if row["agrees"] else "[red]differs[/red]"
+        table.add_row(row["site"], f"{row['claimed']:.6f}", f"{row['measured']:.6f}", verdict)
+    table.add_section()
+    verdict = "agrees" if report["agrees"] else "[red]differs[/red]"
+    table.add_row("total", f"{report['claimed']:.6f}", f"{report['measured']:.6f}", verdict)
+    return table
+
+
+def _agree(claimed: float, measured: float) -> bool:
+    return abs(claimed - measured) <= AGREES * claimed + _FLOOR
+
+
+def _rows(factors: Factors) -> zip[tuple[Group, Format, np.ndarray, np.ndarray]]:
+    return zip(factors.groups, factors.tensors, factors.residual, factors.energy, strict=True)
+
+
+def _site_rows(group: Group, residual: np.ndarray, energy: np.ndarray) -> list[dict[str, Any]]:
+    return [
+        {"site": site.path, "error": relative(float(r), float(e)), "energy": float(e)}
+        for site, r, e in zip(group.sites, residual, energy, strict=True)
+    ]
+
+
+def _family_line(report: dict[str, Any]) -> str:
+    share = report["covered_numbers"] / max(report["numbers"], 1)
+    covered = f"{share:.1%} of {report['numbers']:,} numbers covered"
+    return f"{report['model']}: family {report['family']}, {covered}"
+
+
+def _labels(labels: Sequence[int | str]) -> str:
+    if len(labels) > 2 and all(isinstance(n, int) for n in labels):
+        first, last = labels[0], labels[-1]
+        if list(labels) == list(range(int(first), int(last) + 1)):
+            return f"{first}..{last}"
+    shown = ", ".join(map(str, labels[:6]))
+    return shown if len(labels) <= 6 else f"{shown}, ... ({len(labels)})"
+
+
+def _rank(kind: str, rank: Sequence[int]) -> str:
+    if kind == "LowRank" and len(rank) > 1:
+        return f"{min(rank)}..{max(rank)}, mean {sum(rank) / len(rank):.1f}"
+    return " × ".join(map(str, rank))

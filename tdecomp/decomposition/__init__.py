@@ -1,0 +1,25 @@
+"""Decompositions: functions that take an array or a stack and return a `Fit`."""
+
+from tdecomp.decomposition._fit import Fit as Fit
+from tdecomp.decomposition._fit import Fits as Fits
+from tdecomp.decomposition._fit import Trace as Trace
+from tdecomp.decomposition._fit import measure as measure
+from tdecomp.decomposition._fit import relative as relative
+from tdecomp.decomposition._model import decompose as decompose
+from tdecomp.decomposition._svd import svd as svd
+from tdecomp.decomposition._tucker import hosvd as hosvd
+from tdecomp.decomposition._tucker import tucker as tucker
+from tdecomp.decomposition._tucker2 import tucker2 as tucker2
+
+__all__ = [
+    "Fit",
+    "Fits",
+    "Trace",
+    "decompose",
+    "hosvd",
+    "measure",
+    "relative",
+    "svd",
+    "tucker",
+    "tucker2",
+]

@@ -1,0 +1,299 @@
+"""Choosing ranks: by rank, by relative error, or by a budget of stored numbers.
+
+A unit that can be truncated (a matrix, or a whole Tucker tensor) states its *frontier*: the pairs
+(stored numbers, squared error) worth having. One allocation over all frontiers of a model then
+meets a total error at the least storage, or a total storage at the least error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tdecomp.errors import ArgumentError
+
+__all__ = ["Frontier", "Target", "allocate", "box_frontier", "spectrum_frontier"]
+
+_TABLE = 10_000_000  # rank tuples enumerated at most
+
+Rank = int | tuple[int, ...] | Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Exactly one of `rank`, `error` (relative) and `budget` (stored numbers), checked."""
+
+    rank: Rank | None = None
+    error: float | None = None
+    budget: int | None = None
+
+    def __post_init__(self):
+        given = [n for n in ("rank", "error", "budget") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ArgumentError(
+                f"give exactly one of rank, error and budget, got {' and '.join(given) or 'none'}"
+            )
+        if self.error is not None and not (0 < self.error < 1):
+            raise ArgumentError(f"error={self.error!r} must lie between 0 and 1")
+        if self.budget is not None and self.budget <= 0:
+            raise ArgumentError(
+                f"budget={self.budget!r} must be a positive number of stored numbers"
+            )
+        for r in _entries(self.rank):
+            if not isinstance(r, int | np.integer) or r < 1:
+                raise ArgumentError(
+                    f"rank={self.rank!r}: every rank must be a whole number, 1 or more"
+                )
+
+    def check_reach(self, largest: int) -> None:
+        """Refuse a rank that no mode of any input can have."""
+        if isinstance(self.rank, int | np.integer) and self.rank > largest:
+            raise ArgumentError(
+                f"rank {self.rank} is above every mode: the largest has size {largest}"
+            )
+
+    def ranks_of(self, modes: Sequence[str], sizes: Sequence[int]) -> tuple[int, ...]:
+        """Rank of each of `modes`: an int means ``min(rank, size)`` everywhere."""
+        if isinstance(self.rank, int | np.integer):
+            return tuple(min(int(self.rank), n) for n in sizes)
+        if isinstance(self.rank, Mapping):
+            if unknown := sorted(set(self.rank) - set(modes)):
+                raise ArgumentError(
+                    f"rank names {unknown[0]!r}; the compressed modes are {' '.join(modes)}"
+                )
+            ranks = tuple(int(self.rank.get(m, n)) for m, n in zip(modes, sizes, strict=True))
+        else:
+            ranks = tuple(int(r) for r in _entries(self.rank))
+        if len(ranks) != len(modes):
+            raise ArgumentError(f"rank={self.rank!r} needs {len(modes)} entries: {' '.join(modes)}")
+        for mode, r, n in zip(modes, ranks, sizes, strict=True):
+            if r > n:
+                raise ArgumentError(f"rank {r} is above the size {n} of the mode {mode!r}")
+        return ranks
+
+
+def _entries(rank: Rank | None) -> tuple[int, ...]:
+    if rank is None:
+        return ()
+    if isinstance(rank, Mapping):
+        return tuple(rank.values())
+    return tuple(rank) if isinstance(rank, Sequence) else (rank,)
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """What one unit can trade: more stored numbers for less squared error.
+
+    Attributes
+    ----------
+    params : ``(k,)``
+        Stored numbers, strictly increasing, starting with 0 (the zero tensor).
+    lost : ``(k,)``
+        Squared error at each, strictly decreasing.
+    ranks : ``(k, number of ranks)``
+        The ranks that give it.
+    """
+
+    params: np.ndarray
+    lost: np.ndarray
+    ranks: np.ndarray
+
+    def cheapest(self, lost: float) -> int:
+        """Position of the least storage whose squared error is at most `lost`."""
+        return int(np.searchsorted(-self.lost, -lost, side="left"))
+
+    def best(self, params: int) -> int:
+        """Position of the least error that stores at most `params`."""
+        return int(np.searchsorted(self.params, params, side="right")) - 1
+
+
+def spectrum_frontier(s: np.ndarray, cost: int) -> Frontier:
+    """Frontier of one matrix: each singular value costs `cost` numbers and returns its square."""
+    energy = np.asarray(s, dtype=np.float64) ** 2
+    kept = int(np.count_nonzero(energy > 0))
+    lost = np.append(np.cumsum(energy[:kept][::-1])[::-1], 0.0)
+    rank = np.arange(kept + 1)
+    return _pareto(rank * cost, lost, rank[:, None])
+
+
+def box_frontier(energy: np.ndarray, sizes: Sequence[int], fixed: int) -> Frontier:
+    """Frontier of a Tucker tensor from the squared entries of its full HOSVD core.
+
+    Truncating the core to a box of ranks loses exactly the squares outside it, because the bases
+    are orthonormal. All boxes are tried when there are at most 10⁷; beyond that a greedy path
+    drops, one index at a time, what loses the least energy per number saved.
+
+    Parameters
+    ----------
+    energy
+        Squared core, summed over the modes that are not compressed: ``(k₁, ..., k_d)``.
+    sizes
+        Size of each compressed mode (rows of its factor).
+    fixed
+        Product of the sizes of the modes that are not compressed.
+    """
+    boxes = _all_boxes if energy.size <= _TABLE else _greedy_boxes
+    ranks, lost = boxes(np.asarray(energy, dtype=np.float64), np.asarray(sizes), fixed)
+    params = fixed * np.prod(ranks, axis=1, dtype=np.int64) + ranks @ np.asarray(sizes)
+    total = float(energy.sum())
+    zero = np.zeros((1, energy.ndim), dtype=ranks.dtype)
+    return _pareto(np.append(0, params), np.append(total, lost), np.concatenate([zero, ranks]))
+
+
+def _all_boxes(energy: np.ndarray, sizes: np.ndarray, fixed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every box with the energy outside it, summed as tails and never as a difference.
+
+    Mode by mode from the last: what lies beyond rank r in this mode, plus what was already lost in
+    the later modes at the indices up to r.
+    """
+    del sizes, fixed
+    d = energy.ndim
+    outside = np.zeros_like(energy)
+    for k in reversed(range(d)):
+        slabs = energy.sum(axis=tuple(range(k + 1, d)))
+        beyond = np.flip(np.cumsum(np.flip(slabs, k), axis=k), k) - slabs
+        within = np.cumsum(outside, axis=k) if k < d - 1 else outside
+        outside = beyond.reshape(beyond.shape + (1,) * (d - 1 - k)) + within
+    ranks = np.indices(energy.shape, dtype=np.int32).reshape(d, -1).T + 1
+    return ranks, outside.reshape(-1)
+
+
+def _greedy_boxes(
+    energy: np.ndarray, sizes: np.ndarray, fixed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A path of boxes from the full one to rank 1, dropping the least energy per number saved."""
+    d = energy.ndim
+    ranks = np.array(energy.shape)
+    slabs = [energy.sum(axis=tuple(j for j in range(d) if j != k)) for k in range(d)]
+    path, lost = [ranks.copy()], [0.0]
+    while (ranks > 1).any():
+        core = fixed * math.prod(ranks)
+        saved = core / ranks + sizes
+        price = [slabs[k][ranks[k] - 1] / saved[k] if ranks[k] > 1 else math.inf for k in range(d)]
+        k = int(np.argmin(price))
+        ranks[k] -= 1
+        box = tuple(slice(r) if j != k else r for j, r in enumerate(ranks))
+        slab = energy[box]  # what is dropped, over the other modes
+        others = [j for j in range(d) if j != k]
+        for axis, j in enumerate(others):
+            slabs[j][: ranks[j]] -= slab.sum(axis=tuple(a for a in range(d - 1) if a != axis))
+        path.append(ranks.copy())
+        lost.append(lost[-1] + float(slab.sum()))
+    return np.array(path), np.array(lost)
+
+
+def _pareto(params: np.ndarray, lost: np.ndarray, ranks: np.ndarray) -> Frontier:
+    order = np.lexsort((lost, params))
+    params, lost, ranks = params[order], lost[order], ranks[order]
+    best = np.minimum.accumulate(lost)
+    keep = np.append(True, lost[1:] < best[:-1])
+    return Frontier(params[keep].astype(np.int64), lost[keep], ranks[keep])
+
+
+def allocate(
+    frontiers: Sequence[Frontier], *, budget: int | None = None, lost: float | None = None
+) -> list[int]:
+    """Position on every frontier, for a total budget or a total squared error.
+
+    Steps along the lower convex hulls of all frontiers are taken in the order of energy per number.
+    For a budget, a step that no longer fits closes its unit and what is left goes to the others,
+    then to points off the hull; for an error, the last steps are undone where they were not needed.
+
+    Raises
+    ------
+    ArgumentError
+        If the budget is below the smallest rank-1 unit; the message gives that minimum.
+    """
+    if budget is not None:
+        return _for_budget(frontiers, budget)
+    assert lost is not None
+    return _for_error(frontiers, lost)
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """All hull steps of all frontiers, best energy per number first."""
+
+    unit: np.ndarray
+    target: np.ndarray  # position on the unit's frontier
+    params: np.ndarray  # numbers added
+    gain: np.ndarray  # energy won
+
+
+def _steps(frontiers: Sequence[Frontier]) -> _Steps:
+    parts = []
+    for unit, f in enumerate(frontiers):
+        hull = _hull(f)
+        params, gain = np.diff(f.params[hull]), -np.diff(f.lost[hull])
+        parts.append((np.full(len(params), unit), hull[1:], params, gain))
+    unit, target, params, gain = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(-gain / params, kind="stable")
+    return _Steps(unit[order], target[order], params[order], gain[order])
+
+
+def _hull(f: Frontier) -> np.ndarray:
+    """Positions of the lower convex hull of a frontier (Andrew's monotone chain)."""
+    if len(set(np.diff(f.params).tolist())) == 1 and (np.diff(f.lost, n=2) >= 0).all():
+        return np.arange(len(f.params))  # a spectrum: convex already
+    x, y = f.params.astype(np.float64).tolist(), f.lost.tolist()
+    hull: list[int] = []
+    for i in range(len(x)):
+        while len(hull) > 1 and _turns_up(x, y, hull[-2], hull[-1], i):
+            hull.pop()
+        hull.append(i)
+    return np.array(hull)
+
+
+def _turns_up(x: list[float], y: list[float], a: int, b: int, c: int) -> bool:
+    return (y[b] - y[a]) * (x[c] - x[a]) >= (y[c] - y[a]) * (x[b] - x[a])
+
+
+def _for_budget(frontiers: Sequence[Frontier], budget: int) -> list[int]:
+    chosen = [0] * len(frontiers)
+    alive = [f for f in frontiers if len(f.params) > 1]
+    if not alive:
+        return chosen
+    if (least := min(int(f.params[1]) for f in alive)) > budget:
+        raise ArgumentError(
+            f"budget {budget} is below rank 1: the smallest possible is {least} numbers"
+        )
+    steps, left, closed = _steps(frontiers), budget, np.zeros(len(frontiers), dtype=bool)
+    taken = int(np.searchsorted(np.cumsum(steps.params), budget, side="right"))
+    for unit, target in zip(steps.unit[:taken], steps.target[:taken], strict=True):
+        chosen[unit] = int(target)
+    left -= int(steps.params[:taken].sum())
+    for i in range(taken, len(steps.unit)):
+        unit = steps.unit[i]
+        closed[unit] |= steps.params[i] > left
+        if not closed[unit]:
+            chosen[unit] = int(steps.target[i])
+            left -= int(steps.params[i])
+        elif closed.all():
+            break
+    for unit, f in enumerate(frontiers):
+        better = f.best(int(f.params[chosen[unit]]) + left)
+        left -= int(f.params[better] - f.params[chosen[unit]])
+        chosen[unit] = better
+    return chosen
+
+
+def _for_error(frontiers: Sequence[Frontier], lost: float) -> list[int]:
+    chosen = [0] * len(frontiers)
+    room = lost - sum(float(f.lost[0]) for f in frontiers)  # negative: still to win
+    if room >= 0:
+        return chosen
+    steps = _steps(frontiers)
+    taken = int(np.searchsorted(np.cumsum(steps.gain), -room * (1 - 1e-12), side="left")) + 1
+    for unit, target in zip(steps.unit[:taken], steps.target[:taken], strict=True):
+        chosen[unit] = int(target)
+    total = math.fsum(float(f.lost[c]) for f, c in zip(frontiers, chosen, strict=True))
+    for unit in dict.fromkeys(steps.unit[:taken][::-1].tolist()):
+        f = frontiers[unit]
+        others = total - float(f.lost[chosen[unit]])
+        cheaper = min(f.cheapest(lost - others), chosen[unit])
+        total = others + float(f.lost[cheaper])
+        chosen[unit] = cheaper
+    return chosen

@@ -1,0 +1,150 @@
+"""One way through every decomposition: look at the spectra, choose ranks, fit, check the error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tdecomp._xp import Array, tol
+from tdecomp.decomposition._fit import Fit, Fits, check_shape
+from tdecomp.decomposition._ranks import Frontier, Target, allocate
+from tdecomp.errors import ArgumentError
+from tdecomp.modes import name_modes
+from tdecomp.stack import Stack
+
+__all__ = ["Analysis", "Method", "Progress", "floor", "mode_names", "part", "run", "silent"]
+
+Progress = Callable[[float], None]
+"""Called with the fraction of the work that is done."""
+
+_TRIES = 3  # times an error target is tightened because rounding or a cast pushed past it
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Frontiers of one input, the error its precision can reach, and what its fit can reuse."""
+
+    frontiers: list[Frontier]
+    floor: float
+    state: Any = None
+    state_size: int = 0
+
+
+@dataclass(frozen=True)
+class Method:
+    """A decomposition as the driver sees it.
+
+    Attributes
+    ----------
+    sizes
+        ``x -> sizes``: the modes that a rank can cut.
+    analyse
+        ``(x, progress) -> Analysis``: what each unit of `x` can trade.
+    ranks
+        ``(x, target) -> rank tuples``, one per unit, for a target that names ranks.
+    fit
+        ``(x, rank tuples, state, progress) -> Fit``.
+    """
+
+    sizes: Callable[[Any], Sequence[int]]
+    analyse: Callable[[Any, Progress], Analysis]
+    ranks: Callable[[Any, Target], list[tuple[int, ...]]]
+    fit: Callable[[Any, list[tuple[int, ...]], Any, Progress], Fit]
+
+
+def silent(fraction: float) -> None:
+    """Progress that goes nowhere."""
+
+
+def part(progress: Progress, start: float, stop: float) -> Progress:
+    """Progress of a step that covers ``[start, stop]`` of the whole."""
+    return lambda fraction: progress(start + (stop - start) * fraction)
+
+
+def floor(dtype: Any) -> float:
+    """Smallest relative error worth asking for in a working precision."""
+    return 1e-14 if str(dtype).endswith(("float64", "complex128")) else 1e-6
+
+
+def mode_names(x: Array | Stack, names: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Modes of a stack, or of an array under the given names."""
+    return x.modes if isinstance(x, Stack) else name_modes(len(x.shape), names)
+
+
+def run(method: Method, xs: Sequence[Any], target: Target, progress: Progress = silent) -> Fits:
+    """Fit every input so that together they meet the target.
+
+    With a rank every input is visited once. With an error or a budget the inputs are visited
+    twice, one in memory at a time: first for their frontiers, then for the factors. What the first
+    visit can leave for the second is kept as long as it is no larger than the largest input.
+    """
+    if not xs:
+        raise ArgumentError("nothing to decompose: no array or stack was given")
+    for x in xs:
+        check_shape(x)
+    weights = np.array([math.prod(x.shape) for x in xs], dtype=np.float64)
+    ends = np.append(0.0, np.cumsum(weights / weights.sum()))
+
+    def each(work: Callable[[int, Progress], Any], over: Progress) -> list[Any]:
+        return [work(i, part(over, ends[i], ends[i + 1])) for i in range(len(xs))]
+
+    def fit(choices: list[list[tuple[int, ...]]], states: Sequence[Any], over: Progress) -> Fits:
+        return Fits(tuple(each(lambda i, p: method.fit(xs[i], choices[i], states[i], p), over)))
+
+    target.check_reach(max(max(method.sizes(x)) for x in xs))
+    if target.rank is not None:
+        return fit([method.ranks(x, target) for x in xs], [None] * len(xs), progress)
+
+    room, analyses = max(math.prod(x.shape) for x in xs), []
+
+    def analyse(i: int, over: Progress) -> None:
+        nonlocal room
+        analysis = method.analyse(xs[i], over)
+        room -= analysis.state_size
+        analyses.append(analysis if room >= 0 else replace(analysis, state=None))
+
+    each(analyse, part(progress, 0, 0.5))
+    finish = part(progress, 0.5, 1)
+    return _meet(
+        target, analyses, lambda choices: fit(choices, [a.state for a in analyses], finish)
+    )
+
+
+def _meet(
+    target: Target,
+    analyses: list[Analysis],
+    fit: Callable[[list[list[tuple[int, ...]]]], Fits],
+) -> Fits:
+    frontiers = [f for a in analyses for f in a.frontiers]
+    if target.budget is not None:
+        return fit(_choices(analyses, allocate(frontiers, budget=target.budget)))
+
+    assert target.error is not None
+    floor = max(a.floor for a in analyses)
+    if target.error < floor:
+        raise ArgumentError(
+            f"error={target.error:g} is below {floor:g}, what this precision can reach"
+        )
+    energy = math.fsum(float(f.lost[0]) for f in frontiers)
+    wanted, fits = target.error, None
+    for _ in range(_TRIES):
+        lost = energy * wanted**2 * (1 - tol("float64", len(frontiers)))
+        fits = fit(_choices(analyses, allocate(frontiers, lost=lost)))
+        if fits.error <= target.error:
+            return fits
+        wanted *= 0.98 * target.error / fits.error
+    assert fits is not None
+    raise ArgumentError(
+        f"error={target.error:g} cannot be met: the factors as stored reach {fits.error:.3g}; "
+        "store them in a wider dtype or ask for a larger error"
+    )
+
+
+def _choices(analyses: list[Analysis], positions: list[int]) -> list[list[tuple[int, ...]]]:
+    """Chosen rank tuples, one list per input."""
+    at = iter(positions)
+    return [[tuple(f.ranks[next(at)].tolist()) for f in a.frontiers] for a in analyses]

@@ -1,0 +1,1 @@
+"""Files: checkpoints read lazily and without pickle, outputs written all or nothing."""

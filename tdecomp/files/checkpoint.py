@@ -1,0 +1,18 @@
+"""Models on disk: open them, pair them, fingerprint them, write one like another.
+
+The parts live in `opening`, `pairing` and `rewriting`; this is the one door to them.
+"""
+
+from .opening import Checkpoint, fingerprint, open_checkpoint
+from .pairing import Pair, pair
+from .rewriting import Update, write_model
+
+__all__ = [
+    "Checkpoint",
+    "Pair",
+    "Update",
+    "fingerprint",
+    "open_checkpoint",
+    "pair",
+    "write_model",
+]

@@ -1,0 +1,224 @@
+"""What fine-tuning changed: two checkpoints as lazy stacks of deltas, and the way back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tdecomp._xp import sum_of_squares
+from tdecomp.errors import SiteError
+from tdecomp.files.checkpoint import Checkpoint, Pair, Update, open_checkpoint, pair
+from tdecomp.files.factors import Factors
+from tdecomp.stack import Group, Site, Stack, Survey, Targets, find_sites, group_sites
+
+__all__ = ["Delta", "Uncovered", "open_delta", "stacks_of", "survey_model", "updates"]
+
+_SIZES = (
+    "model_type",
+    "num_hidden_layers",
+    "n_layer",
+    "num_layers",
+    "hidden_size",
+    "n_embd",
+    "d_model",
+)
+
+
+@dataclass(frozen=True)
+class Uncovered:
+    """A tensor that the stacks leave out.
+
+    Attributes
+    ----------
+    tensor, reason
+        Its name and why.
+    energy
+        Squared norm of its delta, 0 where there is none to speak of.
+    """
+
+    tensor: str
+    reason: str
+    energy: float
+
+
+@dataclass(frozen=True)
+class Delta:
+    """Tuned minus base: the stacks to decompose, and what they leave out."""
+
+    pair: Pair
+    survey: Survey
+    groups: tuple[Group, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """One lazy stack of float32 deltas per group."""
+        return stacks_of(self.pair, self.groups)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Stored shape of every tensor that holds a site."""
+        names = {site.tensor for group in self.groups for site in group.sites}
+        return {n: self.pair.base.shape(n) for n in self.pair.common if n in names}
+
+    def uncovered(self, tick: Callable[[int], None] = lambda numbers: None) -> list[Uncovered]:
+        """Every tensor left out, with the squared norm of its delta; reads those tensors once."""
+        measured = {*self.pair.common, *(head for head, _ in self.pair.tied)}
+        rows = []
+        for tensor, reason in self.left_out:
+            energy = sum_of_squares(self.pair.delta(tensor)) if tensor in measured else 0.0
+            rows.append(Uncovered(tensor, reason, energy))
+            if tensor in measured:
+                tick(math.prod(self.pair.base.shape(self.pair.base_name(tensor))))
+        return rows + self._partly_covered()
+
+    def rounding_floor(self, tick: Callable[[int], None] = lambda numbers: None) -> float:
+        """Expected squared error of the covered delta that is only half-precision storage."""
+        total = 0.0
+        for site in (site for group in self.groups for site in group.sites):
+            total += self.pair.rounding(site.tensor, site.slices)
+            tick(math.prod(site.shape))
+        return total
+
+    def _partly_covered(self) -> list[Uncovered]:
+        """Tensors of which only some rows are sites (one projection of a fused weight)."""
+        covered: dict[str, list[Site]] = {}
+        for site in (site for group in self.groups for site in group.sites):
+            covered.setdefault(site.tensor, []).append(site)
+        rows = []
+        for tensor, sites in covered.items():
+            shape = self.shapes[tensor]
+            if (rest := math.prod(shape) - sum(math.prod(s.shape) for s in sites)) > 0:
+                delta = self.pair.delta(tensor)
+                for site in sites:
+                    delta[site.slices] = 0
+                rows.append(
+                    Uncovered(
+                        tensor, f"{rest} of its numbers were not targeted", sum_of_squares(delta)
+                    )
+                )
+        return rows
+
+
+def survey_model(
+    checkpoint: Checkpoint,
+    *,
+    targets: Targets | None = None,
+    exclude: Targets | None = None,
+    layers: Collection[int] | None = None,
+    patterns: Sequence[str] = (),
+) -> Survey:
+    """Sites of one checkpoint; parameters as in `find_sites`."""
+    shapes = {name: checkpoint.shape(name) for name in checkpoint.names}
+    try:
+        return find_sites(
+            shapes,
+            checkpoint.config,
+            targets=targets,
+            exclude=exclude,
+            layers=layers,
+            patterns=patterns,
+        )
+    except SiteError as error:
+        raise SiteError(f"{checkpoint.path}: {error}") from None
+
+
+def open_delta(
+    base: str | Path,
+    tuned: str | Path,
+    *,
+    targets: Targets | None = None,
+    exclude: Targets | None = None,
+    layers: Collection[int] | None = None,
+    patterns: Sequence[str] = (),
+    share: Sequence[str] | None = None,
+) -> Delta:
+    """Pair two checkpoints and stack the deltas of their sites, reading nothing but headers.
+
+    Raises
+    ------
+    SiteError
+        No site, or sites that the two do not have in common.
+    FileError
+        A checkpoint that cannot be read.
+    """
+    both = pair(open_checkpoint(base), open_checkpoint(tuned))
+    survey = survey_model(
+        both.base, targets=targets, exclude=exclude, layers=layers, patterns=patterns
+    )
+    sites, missing = _paired(both, survey)
+    groups = group_sites(sites, share=share)
+    return Delta(both, survey, groups, (*missing, *_other_tensors(both, survey)))
+
+
+def stacks_of(both: Pair, groups: Sequence[Group]) -> tuple[Stack, ...]:
+    """Lazy stacks of the deltas of the given groups."""
+
+    def read(site: Site) -> np.ndarray:
+        return site.view(both.delta(site.tensor, site.slices))
+
+    return tuple(Stack(group, read) for group in groups)
+
+
+def updates(factors: Factors) -> Mapping[str, Update]:
+    """For every tensor that holds sites, the function that adds the decoded delta to it."""
+    parts: dict[str, list[tuple[int, int, Site]]] = {}
+    for g, group in enumerate(factors.groups):
+        for i, site in enumerate(group.sites):
+            parts.setdefault(site.tensor, []).append((g, i, site))
+
+    def adder(places: list[tuple[int, int, Site]]) -> Update:
+        def add(stored: np.ndarray) -> np.ndarray:
+            stored = stored.copy()
+            for g, i, site in places:
+                site.take(stored)[...] += factors.tensors[g].matrix(i)
+            return stored
+
+        return add
+
+    return {tensor: adder(places) for tensor, places in parts.items()}
+
+
+def _paired(both: Pair, survey: Survey) -> tuple[list[Site], list[tuple[str, str]]]:
+    """Sites that both models have, and those that only the base has."""
+    for name, old, new in both.reshaped:
+        if any(site.tensor == name for site in survey.sites):
+            raise SiteError(
+                f"{name} is {old} in {both.base.path} and {new} in {both.tuned.path}: "
+                "different architectures? leave it out with --exclude if they are not"
+            )
+    common = set(both.common)
+    missing = dict.fromkeys(s.tensor for s in survey.sites if s.tensor not in common)
+    if missing and (differs := _differing_sizes(both)):
+        raise SiteError(
+            f"{both.base.path} and {both.tuned.path} are of different architectures: {differs}; "
+            f"{next(iter(missing))} is only in the base"
+        )
+    sites = [site for site in survey.sites if site.tensor in common]
+    if not sites:
+        raise SiteError(f"none of the sites of {both.base.path} is in {both.tuned.path}")
+    return sites, [(name, "only in the base") for name in missing]
+
+
+def _differing_sizes(both: Pair) -> str:
+    old, new = both.base.config, both.tuned.config
+    differing = [k for k in _SIZES if k in old and k in new and old[k] != new[k]]
+    return ", ".join(f"{k} {old[k]} and {new[k]}" for k in differing)
+
+
+def _other_tensors(both: Pair, survey: Survey) -> list[tuple[str, str]]:
+    """Everything else that is in either model, with the reason it holds no site."""
+    why = {name: "only in the base" for name in both.only_base}
+    why |= {
+        name: f"{old} in the base, {new} in the tuned model" for name, old, new in both.reshaped
+    }
+    why |= {name: "not floating point" for name in both.ignored}
+    tied = {head: f"output head, tied to {embedding} in one model" for head, embedding in both.tied}
+    rows = [(name, tied.get(name, why.get(name, reason))) for name, reason in survey.uncovered]
+    known = {name for name, _ in rows} | {site.tensor for site in survey.sites}
+    rows += [(name, reason) for name, reason in (tied | why).items() if name not in known]
+    return rows + [(name, "only in the tuned model") for name in both.only_tuned]

@@ -1,0 +1,262 @@
+"""Open a model's weights: one safetensors file, an index with its shards, or a folder."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from ..errors import FileError, SiteError
+from . import fp8, safetensors
+from .safetensors import Entry
+
+__all__ = ["INDEX_SUFFIX", "Checkpoint", "fingerprint", "open_checkpoint", "read_json"]
+
+INDEX_SUFFIX = ".safetensors.index.json"
+_CHUNK = 1 << 22  # bytes hashed at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model's tensors by name, read lazily.
+
+    Parameters
+    ----------
+    path
+        What the user named.
+    files
+        The ``.safetensors`` files, in order.
+    entries
+        Every tensor by name, without the scales of fp8 weights.
+    scales
+        fp8 weight name to the entry of its scale.
+    config
+        ``config.json`` beside the weights, ``{}`` if there is none.
+    index_file
+        The index that lists the shards, if there is one.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    entries: dict[str, Entry]
+    scales: dict[str, Entry]
+    config: dict[str, Any]
+    index_file: Path | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all tensors, in file order."""
+        return tuple(self.entries)
+
+    @property
+    def folder(self) -> Path | None:
+        """The model's folder; ``None`` if a single file was named."""
+        if self.index_file is not None:
+            return self.index_file.parent
+        return self.path if self.path.is_dir() else None
+
+    def entry(self, name: str) -> Entry:
+        """Where the tensor is stored; a SiteError if there is no such tensor."""
+        if name not in self.entries:
+            raise SiteError(f"{self.path} has no tensor {name!r}")
+        return self.entries[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return self.entry(name).shape
+
+    def dtype(self, name: str) -> str:
+        """Safetensors code of the dtype in which a tensor is stored."""
+        return self.entry(name).dtype
+
+    def read(self, name: str, index: tuple[slice | int, ...] = ()) -> np.ndarray:
+        """Read a tensor or a part of it: widened to at least float32, fp8 times its scale.
+
+        Parameters
+        ----------
+        name
+            One of `names`.
+        index
+            The part to read; only that part is touched on disk.
+
+        Returns
+        -------
+        ndarray
+            A new array; float64 and integers as they are stored.
+        """
+        entry = self.entry(name)
+        values = safetensors.load(entry, index)
+        scale = self.scales.get(name)
+        if scale is None:
+            return values
+        blocks = fp8.block_sizes(entry, scale, fp8.configured_block(self.config))
+        return fp8.apply_scale(values, safetensors.load(scale), blocks, entry.shape, index)
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a model's weights without reading them.
+
+    Parameters
+    ----------
+    path
+        A ``.safetensors`` file, a ``*.safetensors.index.json``, or a folder: its index if it has
+        one, else all its ``.safetensors`` files together.
+
+    Raises
+    ------
+    FileError
+        If something is missing, contradicts itself, or is stored as a pickle.
+    """
+    try:
+        return _open(Path(path))
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _open(path: Path) -> Checkpoint:
+    if not path.exists():
+        raise FileError(f"{path} does not exist")
+    index_file = _index_of(path)
+    folder = path if path.is_dir() else path.parent
+    listed: dict[str, str] = {}
+    if index_file is not None:
+        listed = _weight_map(index_file)
+        files = tuple(folder / shard for shard in sorted(set(listed.values())))
+        _check_shards(index_file, files)
+    else:
+        files = _weights_in(path) if path.is_dir() else (path,)
+    everything = _union(path, files, {name: folder / shard for name, shard in listed.items()})
+    scales = fp8.find_scales(everything)
+    hidden = {scale.name for scale in scales.values()}
+    entries = {name: entry for name, entry in everything.items() if name not in hidden}
+    config_file = folder / "config.json"
+    config = read_json(config_file) if config_file.is_file() else {}
+    return Checkpoint(path, files, entries, scales, config, index_file)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; FileError if it cannot be read or is something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise FileError(f"{path} is not a JSON object")
+    return content
+
+
+def _index_of(path: Path) -> Path | None:
+    if path.name.endswith(".index.json"):
+        return path
+    if not path.is_dir():
+        return None
+    usual = path / f"model{INDEX_SUFFIX}"
+    if usual.is_file():
+        return usual
+    found = _visible(path, f"*{INDEX_SUFFIX}")
+    if len(found) > 1:
+        raise FileError(f"{path} has several indexes, name one: {_listing(found)}")
+    return found[0] if found else None
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    return sorted(p for p in folder.glob(pattern) if p.is_file() and not p.name.startswith("."))
+
+
+def _listing(files: Sequence[Path], limit: int = 4) -> str:
+    names = ", ".join(file.name for file in files[:limit])
+    return names + (", ..." if len(files) > limit else "")
+
+
+def _weights_in(folder: Path) -> tuple[Path, ...]:
+    files = _visible(folder, "*.safetensors")
+    if files:
+        return tuple(files)
+    pickles = [p for p in _visible(folder, "*") if p.suffix in safetensors.PICKLE_SUFFIXES]
+    if pickles:
+        raise FileError(
+            f"{folder} has no .safetensors files, only pickles ({_listing(pickles)}), which can "
+            f"run code when read: {safetensors.CONVERT}"
+        )
+    raise FileError(f"{folder} has no .safetensors files: name the folder that holds the weights")
+
+
+def _weight_map(index_file: Path) -> dict[str, str]:
+    listed = read_json(index_file).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(s, str) for s in listed.values()):
+        raise FileError(f"{index_file} has no weight_map from tensor names to file names")
+    for shard in set(listed.values()):
+        place = PurePosixPath(shard)
+        if place.is_absolute() or ".." in place.parts or set(shard) & set("\\:\0") or not shard:
+            raise FileError(f"{index_file} names {shard!r}, which lies outside its folder: refused")
+    if not listed:
+        raise FileError(f"{index_file} lists no tensors")
+    return listed
+
+
+def _check_shards(index_file: Path, files: Sequence[Path]) -> None:
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise FileError(
+            f"{index_file} names {len(missing)} of {len(files)} files that are not there: "
+            f"{_listing(missing)}; download them"
+        )
+
+
+def _union(path: Path, files: Sequence[Path], listed: Mapping[str, Path]) -> dict[str, Entry]:
+    """All tensors of all files; where a name is stored twice the index decides."""
+    union: dict[str, Entry] = {}
+    for file in files:
+        entries, _ = safetensors.read_header(file)
+        for name, entry in entries.items():
+            if listed.get(name, file) != file:
+                continue
+            if name in union:
+                raise FileError(
+                    f"{path}: tensor {name!r} is both in {union[name].file.name} and in "
+                    f"{file.name}: name one of the files, or an index"
+                )
+            union[name] = entry
+    for name, file in listed.items():
+        if name not in union:
+            raise FileError(f"{path}: the index says that {name!r} is in {file.name}; it is not")
+    return union
+
+
+def fingerprint(
+    checkpoint: Checkpoint, progress: Callable[[int], None] | None = None
+) -> list[dict[str, Any]]:
+    """Name, size and SHA-256 of every weight file; reads all of them once.
+
+    Parameters
+    ----------
+    checkpoint
+        From `open_checkpoint`.
+    progress
+        Called with the number of bytes read since the last call.
+
+    Returns
+    -------
+    list of dict
+        ``{"file": name without folder, "size": bytes, "sha256": hex}`` per file.
+    """
+    return [_digest(file, progress or (lambda count: None)) for file in checkpoint.files]
+
+
+def _digest(path: Path, progress: Callable[[int], None]) -> dict[str, Any]:
+    digest, size = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+                progress(len(chunk))
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror}") from error
+    return {"file": path.name, "size": size, "sha256": digest.hexdigest()}

@@ -1,0 +1,273 @@
+"""Pair the tensors of a base model with those of a tuned one, and subtract them."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+
+from ..errors import DataError, SiteError
+from .opening import Checkpoint
+from .safetensors import FLOATS, Entry
+
+__all__ = ["Pair", "pair"]
+
+# Last words of names; the shapes must agree as well.
+_HEADS = ("lm_head.weight", "output.weight", "embed_out.weight", "decoder.weight")
+_EMBEDDINGS = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "shared.weight",
+    "word_embeddings.weight",
+    "tok_embeddings.weight",
+    "embed_in.weight",
+)
+_FORMATS = {"BF16": (7, -126), "F16": (10, -14)}  # mantissa bits, smallest normal exponent
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A base model and a tuned one, tensor by tensor; base names are the names.
+
+    Parameters
+    ----------
+    base, tuned
+        The two models.
+    prefix, prefixed
+        What one side writes before the names of the other, and which: ``""`` (neither),
+        ``"base"`` or ``"tuned"``.
+    common
+        Floating tensors in both with the same shape.
+    only_base, only_tuned
+        Floating tensors in one of them, as that one writes their names.
+    reshaped
+        ``(name, base shape, tuned shape)`` where the shapes differ.
+    tied
+        ``(head, embedding)``: an output head that only one model stores, and the embedding that
+        the other one uses in its place. Not in `common`; `delta` takes it.
+    ignored
+        Tensors that are not floating point in one of them.
+    places
+        For every name in `common` and `tied`, its name in the base and in the tuned model.
+    """
+
+    base: Checkpoint
+    tuned: Checkpoint
+    prefix: str
+    prefixed: str
+    common: tuple[str, ...]
+    only_base: tuple[str, ...]
+    only_tuned: tuple[str, ...]
+    reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    tied: tuple[tuple[str, str], ...]
+    ignored: tuple[str, ...]
+    places: Mapping[str, tuple[str, str]]
+
+    def base_name(self, name: str) -> str:
+        """Name of a paired tensor in the base model."""
+        return self._place(name)[0]
+
+    def tuned_name(self, name: str) -> str:
+        """Name of a paired tensor in the tuned model."""
+        return self._place(name)[1]
+
+    def delta(self, name: str, index: tuple[slice | int, ...] = ()) -> np.ndarray:
+        """Tuned minus base, subtracted after widening.
+
+        Parameters
+        ----------
+        name
+            One of `common`, or a head in `tied`.
+        index
+            The part to read.
+
+        Returns
+        -------
+        ndarray
+            float32; float64 if either model stores float64.
+
+        Raises
+        ------
+        DataError
+            If a value is NaN or infinite; names the tensor and the file.
+        """
+        base_name, tuned_name = self._place(name)
+        base, tuned = self.base.read(base_name, index), self.tuned.read(tuned_name, index)
+        out = tuned if tuned.dtype >= base.dtype else base
+        with np.errstate(invalid="ignore", over="ignore"):
+            np.subtract(tuned, base, out=out)
+            # A sum is finite only if all terms are; the full test is needed when it is not.
+            if not np.isfinite(out.sum()) and not np.isfinite(out).all():
+                self._blame(name, index)
+        return out
+
+    def rounding(self, name: str, index: tuple[slice | int, ...] = ()) -> float:
+        r"""Squared error that storing the tuned tensor in half precision is expected to add.
+
+        :math:`\sum ulp(w)^2 / 12` over the entries that training changed: an entry rounded to
+        the nearest number has an error spread evenly over one unit in the last place. 0 for
+        float32 and float64. For fp8 the scales are unknown to this estimate: 0 too.
+
+        Parameters
+        ----------
+        name
+            One of `common`, or a head in `tied`.
+        index
+            The part to read.
+        """
+        base_name, tuned_name = self._place(name)
+        code = self.tuned.dtype(tuned_name)
+        if code not in _FORMATS:
+            return 0.0
+        mantissa_bits, smallest = _FORMATS[code]
+        tuned = self.tuned.read(tuned_name, index)
+        moved = (tuned != self.base.read(base_name, index)).reshape(-1)
+        steps = tuned.reshape(-1)
+        # The exponent bits alone are the power of two below each number, 0 for subnormals.
+        np.bitwise_and(steps.view(np.uint32), 0x7F800000, out=steps.view(np.uint32))
+        np.maximum(steps, np.float32(2.0**smallest), out=steps)
+        with np.errstate(invalid="ignore"):  # NaN and Inf are for `delta` to report
+            steps *= moved
+            largest = float(steps.max(initial=0))
+            if largest == 0:
+                return 0.0
+            steps /= np.float32(largest)
+        total = float(np.square(steps, out=steps).sum(dtype=np.float64))
+        return total * (largest * 2.0**-mantissa_bits) ** 2 / 12
+
+    def _place(self, name: str) -> tuple[str, str]:
+        if name not in self.places:
+            raise SiteError(
+                f"{name!r} is not paired between {self.base.path} and {self.tuned.path}"
+            )
+        return self.places[name]
+
+    def _blame(self, name: str, index: tuple[slice | int, ...]) -> NoReturn:
+        for checkpoint, own in zip((self.base, self.tuned), self._place(name), strict=True):
+            values = checkpoint.read(own, index)
+            bad = values.size - int(np.isfinite(values).sum())
+            if bad:
+                raise DataError(
+                    f"tensor {own!r} in {checkpoint.entry(own).file} has {bad} NaN or infinite "
+                    f"values of {values.size}: leave it out, or repair the file"
+                )
+        raise DataError(f"tensor {name!r}: tuned minus base is too large for its dtype")
+
+
+def pair(base: Checkpoint, tuned: Checkpoint) -> Pair:
+    """Pair the tensors of two models by name.
+
+    Names must be equal; when fewer than half are, a dotted prefix that one side writes before the
+    names of the other is looked for (``bert.``).
+
+    Parameters
+    ----------
+    base, tuned
+        From `open_checkpoint`; sharding and dtypes may differ.
+
+    Raises
+    ------
+    SiteError
+        If nothing is in both with the same shape.
+    """
+    old, new = _floats(base), _floats(tuned)
+    prefix, prefixed = _find_prefix(old, new)
+    match = _match(base.entries, tuned.entries, prefix, prefixed)
+    both = {name: other for name, other in match.items() if name in old and other in new}
+    common = {n: (n, other) for n, other in both.items() if old[n].shape == new[other].shape}
+    if not common:
+        raise SiteError(_nothing_common(base, tuned, both))
+    only_base = {name: entry for name, entry in old.items() if name not in match}
+    matched = set(match.values())
+    only_tuned = {name: entry for name, entry in new.items() if name not in matched}
+    tied = {head: (source, head) for head, source in _tied(only_tuned, old).items()}
+    tied |= {head: (head, source) for head, source in _tied(only_base, new).items()}
+    return Pair(
+        base=base,
+        tuned=tuned,
+        prefix=prefix,
+        prefixed=prefixed,
+        common=tuple(common),
+        only_base=tuple(name for name in only_base if name not in tied),
+        only_tuned=tuple(name for name in only_tuned if name not in tied),
+        reshaped=tuple(
+            (n, old[n].shape, new[other].shape) for n, other in both.items() if n not in common
+        ),
+        tied=tuple((head, a if b == head else b) for head, (a, b) in tied.items()),
+        ignored=_ignored(base, tuned, match, both),
+        places=common | tied,
+    )
+
+
+def _floats(checkpoint: Checkpoint) -> dict[str, Entry]:
+    return {name: entry for name, entry in checkpoint.entries.items() if entry.dtype in FLOATS}
+
+
+def _find_prefix(old: Collection[str], new: Collection[str]) -> tuple[str, str]:
+    """Return the prefix and the side that writes it, ``("", "")`` when equal names match better."""
+    exact = len(set(old) & set(new))
+    if 2 * exact >= min(len(old), len(new)):
+        return "", ""
+    counts = Counter[tuple[str, str]]()
+    for side, longer, shorter in (("base", old, set(new)), ("tuned", new, set(old))):
+        for name in longer:
+            dots = (place + 1 for place, letter in enumerate(name) if letter == ".")
+            counts.update((name[:dot], side) for dot in dots if name[dot:] in shorter)
+    best = max(counts, key=lambda found: (counts[found], -len(found[0])), default=("", ""))
+    return best if counts[best] > exact else ("", "")
+
+
+def _match(
+    base: Collection[str], tuned: Collection[str], prefix: str, prefixed: str
+) -> dict[str, str]:
+    """Map base names to tuned names; with the prefix first, then as they are."""
+    match: dict[str, str] = {}
+    for name in base:
+        other = prefix + name if prefixed == "tuned" else name.removeprefix(prefix)
+        if other in tuned and (prefixed != "base" or name.startswith(prefix)):
+            match[name] = other
+    taken = set(match.values())
+    match |= {n: n for n in base if n not in match and n in tuned and n not in taken}
+    return {name: match[name] for name in base if name in match}
+
+
+def _tied(unpaired: Mapping[str, Entry], other: Mapping[str, Entry]) -> dict[str, str]:
+    """Embedding of the other model that stands for each head that only this one stores."""
+    tied: dict[str, str] = {}
+    for head, entry in unpaired.items():
+        same = [name for name, theirs in other.items() if theirs.shape == entry.shape]
+        sources = [name for name in same if _ends(name, _EMBEDDINGS)]
+        if _ends(head, _HEADS) and sources and not any(_ends(name, _HEADS) for name in same):
+            tied[head] = sources[0]
+    return tied
+
+
+def _ends(name: str, endings: tuple[str, ...]) -> bool:
+    return f".{name}".endswith(tuple(f".{ending}" for ending in endings))
+
+
+def _ignored(
+    base: Checkpoint, tuned: Checkpoint, match: Mapping[str, str], both: Collection[str]
+) -> tuple[str, ...]:
+    """Names of tensors that are not floating point in one of the models."""
+    matched = set(match.values())
+    lone_base = [n for n, e in base.entries.items() if n not in match and e.dtype not in FLOATS]
+    lone_tuned = [n for n, e in tuned.entries.items() if n not in matched and e.dtype not in FLOATS]
+    return tuple([n for n in match if n not in both] + lone_base + lone_tuned)
+
+
+def _nothing_common(base: Checkpoint, tuned: Checkpoint, same_names: Collection[str]) -> str:
+    kinds = [
+        f"{c.path} ({c.config.get('model_type', 'unknown model type')})" for c in (base, tuned)
+    ]
+    reason = (
+        f"{len(same_names)} names agree, but no shape does"
+        if same_names
+        else f"e.g. {_first(base)} and {_first(tuned)}"
+    )
+    return f"{' and '.join(kinds)} have no tensor in common: {reason}; different architectures?"
+
+
+def _first(checkpoint: Checkpoint) -> str:
+    return repr(next(iter(checkpoint.entries), "no tensors"))

@@ -1,0 +1,210 @@
+"""Write a model folder like another one, with some tensors changed or all cast."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArgumentError, DataError, FileError, SiteError
+from . import safetensors
+from .opening import Checkpoint, read_json
+from .safetensors import FLOATS, FP8, PICKLE_SUFFIXES, Entry
+
+__all__ = ["write_model"]
+
+Update = Callable[[np.ndarray], np.ndarray]
+
+_TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# Smallest number that rounds to infinity.
+_OVERFLOW = {"F64": np.inf, "F32": 2.0**128 - 2.0**103, "F16": 65520.0, "BF16": 2.0**128 - 2.0**119}
+_QUANTISATION = ("quantization_config", "compression_config")
+_WEIGHT_SUFFIXES = PICKLE_SUFFIXES | {".safetensors", ".h5", ".msgpack", ".onnx", ".gguf", ".ot"}
+
+
+def write_model(
+    base: Checkpoint,
+    folder: Path,
+    update: Mapping[str, Update],
+    *,
+    dtype: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> None:
+    """Write ``base`` into ``folder`` with some tensors changed; one tensor in memory at a time.
+
+    Same files, names, order and dtypes. Tensors that do not change are copied as raw bytes. The
+    index is rewritten, all other files are copied, except hidden files and weights that are not
+    part of the checkpoint (modules that a sentence-transformers ``modules.json`` lists are part of
+    the model). A single file is written alone.
+
+    Parameters
+    ----------
+    base
+        The model to follow.
+    folder
+        An existing empty folder (see `atomic.output_folder`).
+    update
+        Tensor name to a function from the read tensor (at least float32) to the new one, of the
+        same shape.
+    dtype
+        Cast all floating tensors to this code (``"BF16"``, ``"F16"``, ``"F32"``, ``"F64"``).
+        fp8 tensors are then multiplied out, and their scales and settings dropped.
+    progress
+        Called with the name of each tensor before it is written.
+
+    Raises
+    ------
+    SiteError
+        If ``update`` names a tensor that is not there.
+    FileError
+        If an fp8 tensor would have to be rounded again.
+    DataError
+        If a new tensor has another shape, is not finite, or does not fit its dtype.
+    OSError
+        If the disk refuses; `atomic` turns it into a FileError.
+    """
+    _check(base, update, dtype)
+    root = base.folder or base.path.parent
+    written: dict[str, tuple[str, int]] = {}  # tensor -> file, bytes
+    for file in base.files:
+        place = file.relative_to(root)
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        for name, nbytes in _write_file(base, file, folder / place, update, dtype, progress):
+            written[name] = place.as_posix(), nbytes
+    if base.folder is not None:
+        _copy_others(base, base.folder, folder)
+        if base.index_file is not None:
+            _write_index(base.index_file, folder, written)
+        if dtype is not None and base.config:
+            _write_config(base, folder, dtype)
+
+
+def _check(base: Checkpoint, update: Mapping[str, Update], dtype: str | None) -> None:
+    if dtype is not None and dtype not in _TORCH_NAMES:
+        raise ArgumentError(f"cannot write a model as {dtype!r}: choose {', '.join(_TORCH_NAMES)}")
+    for name in update:
+        if name not in base.entries:
+            raise SiteError(f"{base.path} has no tensor {name!r} to update")
+        if dtype is None and base.dtype(name) in FP8:
+            raise FileError(
+                f"{base.path}: tensor {name!r} is stored as {base.dtype(name)} and would have to "
+                "be rounded to fp8 again: give a dtype, e.g. BF16, for the whole model"
+            )
+
+
+def _write_file(
+    base: Checkpoint,
+    file: Path,
+    target: Path,
+    update: Mapping[str, Update],
+    dtype: str | None,
+    progress: Callable[[str], None] | None,
+) -> Iterator[tuple[str, int]]:
+    """Write one shard; return the name and size of every tensor in it."""
+    entries, metadata = safetensors.read_header(file)
+    scales = {scale.name: scale for scale in base.scales.values()}
+    kept = base.entries if dtype is not None else base.entries | scales
+    rows: list[tuple[str, str, tuple[int, ...]]] = []
+    for name, entry in entries.items():
+        if name in kept and kept[name].file == file:  # not a stale copy that the index passes over
+            code = dtype if dtype is not None and entry.dtype in FLOATS else entry.dtype
+            rows.append((name, code, entry.shape))
+    codes = {name: code for name, code, _ in rows}
+
+    def data(name: str) -> np.ndarray:
+        if progress is not None:
+            progress(name)
+        if name not in update and codes[name] == entries[name].dtype:
+            return safetensors.raw(entries[name])
+        return _encoded(base, entries[name], update.get(name), codes[name])
+
+    safetensors.write(target, rows, data, metadata)
+    return ((name, safetensors.size_in_bytes(code, shape)) for name, code, shape in rows)
+
+
+def _encoded(base: Checkpoint, entry: Entry, change: Update | None, code: str) -> np.ndarray:
+    """Return the stored bytes of one tensor after its update and cast."""
+    values = base.read(entry.name)
+    if change is not None:
+        values = np.asarray(change(values))
+        if values.shape != entry.shape:
+            raise DataError(f"new {entry.name!r} has shape {values.shape}, not {entry.shape}")
+    if code in FLOATS:
+        largest = float(np.abs(values).max(initial=0))
+        if change is not None and not np.isfinite(largest):
+            raise DataError(f"new {entry.name!r} has NaN or infinite values")
+        if _OVERFLOW[code] <= largest < np.inf:
+            raise DataError(
+                f"{entry.name!r} reaches {largest:.4g}, which {code} cannot hold: "
+                "write it as BF16 or F32"
+            )
+    return safetensors.encode(values, code)
+
+
+# ----------------------------------------------------------------------------- the other files
+
+
+def _copy_others(base: Checkpoint, root: Path, folder: Path) -> None:
+    modules = _modules(root)
+    for place, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            source = Path(place, name)
+            part = source.relative_to(root)
+            in_module = any(module in part.parents for module in modules)
+            if source not in base.files and (in_module or not _is_weights(name)):
+                (folder / part).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, folder / part)
+
+
+def _is_weights(name: str) -> bool:
+    """Whether a file is hidden, or holds or lists weights."""
+    hidden = name.startswith(".")
+    return hidden or Path(name).suffix in _WEIGHT_SUFFIXES or name.endswith(".index.json")
+
+
+def _modules(root: Path) -> set[PurePosixPath]:
+    """Sub-folders of a sentence-transformers model that hold weights of their own."""
+    try:
+        rows = json.loads((root / "modules.json").read_text(encoding="utf-8"))
+        return {PurePosixPath(row["path"]) for row in rows if row["path"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
+
+
+def _write_index(index_file: Path, folder: Path, written: Mapping[str, tuple[str, int]]) -> None:
+    index = read_json(index_file)
+    order = [name for name in index["weight_map"] if name in written]
+    order += [name for name in written if name not in index["weight_map"]]
+    metadata = index.get("metadata")
+    index["metadata"] = {
+        **(metadata if isinstance(metadata, dict) else {}),
+        "total_size": sum(nbytes for _, nbytes in written.values()),
+    }
+    index["weight_map"] = {name: written[name][0] for name in order}
+    _write_json(folder / index_file.name, index)
+
+
+def _write_config(base: Checkpoint, folder: Path, dtype: str) -> None:
+    """Copy config.json with the new dtype, in the sections of composite models as well."""
+    decoded = any(entry.dtype in FP8 for entry in base.entries.values())
+
+    def changed(section: Mapping[str, Any]) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for key, value in section.items():
+            if key in _QUANTISATION:
+                out |= {} if decoded else {key: value}
+            elif key in ("dtype", "torch_dtype"):
+                out[key] = _TORCH_NAMES[dtype]
+            else:
+                out[key] = changed(value) if isinstance(value, dict) else value
+        return out
+
+    _write_json(folder / "config.json", changed(base.config))
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

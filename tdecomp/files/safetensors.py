@@ -1,0 +1,476 @@
+"""The safetensors format: tensors read one at a time (or in part), written as a stream.
+
+A file is 8 bytes of header length (little endian), a JSON header, then the tensors' bytes without
+holes. Source: the format section of https://github.com/huggingface/safetensors. We parse it
+ourselves so that numpy can read bfloat16 and fp8, and so that only the part asked for is read.
+"""
+
+import json
+import math
+import os
+import stat
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ..errors import FileError
+
+__all__ = [
+    "DTYPES",
+    "FLOATS",
+    "FP8",
+    "CONVERT",
+    "PICKLE_SUFFIXES",
+    "DType",
+    "Entry",
+    "encode",
+    "load",
+    "raw",
+    "read_header",
+    "rounded",
+    "size_in_bytes",
+    "write",
+]
+
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+CONVERT = "convert it first, e.g. with model.save_pretrained(folder, safe_serialization=True)"
+_MAX_HEADER = 100_000_000  # bytes, the limit of the reference implementation
+_MAX_MODES = 32  # numpy 1.26 takes no more
+_HIGH = 1 if sys.byteorder == "little" else 0  # which 16-bit half of a float32 holds the exponent
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of one file: what it is and where its bytes lie.
+
+    Parameters
+    ----------
+    name, dtype, shape
+        As in the header; ``dtype`` is the safetensors code (``"BF16"``, ``"F8_E4M3"``, ...).
+    file
+        The file that holds it.
+    start, stop
+        Byte range, counted from the beginning of the file.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+    stop: int
+
+    @property
+    def nbytes(self) -> int:
+        """Number of stored bytes."""
+        return self.stop - self.start
+
+
+# ------------------------------------------------------------------------------------- dtypes
+
+
+def _native(stored: np.ndarray) -> np.ndarray:
+    return stored.astype(stored.dtype.newbyteorder("="), order="C")
+
+
+def _widen_f16(stored: np.ndarray) -> np.ndarray:
+    return stored.astype(np.float32, order="C")
+
+
+def _widen_bf16(stored: np.ndarray) -> np.ndarray:
+    # One strided store into zeros: several times faster than astype(uint32) << 16.
+    out = np.zeros(stored.shape, np.float32)
+    out.reshape(-1).view(np.uint16).reshape((*stored.shape, 2))[..., _HIGH] = stored
+    return out
+
+
+def _widen_bool(stored: np.ndarray) -> np.ndarray:
+    return stored.astype(np.bool_, order="C")  # any non-zero byte is true
+
+
+def _widen_fp8(stored: np.ndarray, *, code: str) -> np.ndarray:
+    return np.asarray(_fp8_values(code)[stored])
+
+
+@cache
+def _fp8_values(code: str) -> np.ndarray:  # (256,) float32
+    """Compute the value of each of the 256 codes from the bit layout (OCP FP8 and MX formats)."""
+    codes = np.arange(256)
+    if code == "F8_E8M0":  # an exponent only: scales of the MX formats
+        return np.where(codes == 255, np.nan, np.ldexp(1.0, codes - 127)).astype(np.float32)
+    mantissa_bits, bias = {"F8_E4M3": (3, 7), "F8_E5M2": (2, 15)}[code]
+    exponent = (codes & 0x7F) >> mantissa_bits
+    fraction = (codes & (2**mantissa_bits - 1)) / 2**mantissa_bits
+    normal = exponent > 0
+    values = np.ldexp(fraction + normal, np.where(normal, exponent, 1) - bias)
+    if code == "F8_E4M3":  # the "FN" variant: no infinity, one NaN per sign
+        values[(codes & 0x7F) == 0x7F] = np.nan
+    else:
+        special = exponent == 31
+        values[special] = np.where(fraction[special] == 0, np.inf, np.nan)
+    return np.copysign(values, np.where(codes < 128, 1.0, -1.0)).astype(np.float32)
+
+
+def _round_to_bf16(values: np.ndarray) -> np.ndarray:
+    """Upper halves of the float32 bits, rounded to nearest, ties to even; as uint16."""
+    bits = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint32)
+    rounded = (bits >> 16) & 1
+    rounded += 0x7FFF
+    rounded += bits
+    rounded >>= 16
+    nan = (bits & 0x7FFFFFFF) > 0x7F800000  # rounding could carry a NaN into infinity
+    rounded[nan] = (bits[nan] >> 16) | 0x40
+    return rounded.astype("<u2")
+
+
+@dataclass(frozen=True)
+class DType:
+    """One row of ``DTYPES``: how a code is stored, widened and written.
+
+    Parameters
+    ----------
+    bits
+        Stored bits per number.
+    storage
+        numpy dtype of the stored items; ``None``: can be listed and copied, not decoded.
+    widen
+        Stored array to the array that callers compute with; always a copy.
+    accepts
+        numpy dtype of the values that `encode` takes; ``None``: cannot be encoded.
+    narrow
+        Those values to stored items.
+    """
+
+    bits: int
+    storage: str | None
+    widen: Callable[[np.ndarray], np.ndarray] = _native
+    accepts: str | None = None
+    narrow: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+def _plain(storage: str, widen: Callable[[np.ndarray], np.ndarray] = _native) -> DType:
+    bits = 8 * np.dtype(storage).itemsize
+    return DType(bits, storage, widen, storage, partial(np.asarray, dtype=storage))
+
+
+DTYPES: Mapping[str, DType] = {
+    "F64": _plain("<f8"),
+    "F32": _plain("<f4"),
+    "F16": _plain("<f2", _widen_f16),
+    "BF16": DType(16, "<u2", _widen_bf16, "<f4", _round_to_bf16),
+    "F8_E4M3": DType(8, "u1", partial(_widen_fp8, code="F8_E4M3")),
+    "F8_E5M2": DType(8, "u1", partial(_widen_fp8, code="F8_E5M2")),
+    "F8_E8M0": DType(8, "u1", partial(_widen_fp8, code="F8_E8M0")),
+    "F6_E2M3": DType(6, None),
+    "F6_E3M2": DType(6, None),
+    "F4": DType(4, None),
+    "C64": _plain("<c8"),
+    "I64": _plain("<i8"),
+    "I32": _plain("<i4"),
+    "I16": _plain("<i2"),
+    "I8": _plain("i1"),
+    "U64": _plain("<u8"),
+    "U32": _plain("<u4"),
+    "U16": _plain("<u2"),
+    "U8": _plain("u1"),
+    "BOOL": DType(8, "u1", _widen_bool, "?", partial(np.asarray, dtype=np.bool_)),
+}
+FP8 = frozenset({"F8_E4M3", "F8_E5M2"})
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"}) | FP8
+
+
+def size_in_bytes(dtype: str, shape: Sequence[int]) -> int:
+    """Bytes that ``shape`` takes when stored as ``dtype``.
+
+    Raises
+    ------
+    FileError
+        If the code is unknown, or the numbers do not fill whole bytes.
+    """
+    if dtype not in DTYPES:
+        raise FileError(f"unknown safetensors dtype {dtype!r}: known are {', '.join(DTYPES)}")
+    bits = math.prod(shape) * DTYPES[dtype].bits
+    if bits % 8:
+        raise FileError(f"shape {tuple(shape)} of {dtype} does not fill whole bytes")
+    return bits // 8
+
+
+# ------------------------------------------------------------------------------------- header
+
+
+def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Tensors and metadata of one file, checked against its size; no tensor is read.
+
+    Parameters
+    ----------
+    path
+        A ``.safetensors`` file.
+
+    Returns
+    -------
+    entries : dict
+        By name, in the order in which the bytes lie in the file.
+    metadata : dict
+        The ``__metadata__`` strings.
+
+    Raises
+    ------
+    FileError
+        If the file is missing, in another format (pickles are never opened), cut short, or if its
+        header contradicts itself.
+    """
+    path = Path(path)
+    text, start, size = _header_text(path)
+    header = _parse(path, text)
+    metadata = header.pop("__metadata__", {})
+    if not _is_string_map(metadata):
+        _corrupt(path, "__metadata__ is not a map from strings to strings")
+    entries = [_entry(path, name, row, start, size) for name, row in header.items()]
+    entries.sort(key=lambda entry: (entry.start, entry.stop))
+    _check_no_holes(path, entries, start, size)
+    return {entry.name: entry for entry in entries}, metadata
+
+
+def _header_text(path: Path) -> tuple[bytes, int, int]:
+    """Return the header's bytes, where the data start, and the file's size."""
+    try:
+        if not path.exists():
+            raise FileError(f"{path} does not exist")
+        if path.suffix in PICKLE_SUFFIXES:
+            raise FileError(f"{path} may hold a pickle, which can run code when read: {CONVERT}")
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise FileError(f"{path} is not a regular file: name a .safetensors file")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(9)
+            length = int.from_bytes(head[:8], "little")
+            # Pickle and zip marks are also possible lengths, so the "{" is looked at first.
+            if len(head) < 9 or head[8:] != b"{":
+                _refuse_format(path, head)
+            if not 2 <= length <= min(_MAX_HEADER, size - 8):
+                _corrupt(path, f"its header claims {length} bytes, the file has {size}")
+            return head[8:] + file.read(length - 1), 8 + length, size
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _refuse_format(path: Path, head: bytes) -> NoReturn:
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        raise FileError(f"{path} is a pickle or zip file, not safetensors: {CONVERT}")
+    if head.startswith(b"version "):
+        raise FileError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull`")
+    raise FileError(f"{path} is not a safetensors file (it must begin with a JSON header)")
+
+
+def _corrupt(path: Path, what: str) -> NoReturn:
+    raise FileError(f"{path} is damaged: {what}; download or write it again")
+
+
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            _corrupt(path, f"its header has {twice!r} twice")
+        return table
+
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path} is not a safetensors file: its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise FileError(f"{path} is not a safetensors file: its header is not a JSON object")
+    return header
+
+
+def _is_string_map(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _is_size_list(value: object) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _entry(path: Path, name: str, row: object, start: int, size: int) -> Entry:
+    """Check one header row; ``start`` is where the data begin, ``size`` is the file's."""
+    if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+        _corrupt(path, f"the name {name!r} is not valid text")
+    if not isinstance(row, dict) or not {"dtype", "shape", "data_offsets"} <= row.keys():
+        _corrupt(path, f"{name!r} lacks dtype, shape or data_offsets")
+    dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
+    if not isinstance(dtype, str):
+        _corrupt(path, f"the dtype of {name!r} is not a string")
+    # The second condition keeps numpy's own size arithmetic from overflowing.
+    if not _is_size_list(shape) or math.prod(n or 1 for n in shape) >= 2**56:
+        _corrupt(path, f"the shape of {name!r} is not a list of sizes")
+    if len(shape) > _MAX_MODES:
+        _corrupt(path, f"{name!r} has {len(shape)} modes, at most {_MAX_MODES} can be read")
+    if not _is_size_list(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        _corrupt(path, f"the data_offsets of {name!r} are not [begin, end]")
+    begin, end = offsets
+    if start + end > size:
+        _corrupt(path, f"{name!r} ends at byte {start + end}, the file has {size}: cut short")
+    if dtype in DTYPES and (end - begin) * 8 != math.prod(shape) * DTYPES[dtype].bits:
+        _corrupt(path, f"{name!r} has {end - begin} bytes, {dtype} {shape} does not take that many")
+    return Entry(name, dtype, tuple(shape), path, start + begin, start + end)
+
+
+def _check_no_holes(path: Path, entries: Sequence[Entry], start: int, size: int) -> None:
+    for entry in entries:
+        if entry.start != start:
+            fault = "overlaps the tensor before it" if entry.start < start else "follows a hole"
+            _corrupt(path, f"{entry.name!r} {fault}")
+        start = entry.stop
+    if start != size:
+        _corrupt(path, f"{size - start} bytes after the last tensor belong to none")
+
+
+# --------------------------------------------------------------------------- reading and writing
+
+
+def raw(entry: Entry) -> np.ndarray:
+    """Read-only memory map of exactly the tensor's stored bytes, ``(nbytes,)`` uint8."""
+    if entry.nbytes == 0:
+        empty = np.empty(0, np.uint8)
+        empty.flags.writeable = False
+        return empty
+    try:
+        mapped = np.memmap(entry.file, np.uint8, "r", offset=entry.start, shape=(entry.nbytes,))
+    except OSError as error:
+        raise FileError(f"cannot read {entry.file}: {error.strerror}") from error
+    except ValueError as error:  # the file has shrunk since its header was read
+        raise FileError(f"{entry.file} has changed while it was in use") from error
+    return mapped.view(np.ndarray)
+
+
+def load(entry: Entry, index: tuple[slice | int, ...] = ()) -> np.ndarray:
+    """Read a tensor, or the part of it that ``index`` selects, and widen it.
+
+    F16, BF16 and fp8 become float32; all other dtypes stay. Only the selected part is read.
+
+    Parameters
+    ----------
+    entry
+        From `read_header`.
+    index
+        Applied to the stored array before widening.
+
+    Returns
+    -------
+    ndarray
+        A new C-contiguous array, never a view on the file.
+
+    Raises
+    ------
+    FileError
+        If the dtype cannot be decoded.
+    """
+    row = DTYPES.get(entry.dtype)
+    if row is None or row.storage is None:
+        raise FileError(f"{entry.file}: cannot decode {entry.name!r}, its dtype is {entry.dtype}")
+    stored = raw(entry).view(row.storage).reshape(entry.shape)
+    return row.widen(np.asarray(stored[index]))
+
+
+def encode(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Return the stored bytes of ``array`` as ``dtype``, C order.
+
+    Rounds to nearest, ties to even. NaN stays NaN; what is too large becomes infinity.
+
+    Parameters
+    ----------
+    array
+        Any shape; floats for the float codes.
+    dtype
+        safetensors code; fp8 is refused, since it needs scales.
+
+    Returns
+    -------
+    ndarray
+        ``(nbytes,)`` uint8; may share memory with ``array``.
+
+    Raises
+    ------
+    FileError
+        If the code is unknown or cannot be encoded, or would turn floats into integers.
+
+    Examples
+    --------
+    >>> encode(np.array([1.0, -2.0]), "BF16").tobytes().hex()
+    '803f00c0'
+    """
+    row = DTYPES.get(dtype)
+    if row is None or row.narrow is None or row.accepts is None:
+        raise FileError(f"cannot write numbers as {dtype}: choose F32, BF16, F16 or F64")
+    array = np.asarray(array)
+    if not np.can_cast(array.dtype, row.accepts, "same_kind"):
+        raise FileError(f"cannot write {array.dtype} numbers as {dtype} without changing them")
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        stored = np.ascontiguousarray(row.narrow(array))
+    return stored.reshape(-1).view(np.uint8)
+
+
+def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Return the values that ``array`` will have once stored as ``dtype`` and read again."""
+    stored = encode(array, dtype)  # refuses what has no storage
+    row = DTYPES[dtype]
+    return row.widen(stored.view(str(row.storage))).reshape(np.shape(array))
+
+
+def write(
+    path: str | os.PathLike[str],
+    entries: Sequence[tuple[str, str, Sequence[int]]],
+    data: Callable[[str], np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a file as a stream: the header, then ``data(name)`` for one tensor at a time.
+
+    Parameters
+    ----------
+    path
+        Written directly; an existing file is replaced (`atomic` makes it all or nothing).
+    entries
+        ``(name, dtype code, shape)`` of every tensor, in file order.
+    data
+        Called once per name, in that order; returns the stored bytes, uint8 (see `encode`).
+    metadata
+        Strings for ``__metadata__``.
+
+    Raises
+    ------
+    FileError
+        If a name comes twice, a code is unknown, or ``data`` returns another number of bytes.
+    OSError
+        If the disk refuses; `atomic` turns it into a FileError that names the output.
+    """
+    path = Path(path)
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    position = 0
+    for name, dtype, shape in entries:
+        if name in header or name == "__metadata__":
+            raise FileError(f"cannot write {path}: the tensor name {name!r} is taken")
+        stop = position + size_in_bytes(dtype, shape)
+        sizes = [int(n) for n in shape]
+        header[name] = {"dtype": dtype, "shape": sizes, "data_offsets": [position, stop]}
+        position = stop
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, dtype, shape in entries:
+            block = np.ascontiguousarray(data(name))
+            nbytes = size_in_bytes(dtype, shape)
+            if block.dtype != np.uint8 or block.nbytes != nbytes:
+                raise FileError(
+                    f"cannot write {path}: {name!r} came as {block.nbytes} bytes of {block.dtype}, "
+                    f"{dtype} {tuple(shape)} takes {nbytes} of uint8"
+                )
+            file.write(block.data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,127 @@
+"""Tucker format: a core and a factor matrix for each compressed mode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from tdecomp._xp import Array, namespace
+from tdecomp.errors import ArgumentError
+from tdecomp.formats._base import Format
+from tdecomp.modes import Equation
+from tdecomp.plan import contract
+
+__all__ = ["Tucker"]
+
+_RANKS = ["r", "s", "t", "u", "v", "w", "x", "y", "z"]
+
+
+@dataclass(frozen=True)
+class Tucker(Format):
+    """``X[i, j, ...] = Σ core[r, s, ...] · factors[0][i, r] · factors[1][j, s] · ...``.
+
+    Parameters
+    ----------
+    modes
+        Names of all modes.
+    core
+        ``(r, s, ...)``; a mode without a factor has its full size here.
+    factors
+        One ``(n, r)`` array per mode, or None for a mode that is not compressed (nothing is stored
+        for it).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> out, in_ = np.ones((3, 1)), np.ones((4, 2))
+    >>> t = Tucker(("layer", "out", "in"), np.ones((5, 1, 2)), (None, out, in_))
+    >>> t.shape, t.rank, t.n_params, str(t.equation)
+    ((5, 3, 4), (5, 1, 2), 21, 'out r, in s, layer r s -> layer out in')
+    """
+
+    modes: tuple[str, ...]
+    core: Array
+    factors: tuple[Array | None, ...]
+
+    def __post_init__(self):
+        ranks = tuple(self.core.shape)
+        widths = tuple(
+            r if f is None else f.shape[1] for f, r in zip(self.factors, ranks, strict=False)
+        )
+        if len(self.modes) != len(self.factors) or widths != ranks:
+            raise ArgumentError(
+                f"a Tucker tensor over {' '.join(self.modes)} cannot have a core {ranks}"
+                f" and {len(self.factors)} factors of widths {widths}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        sizes = zip(self.core.shape, self.factors, strict=True)
+        return tuple(n if f is None else f.shape[0] for n, f in sizes)
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """Size of the core, one entry per mode."""
+        return tuple(self.core.shape)
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        factors = zip(self.modes, self.factors, strict=True)
+        return {f"factor.{m}": f for m, f in factors if f is not None} | {"core": self.core}
+
+    @property
+    def equation(self) -> Equation:
+        free = iter(r for r in _RANKS if r not in self.modes)
+        inner = [
+            m if f is None else next(free) for m, f in zip(self.modes, self.factors, strict=True)
+        ]
+        terms = [(m, r) for m, r in zip(self.modes, inner, strict=True) if m != r]
+        return Equation((*terms, tuple(inner)), self.modes)
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def build(cls, modes: tuple[str, ...], arrays: Mapping[str, Array], layout: Mapping) -> Self:
+        del layout
+        return cls(modes, arrays["core"], tuple(arrays.get(f"factor.{m}") for m in modes))
+
+    @property
+    def shares_in(self) -> bool:
+        return self.factors[-1] is not None
+
+    def pair(self, site: int, *, shared_in: bool = False) -> tuple[Array, Array]:
+        core, (left, right) = self._site_core(site), self.factors[-2:]
+        if right is None:
+            return (core, _eye_like(core)) if left is None else (left, core)
+        if left is None:
+            return core, right.T
+        if shared_in or core.shape[1] <= core.shape[0]:
+            return left @ core, right.T
+        return left, core @ right.T
+
+    def to_dense(self) -> Array:
+        return contract(self.equation, list(self.arrays.values()))
+
+    def _site_core(self, site: int) -> Array:
+        """Core contracted with one row of every site mode's factor: ``(r_out, r_in)``."""
+        xp = namespace(self.core)
+        core = self.core
+        index = np.unravel_index(site, self.shape[:-2])
+        for i, factor in zip(index, self.factors[:-2], strict=True):
+            rest = core.shape[1:]
+            if factor is None:
+                core = core[int(i), ...]
+            else:
+                flat = xp.reshape(core, (core.shape[0], math.prod(rest)))
+                core = xp.reshape(factor[int(i), :] @ flat, rest)
+        return core
+
+
+def _eye_like(matrix: Array) -> Array:
+    return namespace(matrix).eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)

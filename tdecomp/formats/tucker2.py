@@ -1,0 +1,101 @@
+"""Tucker2 format: two compressed modes with one basis each, a full core over all the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from tdecomp._xp import Array
+from tdecomp.errors import ArgumentError
+from tdecomp.formats._base import Format
+from tdecomp.formats.tucker import Tucker
+from tdecomp.modes import Equation, positions
+
+__all__ = ["Tucker2"]
+
+
+@dataclass(frozen=True)
+class Tucker2(Format):
+    """``X[..., o, i] = Σ_rs left[o, r] · core[..., r, s] · right[i, s]``: LoTR's layout.
+
+    Parameters
+    ----------
+    modes
+        Names of all modes.
+    core
+        As the tensor, with the two compressed modes cut to their ranks.
+    left, right
+        ``(n, r)`` and ``(n, s)``: one basis for each compressed mode, shared over all other modes.
+    compressed
+        Names of the two compressed modes, in the order of `left` and `right`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> t = Tucker2(("layer", "out", "in"), np.ones((5, 1, 2)), np.ones((3, 1)), np.ones((4, 2)))
+    >>> t.shape, t.rank, t.n_params
+    ((5, 3, 4), (1, 2), 21)
+    """
+
+    modes: tuple[str, ...]
+    core: Array
+    left: Array
+    right: Array
+    compressed: tuple[str, str] = ("out", "in")
+
+    def __post_init__(self):
+        where = positions(self.modes, self.compressed)
+        if tuple(self.core.shape[k] for k in where) != (self.left.shape[1], self.right.shape[1]):
+            raise ArgumentError(
+                f"a Tucker2 core {tuple(self.core.shape)} over {' '.join(self.modes)} does not fit"
+                f" the bases {tuple(self.left.shape)} and {tuple(self.right.shape)}"
+                f" of {' and '.join(self.compressed)}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.to_tucker().shape
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Widths of the two bases."""
+        return self.left.shape[1], self.right.shape[1]
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        return self.to_tucker().arrays
+
+    @property
+    def equation(self) -> Equation:
+        return self.to_tucker().equation
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        return {"compressed": list(self.compressed)}
+
+    @classmethod
+    def build(cls, modes: tuple[str, ...], arrays: Mapping[str, Array], layout: Mapping) -> Self:
+        left, right = layout["compressed"]
+        return cls(
+            modes,
+            arrays["core"],
+            arrays[f"factor.{left}"],
+            arrays[f"factor.{right}"],
+            (left, right),
+        )
+
+    @property
+    def shares_in(self) -> bool:
+        return self.modes[-1] in self.compressed
+
+    def pair(self, site: int, *, shared_in: bool = False) -> tuple[Array, Array]:
+        return self.to_tucker().pair(site, shared_in=shared_in)
+
+    def to_dense(self) -> Array:
+        return self.to_tucker().to_dense()
+
+    def to_tucker(self) -> Tucker:
+        """The same tensor as `Tucker`, exactly and without copying."""
+        basis = dict(zip(self.compressed, (self.left, self.right), strict=True))
+        return Tucker(self.modes, self.core, tuple(basis.get(m) for m in self.modes))

@@ -1,0 +1,152 @@
+"""Named modes of a tensor and the einsum over them, parsed once into a checked object.
+
+*Site modes* (``layer``, ``proj``, ``head``, ...) say which weight, *weight modes* (``out``, ``in``)
+index inside it, every other name in an equation is a rank.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from tdecomp.errors import ArgumentError
+
+__all__ = ["Equation", "name_modes", "parse_modes", "positions"]
+
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_TOKEN = re.compile(r"[A-Za-z_]\w*|[()]|\S")
+_SYMBOLS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+Axis = str | tuple[str, ...]
+"""One axis of an array: a mode name, or the names a split axis is made of, slowest first."""
+
+
+def parse_modes(text: str) -> tuple[Axis, ...]:
+    """Axes of an array written as names; parentheses make one axis of several modes.
+
+    >>> parse_modes("layer (head hd) in")
+    ('layer', ('head', 'hd'), 'in')
+    """
+    axes: list[Axis] = []
+    split: list[str] | None = None
+    for token in _TOKEN.findall(text):
+        if token == "(" and split is None:
+            split = []
+        elif token == ")" and split:
+            axes.append(tuple(split))
+            split = None
+        elif _NAME.fullmatch(token):
+            (axes if split is None else split).append(token)
+        else:
+            raise ArgumentError(f"cannot read {token!r} in the modes {text!r}: write names and ( )")
+    if split is not None:
+        raise ArgumentError(f"unclosed ( in the modes {text!r}")
+    return tuple(axes)
+
+
+def flatten(axes: Iterable[Axis]) -> tuple[str, ...]:
+    """Names of all modes in `axes`, splits opened."""
+    return tuple(n for axis in axes for n in ((axis,) if isinstance(axis, str) else axis))
+
+
+def name_modes(order: int, names: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Mode names of a bare array of the given order: those given, else ``m0 m1 ...``.
+
+    >>> name_modes(3, None), name_modes(3, "layer out in")
+    (('m0', 'm1', 'm2'), ('layer', 'out', 'in'))
+    """
+    if names is None:
+        return tuple(f"m{k}" for k in range(order))
+    given = flatten(parse_modes(names)) if isinstance(names, str) else tuple(names)
+    if len(given) != order or len(set(given)) != order:
+        raise ArgumentError(
+            f"names={' '.join(given)!r} must be {order} different names, one per mode"
+        )
+    return given
+
+
+def positions(modes: Sequence[str], chosen: Iterable[str | int]) -> tuple[int, ...]:
+    """Axis positions of `chosen` modes, given as names or 0-based positions."""
+    found = []
+    for mode in chosen:
+        if isinstance(mode, str) and mode in modes:
+            found.append(modes.index(mode))
+        elif not isinstance(mode, str) and -len(modes) <= mode < len(modes):
+            found.append(mode % len(modes))
+        else:
+            raise ArgumentError(f"no mode {mode!r}: this tensor has the modes {' '.join(modes)}")
+    if len(set(found)) != len(found):
+        raise ArgumentError(f"a mode is named twice in {list(chosen)!r}")
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Equation:
+    """An einsum over named modes: ``"out r, layer r s, in s -> layer out in"``.
+
+    Attributes
+    ----------
+    terms
+        The axes of each factor.
+    output
+        The axes of the result; a split axis ``(head hd)`` is one axis of the array.
+    """
+
+    terms: tuple[tuple[Axis, ...], ...]
+    output: tuple[Axis, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Equation:
+        """Read ``"term, term -> output"``.
+
+        >>> str(Equation.parse("out r,layer r s,  in s->layer out in"))
+        'out r, layer r s, in s -> layer out in'
+        """
+        left, arrow, right = text.partition("->")
+        if not arrow:
+            raise ArgumentError(f"no '->' in the equation {text!r}")
+        return cls(tuple(parse_modes(term) for term in left.split(",")), parse_modes(right))
+
+    def __post_init__(self):
+        known = {name for term in self.terms for name in flatten(term)}
+        names = flatten(self.output)
+        if missing := [n for n in names if n not in known]:
+            raise ArgumentError(f"{missing[0]!r} is in the output but in no factor of '{self}'")
+        if len(set(names)) != len(names):
+            raise ArgumentError(f"a mode is twice in the output of '{self}'")
+
+    def __str__(self) -> str:
+        return f"{', '.join(map(_write, self.terms))} -> {_write(self.output)}"
+
+    @cached_property
+    def symbols(self) -> str:
+        """One letter per name, as einsum libraries take it: ``"ab,cbd,ed->cae"``."""
+        letter: dict[str, str] = {}
+        for name in (n for term in self.terms for n in flatten(term)):
+            letter.setdefault(name, _SYMBOLS[len(letter)])
+        write = lambda axes: "".join(letter[n] for n in flatten(axes))  # noqa: E731
+        return f"{','.join(map(write, self.terms))}->{write(self.output)}"
+
+    def sizes(self, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
+        """Size of every name, from the factors' shapes; checks that they agree."""
+        if len(shapes) != len(self.terms):
+            raise ArgumentError(f"'{self}' has {len(self.terms)} factors, got {len(shapes)} arrays")
+        size: dict[str, int] = {}
+        for term, shape in zip(self.terms, shapes, strict=True):
+            if len(term) != len(shape) or not all(isinstance(axis, str) for axis in term):
+                raise ArgumentError(f"the factor '{_write(term)}' cannot have the shape {shape}")
+            for name, n in zip(flatten(term), shape, strict=True):
+                if size.setdefault(name, n) != n:
+                    raise ArgumentError(f"{name!r} is both {size[name]} and {n} in '{self}'")
+        return size
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Shape of the result."""
+        return tuple(math.prod(sizes[n] for n in flatten((axis,))) for axis in self.output)
+
+
+def _write(axes: Iterable[Axis]) -> str:
+    return " ".join(axis if isinstance(axis, str) else f"({' '.join(axis)})" for axis in axes)

@@ -1,0 +1,24 @@
+"""Sites of a model by name, groups of them on a grid of site modes, and lazy stacks."""
+
+from tdecomp.stack.families import FAMILIES, Family, Rule
+from tdecomp.stack.find import find_sites
+from tdecomp.stack.groups import Group, group_sites
+from tdecomp.stack.select import Targets, parse_layers, parse_targets
+from tdecomp.stack.sites import Index, Site, Survey
+from tdecomp.stack.stack import Stack
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Group",
+    "Index",
+    "Rule",
+    "Site",
+    "Stack",
+    "Survey",
+    "Targets",
+    "find_sites",
+    "group_sites",
+    "parse_layers",
+    "parse_targets",
+]

@@ -1,0 +1,171 @@
+"""Finding the sites of a model by the names and shapes of its tensors, without reading a number."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from tdecomp.errors import SiteError
+from tdecomp.stack.scheme import Claim, Rank, Scheme, choose_scheme, generic, reason_against
+from tdecomp.stack.select import Selection, Targets, matches
+from tdecomp.stack.sites import Site, Survey
+
+__all__ = ["find_sites"]
+
+
+def find_sites(
+    shapes: Mapping[str, tuple[int, ...]],
+    config: Mapping[str, Any],
+    *,
+    targets: Targets | None = None,
+    exclude: Targets | None = None,
+    layers: Collection[int] | None = None,
+    patterns: Sequence[str] = (),
+) -> Survey:
+    """Find the weight matrices of a model by the names and shapes of its tensors.
+
+    The naming scheme is the row of the families table for the config's `model_type`; else the row
+    that matches most tensors; else the generic rule (every 2-D ``*.weight`` under a numbered
+    segment; matrices are taken as stored, (out, in)).
+
+    Parameters
+    ----------
+    shapes
+        Tensor name -> shape.
+    config
+        The model's ``config.json``; may be empty.
+    targets
+        As in PEFT: module names or dotted suffixes, one regex for the whole path, or
+        ``"all-linear"``. A block of a fused weight is named by its part, ``"c_attn.q"``. Matrices
+        that the family does not know are then found by the generic rule; embeddings never are, and
+        output heads only when named. Default: the family's sites.
+    exclude
+        Names or a regex, as `targets`; wins over them.
+    layers
+        Labels of `layer` to keep; unlike PEFT's it also applies to modules named in full.
+    patterns
+        ``"blocks.{layer}.att.{proj}"``: replace the family; the modes are in the order written.
+
+    Returns
+    -------
+    Survey
+        Every tensor is either a site's or in `uncovered` with a reason.
+
+    Raises
+    ------
+    SiteError
+        Nothing matched, or a pattern that cannot be read.
+
+    Examples
+    --------
+    >>> shapes = {f"h.{i}.att.{p}.weight": (6, 4) for i in range(2) for p in "qk"}
+    >>> survey = find_sites(shapes, {}, layers=[1])
+    >>> survey.family, [site.labels for site in survey.sites]
+    ('generic', [(('layer', 1), ('proj', 'q')), (('layer', 1), ('proj', 'k'))])
+    """
+    scheme = choose_scheme(shapes, config, patterns)
+    selection = Selection.of(targets, exclude, layers)
+    ranked: list[tuple[Rank, Site]] = []
+    uncovered: dict[str, str] = {}
+    notes: dict[str, list[str]] = {}
+    for name, shape in shapes.items():
+        claim = scheme.claim(name, shape)
+        if scheme.family == "generic" or (targets is not None and not patterns):
+            claim = _or_generic(claim, name, shape, selection)
+        kept = [site for site in claim.sites if not selection.refusal(site)]
+        ranked += [(claim.rank, site) for site in kept]
+        if not kept:
+            refusals = map(selection.refusal, claim.sites)
+            uncovered[name] = next(refusals, claim.reason) or reason_against(name, shape)
+        else:
+            for note in filter(None, (claim.note, _partly(claim.sites, kept))):
+                notes.setdefault(note, []).append(name)
+    if not ranked:
+        asked = _asked(targets=targets, exclude=exclude, layers=layers, patterns=patterns)
+        raise SiteError(_nothing(asked, uncovered, selection))
+    sites = tuple(_in_order(ranked, scheme))
+    told = (*scheme.notes, *_idle(selection.names, sites, uncovered), *_told(notes))
+    return Survey(scheme.family, sites, tuple(uncovered.items()), told)
+
+
+def _or_generic(claim: Claim, name: str, shape: tuple[int, ...], selection: Selection) -> Claim:
+    """Leave a family's claim as it is; where it knows nothing of the tensor, the generic one."""
+    if claim.sites or claim.reason:
+        return claim
+    return generic(name, shape, anywhere=selection.anywhere, heads=selection.by_name)
+
+
+def _partly(sites: Sequence[Site], kept: Sequence[Site]) -> str:
+    """Note on a fused tensor of which only some parts are chosen."""
+    left = dict.fromkeys(site.part for site in sites if site not in kept)
+    return f"chosen without its parts {', '.join(left)}" if left else ""
+
+
+def _in_order(ranked: list[tuple[Rank, Site]], scheme: Scheme) -> list[Site]:
+    """Sites by rule, prefix and labels: numbers ascending, names in the table's order."""
+    seen: dict[tuple[str, int | str], int] = {}
+    for pattern, rule in scheme.rules:
+        for mode, names in zip(pattern.modes, pattern.choices, strict=True):
+            for label in names:
+                seen.setdefault((mode, label), len(seen))
+        for part, _ in rule.parts:
+            seen.setdefault(("proj", part), len(seen))
+    for _, site in ranked:
+        for pair in site.labels:
+            seen.setdefault(pair, len(seen))
+
+    def key(item: tuple[Rank, Site]) -> tuple[Any, ...]:
+        rank, site = item
+        return rank, [v if isinstance(v, int) else seen[m, v] for m, v in site.labels]
+
+    return [site for _, site in sorted(ranked, key=key)]
+
+
+def _asked(**values: Any) -> str:
+    given = [f"{name}={value!r}" for name, value in values.items() if value not in (None, ())]
+    return ", ".join(given) or "the default targets"
+
+
+def _nothing(asked: str, uncovered: Mapping[str, str], selection: Selection) -> str:
+    """Error text when no tensor is a site."""
+    if not uncovered:
+        return f"no site matches {asked}: there are no tensors"
+    matrices = [name for name, reason in uncovered.items() if reason != "not a matrix"]
+    names = [name.removesuffix(".weight") for name in matrices or uncovered]
+    text = (
+        f"no site matches {asked} among {len(uncovered)} tensors, such as "
+        f"{', '.join(names[:: -(-len(names) // 3)])}"
+    )
+    hints = filter(None, (_hint(word, uncovered) for word in selection.words))
+    return f"{text}: {next(hints, 'name some of these, or give a pattern')}"
+
+
+def _idle(names: Sequence[str], sites: Sequence[Site], uncovered: Mapping[str, str]) -> list[str]:
+    """Sentences for the target names that chose nothing."""
+    paths = [path for site in sites for path in {site.module, f"{site.module}.{site.part}"}]
+    idle = [name for name in names if not any(matches(name, path) for path in paths)]
+    hints = {name: _hint(name, uncovered) for name in idle}
+    return [
+        f"Target {n!r} chose nothing{f': {hint}' if hint else ''}." for n, hint in hints.items()
+    ]
+
+
+def _hint(word: str, uncovered: Mapping[str, str]) -> str:
+    """Say what is in the way of a target, or what is spelled almost like it."""
+    modules = {name.removesuffix(".weight"): reason for name, reason in uncovered.items()}
+    for module, reason in modules.items():
+        if matches(word, module) and reason != "not targeted":
+            return f"{module} is no site ({reason})"
+    size = word.count(".") + 1
+    tails = {".".join(module.split(".")[-size:]) for module in modules}
+    near = difflib.get_close_matches(word, sorted(tails), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def _told(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Write a sentence for each kind of note, naming the first tensor."""
+    return [
+        f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {note}."
+        for note, names in notes.items()
+    ]

@@ -1,0 +1,253 @@
+"""Naming schemes: the rules of a family applied to the tensors of one checkpoint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tdecomp.stack.families import FAMILIES, Family, Rule
+from tdecomp.stack.patterns import Labels, Pattern
+from tdecomp.stack.sites import Site, block
+
+SITE_MODES = ("layer", "proj", "attn", "stack", "expert", "head")
+"""Order of the site modes that the families table names."""
+
+_EMBEDDING = re.compile(
+    r"(.*\.)?((\w+_)?(embed|embeddings?|emb)|embed_(?!out$)\w+|wte|wpe|shared"
+    r"|relative_attention_bias)"
+)
+_HEAD = re.compile(
+    r"(.*\.)?(lm_head|classifier|score|proj_out|embed_out|qa_outputs)(\..*)?|.*predictions\.decoder"
+)
+_HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
+_HEAD_DIM = ("head_dim", "d_kv")
+_MISFIT = "stored the other way round than this family stores it"
+_TOWERS = (("vision", "vision_config"), ("visual", "vision_config"), ("audio", "audio_config"))
+
+
+Rank = tuple[int, str]
+"""Order among sites: number of the rule, prefix."""
+
+_LAST = 1_000_000
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a tensor holds: sites, or a reason against (neither: no rule knows the name)."""
+
+    sites: tuple[Site, ...] = ()
+    rank: Rank = (0, "")
+    reason: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The rules of one family, with their patterns read, and the config that they consult."""
+
+    family: str
+    rules: tuple[tuple[Pattern, Rule], ...]
+    config: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def claim(self, name: str, shape: tuple[int, ...]) -> Claim:
+        """Sites of a tensor, under the first rule that matches its name."""
+        for number, (pattern, rule) in enumerate(self.rules):
+            found = pattern.match(name.removesuffix(".weight"))
+            if found is None:
+                continue
+            if len(shape) != 2 + bool(rule.lead) or 0 in shape:
+                return Claim(reason=reason_against(name, shape))
+            config = _tower(self.config, found.prefix)
+            if not _plausible(rule, shape, config):
+                return Claim(reason=_MISFIT)
+            whole = _lead_sites(name, shape, rule, found.prefix, found.labels)
+            parts, note = _split(whole, rule, config)
+            order = self.family != "pattern"
+            sites = tuple(_finish(site, rule, config, order) for site in parts)
+            return Claim(sites, (number, found.prefix), note=note)
+        return Claim()
+
+    def matched(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        """Count the tensors that hold sites; 0 when one is stored as the family never does."""
+        claims = [self.claim(name, shape) for name, shape in shapes.items()]
+        misfit = any(claim.reason == _MISFIT for claim in claims)
+        return 0 if misfit else sum(bool(claim.sites) for claim in claims)
+
+
+def _lead_sites(
+    name: str, shape: tuple[int, ...], rule: Rule, prefix: str, labels: Labels
+) -> list[Site]:
+    """Make the tensor one site, or one for each position of its leading axis."""
+    rows, columns = shape[-2:]
+    out_in = (columns, rows) if rule.transpose else (rows, columns)
+    labels = (*labels, *rule.labels)
+    if not rule.lead:
+        return [Site(name, (), rule.transpose, labels, out_in, rule.role, prefix)]
+    return [
+        Site(name, (i,), rule.transpose, (*labels, (rule.lead, i)), out_in, rule.role, prefix)
+        for i in range(shape[0])
+    ]
+
+
+def _split(whole: list[Site], rule: Rule, config: Mapping[str, Any]) -> tuple[list[Site], str]:
+    """Split a fused tensor into its blocks; where it cannot be, one site and a note why."""
+    if not rule.parts:
+        return whole, ""
+    shares = [_lookup(config, share) for _, share in rule.parts]
+    total, rows = sum(shares), whole[0].shape[0]
+    if not all(shares):
+        missing = next(key for (_, key), n in zip(rule.parts, shares, strict=True) if not n)
+        return _unsplit(whole), f"not split, as the config has no {missing}"
+    if rows % total:
+        return _unsplit(whole), f"not split, as {rows} rows are not divisible by {total}"
+    unit, sites = rows // total, []
+    for site in whole:
+        start = 0
+        for (part, _), share in zip(rule.parts, shares, strict=True):
+            stop = start + share * unit
+            sites.append(block(site, start, stop, site.labels + (("proj", part),), part))
+            start = stop
+    return sites, ""
+
+
+def _unsplit(whole: list[Site]) -> list[Site]:
+    name = whole[0].module.rsplit(".", 1)[-1]
+    return [replace(site, labels=(*site.labels, ("proj", name))) for site in whole]
+
+
+def _finish(site: Site, rule: Rule, config: Mapping[str, Any], canonical: bool) -> Site:
+    """Complete a site: its number of heads, and its labels in the order of `SITE_MODES`."""
+    labels = site.labels
+    if canonical:
+        labels = tuple(sorted(labels, key=lambda pair: SITE_MODES.index(pair[0])))
+    keys = dict(rule.heads)
+    heads = _lookup(config, keys.get(str(dict(labels).get("proj")), 0))
+    known = heads > 0 and _made_of(site.shape[0], heads, rule, config)
+    return replace(site, labels=labels, heads=heads if known else 0)
+
+
+def _made_of(rows: int, heads: int, rule: Rule, config: Mapping[str, Any]) -> bool:
+    """Whether `rows` are that many heads of the model's head size."""
+    size = next((n for key in _HEAD_DIM if (n := _lookup(config, key))), 0)
+    if not size:
+        size = _hidden(config) // _lookup(config, rule.heads[0][1])
+    return rows == heads * size if size else rows % heads == 0
+
+
+def choose_scheme(
+    shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], patterns: Sequence[str]
+) -> Scheme:
+    """Choose the naming scheme of a checkpoint.
+
+    A user's patterns; else the row of the config's `model_type`, if its names are there; else the
+    row that matches most tensors; else no rules.
+    """
+    if patterns:
+        read = map(Pattern.parse, [patterns] if isinstance(patterns, str) else patterns)
+        rules = tuple(
+            (pattern, Rule(pattern.text, pattern.constant or "weight")) for pattern in read
+        )
+        return Scheme("pattern", rules, config)
+    types = [t for t in _model_types(config) if t]
+    for family in FAMILIES:
+        known = _of_family(family, config)
+        if set(types) & set(family.model_types) and _any_site(known, shapes):
+            return known
+    counts = {f.name: _of_family(f, config).matched(shapes) for f in FAMILIES}
+    best = max(FAMILIES, key=lambda family: counts[family.name])
+    guess = _of_family(best, config) if counts[best.name] else Scheme("generic", (), config)
+    if not types:
+        return guess
+    how = "the generic rule" if guess.family == "generic" else f"the names of {best.name!r} models"
+    note = f"No row of the families table fits model_type {types[0]!r}: sites were found by {how}."
+    return replace(guess, notes=(note,))
+
+
+def _any_site(scheme: Scheme, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return any(scheme.claim(name, shape).sites for name, shape in shapes.items())
+
+
+def _of_family(family: Family, config: Mapping[str, Any]) -> Scheme:
+    return Scheme(family.name, tuple((Pattern.parse(r.pattern), r) for r in family.rules), config)
+
+
+def _model_types(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    text = config.get("text_config")
+    inner = text.get("model_type") if isinstance(text, Mapping) else None
+    return config.get("model_type"), inner
+
+
+def generic(
+    name: str, shape: tuple[int, ...], *, anywhere: bool = False, heads: bool = False
+) -> Claim:
+    """Claim a 2-D ``*.weight`` under its first numbered segment, by no table at all.
+
+    Label `layer` is that number, `proj` the last name; what stands between is the role. `anywhere`:
+    without a number, too; `heads`: even output heads. Never an embedding.
+    """
+    module = name.removesuffix(".weight")
+    if module == name or len(shape) != 2 or 0 in shape or _EMBEDDING.fullmatch(module):
+        return Claim()
+    segments = module.split(".")
+    at = next((i for i, s in enumerate(segments) if s.isdecimal()), None)
+    if at is None and (not anywhere or (not heads and _HEAD.fullmatch(module))):
+        return Claim()
+    before, after = (segments[:at], segments[at + 1 :]) if at is not None else ([], segments)
+    labels: Labels = () if at is None else (("layer", int(segments[at])),)
+    if after:
+        labels += (("proj", after[-1]),)
+    prefix = ".".join(before)
+    role = ".".join(after[:-1]) or "weight"
+    site = Site(name, (), False, labels, (shape[0], shape[1]), role, prefix)
+    return Claim((site,), (_LAST, f"{prefix}.{role}"))
+
+
+def reason_against(name: str, shape: tuple[int, ...]) -> str:
+    """Say why a tensor that no rule takes is not a site."""
+    module = name.removesuffix(".weight")
+    if len(shape) != 2 or 0 in shape:
+        return "not a matrix"
+    if _EMBEDDING.fullmatch(module):
+        return "embedding"
+    if _HEAD.fullmatch(module):
+        return "output head"
+    return "not matched by any pattern"
+
+
+def _lookup(config: Mapping[str, Any], key: int | str) -> int:
+    """Read a number, or the first key of ``"a|b"`` that the config has; 0 where there is none."""
+    if isinstance(key, int):
+        return key
+    values = (config.get(name) for name in key.split("|"))
+    return next((v for v in values if isinstance(v, int) and v > 0), 0)
+
+
+def _hidden(config: Mapping[str, Any]) -> int:
+    return next((n for key in _HIDDEN if (n := _lookup(config, key))), 0)
+
+
+def _tower(config: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:
+    """Part of a config that describes the tower with this prefix."""
+    for word, key in _TOWERS:
+        if word in prefix and isinstance(config.get(key), Mapping):
+            return config[key]
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, Mapping) else config
+
+
+def _plausible(rule: Rule, shape: tuple[int, ...], config: Mapping[str, Any]) -> bool:
+    """Whether a tensor is stored the way round that the rule says, as far as sizes can tell.
+
+    Only rules whose layout other models use transposed are checked: fused experts and Conv1D.
+    """
+    if not (rule.lead or rule.transpose):
+        return True
+    out, in_ = shape[-2:][::-1] if rule.transpose else shape[-2:]
+    hidden = _hidden(config)
+    if hidden:
+        return (in_ if rule.role.endswith("_in") else out) == hidden
+    widens = rule.transpose and rule.role.endswith("_in") and not rule.lead
+    return out > in_ if widens else True

@@ -1,0 +1,127 @@
+"""Stacks: a group of sites and a way to read them, one slice in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tdecomp._xp import Array, namespace
+from tdecomp.errors import ArgumentError, DataError
+from tdecomp.stack.find import find_sites
+from tdecomp.stack.groups import Group, group_sites
+from tdecomp.stack.select import Targets
+from tdecomp.stack.sites import Site
+
+__all__ = ["Stack"]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A lazy tensor (site modes..., out, in): the sites of a group, read when asked for.
+
+    Attributes
+    ----------
+    group
+        The sites and their grid.
+    read
+        Site -> its matrix (out, in); called once per slice and pass, nothing is kept.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> weights = {f"h.{i}.att.{p}.weight": np.full((6, 4), i) for i in range(3) for p in "qk"}
+    >>> (stack,) = Stack.from_arrays(weights)
+    >>> stack.modes, stack.shape, int(stack.slice(4)[0, 0])
+    (('layer', 'proj', 'out', 'in'), (3, 2, 6, 4), 2)
+    """
+
+    group: Group
+    read: Callable[[Site], Array] = field(repr=False)
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Names of all modes, site modes first."""
+        return self.group.modes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of all modes."""
+        return self.group.shape
+
+    @property
+    def labels(self) -> tuple[tuple[int | str, ...], ...]:
+        """Labels of each site mode."""
+        return self.group.labels
+
+    @property
+    def n_sites(self) -> int:
+        """Number of slices."""
+        return len(self.group.sites)
+
+    def slice(self, i: int) -> Array:
+        """Matrix (out, in) of the i-th site, in C order over the site modes."""
+        if not 0 <= i < self.n_sites:
+            raise ArgumentError(
+                f"no slice {i}: {self.group.name} has the slices 0-{self.n_sites - 1}"
+            )
+        site = self.group.sites[i]
+        matrix = self.read(site)
+        if tuple(matrix.shape) != site.shape:
+            raise DataError(
+                f"{site.path} was read with the shape {tuple(matrix.shape)}, expected (out, in) = "
+                f"{site.shape}: read must return the site's block, turned to (out, in)"
+            )
+        return matrix
+
+    def slices(self) -> Iterator[Array]:
+        """All matrices (out, in), in C order over the site modes."""
+        return map(self.slice, range(self.n_sites))
+
+    def __iter__(self) -> Iterator[Array]:
+        return self.slices()
+
+    def dense(self) -> Array:
+        """Load the whole tensor (site modes..., out, in), in the dtype of the first slice."""
+        first = self.slice(0)
+        xp = namespace(first)
+        if type(first).__module__.startswith("jax"):  # cannot be written in place
+            rest = (xp.astype(self.slice(i), first.dtype) for i in range(1, self.n_sites))
+            return xp.reshape(xp.stack([first, *rest]), self.shape)
+        device = getattr(first, "device", None)  # numpy 1 arrays have none
+        flat = xp.empty((self.n_sites, *first.shape), dtype=first.dtype, device=device)
+        flat[0, ...] = first
+        for i in range(1, self.n_sites):
+            flat[i, ...] = self.slice(i)
+        return xp.reshape(flat, self.shape)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, Array],
+        *,
+        config: Mapping[str, Any] | None = None,
+        targets: Targets | None = None,
+        exclude: Targets | None = None,
+        layers: Collection[int] | None = None,
+        patterns: Sequence[str] = (),
+        share: Sequence[str] | None = None,
+    ) -> tuple[Stack, ...]:
+        """Stacks of the sites among `arrays` (by checkpoint name), reading from them.
+
+        The slices are views. Parameters as in `find_sites` and `group_sites`.
+        """
+        shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+        survey = find_sites(
+            shapes,
+            config or {},
+            targets=targets,
+            exclude=exclude,
+            layers=layers,
+            patterns=patterns,
+        )
+
+        def read(site: Site) -> Array:
+            return site.take(arrays[site.tensor])
+
+        return tuple(cls(group, read) for group in group_sites(survey.sites, share=share))

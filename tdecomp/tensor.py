@@ -1,0 +1,84 @@
+"""Unfoldings and mode products of dense tensors, arranged so that BLAS sees contiguous operands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from tdecomp._xp import Array, adjoint, double, namespace
+
+__all__ = ["gram", "mode_product", "unfold"]
+
+_TILE = 1 << 22  # numbers widened to float64 at a time: 32 MiB
+
+
+def unfold(x: Array, mode: int) -> Array:
+    """Mode-`mode` unfolding in C order: ``(n, product of the other sizes)``.
+
+    >>> import numpy as np
+    >>> unfold(np.arange(6).reshape(3, 2), 1).tolist()
+    [[0, 2, 4], [1, 3, 5]]
+    """
+    xp = namespace(x)
+    return xp.reshape(xp.moveaxis(x, mode, 0), (x.shape[mode], -1))
+
+
+def mode_product(x: Array, matrix: Array, mode: int) -> Array:
+    """Product with a matrix along one mode: ``y[.., r, ..] = Σ_n matrix[r, n] x[.., n, ..]``.
+
+    Parameters
+    ----------
+    x
+        Tensor, any order.
+    matrix
+        ``(r, n)`` with ``n = x.shape[mode]``.
+    mode
+        Position of the mode.
+
+    Returns
+    -------
+    Array
+        As `x` with size ``r`` at `mode`. No permuted copy of `x` is made when it is C-contiguous.
+    """
+    xp = namespace(x, matrix)
+    before, n, after = _split(x.shape, mode)
+    shape = (*x.shape[:mode], matrix.shape[0], *x.shape[mode + 1 :])
+    if after == 1:
+        return xp.reshape(xp.reshape(x, (before, n)) @ matrix.T, shape)
+    return xp.reshape(matrix @ xp.reshape(x, (before, n, after)), shape)
+
+
+def gram(x: Array, mode: int) -> Array:
+    """Gram matrix of an unfolding, ``X Xᴴ`` of shape ``(n, n)``, accumulated in float64.
+
+    Float32 data keep singular values down to about 1e-7 of the largest; only a tile of `x` is
+    widened at a time.
+    """
+    xp = namespace(x)
+    total = None
+    for tile in _tiles(xp.reshape(x, _split(x.shape, mode))):
+        rows = xp.reshape(_wide(xp.permute_dims(tile, (1, 0, 2))), (tile.shape[1], -1))
+        part = rows @ adjoint(rows)
+        total = part if total is None else total + part
+    return total
+
+
+def _wide(x: Array) -> Array:
+    xp = namespace(x)
+    if xp.isdtype(x.dtype, "complex floating"):
+        return xp.astype(x, xp.complex128)
+    return double(x)
+
+
+def _split(shape: tuple[int, ...], mode: int) -> tuple[int, int, int]:
+    return math.prod(shape[:mode]), shape[mode], math.prod(shape[mode + 1 :])
+
+
+def _tiles(x: Array) -> Iterator[Array]:
+    """Pieces of ``(before, n, after)`` of at most a tile, cut along `before` and `after`."""
+    before, n, after = x.shape
+    columns = max(1, min(after, _TILE // n))
+    rows = max(1, _TILE // (n * columns)) if columns == after else 1
+    for i in range(0, before, rows):
+        for j in range(0, after, columns):
+            yield x[i : min(i + rows, before), :, j : min(j + columns, after)]

@@ -1,0 +1,30 @@
+"""Fixtures and tables shared by all tests."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+
+BACKENDS = ("numpy", "torch", "array_api_strict")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(params=BACKENDS)
+def xp(request):
+    """Array library under test, by its own name."""
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture(autouse=True)
+def gpu_only(request):
+    """Tests marked gpu need CUDA."""
+    if request.node.get_closest_marker("gpu"):
+        torch = pytest.importorskip("torch")
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA here")
