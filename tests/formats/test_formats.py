@@ -1,0 +1,108 @@
+"""Formats state their own einsum: shape, count, slices and rebuilding follow from it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import tdecomp as td
+from tdecomp._xp import tol
+from tdecomp.formats import FORMATS
+from tdecomp.modes import Equation
+
+
+def factor(rng, *shape):
+    return rng.standard_normal(shape)
+
+
+def cases() -> list[td.Format]:
+    rng = np.random.default_rng(0)
+    modes = ("layer", "proj", "out", "in")
+    core = factor(rng, 2, 3, 2, 4)
+    out, in_ = factor(rng, 7, 2), factor(rng, 5, 4)
+    layer, proj = factor(rng, 4, 2), factor(rng, 3, 3)
+    return [
+        td.Tucker(modes, core, (layer, proj, out, in_)),
+        td.Tucker(modes, core, (layer, None, out, in_)),
+        td.Tucker(modes, core, (None, None, None, in_)),
+        td.Tucker(modes, core, (None, None, out, None)),
+        td.Tucker(modes, core, (layer, proj, None, None)),
+        td.Tucker(("out", "in"), factor(rng, 2, 4), (out, in_)),
+        td.Tucker2(modes, core, out, in_),
+        td.Tucker2(("r", "s", "in"), factor(rng, 2, 3, 4), factor(rng, 6, 2), in_, ("r", "in")),
+        td.LowRank(
+            modes[1:],
+            (3,),
+            (2, 0, 1),
+            factor(rng, 7, 3),
+            np.abs(factor(rng, 3)),
+            factor(rng, 3, 5),
+        ),
+        td.LowRank(("out", "in"), (), (2,), factor(rng, 3, 2), np.ones(2), factor(rng, 2, 5)),
+    ]
+
+
+CASES = cases()
+EINSUM = [c for c in CASES if not isinstance(c, td.LowRank)]
+ids = lambda f: f"{type(f).__name__}{f.shape}"  # noqa: E731
+
+
+@pytest.mark.parametrize("fmt", EINSUM, ids=ids)
+def test_dense_is_the_einsum_of_the_equation(fmt):
+    dense = np.einsum(fmt.equation.symbols, *fmt.arrays.values())
+    np.testing.assert_allclose(fmt.to_dense(), dense, atol=tol("float64", dense.size))
+    assert fmt.to_dense().shape == fmt.shape
+    assert Equation.parse(str(fmt.equation)) == fmt.equation
+
+
+@pytest.mark.parametrize("fmt", CASES, ids=ids)
+def test_sites_are_slices_of_the_dense_tensor(fmt):
+    matrices = fmt.to_dense().reshape(-1, *fmt.shape[-2:])
+    assert fmt.n_sites == len(matrices)
+    for site, matrix in enumerate(matrices):
+        np.testing.assert_allclose(fmt.matrix(site), matrix, atol=tol("float64", matrix.size))
+        left, right = fmt.pair(site)
+        assert left.shape[1] == right.shape[0] <= max(fmt.shape)
+
+
+@pytest.mark.parametrize("fmt", [c for c in CASES if c.shares_in], ids=ids)
+def test_a_shared_basis_is_the_same_for_every_site(fmt):
+    rights = [fmt.pair(site, shared_in=True)[1] for site in range(fmt.n_sites)]
+    assert all(np.array_equal(right, rights[0]) for right in rights)
+
+
+@pytest.mark.parametrize("fmt", CASES, ids=ids)
+def test_rebuilt_from_its_arrays_and_layout(fmt):
+    layout = json.loads(json.dumps(fmt.layout))
+    again = FORMATS[type(fmt).__name__].build(fmt.modes, fmt.arrays, layout)
+    np.testing.assert_array_equal(again.to_dense(), fmt.to_dense())
+    assert again.rank == fmt.rank
+
+
+def test_independent_svds_share_no_basis():
+    with pytest.raises(td.ArgumentError, match="no common basis"):
+        CASES[-2].pair(0, shared_in=True)
+
+
+def test_other_arrays_must_have_the_same_names():
+    with pytest.raises(td.ArgumentError, match="expected the arrays"):
+        CASES[0].with_arrays({"core": CASES[0].core})
+
+
+BROKEN = [
+    lambda: td.Tucker(("out", "in"), np.ones((2, 2)), (np.ones((3, 1)), None)),
+    lambda: td.Tucker(("out", "in"), np.ones((2, 2)), (None,)),
+    lambda: td.Tucker2(("out", "in"), np.ones((2, 2)), np.ones((3, 1)), np.ones((3, 2))),
+    lambda: td.LowRank(("out", "in"), (), (2,), np.ones((3, 1)), np.ones(1), np.ones((1, 4))),
+    lambda: td.LowRank(
+        ("l", "out", "in"), (3,), (1,), np.ones((3, 1)), np.ones(1), np.ones((1, 4))
+    ),
+]
+
+
+@pytest.mark.parametrize("build", BROKEN)
+def test_arrays_that_do_not_fit_are_refused(build):
+    with pytest.raises(td.ArgumentError, match="fit|cannot have"):
+        build()
