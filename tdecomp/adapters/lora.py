@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tdecomp._xp import Array, double, namespace, sum_of_squares
@@ -26,7 +25,9 @@ class LoRAModule:
     transpose
         The weight is stored (in, out), as GPT-2's Conv1D does.
     departure, energy
-        ``‖ΔW − B A‖²`` and ``‖ΔW‖²`` of the decoded ΔW; a departure of 0 is an exact export.
+        ``‖ΔW − B A‖²`` and ``‖ΔW‖²`` of the decoded ΔW.
+    needed
+        Rank at which the export is exact; a narrower pair was truncated.
     """
 
     module: str
@@ -35,6 +36,7 @@ class LoRAModule:
     transpose: bool
     departure: float
     energy: float
+    needed: int = 0
 
     @property
     def rank(self) -> int:
@@ -52,6 +54,7 @@ def lora_modules(
     shapes: Mapping[str, tuple[int, ...]],
     *,
     max_rank: int | None = None,
+    rounding: Callable[[Array], Array] | None = None,
 ) -> tuple[list[LoRAModule], list[str]]:
     """LoRA pairs of every module that the groups touch.
 
@@ -69,6 +72,8 @@ def lora_modules(
         Stored shape of every tensor that holds sites.
     max_rank
         Widest pair allowed; None for no limit.
+    rounding
+        Applied to both factors before the departure is measured (storage precision).
 
     Returns
     -------
@@ -82,7 +87,7 @@ def lora_modules(
             parts.setdefault(site.tensor, {}).setdefault(g, []).append((i, site))
     left_out = [name for name in parts if len(shapes[name]) != 2]
     modules = [
-        _module(name, by_group, tensors, shapes[name], max_rank)
+        _module(name, by_group, tensors, shapes[name], max_rank, rounding)
         for name, by_group in parts.items()
         if name not in left_out
     ]
@@ -95,6 +100,7 @@ def _module(
     tensors: Sequence[Format],
     stored: tuple[int, ...],
     max_rank: int | None,
+    rounding: Callable[[Array], Array] | None,
 ) -> LoRAModule:
     site = next(iter(by_group.values()))[0][1]
     out = stored[1] if site.transpose else stored[0]
@@ -102,10 +108,14 @@ def _module(
     xp = namespace(blocks[0][0])
     b = xp.concat([left for left, _ in blocks], axis=1)
     a = xp.concat([right for _, right in blocks], axis=0)
-    energy = sum_of_squares(_small_product(b, a)) if a.shape[0] else 0.0
-    limit = min(*stored, max_rank if max_rank is not None else max(stored))
-    b, a, departure = _recompress(b, a, limit) if a.shape[0] > limit else (b, a, 0.0)
-    return LoRAModule(site.module, a, b, site.transpose, departure, energy)
+    needed = min(a.shape[0], *stored)
+    rank = needed if max_rank is None else min(needed, max_rank)
+    left, right = _recompress(b, a, rank) if rank < a.shape[0] else (b, a)
+    if rounding is not None:
+        left, right = rounding(left), rounding(right)
+    energy = _squared_norm(b, a)
+    departure = _squared_norm(xp.concat([b, -left], axis=1), xp.concat([a, right], axis=0))
+    return LoRAModule(site.module, right, left, site.transpose, departure, energy, needed)
 
 
 def _narrowest(tensor: Format, parts: Sequence[Part], out: int) -> tuple[Array, Array]:
@@ -134,16 +144,18 @@ def _place(left: Array, site: Site, out: int) -> Array:
     return xp.concat([zeros(start), left, zeros(out - start - left.shape[0])], axis=0)
 
 
-def _small_product(b: Array, a: Array) -> Array:
-    """A matrix of the singular values of ``b @ a``, no larger than its rank."""
+def _squared_norm(b: Array, a: Array) -> float:
+    """``‖b @ a‖²`` from the QR factors of both, without the product."""
+    if not a.shape[0]:
+        return 0.0
     xp = namespace(b)
     rb = xp.linalg.qr(double(b), mode="reduced")[1]
     ra = xp.linalg.qr(double(a).T, mode="reduced")[1]
-    return rb @ ra.T
+    return sum_of_squares(rb @ ra.T)
 
 
-def _recompress(b: Array, a: Array, rank: int) -> tuple[Array, Array, float]:
-    """Best rank-`rank` pair for ``b @ a``, balanced, and the squared distance."""
+def _recompress(b: Array, a: Array, rank: int) -> tuple[Array, Array]:
+    """Best rank-`rank` pair for ``b @ a``, balanced."""
     xp = namespace(b)
     qb, rb = xp.linalg.qr(double(b), mode="reduced")
     qa, ra = xp.linalg.qr(double(a).T, mode="reduced")
@@ -151,5 +163,4 @@ def _recompress(b: Array, a: Array, rank: int) -> tuple[Array, Array, float]:
     root = xp.sqrt(s[:rank])
     left = (qb @ u[:, :rank]) * root[None, :]
     right = root[:, None] * (vh[:rank, :] @ qa.T)
-    lost = math.fsum(float(v) ** 2 for v in s[rank:])
-    return xp.astype(left, b.dtype), xp.astype(right, a.dtype), lost
+    return xp.astype(left, b.dtype), xp.astype(right, a.dtype)

@@ -199,7 +199,11 @@ def _fit(
 
 def _write_lora(folder: Path, factors: Factors, options: LoraOptions) -> dict[str, Any]:
     modules, left_out = lora_modules(
-        factors.groups, factors.tensors, factors.shapes, max_rank=options.max_rank
+        factors.groups,
+        factors.tensors,
+        factors.shapes,
+        max_rank=options.max_rank,
+        rounding=lambda array: safetensors.rounded(array, options.dtype),
     )
     if not modules:
         raise FileError(f"no LoRA module can express {left_out[0]}: it is not a matrix")

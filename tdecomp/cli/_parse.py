@@ -12,7 +12,7 @@ DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """Storage dtypes by the name torch users know, and their safetensors codes."""
 
 _BYTES = {"F32": 4, "BF16": 2, "F16": 2}
-_BUDGET = re.compile(r"(\d+(?:\.\d*)?)\s*(k|M|G)?(B)?", re.IGNORECASE)
+_BUDGET = re.compile(r"(\d{1,18}(?:\.\d*)?)\s*(k|M|G)?(B)?", re.IGNORECASE)
 _FACTOR = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -40,9 +40,14 @@ def parse_rank(text: str) -> int | tuple[int, ...] | dict[str, int]:
     items = [item.strip() for item in text.split(",")]
     try:
         if all("=" in item for item in items):
-            pairs = (item.split("=", 1) for item in items)
-            return {mode.strip(): int(value) for mode, value in pairs}
+            pairs = [item.split("=", 1) for item in items]
+            ranks = {mode.strip(): int(value) for mode, value in pairs}
+            if len(ranks) < len(pairs):
+                raise ArgumentError(f"--rank {text!r} names a mode twice")
+            return ranks
         ranks = tuple(int(item) for item in items)
+    except ArgumentError:
+        raise
     except ValueError:
         raise ArgumentError(f"--rank {text!r}: write 16, or 64,32, or layer=4,out=64") from None
     return ranks[0] if len(ranks) == 1 else ranks
@@ -52,7 +57,12 @@ def parse_share(text: str | None) -> tuple[str, ...] | None:
     """Site modes stacked together: ``layer,proj``, or ``none``."""
     if text is None:
         return None
-    return () if text.strip() == "none" else tuple(m.strip() for m in text.split(",") if m.strip())
+    if text.strip() == "none":
+        return ()
+    modes = tuple(mode.strip() for mode in text.split(","))
+    if "" in modes:
+        raise ArgumentError(f"--share {text!r}: write layer,proj, or head, site or none")
+    return modes
 
 
 def parse_dtype(text: str | None) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from tdecomp.adapters import LoRAModule
 from tdecomp.cli._screen import short
@@ -155,14 +156,18 @@ def lora_report(
     modules: Sequence[LoRAModule], left_out: Sequence[str], rank: int, max_rank: int
 ) -> dict[str, Any]:
     """What a LoRA folder holds and how far it is from the factors."""
-    departure = sum(m.departure for m in modules)
+    departure, energy = sum(m.departure for m in modules), sum(m.energy for m in modules)
     return {
         "rank": rank,
         "max_rank": max_rank,
         "modules": sum(m.rank > 0 for m in modules),
-        "exact": departure == 0,
-        "departure": relative(departure, sum(m.energy for m in modules)),
-        "truncated": [m.module for m in modules if m.departure],
+        "exact": departure <= _FLOOR**2 * energy,
+        "departure": relative(departure, energy),
+        "truncated": [
+            m.module
+            for m in modules
+            if m.needed > m.rank and m.departure > _FLOOR**2 * m.energy
+        ],
         "left_out": list(left_out),
         "vllm_max_lora_rank": vllm_rank(rank),
     }
@@ -233,7 +238,7 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
 
 def lora_lines(report: dict[str, Any], folder: str) -> list[str]:
     """What was written as LoRA."""
-    how = "exact" if report["exact"] else f"‖factors − LoRA‖/‖factors‖ = {report['departure']:.4f}"
+    how = "exact" if report["exact"] else f"‖factors − LoRA‖/‖factors‖ = {report['departure']:.2g}"
     lines = [f"LoRA in {folder}: {report['modules']} modules, rank {report['rank']}, {how}."]
     if report["truncated"]:
         lines.append(
@@ -254,12 +259,16 @@ def verify_table(report: dict[str, Any], limit: int = 12) -> Table:
     table = Table("site", "claimed", "measured", "", title="relative error per site")
     worst = sorted(report["sites"], key=lambda row: -abs(row["claimed"] - row["measured"]))
     for row in worst[:limit]:
-        verdict = "agrees" if row["agrees"] else "[red]differs[/red]"
+        verdict = _verdict(row["agrees"])
         table.add_row(row["site"], f"{row['claimed']:.6f}", f"{row['measured']:.6f}", verdict)
     table.add_section()
-    verdict = "agrees" if report["agrees"] else "[red]differs[/red]"
+    verdict = _verdict(report["agrees"])
     table.add_row("total", f"{report['claimed']:.6f}", f"{report['measured']:.6f}", verdict)
     return table
+
+
+def _verdict(agrees: bool) -> Text:
+    return Text("agrees") if agrees else Text("differs", style="red")
 
 
 def _agree(claimed: float, measured: float) -> bool:

@@ -30,18 +30,18 @@ class Screen:
     @property
     def out(self) -> Console:
         """Console for results."""
-        return Console(quiet=self.quiet or self.json, soft_wrap=False)
+        return _console(self.quiet or self.json)
 
     def note(self, text: str) -> None:
         """One line that is not part of the result."""
-        Console(stderr=True, quiet=self.quiet or self.json).print(text, highlight=False)
+        _console(self.quiet or self.json, stderr=True).print(text, highlight=False)
 
     @contextmanager
     def progress(self, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         """A bar that is removed when done; gives a function that adds to what is done."""
         console = Console(stderr=True)
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             _Rate(unit),
             TimeRemainingColumn(),
@@ -50,6 +50,11 @@ class Screen:
         with Progress(*columns, console=console, transient=True, disable=silent) as bar:
             task = bar.add_task(what, total=max(total, 1))
             yield lambda done: bar.advance(task, done)
+
+
+def _console(quiet: bool, *, stderr: bool = False) -> Console:
+    """Print paths and tensor names as they are: ``[/b]`` and ``:smile:`` are no markup here."""
+    return Console(stderr=stderr, quiet=quiet, markup=False, emoji=False)
 
 
 class _Rate(ProgressColumn):

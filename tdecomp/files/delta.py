@@ -193,10 +193,12 @@ def _paired(both: Pair, survey: Survey) -> tuple[list[Site], list[tuple[str, str
             )
     common = set(both.common)
     missing = dict.fromkeys(s.tensor for s in survey.sites if s.tensor not in common)
-    if missing and (differs := _differing_sizes(both)):
+    lone = [f"{name} is only in the base" for name in missing]
+    lone += [f"{name} is only in the tuned model" for name in both.only_tuned]
+    if lone and (differs := _differing_sizes(both)):
         raise SiteError(
             f"{both.base.path} and {both.tuned.path} are of different architectures: {differs}; "
-            f"{next(iter(missing))} is only in the base"
+            f"{lone[0]}"
         )
     sites = [site for site in survey.sites if site.tensor in common]
     if not sites:

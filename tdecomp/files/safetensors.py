@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..errors import FileError
+from ..errors import DataError, FileError
 
 __all__ = [
     "DTYPES",
@@ -417,10 +417,20 @@ def encode(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
-    """Return the values that ``array`` will have once stored as ``dtype`` and read again."""
+    """Return the values that ``array`` will have once stored as ``dtype`` and read again.
+
+    Raises
+    ------
+    DataError
+        If a finite value is too large for the dtype.
+    """
     stored = encode(array, dtype)  # refuses what has no storage
     row = DTYPES[dtype]
-    return row.widen(stored.view(str(row.storage))).reshape(np.shape(array))
+    out = row.widen(stored.view(str(row.storage))).reshape(np.shape(array))
+    if np.isinf(out).sum() > np.isinf(array).sum():
+        largest = np.abs(array, where=np.isfinite(array), out=np.zeros(np.shape(array))).max()
+        raise DataError(f"a number reaches {largest:.4g}, which {dtype} cannot hold: write F32")
+    return out
 
 
 def write(

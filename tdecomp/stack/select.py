@@ -18,7 +18,7 @@ Targets = str | Collection[str]
 
 _NAMES = re.compile(r"[\w.\-,\s]*")
 _WORD = re.compile(r"\w{2,}")
-_LAYERS = re.compile(r"(\d+)(?:-(\d+))?")
+_LAYERS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 
 def parse_targets(text: str) -> Targets:

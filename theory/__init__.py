@@ -1,0 +1,1 @@
+"""Symbolic derivations with sympy; equations are read as data. Imported from the repository."""
