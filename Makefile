@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/python docs/demo/run.py
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 	$(BIN)/python -m pytest -m "slow or gpu"
 
 lint: .venv/ready

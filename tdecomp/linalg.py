@@ -26,8 +26,8 @@ def left_basis(x: Array, mode: int) -> tuple[Array, Array]:
 
     Notes
     -----
-    ``u`` minimises ``‖X − u uᴴ X‖`` over bases of every leading width (De Lathauwer, De Moor and
-    Vandewalle 2000, the HOSVD factor of this mode).
+    Every leading part of ``u`` minimises ``‖X − u uᴴ X‖`` over bases of its width: the HOSVD factor
+    of this mode ([delathauwer2000svd]).
     """
     xp = namespace(x)
     n = x.shape[mode]
@@ -66,7 +66,7 @@ def truncated_svd(x: Array, rank: int) -> tuple[Array, Array, Array]:
 
     Notes
     -----
-    Eckart and Young 1936. Below a quarter of full rank the basis of the shorter side comes from a
+    Optimal by [eckart1936]. Below a quarter of full rank the basis of the shorter side comes from a
     Gram matrix in float64 and only a ``(rank, long)`` matrix is decomposed.
 
     >>> import numpy as np

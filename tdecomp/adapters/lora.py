@@ -114,7 +114,11 @@ def _module(
     if rounding is not None:
         left, right = rounding(left), rounding(right)
     energy = _squared_norm(b, a)
-    departure = _squared_norm(xp.concat([b, -left], axis=1), xp.concat([a, right], axis=0))
+    departure = (
+        0.0
+        if left is b and right is a
+        else _squared_norm(xp.concat([b, -left], axis=1), xp.concat([a, right], axis=0))
+    )
     return LoRAModule(site.module, right, left, site.transpose, departure, energy, needed)
 
 

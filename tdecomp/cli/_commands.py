@@ -159,6 +159,8 @@ def decompose(
         raise ArgumentError(
             f"give exactly one of --rank, --error and --budget, got {' and '.join(given) or 'none'}"
         )
+    if not lora and (rank_pattern or lora_rank != VLLM_RANKS[-1]):
+        raise ArgumentError("--lora-rank and --rank-pattern say how --lora is written: add --lora")
     target: dict[str, Any] = {
         "rank": None if rank is None else parse_rank(rank),
         "error": error,
@@ -266,7 +268,7 @@ def _show_factors(report: dict[str, Any], screen: Screen) -> None:
 
 def _print_lines(lines: list[str], screen: Screen) -> None:
     for line in lines:
-        screen.out.print(line, highlight=False)
+        screen.out.print(line, highlight=False, soft_wrap=True)
 
 
 def _print_json(report: dict[str, Any], wanted: bool) -> None:

@@ -38,19 +38,18 @@ def parse_rank(text: str) -> int | tuple[int, ...] | dict[str, int]:
     (16, (64, 32), {'out': 64, 'in': 32})
     """
     items = [item.strip() for item in text.split(",")]
+    named = all("=" in item for item in items)
+    pairs = [item.split("=", 1) if named else ("", item) for item in items]
+    modes = [mode.strip() for mode, _ in pairs]
     try:
-        if all("=" in item for item in items):
-            pairs = [item.split("=", 1) for item in items]
-            ranks = {mode.strip(): int(value) for mode, value in pairs}
-            if len(ranks) < len(pairs):
-                raise ArgumentError(f"--rank {text!r} names a mode twice")
-            return ranks
-        ranks = tuple(int(item) for item in items)
-    except ArgumentError:
-        raise
+        ranks = tuple(int(value) for _, value in pairs)
     except ValueError:
         raise ArgumentError(f"--rank {text!r}: write 16, or 64,32, or layer=4,out=64") from None
-    return ranks[0] if len(ranks) == 1 else ranks
+    if not named:
+        return ranks[0] if len(ranks) == 1 else ranks
+    if len(set(modes)) < len(modes):
+        raise ArgumentError(f"--rank {text!r} names a mode twice")
+    return dict(zip(modes, ranks, strict=True))
 
 
 def parse_share(text: str | None) -> tuple[str, ...] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ __all__ = [
 AGREES = 1e-3
 """Relative difference between a claimed and a measured error that `verify` accepts."""
 
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")  # a layer or expert inside a name
 _FLOOR = 1e-6  # errors below this are rounding of float32, compared absolutely
 
 
@@ -164,9 +166,7 @@ def lora_report(
         "exact": departure <= _FLOOR**2 * energy,
         "departure": relative(departure, energy),
         "truncated": [
-            m.module
-            for m in modules
-            if m.needed > m.rank and m.departure > _FLOOR**2 * m.energy
+            m.module for m in modules if m.needed > m.rank and m.departure > _FLOOR**2 * m.energy
         ],
         "left_out": list(left_out),
         "vllm_max_lora_rank": vllm_rank(rank),
@@ -175,38 +175,37 @@ def lora_report(
 
 def inspect_table(report: dict[str, Any]) -> Table:
     """Groups of a model."""
-    table = Table("group", "modes", "shape", "labels", "grid", "dtype", title=_family_line(report))
+    table = _table(_family_line(report), "group", "modes", "labels", "grid", "dtype")
     for g in report["groups"]:
+        modes = " × ".join(f"{n} {m}" for n, m in zip(g["shape"], g["modes"], strict=True))
         labels = "; ".join(_labels(values) for values in g["labels"])
-        shape = " × ".join(map(str, g["shape"]))
-        table.add_row(
-            g["name"], " ".join(g["modes"]), shape, labels, g["grid"], " ".join(g["dtypes"])
-        )
+        table.add_row(g["name"], modes, labels, g["grid"], " ".join(g["dtypes"]))
     return table
 
 
-def uncovered_table(rows: Sequence[dict[str, Any]], title: str, limit: int = 12) -> Table:
-    """Tensors that are left out, those with the most energy first."""
-    table = Table("tensor", "reason", title=title)
-    if shares := any("energy_share" in row for row in rows):
-        table.add_column("share of ‖Δ‖²", justify="right")
-    ordered = sorted(rows, key=lambda row: -row.get("energy_share", 0.0))
-    for row in ordered[:limit]:
-        share = [f"{row['energy_share']:.2%}"] if shares else []
-        table.add_row(row["tensor"], row["reason"], *share)
-    if len(ordered) > limit:
-        table.add_row(f"... and {len(ordered) - limit} more", "(all with --json)", *[""] * shares)
+def uncovered_table(rows: Sequence[dict[str, Any]], title: str, limit: int | None = None) -> Table:
+    """Tensors that are left out; names that differ in numbers only are one row."""
+    shares = any("energy_share" in row for row in rows)
+    table = _table(title, "tensors", "reason", right=["count", *["share of ‖Δ‖²"] * shares])
+    alike: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        name = _NUMBER.sub("*", row["tensor"])
+        alike.setdefault((name, row["reason"]), []).append(row.get("energy_share", 0.0))
+    ordered = sorted(alike.items(), key=lambda item: -sum(item[1]))
+    for (name, reason), energies in ordered[:limit]:
+        table.add_row(name, reason, str(len(energies)), *[f"{sum(energies):.2%}"] * shares)
+    if rest := ordered[len(table.rows) :]:
+        count = sum(len(energies) for _, energies in rest)
+        share = sum(sum(energies) for _, energies in rest)
+        table.add_row("all others", "(each with --json)", str(count), *[f"{share:.2%}"] * shares)
     return table
 
 
 def factors_table(report: dict[str, Any]) -> Table:
     """Groups of a decomposed delta."""
-    table = Table(title=f"{report['method']}, {report['dtype']}")
-    table.add_column("group")
-    table.add_column("shape")
-    table.add_column("rank")
-    for name in ("numbers stored", "share of ‖Δ‖²", "relative error"):
-        table.add_column(name, justify="right")
+    numbers = ["numbers stored", "share of ‖Δ‖²", "relative error"]
+    title = f"{report['method']}, {report['dtype']}"
+    table = _table(title, "group", "shape", "rank", right=numbers)
     for g in report["groups"]:
         shape = " × ".join(map(str, g["shape"]))
         row = (g["name"], shape, _rank(g["format"], g["rank"]), f"{g['n_params']:,}")
@@ -256,7 +255,7 @@ def lora_lines(report: dict[str, Any], folder: str) -> list[str]:
 
 def verify_table(report: dict[str, Any], limit: int = 12) -> Table:
     """Sites whose error differs most from what the file claims."""
-    table = Table("site", "claimed", "measured", "", title="relative error per site")
+    table = _table("relative error per site", "site", "claimed", "measured", "")
     worst = sorted(report["sites"], key=lambda row: -abs(row["claimed"] - row["measured"]))
     for row in worst[:limit]:
         verdict = _verdict(row["agrees"])
@@ -269,6 +268,16 @@ def verify_table(report: dict[str, Any], limit: int = 12) -> Table:
 
 def _verdict(agrees: bool) -> Text:
     return Text("agrees") if agrees else Text("differs", style="red")
+
+
+def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
+    """A table that breaks long names instead of cutting them; `right` are columns of numbers."""
+    table = Table(title=title)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for name in right:
+        table.add_column(name, justify="right")
+    return table
 
 
 def _agree(claimed: float, measured: float) -> bool:

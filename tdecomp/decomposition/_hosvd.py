@@ -37,7 +37,7 @@ def sequential_bases(
     """Sequentially truncated HOSVD: each mode is projected before the next is looked at.
 
     The squared error is exactly the sum of the tails discarded along the way, at most the number
-    of modes times the best possible (Vannieuwenhoven, Vandebril and Meerbergen 2012). The order of
+    of modes times the best possible ([vannieuwenhoven2012]). The order of
     the modes is the one with the fewest flops.
     """
     bases, spectra = {}, {}

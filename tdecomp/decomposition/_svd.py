@@ -31,8 +31,7 @@ def svd(
 
     Give exactly one of `rank`, `error` and `budget`. For an error or a budget the singular values
     of all matrices compete: each costs ``out + in + 1`` numbers and returns its square, so a matrix
-    may get any rank, 0 included. That choice is optimal for independent SVDs (Eckart and Young
-    1936), up to one singular value where the matrices differ in shape.
+    may get any rank, 0 included. That choice is optimal for independent SVDs ([eckart1936]).
 
     Parameters
     ----------

@@ -51,7 +51,7 @@ def tucker(
     """Tucker decomposition: ``X ≈ core ×₁ U₁ ×₂ U₂ ...`` with orthonormal bases.
 
     Starts from a HOSVD (sequentially truncated for a given rank) and improves it by HOOI
-    (De Lathauwer, De Moor and Vandewalle 2000), whose error never rises from sweep to sweep; no
+    ([delathauwer2000hooi]), whose error never rises from sweep to sweep; no
     guarantee of the global optimum. For an error or a budget, ranks are chosen from the core of
     the full HOSVD, where every choice has a known error.
 
@@ -117,7 +117,7 @@ def hosvd(
 ) -> Fit:
     """Higher-order SVD: `tucker` without the iterations.
 
-    Sequentially truncated for a given rank (Vannieuwenhoven, Vandebril and Meerbergen 2012); for an
+    Sequentially truncated for a given rank ([vannieuwenhoven2012]); for an
     error or a budget, the truncated full HOSVD. Its squared error is at most the number of
     compressed modes times the best possible. Parameters as in `tucker`.
 
@@ -218,7 +218,7 @@ def hooi(
 
     Each step improves one basis for the tensor projected on all the others: by its leading left
     singular vectors in modes of up to 256, beyond that by one orthogonal iteration (higher-order QR
-    iteration, Sun and Huang 2022), which costs two skinny products. Either way the captured energy
+    iteration, [sun2025hoqri]), which costs two skinny products. Either way the captured energy
     ``‖core‖²`` never falls.
 
     Returns

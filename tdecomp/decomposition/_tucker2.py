@@ -34,7 +34,7 @@ def tucker2(
     """Tucker2 decomposition: ``X[..., o, i] ≈ Σ_rs left[o, r] core[..., r, s] right[i, s]``.
 
     One basis for each of two modes, shared over all the others; every other index has a core of its
-    own (LoTR's layout, arXiv 2402.01376). Algorithm, guarantees and parameters as in `tucker`.
+    own (LoTR's layout, [bershatsky2024lotr]). Algorithm, guarantees and parameters as in `tucker`.
 
     Parameters
     ----------

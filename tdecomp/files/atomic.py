@@ -44,7 +44,7 @@ def output_folder(
     FileError
         Before any work, if ``path`` may not be written; afterwards, if the disk refuses.
     """
-    target = Path(path).resolve()
+    target = _resolved(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     missing = _missing_parents(target)
     try:
@@ -87,7 +87,7 @@ def output_file(
     FileError
         Before any work, if ``path`` may not be written; afterwards, if the disk refuses.
     """
-    target = Path(path).resolve()
+    target = _resolved(path)
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
     missing = _missing_parents(target)
     try:
@@ -117,7 +117,14 @@ def _check_parent(target: Path) -> None:
 
 def _places(inputs: Sequence[str | os.PathLike[str]]) -> set[Path]:
     """Every input as it is named and as its links lead."""
-    return {Path(one).absolute() for one in inputs} | {Path(one).resolve() for one in inputs}
+    return {Path(one).absolute() for one in inputs} | {_resolved(one) for one in inputs}
+
+
+def _resolved(path: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        raise FileError(f"cannot follow {os.fspath(path)}: {error}") from error
 
 
 def _check_inputs(target: Path, inputs: Sequence[str | os.PathLike[str]]) -> None:
@@ -173,11 +180,13 @@ def _move_folder(temporary: Path, target: Path, overwrite: bool) -> None:
         if overwrite and target.exists():
             target.rename(aside)
         temporary.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
     except BaseException:
-        if aside.exists() and not target.exists():
+        if target.exists():  # the new one, if the old one was moved at all
+            shutil.rmtree(aside, ignore_errors=True)
+        elif aside.exists():
             aside.rename(target)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _remove(missing: Sequence[Path]) -> None:

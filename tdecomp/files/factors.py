@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,10 +20,17 @@ from tdecomp.files import safetensors
 from tdecomp.formats import FORMATS, Format
 from tdecomp.stack import Group
 
+_T = TypeVar("_T")
+
 __all__ = ["FACTORS", "Factors", "factors_path", "load_factors", "save_factors"]
 
 FACTORS = "factors.safetensors"
 FORMAT_VERSION = 1
+
+_MISFITS = (
+    *(KeyError, TypeError, ValueError, IndexError, AttributeError),
+    *(OverflowError, RecursionError),
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ def load_factors(path: str | Path) -> Factors:
                 f"{file} has format version {version}, this tdecomp reads {FORMAT_VERSION}"
             )
         return _read(document, {name: safetensors.load(e) for name, e in entries.items()})
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except _MISFITS as error:
         raise FileError(
             f"{file} is damaged: its description does not fit its arrays ({error})"
         ) from error
@@ -166,14 +173,48 @@ def _read(document: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Fact
     for group, tensor in zip(groups, tensors, strict=True):
         if tensor.shape != group.shape:
             raise ValueError(f"{group.name} has shape {group.shape}, its factors {tensor.shape}")
-    return Factors(
-        document["method"],
-        document["dtype"],
+    factors = Factors(
+        _as(str, document["method"]),
+        _as(str, document["dtype"]),
         groups,
         tensors,
         tuple(np.array(row["residual"], dtype=np.float64) for row in rows),
         tuple(np.array(row["energy"], dtype=np.float64) for row in rows),
-        {name: tuple(shape) for name, shape in document["shapes"].items()},
-        document["sources"],
-        document["options"],
+        {name: tuple(_as(int, n) for n in shape) for name, shape in document["shapes"].items()},
+        _as(dict, document["sources"]),
+        _as(dict, document["options"]),
     )
+    _check(factors, arrays)
+    return factors
+
+
+def _check(factors: Factors, arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse a description that reads well but that the other commands could not work with."""
+    if not factors.groups or factors.dtype not in safetensors.FLOATS:
+        raise ValueError(f"{len(factors.groups)} groups of {factors.dtype}")
+    for name, array in arrays.items():
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise ValueError(f"{name} has values that are not finite numbers")
+    for group, squares in zip(
+        factors.groups, zip(factors.residual, factors.energy, strict=True), strict=True
+    ):
+        for text in (group.name, group.grid, *group.modes):
+            _as(str, text)
+        for values in squares:
+            if values.shape != (len(group.sites),) or not (values >= 0).all():
+                raise ValueError(f"{group.name} has no residual and energy for every site")
+        for site in group.sites:
+            _as(str, site.path)
+            stored = np.broadcast_to(np.float32(0), factors.shapes[site.tensor])
+            if site.take(stored).shape != site.shape:
+                raise ValueError(f"{site.path} is not a block of {stored.shape}")
+    for source in factors.sources.values():
+        _as(str, source["path"])
+        for row in _as(list, source["files"]):
+            _as(str, row["file"])
+
+
+def _as(kind: type[_T], value: object) -> _T:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is not of type {kind.__name__}")
+    return value

@@ -429,7 +429,9 @@ def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
     out = row.widen(stored.view(str(row.storage))).reshape(np.shape(array))
     if np.isinf(out).sum() > np.isinf(array).sum():
         largest = np.abs(array, where=np.isfinite(array), out=np.zeros(np.shape(array))).max()
-        raise DataError(f"a number reaches {largest:.4g}, which {dtype} cannot hold: write F32")
+        raise DataError(
+            f"a number reaches {largest:.4g}, which {dtype} cannot hold: use BF16 or F32"
+        )
     return out
 
 

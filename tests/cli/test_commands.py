@@ -240,6 +240,22 @@ def test_truncation_is_stated_with_a_number(base, tuned, tmp_path, report, done)
     assert f"= {told['departure']:.2g}" in done(*whole_job).out
 
 
+def test_pairs_as_wide_as_their_matrix_are_not_truncated(base, tuned, tmp_path, report):
+    heads = ("--share", "layer,head", "--rank", models.HEAD_DIM)  # 4 heads of rank 4 on 12 columns
+    told = report("decompose", base, tuned, "-o", tmp_path / "out", "--lora", *heads)["lora"]
+    assert (told["rank"], told["exact"], told["truncated"]) == (12, True, [])
+    assert told["departure"] < 1e-6
+
+
+def test_departure_counts_the_cast(out, tmp_path, report):
+    told = report("export", out, "--lora", tmp_path / "lora", "--dtype", "bfloat16")
+    deltas, pairs = models.decoded(out), products(tmp_path / "lora")
+    lost = np.sqrt(sum(np.sum((deltas[n] - pairs[n]) ** 2) for n in deltas))
+    whole = np.sqrt(sum(np.sum(d**2) for d in deltas.values()))
+    assert (told["exact"], told["truncated"]) == (False, [])
+    assert told["departure"] == pytest.approx(lost / whole, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("dtype", "code"), [(None, "BF16"), ("float32", "F32"), ("float16", "F16")]
 )

@@ -202,6 +202,6 @@ def test_awkward_names_are_printed_as_they_are(base, tuned, tmp_path, done, repo
     odd.parent.mkdir(parents=True)
     assert str(odd) in done("decompose", base, tuned, "-o", odd, "--rank", 1, "--lora").out
     done("info", odd)
-    done("export", odd, "--lora", odd.with_name("[/]"))
+    done("export", odd, "--lora", odd.with_name("[bold]"))
     assert str(odd.with_name("[x")) in done("apply", odd, base, "-o", odd.with_name("[x")).out
     assert report("verify", odd, base, tuned)["agrees"]

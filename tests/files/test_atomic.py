@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 
@@ -42,6 +43,22 @@ def test_folder_appears_whole(tmp_path):
         assert not (tmp_path / "a" / "b" / "out").exists()
     assert tree(tmp_path / "a" / "b" / "out") == NEW
     assert list((tmp_path / "a" / "b").iterdir()) == [tmp_path / "a" / "b" / "out"]
+
+
+def test_an_interruption_while_the_old_one_is_removed(tmp_path, old, monkeypatch):
+    real, calls = shutil.rmtree, []
+
+    def interrupted(*arguments, **named):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        real(*arguments, **named)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt), output_folder(old, overwrite=True) as folder:
+        fill(folder)
+    assert tree(old) == NEW
+    assert list(tmp_path.iterdir()) == [old]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, FileError])

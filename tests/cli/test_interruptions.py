@@ -1,0 +1,171 @@
+"""The disk is full, Ctrl-C, the process is ended: what was there stays, nothing else is left."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.cli import models
+
+SLOW = """
+import sys, time
+from tdecomp.cli import _job, main
+name = sys.argv.pop(1)
+real = getattr(_job, name)
+def slow(*arguments, **named):
+    answer = real(*arguments, **named)
+    time.sleep(60)
+    return answer
+setattr(_job, name, slow)
+main()
+"""
+"""Does the whole job, then never ends."""
+
+STEPS = {"decompose": "save_factors", "apply": "write_model", "export": "write_lora"}
+SIGNALS = {
+    signal.SIGINT: (130, "interrupted"),
+    signal.SIGTERM: (143, "terminated"),
+    signal.SIGHUP: (129, "hung up"),
+}
+
+
+@pytest.fixture
+def commands(base, tuned, out):
+    return {
+        "decompose": ["decompose", base, tuned, "--rank", "2", "--lora", "-o"],
+        "apply": ["apply", out, base, "-o"],
+        "export": ["export", out, "--lora"],
+    }
+
+
+@pytest.fixture
+def old(tmp_path):
+    """An output of an earlier run."""
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / "report.json").write_text("old")
+    return folder
+
+
+def wait_for_work(process: subprocess.Popen[str], folder) -> None:
+    """Until the temporary folder holds a file."""
+    for _ in range(1000):
+        if any(p.is_file() for tmp in folder.glob(".*.tmp") for p in tmp.rglob("*")):
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError("no temporary folder after 10 s")
+
+
+@pytest.mark.parametrize(
+    ("number", "command"),
+    [(signal.SIGINT, command) for command in STEPS]
+    + [(signal.SIGTERM, "decompose"), (signal.SIGHUP, "apply")],
+)
+def test_signal_in_the_middle(number, command, commands, old, tmp_path, spawn, check_line):
+    code, text = SIGNALS[number]
+    before = models.tree(tmp_path)
+    arguments = [STEPS[command], *commands[command], old, "--overwrite"]
+    process = spawn(*arguments, program=SLOW)
+    wait_for_work(process, tmp_path)
+    process.send_signal(number)
+    printed, said = process.communicate(timeout=20)
+    assert (process.returncode, printed) == (code, "")
+    check_line(said, text, "nothing half-written is left")
+    assert models.tree(tmp_path) == before
+
+
+def test_nohup_is_respected(commands, tmp_path, spawn):
+    arguments = [STEPS["export"], *commands["export"], tmp_path / "new"]
+    process = spawn(
+        *arguments,
+        program=SLOW.replace("60", "0.5"),
+        limit=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    wait_for_work(process, tmp_path)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert (tmp_path / "new" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "overwrite"), [*((command, True) for command in STEPS), ("decompose", False)]
+)
+def test_disk_full(overwrite, command, commands, old, tmp_path, spawn, check_line):
+    target = old if overwrite else tmp_path / "deep" / "new"
+    more = ["--overwrite"] if overwrite else []
+    before = models.tree(tmp_path)
+    process = spawn(
+        *commands[command],
+        target,
+        *more,
+        limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+    )
+    printed, said = process.communicate(timeout=20)
+    assert (process.returncode, printed) == (2, "")
+    check_line(said, f"cannot write {target}", "File too large")
+    assert models.tree(tmp_path) == before
+
+
+def test_signals_are_as_before_afterwards(done):
+    before = {n: signal.getsignal(n) for n in SIGNALS}
+    done("--version")
+    assert {n: signal.getsignal(n) for n in SIGNALS} == before
+
+
+def test_module_runs_the_same_command(base, tmp_path, spawn):
+    process = spawn("inspect", base, "--json", program="import runpy; runpy.run_module('tdecomp')")
+    assert process.communicate(timeout=20)[0] == ""  # not run as __main__: nothing happens
+    program = "import runpy; runpy.run_module('tdecomp', run_name='__main__')"
+    printed, said = spawn("inspect", base, "--json", program=program).communicate(timeout=20)
+    assert (json.loads(printed)["family"], said) == ("llama", "")
+
+
+def test_a_reader_that_leaves_early(base, spawn):
+    process = spawn("inspect", base, "--json")
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(20), said) == (141, "")
+
+
+def test_full_standard_output(base, spawn, check_line):
+    program = (
+        "import sys; sys.stdout = open('/dev/full', 'w'); from tdecomp.cli import main; main()"
+    )
+    process = spawn("inspect", base, program=program)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 2
+    check_line(said, "No space left on device")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_screen_without_greek(encoding, base, tuned, tmp_path, spawn):
+    place = tmp_path / "öut"
+    program = f"import sys; sys.stdout.reconfigure(encoding={encoding!r}); " + (
+        "from tdecomp.cli import main; main()"
+    )
+    words = ("decompose", base, tuned, "-o", place, "--rank", "1", "--lora")
+    process = spawn(*words, program=program)
+    printed, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (0, "")
+    assert "Written to" in printed
+
+
+def test_no_torch(out, base, tuned, spawn):
+    program = (
+        "import sys\n"
+        "from tdecomp.cli import _run\n"
+        "assert _run(sys.argv[1:]) == 0\n"
+        "print(sorted({'torch', 'jax', 'peft', 'transformers'} & set(sys.modules)))"
+    )
+    process = spawn("verify", out, base, tuned, "-q", program=program)
+    assert process.communicate(timeout=20) == ("[]\n", "")
