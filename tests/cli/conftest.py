@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,16 +117,22 @@ def out(tmp_path, base, tuned, done) -> Path:
 
 
 @pytest.fixture
-def spawn(tmp_path) -> Callable[..., subprocess.Popen[str]]:
-    """Start the command line in a process of its own."""
+def spawn() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start the command line in a process of its own, ended with the test."""
+    started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: Any, program: str = "", limit: Callable[[], None] | None = None):
         program = program or "from tdecomp.cli import main; main()"
         words = [sys.executable, "-B", "-c", program, *map(str, arguments)]
         pipe = subprocess.PIPE
-        return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, preexec_fn=limit)
+        process = subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, preexec_fn=limit)
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def check_line(text: str, *texts: Any) -> None:

@@ -14,17 +14,19 @@ from tests.cli import models
 
 SLOW = """
 import sys, time
+from pathlib import Path
 from tdecomp.cli import _job, main
-name = sys.argv.pop(1)
+name, mark = sys.argv.pop(1), Path(sys.argv.pop(1))
 real = getattr(_job, name)
 def slow(*arguments, **named):
     answer = real(*arguments, **named)
+    mark.touch()
     time.sleep(60)
     return answer
 setattr(_job, name, slow)
 main()
 """
-"""Does the whole job, then never ends."""
+"""Does the whole job, leaves a mark, then never ends."""
 
 STEPS = {"decompose": "save_factors", "apply": "write_model", "export": "write_lora"}
 SIGNALS = {
@@ -52,14 +54,21 @@ def old(tmp_path):
     return folder
 
 
-def wait_for_work(process: subprocess.Popen[str], folder) -> None:
-    """Until the temporary folder holds a file."""
-    for _ in range(1000):
-        if any(p.is_file() for tmp in folder.glob(".*.tmp") for p in tmp.rglob("*")):
+@pytest.fixture
+def mark(tmp_path_factory):
+    """File that says that the work is done and only the end is missing."""
+    return tmp_path_factory.mktemp("mark") / "working"
+
+
+def wait_for(mark, process: subprocess.Popen[str], folder) -> None:
+    """Until the mark is there, when the temporary folder must be too."""
+    for _ in range(6000):
+        if mark.exists():
+            assert any(p.is_file() for tmp in folder.glob(".*.tmp") for p in tmp.rglob("*"))
             return
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    raise AssertionError("no temporary folder after 10 s")
+    raise AssertionError("no mark after 60 s")
 
 
 @pytest.mark.parametrize(
@@ -67,29 +76,29 @@ def wait_for_work(process: subprocess.Popen[str], folder) -> None:
     [(signal.SIGINT, command) for command in STEPS]
     + [(signal.SIGTERM, "decompose"), (signal.SIGHUP, "apply")],
 )
-def test_signal_in_the_middle(number, command, commands, old, tmp_path, spawn, check_line):
+def test_signal_in_the_middle(number, command, commands, old, mark, tmp_path, spawn, check_line):
     code, text = SIGNALS[number]
     before = models.tree(tmp_path)
-    arguments = [STEPS[command], *commands[command], old, "--overwrite"]
+    arguments = [STEPS[command], mark, *commands[command], old, "--overwrite"]
     process = spawn(*arguments, program=SLOW)
-    wait_for_work(process, tmp_path)
+    wait_for(mark, process, tmp_path)
     process.send_signal(number)
-    printed, said = process.communicate(timeout=20)
+    printed, said = process.communicate(timeout=60)
     assert (process.returncode, printed) == (code, "")
     check_line(said, text, "nothing half-written is left")
     assert models.tree(tmp_path) == before
 
 
-def test_nohup_is_respected(commands, tmp_path, spawn):
-    arguments = [STEPS["export"], *commands["export"], tmp_path / "new"]
+def test_nohup_is_respected(commands, mark, tmp_path, spawn):
+    arguments = [STEPS["export"], mark, *commands["export"], tmp_path / "new"]
     process = spawn(
         *arguments,
         program=SLOW.replace("60", "0.5"),
         limit=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     )
-    wait_for_work(process, tmp_path)
+    wait_for(mark, process, tmp_path)
     process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 0
     assert (tmp_path / "new" / "adapter_config.json").exists()
 
@@ -107,7 +116,7 @@ def test_disk_full(overwrite, command, commands, old, tmp_path, spawn, check_lin
         *more,
         limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
     )
-    printed, said = process.communicate(timeout=20)
+    printed, said = process.communicate(timeout=60)
     assert (process.returncode, printed) == (2, "")
     check_line(said, f"cannot write {target}", "File too large")
     assert models.tree(tmp_path) == before
@@ -121,9 +130,9 @@ def test_signals_are_as_before_afterwards(done):
 
 def test_module_runs_the_same_command(base, tmp_path, spawn):
     process = spawn("inspect", base, "--json", program="import runpy; runpy.run_module('tdecomp')")
-    assert process.communicate(timeout=20)[0] == ""  # not run as __main__: nothing happens
+    assert process.communicate(timeout=60)[0] == ""  # not run as __main__: nothing happens
     program = "import runpy; runpy.run_module('tdecomp', run_name='__main__')"
-    printed, said = spawn("inspect", base, "--json", program=program).communicate(timeout=20)
+    printed, said = spawn("inspect", base, "--json", program=program).communicate(timeout=60)
     assert (json.loads(printed)["family"], said) == ("llama", "")
 
 
@@ -142,7 +151,7 @@ def test_full_standard_output(base, spawn, check_line):
         "import sys; sys.stdout = open('/dev/full', 'w'); from tdecomp.cli import main; main()"
     )
     process = spawn("inspect", base, program=program)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 2
     check_line(said, "No space left on device")
 
@@ -155,7 +164,7 @@ def test_a_screen_without_greek(encoding, base, tuned, tmp_path, spawn):
     )
     words = ("decompose", base, tuned, "-o", place, "--rank", "1", "--lora")
     process = spawn(*words, program=program)
-    printed, said = process.communicate(timeout=20)
+    printed, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "")
     assert "Written to" in printed
 
@@ -168,4 +177,4 @@ def test_no_torch(out, base, tuned, spawn):
         "print(sorted({'torch', 'jax', 'peft', 'transformers'} & set(sys.modules)))"
     )
     process = spawn("verify", out, base, tuned, "-q", program=program)
-    assert process.communicate(timeout=20) == ("[]\n", "")
+    assert process.communicate(timeout=60) == ("[]\n", "")
