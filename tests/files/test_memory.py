@@ -62,4 +62,6 @@ def test_six_groups_need_what_one_needs(method, tmp_path):
     one, six = peak(tmp_path / "one", 1, method), peak(tmp_path / "six", 6, method)
     sizes = f"{one / 1e6:.0f} MB for one group of {GROUP / 1e6:.0f} MB, {six / 1e6:.0f} for six"
     print(f"{method}: {sizes}")
-    assert six <= one + 1.2 * GROUP  # the model grew by five groups, in each of two files
+    assert (
+        six <= one + 2 * GROUP
+    )  # one for kept bases, one for the allocator; the model grew by five
