@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import transformers as tf
 from safetensors.numpy import load_file, save_file
 
@@ -268,7 +269,9 @@ CASES = {
 def save_model(name: str, folder: Path) -> dict[str, np.ndarray]:
     """Save a model of the table as a folder; returns its tensors by checkpoint name."""
     case = CASES[name]
-    model = case.make()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = case.make()
     model.save_pretrained(folder)
     if case.in_memory:  # names as transformers 5 holds them, instead of those it writes
         arrays = {k: v.detach().numpy().copy() for k, v in model.state_dict().items()}

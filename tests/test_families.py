@@ -160,5 +160,5 @@ def test_peft_gives_the_logits_of_the_applied_model(name, method, padded, tmp_pa
         logits(load(model), name),
         logits(load(base), name),
     )
-    assert torch.linalg.norm(expected - before) > 1e-2 * torch.linalg.norm(before)
+    assert torch.linalg.norm(expected - before) > 1e-3 * torch.linalg.norm(before)
     assert torch.linalg.norm(got - expected) <= 1e-4 * torch.linalg.norm(expected)
