@@ -26,6 +26,7 @@ bench: .venv/ready
 # The environment, remade when what it is made of changes.
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'tdecomp needs Python 3.11 or newer: make PYTHON=python3.11')"
+	@echo "Setting up .venv: about 1.7 GB and a few minutes, once."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"

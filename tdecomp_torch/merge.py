@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from tdecomp import SiteError
+from tdecomp.files import Factors, load_factors
 from tdecomp.files.delta import updates
-from tdecomp.files.factors import Factors, load_factors
 
 __all__ = ["merge"]
 
@@ -27,7 +27,7 @@ def merge(model: nn.Module, factors: Factors | str | Path, *, scale: float = 1.0
         Its parameters go by the names that the factors carry, or by them after a prefix that the
         model adds (a body inside a task model).
     factors
-        From `tdecomp.files.factors.load_factors`, or a folder that ``tdecomp decompose`` wrote.
+        From `tdecomp.files.load_factors`, or a folder that ``tdecomp decompose`` wrote.
     scale
         Strength of the delta; a second call with ``-scale`` takes it off again up to rounding.
 
