@@ -203,11 +203,11 @@ def uncovered_table(rows: Sequence[dict[str, Any]], title: str, limit: int | Non
 
 def factors_table(report: dict[str, Any]) -> Table:
     """Groups of a decomposed delta."""
-    numbers = ["numbers stored", "share of ‖Δ‖²", "relative error"]
+    numbers = ["numbers", "of ‖Δ‖²", "error"]
     title = f"{report['method']}, {report['dtype']}"
     table = _table(title, "group", "shape", "rank", right=numbers)
     for g in report["groups"]:
-        shape = " × ".join(map(str, g["shape"]))
+        shape = "×".join(map(str, g["shape"]))
         row = (g["name"], shape, _rank(g["format"], g["rank"]), f"{g['n_params']:,}")
         table.add_row(*row, f"{g['energy_share']:.1%}", f"{g['error']:.4f}")
     table.add_section()
@@ -312,5 +312,5 @@ def _labels(labels: Sequence[int | str]) -> str:
 
 def _rank(kind: str, rank: Sequence[int]) -> str:
     if kind == "LowRank" and len(rank) > 1:
-        return f"{min(rank)}..{max(rank)}, mean {sum(rank) / len(rank):.1f}"
-    return " × ".join(map(str, rank))
+        return f"{min(rank)}..{max(rank)} (mean {sum(rank) / len(rank):.1f})"
+    return "×".join(map(str, rank))
