@@ -7,6 +7,8 @@ global. Half-precision and smaller floats are widened to float32, float64 stays 
 from __future__ import annotations
 
 import math
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import array_api_compat
@@ -18,6 +20,7 @@ __all__ = [
     "Array",
     "adjoint",
     "double",
+    "float64_scope",
     "namespace",
     "sum_of_squares",
     "to_numpy",
@@ -51,6 +54,14 @@ def working(x: Array) -> Array:
     if xp.isdtype(x.dtype, ("bool", "integral")):
         return xp.astype(x, xp.float64)
     return xp.astype(x, xp.float32)
+
+
+def float64_scope(*arrays: Array) -> AbstractContextManager[Any]:
+    """Context in which the arrays' library has float64: jax has it only inside its x64 scope."""
+    jax = sys.modules.get("jax")
+    if jax is None or not any(array_api_compat.is_jax_array(a) for a in arrays):
+        return nullcontext()
+    return jax.enable_x64(True)
 
 
 def double(x: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tdecomp._xp import Array, tol
+from tdecomp._xp import Array, float64_scope, tol
 from tdecomp.decomposition._fit import Fit, Fits, check_shape
 from tdecomp.decomposition._ranks import Frontier, Target, allocate
 from tdecomp.errors import ArgumentError
@@ -86,6 +86,11 @@ def run(method: Method, xs: Sequence[Any], target: Target, progress: Progress = 
         raise ArgumentError("nothing to decompose: no array or stack was given")
     for x in xs:
         check_shape(x)
+    with float64_scope(*(x.slice(0) if isinstance(x, Stack) else x for x in xs[:1])):
+        return _run(method, xs, target, progress)
+
+
+def _run(method: Method, xs: Sequence[Any], target: Target, progress: Progress) -> Fits:
     weights = np.array([math.prod(x.shape) for x in xs], dtype=np.float64)
     ends = np.append(0.0, np.cumsum(weights / weights.sum()))
 

@@ -1,0 +1,49 @@
+"""jax arrays, with float64 off and on: numpy's answers, in jax, and the setting left alone."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+import tdecomp as td
+from tdecomp._xp import tol
+from tests.laws.cases import METHODS, planted
+
+TARGETS = [{"rank": 2}, {"error": 0.2}]
+SHAPES = [(6, 1), (2, 3, 6, 4)]  # few: jax compiles every operation for every shape
+
+
+@pytest.fixture(params=[False, True], ids=["x64 off", "x64 on"])
+def dtype(request):
+    """Widest float dtype of jax under the setting."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", request.param)
+    yield "float64" if request.param else "float32"
+    assert jax.config.jax_enable_x64 == request.param
+    jax.config.update("jax_enable_x64", before)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+def test_jax_gives_numpys_answer(method, shape, target, dtype):
+    x = planted(shape).astype(dtype)
+    fit, expected = method(jax.numpy.asarray(x), **target), method(x, **target)
+    assert all(isinstance(a, jax.Array) and a.dtype == dtype for a in fit.tensor.arrays.values())
+    assert fit.tensor.rank == expected.tensor.rank
+    assert fit.error == pytest.approx(expected.error, abs=tol(dtype, x.size))
+    np.testing.assert_allclose(
+        fit.tensor.to_dense(), expected.tensor.to_dense(), atol=20 * tol(dtype, x.size)
+    )
+
+
+def test_a_stack_of_jax_arrays(dtype):
+    rng = np.random.default_rng(0)
+    arrays = {f"h.{i}.w.weight": rng.standard_normal((6, 4)).astype(dtype) for i in range(3)}
+    (stack,) = td.Stack.from_arrays({n: jax.numpy.asarray(a) for n, a in arrays.items()})
+    (plain,) = td.Stack.from_arrays(arrays)
+    np.testing.assert_array_equal(stack.dense(), plain.dense())
+    fit = td.tucker2(stack, rank=2)
+    assert isinstance(fit.tensor.core, jax.Array)
+    assert fit.error == pytest.approx(td.tucker2(plain, rank=2).error, abs=tol(dtype, 72))
