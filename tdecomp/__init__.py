@@ -10,19 +10,29 @@
 
 from tdecomp.decomposition import Fit as Fit
 from tdecomp.decomposition import Fits as Fits
+from tdecomp.decomposition import Spectra as Spectra
 from tdecomp.decomposition import Trace as Trace
+from tdecomp.decomposition import cp as cp
 from tdecomp.decomposition import decompose as decompose
 from tdecomp.decomposition import hosvd as hosvd
+from tdecomp.decomposition import mpo as mpo
+from tdecomp.decomposition import ranks as ranks
 from tdecomp.decomposition import svd as svd
+from tdecomp.decomposition import tensor_train as tensor_train
+from tdecomp.decomposition import tt_round as tt_round
 from tdecomp.decomposition import tucker as tucker
 from tdecomp.decomposition import tucker2 as tucker2
 from tdecomp.errors import ArgumentError as ArgumentError
 from tdecomp.errors import DataError as DataError
 from tdecomp.errors import FileError as FileError
+from tdecomp.errors import NotReached as NotReached
 from tdecomp.errors import SiteError as SiteError
 from tdecomp.errors import TdecompError as TdecompError
+from tdecomp.formats import CP as CP
+from tdecomp.formats import TT as TT
 from tdecomp.formats import Format as Format
 from tdecomp.formats import LowRank as LowRank
+from tdecomp.formats import Network as Network
 from tdecomp.formats import Tucker as Tucker
 from tdecomp.formats import Tucker2 as Tucker2
 from tdecomp.stack import Group as Group
@@ -32,6 +42,8 @@ from tdecomp.stack import Stack as Stack
 __version__ = "0.1.0"
 
 __all__ = [
+    "CP",
+    "TT",
     "ArgumentError",
     "DataError",
     "FileError",
@@ -40,16 +52,24 @@ __all__ = [
     "Format",
     "Group",
     "LowRank",
+    "Network",
+    "NotReached",
     "Site",
     "SiteError",
+    "Spectra",
     "Stack",
     "TdecompError",
     "Trace",
     "Tucker",
     "Tucker2",
+    "cp",
     "decompose",
     "hosvd",
+    "mpo",
+    "ranks",
     "svd",
+    "tensor_train",
+    "tt_round",
     "tucker",
     "tucker2",
 ]

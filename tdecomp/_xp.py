@@ -65,9 +65,10 @@ def float64_scope(*arrays: Array) -> AbstractContextManager[Any]:
 
 
 def double(x: Array) -> Array:
-    """`x` in float64, in its own library."""
+    """`x` in float64 (complex128 for complex arrays), in its own library."""
     xp = namespace(x)
-    return x if x.dtype == xp.float64 else xp.astype(x, xp.float64)
+    wide = xp.complex128 if xp.isdtype(x.dtype, "complex floating") else xp.float64
+    return x if x.dtype == wide else xp.astype(x, wide)
 
 
 def adjoint(matrix: Array) -> Array:
@@ -83,6 +84,8 @@ def sum_of_squares(x: Array) -> float:
     total = 0.0
     for start in range(0, flat.shape[0], _TILE):
         tile = double(flat[start : min(start + _TILE, flat.shape[0])])
+        if xp.isdtype(tile.dtype, "complex floating"):
+            tile = xp.abs(tile)
         total += float(xp.sum(tile * tile))
     return total
 

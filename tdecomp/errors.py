@@ -1,6 +1,15 @@
 """The errors that tdecomp raises: one clear line each, naming what was given and what to do."""
 
-__all__ = ["ArgumentError", "DataError", "FileError", "SiteError", "TdecompError"]
+from typing import Any
+
+__all__ = [
+    "ArgumentError",
+    "DataError",
+    "FileError",
+    "NotReached",
+    "SiteError",
+    "TdecompError",
+]
 
 
 class TdecompError(Exception):
@@ -9,6 +18,14 @@ class TdecompError(Exception):
 
 class ArgumentError(TdecompError, ValueError):
     """An argument (rank, error, budget, mode, option) that cannot be honoured."""
+
+
+class NotReached(ArgumentError):  # noqa: N818 - it carries a result, as StopIteration does
+    """An error that was asked for and not met; `best` is the closest result found."""
+
+    def __init__(self, message: str, best: Any = None):
+        super().__init__(message)
+        self.best = best
 
 
 class DataError(TdecompError, ValueError):

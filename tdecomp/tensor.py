@@ -57,17 +57,10 @@ def gram(x: Array, mode: int) -> Array:
     xp = namespace(x)
     total = None
     for tile in _tiles(xp.reshape(x, _split(x.shape, mode))):
-        rows = xp.reshape(_wide(xp.permute_dims(tile, (1, 0, 2))), (tile.shape[1], -1))
+        rows = xp.reshape(double(xp.permute_dims(tile, (1, 0, 2))), (tile.shape[1], -1))
         part = rows @ adjoint(rows)
         total = part if total is None else total + part
     return total
-
-
-def _wide(x: Array) -> Array:
-    xp = namespace(x)
-    if xp.isdtype(x.dtype, "complex floating"):
-        return xp.astype(x, xp.complex128)
-    return double(x)
 
 
 def _split(shape: tuple[int, ...], mode: int) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ from tdecomp.decomposition._fit import Fit, Fits
 from tdecomp.decomposition._ranks import Rank, Target
 from tdecomp.decomposition._run import Method, Progress, run, silent
 from tdecomp.decomposition._svd import svd, svd_method
+from tdecomp.decomposition._tt import mpo, mpo_method, tensor_train, tensor_train_method
 from tdecomp.decomposition._tucker import hosvd, hosvd_method, tucker, tucker_method
 from tdecomp.decomposition._tucker2 import tucker2, tucker2_method
 from tdecomp.errors import ArgumentError
@@ -22,6 +23,8 @@ _METHODS: Mapping[Callable[..., Fit], Callable[..., Method]] = {
     hosvd: hosvd_method,
     tucker: tucker_method,
     tucker2: tucker2_method,
+    tensor_train: tensor_train_method,
+    mpo: mpo_method,
 }
 
 
@@ -46,7 +49,7 @@ def decompose(
     stacks
         Stacks or arrays.
     method
-        The function itself: `svd`, `hosvd`, `tucker` or `tucker2`.
+        The function itself: `svd`, `hosvd`, `tucker`, `tucker2`, `tensor_train` or `mpo`.
     rank, error, budget
         Exactly one; a rank applies to every stack.
     progress

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,7 +16,17 @@ from tdecomp.errors import ArgumentError
 from tdecomp.modes import name_modes
 from tdecomp.stack import Stack
 
-__all__ = ["Analysis", "Method", "Progress", "floor", "mode_names", "part", "run", "silent"]
+__all__ = [
+    "Analysis",
+    "Method",
+    "Progress",
+    "Share",
+    "floor",
+    "mode_names",
+    "part",
+    "run",
+    "silent",
+]
 
 Progress = Callable[[float], None]
 """Called with the fraction of the work that is done."""
@@ -35,6 +45,14 @@ class Analysis:
 
 
 @dataclass(frozen=True)
+class Share:
+    """What falls to one input of an error or a budget: squared error, or stored numbers."""
+
+    lost: float | None = None
+    params: int | None = None
+
+
+@dataclass(frozen=True)
 class Method:
     """A decomposition as the driver sees it.
 
@@ -48,12 +66,16 @@ class Method:
         ``(x, target) -> rank tuples``, one per unit, for a target that names ranks.
     fit
         ``(x, rank tuples, state, progress) -> Fit``.
+    spend
+        ``(x, rank tuples, share, state, progress) -> Fit``, for a method whose frontiers are only
+        estimates: chooses ranks anew, near those given, to use the share up and not exceed it.
     """
 
     sizes: Callable[[Any], Sequence[int]]
     analyse: Callable[[Any, Progress], Analysis]
     ranks: Callable[[Any, Target], list[tuple[int, ...]]]
     fit: Callable[[Any, list[tuple[int, ...]], Any, Progress], Fit]
+    spend: Callable[[Any, list[tuple[int, ...]], Share, Any, Progress], Fit] | None = None
 
 
 def silent(fraction: float) -> None:
@@ -100,6 +122,12 @@ def _run(method: Method, xs: Sequence[Any], target: Target, progress: Progress) 
     def fit(choices: list[list[tuple[int, ...]]], states: Sequence[Any], over: Progress) -> Fits:
         return Fits(tuple(each(lambda i, p: method.fit(xs[i], choices[i], states[i], p), over)))
 
+    def spend(choices: list[list[tuple[int, ...]]], shares: list[Share]) -> Fits:
+        states, over, by = [a.state for a in analyses], part(progress, 0.5, 1), method.spend
+        if by is None:
+            return fit(choices, states, over)
+        return Fits(tuple(each(lambda i, p: by(xs[i], choices[i], shares[i], states[i], p), over)))
+
     target.check_reach(max(max(method.sizes(x)) for x in xs))
     if target.rank is not None:
         return fit([method.ranks(x, target) for x in xs], [None] * len(xs), progress)
@@ -113,20 +141,19 @@ def _run(method: Method, xs: Sequence[Any], target: Target, progress: Progress) 
         analyses.append(analysis if room >= 0 else replace(analysis, state=None))
 
     each(analyse, part(progress, 0, 0.5))
-    finish = part(progress, 0.5, 1)
-    return _meet(
-        target, analyses, lambda choices: fit(choices, [a.state for a in analyses], finish)
-    )
+    return _meet(target, analyses, spend)
 
 
 def _meet(
     target: Target,
     analyses: list[Analysis],
-    fit: Callable[[list[list[tuple[int, ...]]]], Fits],
+    fit: Callable[[list[list[tuple[int, ...]]], list[Share]], Fits],
 ) -> Fits:
     frontiers = [f for a in analyses for f in a.frontiers]
     if target.budget is not None:
-        return fit(_choices(analyses, allocate(frontiers, budget=target.budget)))
+        chosen = allocate(frontiers, budget=target.budget)
+        shares = [Share(params=int(n)) for n in _shares(analyses, chosen, "params", target.budget)]
+        return fit(_choices(analyses, chosen), shares)
 
     assert target.error is not None
     floor = max(a.floor for a in analyses)
@@ -138,7 +165,9 @@ def _meet(
     wanted, fits = target.error, None
     for _ in range(_TRIES):
         lost = energy * wanted**2 * (1 - tol("float64", len(frontiers)))
-        fits = fit(_choices(analyses, allocate(frontiers, lost=lost)))
+        chosen = allocate(frontiers, lost=lost)
+        shares = [Share(lost=n) for n in _shares(analyses, chosen, "lost", lost)]
+        fits = fit(_choices(analyses, chosen), shares)
         if fits.error <= target.error:
             return fits
         wanted *= 0.98 * target.error / fits.error
@@ -153,3 +182,13 @@ def _choices(analyses: list[Analysis], positions: list[int]) -> list[list[tuple[
     """Chosen rank tuples, one list per input."""
     at = iter(positions)
     return [[tuple(f.ranks[next(at)].tolist()) for f in a.frontiers] for a in analyses]
+
+
+def _shares(
+    analyses: list[Analysis], positions: list[int], what: Literal["params", "lost"], total: float
+) -> list[float]:
+    """A total over the inputs, in proportion to what each was allocated."""
+    at = iter(positions)
+    taken = [sum(float(getattr(f, what)[next(at)]) for f in a.frontiers) for a in analyses]
+    scale = total / sum(taken) if sum(taken) > 0 else 0.0
+    return [t * scale if scale else total / len(taken) for t in taken]

@@ -154,7 +154,7 @@ def _format_json(tensor: Format, residual: np.ndarray, energy: np.ndarray) -> di
         "format": type(tensor).__name__,
         "equation": str(tensor.equation),
         "arrays": list(tensor.arrays),
-        "rank": list(tensor.rank),
+        "rank": tensor.rank if isinstance(tensor.rank, int) else list(tensor.rank),
         "layout": tensor.layout,
         "residual": residual.tolist(),
         "energy": energy.tolist(),

@@ -1,11 +1,50 @@
-"""Formats: small frozen objects that hold a tensor as factors and state their own einsum."""
+"""Formats: small frozen objects that hold a tensor as factors and state their own einsum.
 
+Methods: `Format.to_dense`, `pair`, `inner`, `norm`, `select`, `permute`, ``+ - * []``. Functions:
+`mode_product`, `hadamard`; the conversions `to_tucker`, `to_tucker2`, `to_tt`, `to_cp`,
+`to_tensorly`, `from_tensorly`; the normal forms `to_tucker`, `canonical`, `normalised`.
+"""
+
+from tdecomp.formats._along import mode_product as mode_product
 from tdecomp.formats._base import Format as Format
+from tdecomp.formats._convert import to_cp as to_cp
+from tdecomp.formats._convert import to_tt as to_tt
+from tdecomp.formats._convert import to_tucker as to_tucker
+from tdecomp.formats._convert import to_tucker2 as to_tucker2
+from tdecomp.formats._entries import hadamard as hadamard
+from tdecomp.formats._normal import canonical as canonical
+from tdecomp.formats._normal import normalised as normalised
+from tdecomp.formats._tensorly import from_tensorly as from_tensorly
+from tdecomp.formats._tensorly import to_tensorly as to_tensorly
+from tdecomp.formats.cp import CP as CP
 from tdecomp.formats.lowrank import LowRank as LowRank
+from tdecomp.formats.network import Network as Network
+from tdecomp.formats.tt import TT as TT
 from tdecomp.formats.tucker import Tucker as Tucker
 from tdecomp.formats.tucker2 import Tucker2 as Tucker2
 
-__all__ = ["FORMATS", "Format", "LowRank", "Tucker", "Tucker2"]
+__all__ = [
+    "CP",
+    "FORMATS",
+    "TT",
+    "Format",
+    "LowRank",
+    "Network",
+    "Tucker",
+    "Tucker2",
+    "canonical",
+    "from_tensorly",
+    "hadamard",
+    "mode_product",
+    "normalised",
+    "to_cp",
+    "to_tensorly",
+    "to_tt",
+    "to_tucker",
+    "to_tucker2",
+]
 
-FORMATS: dict[str, type[Format]] = {f.__name__: f for f in (LowRank, Tucker, Tucker2)}
+FORMATS: dict[str, type[Format]] = {
+    f.__name__: f for f in (LowRank, Tucker, Tucker2, CP, TT, Network)
+}
 """Every format by the name that files carry."""

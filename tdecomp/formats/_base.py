@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
-from tdecomp._xp import Array
+import numpy as np
+
+from tdecomp._xp import Array, float64_scope, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.modes import Equation
+from tdecomp.formats import _pairs
+from tdecomp.formats._equations import write_axis
+from tdecomp.modes import Equation, parse_modes, positions
+
+if TYPE_CHECKING:
+    from tdecomp.formats.network import Network
 
 __all__ = ["Format"]
 
@@ -19,9 +27,14 @@ class Format(ABC):
 
     A format names its modes and its arrays and says how they are contracted. The last two modes
     are the matrix modes; an index over the modes before them is a *site*.
+
+    ``a + b``, ``a - b``, ``c * a``, ``-a`` and ``a[3, :, 1:4]`` give formats and never form the
+    dense tensor; like everything here they are differentiable in the arrays.
     """
 
     modes: tuple[str, ...]
+    __array_ufunc__ = None  # numpy scalars on the left leave the product to us
+    __iter__ = None  # slices are written out: fmt[i]
 
     @property
     @abstractmethod
@@ -90,8 +103,166 @@ class Format(ABC):
     def to_dense(self) -> Array:
         """The whole tensor, ``shape``."""
 
+    @abstractmethod
+    def to_network(self) -> Network:
+        """The same tensor as an equation and its arrays, exactly."""
+
     def with_arrays(self, arrays: Mapping[str, Array]) -> Self:
         """The same format with other arrays of the same names, for example cast ones."""
         if set(arrays) != set(self.arrays):
             raise ArgumentError(f"expected the arrays {sorted(self.arrays)}, got {sorted(arrays)}")
         return self.build(self.modes, arrays, self.layout)
+
+    # The algebra. What differs between formats is in the four methods below, the rest is derived.
+
+    @abstractmethod
+    def _plus(self, other: Any) -> Self:
+        """The sum with a tensor of the same format and shape."""
+
+    @abstractmethod
+    def _restrict(self, position: int, rows: range) -> Format:
+        """The slice that keeps `rows` of the mode at `position`."""
+
+    @abstractmethod
+    def _squeeze(self, position: int) -> Format:
+        """The tensor without a mode of size 1."""
+
+    @abstractmethod
+    def _permute(self, order: tuple[int, ...]) -> Format:
+        """The tensor with its modes in another order."""
+
+    def __add__(self, other: Format) -> Self:
+        """The sum, in the same format: ranks add up, nothing is recompressed."""
+        if not isinstance(other, Format):
+            return NotImplemented
+        if self.modes != other.modes or self.shape != other.shape:
+            raise ArgumentError(
+                f"cannot add the modes {' '.join(other.modes)} of sizes {other.shape}"
+                f" to {' '.join(self.modes)} of sizes {self.shape}"
+            )
+        if type(self) is not type(other):
+            raise ArgumentError(
+                f"cannot add a {type(other).__name__} to a {type(self).__name__}: bring both to"
+                " one format first (to_tucker, to_cp, to_tt in tdecomp.formats)"
+            )
+        return self._plus(other)
+
+    def __sub__(self, other: Format) -> Self:
+        if not isinstance(other, Format):
+            return NotImplemented
+        return self + -other
+
+    def __neg__(self) -> Self:
+        return self * -1.0
+
+    def __mul__(self, scalar: float | Array) -> Self:
+        """The tensor times a number (or a 0-d array); the last array carries it."""
+        if isinstance(scalar, Format):
+            raise ArgumentError("'*' scales by a number; for entries use tdecomp.formats.hadamard")
+        factor: Any = scalar.item() if isinstance(scalar, np.generic) else scalar
+        if getattr(factor, "ndim", 0):
+            raise ArgumentError(
+                f"'*' scales by a number, got an array of shape {tuple(factor.shape)}:"
+                " use tdecomp.formats.mode_product or hadamard"
+            )
+        arrays = self.arrays
+        last = next(reversed(arrays))
+        return self.with_arrays(arrays | {last: arrays[last] * factor})
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, scalar: float | Array) -> Self:
+        return self * (1.0 / scalar)
+
+    def inner(self, other: Format) -> Array:
+        """Inner product ``Σ conj(self) · other`` over all entries, any two formats.
+
+        Returns
+        -------
+        Array
+            0-d, float64 (complex128 for complex arrays), in the arrays' library. A split axis
+            meets a plain one of the same size; all other modes must agree by name.
+
+        Notes
+        -----
+        Contracted along one plan over both networks, so that the cost is that of the factors, not
+        of the dense tensors. Accumulated in float64; the absolute error is about 1e-16 times the
+        product of the two norms (more, where the terms of one tensor cancel each other). For
+        gradients in jax with x64 off, differentiate inside ``jax.enable_x64(True)``.
+        """
+        return _pairs.inner(self._pair_of_network(), other._pair_of_network())
+
+    def norm(self) -> Array:
+        """Frobenius norm, 0-d float64, without forming the dense tensor.
+
+        Notes
+        -----
+        The square root of `inner` with itself: where large terms cancel, as in ``(a - b).norm()``
+        for nearly equal ``a`` and ``b``, everything below about 1e-8 of ``a.norm()`` is rounding.
+        Its gradient does not exist at 0.
+        """
+        xp = namespace(*self.arrays.values())
+        with float64_scope(*self.arrays.values()):
+            square = self.inner(self)
+            if xp.isdtype(square.dtype, "complex floating"):
+                square = xp.real(square)
+            return xp.sqrt(xp.clip(square, min=0.0))
+
+    def select(self, **index: int | slice) -> Format:
+        """Slice along named modes: ``fmt.select(layer=3, out=slice(0, 8))``.
+
+        An integer drops its mode, a slice keeps it. A split axis takes its written name,
+        ``fmt.select(**{"(o1 o2)": 3})``; sliced, it is no longer split: the result is a `Network`
+        with the mode ``o1_o2``.
+        """
+        where = positions(self.modes, index)
+        fmt = self
+        for k, chosen in sorted(zip(where, index.values(), strict=True), reverse=True):
+            fmt = fmt._pick(k, chosen)
+        return fmt
+
+    def __getitem__(self, index: int | slice | tuple) -> Format:
+        """Slice by position, as numpy does with integers, slices and one ``...``."""
+        chosen = index if isinstance(index, tuple) else (index,)
+        if sum(i is Ellipsis for i in chosen) > 1 or len(chosen) > len(self.modes) + (
+            Ellipsis in chosen
+        ):
+            raise ArgumentError(f"{len(chosen)} indices for the modes {' '.join(self.modes)}")
+        at = chosen.index(Ellipsis) if Ellipsis in chosen else len(chosen)
+        tail = chosen[at + 1 :]
+        fmt = self
+        for k, i in reversed(list(enumerate(tail, len(self.modes) - len(tail)))):
+            fmt = fmt._pick(k, i)
+        for k, i in reversed(list(enumerate(chosen[:at]))):
+            fmt = fmt._pick(k, i)
+        return fmt
+
+    def permute(self, modes: str | Sequence[str | int]) -> Format:
+        """The same tensor with its modes in another order, by name or position.
+
+        A `LowRank` whose matrix modes move becomes a `Network`, all others keep their format.
+        """
+        axes = [write_axis(a) for a in parse_modes(modes)] if isinstance(modes, str) else modes
+        order = positions(self.modes, axes)
+        if len(order) != len(self.modes):
+            raise ArgumentError(
+                f"permute needs all modes {' '.join(self.modes)}, got {' '.join(map(str, axes))}"
+            )
+        return self._permute(order)
+
+    def _pick(self, position: int, chosen: int | slice) -> Format:
+        n, name = self.shape[position], self.modes[position]
+        if isinstance(chosen, slice):
+            rows = range(n)[chosen]
+            if not rows:
+                raise ArgumentError(f"{chosen} of the mode {name!r} of size {n} is empty")
+            return self if rows == range(n) else self._restrict(position, rows)
+        i = operator.index(chosen)
+        if not -n <= i < n:
+            raise ArgumentError(f"no index {i} in the mode {name!r} of size {n}")
+        i %= n
+        return self._restrict(position, range(i, i + 1))._squeeze(position)
+
+    def _pair_of_network(self) -> _pairs.Pair:
+        network = self.to_network()
+        return network.equation, list(network.arrays.values())

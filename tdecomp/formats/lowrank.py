@@ -13,6 +13,10 @@ import numpy as np
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Format
+from tdecomp.formats._equations import fresh
+from tdecomp.formats._pairs import promoted
+from tdecomp.formats._slices import indicator, restricted, take
+from tdecomp.formats.network import Network
 from tdecomp.modes import Equation
 
 __all__ = ["LowRank"]
@@ -78,9 +82,9 @@ class LowRank(Format):
     @property
     def equation(self) -> Equation:
         """The einsum within one site; sites do not share ranks."""
-        return Equation.parse(
-            f"{self.modes[-2]} r, r, r {self.modes[-1]} -> {' '.join(self.modes[-2:])}"
-        )
+        (r,) = fresh(["r"], self.modes)
+        out, in_ = self.modes[-2:]
+        return Equation(((out, r), (r,), (r, in_)), (out, in_))
 
     @property
     def layout(self) -> dict[str, Any]:
@@ -109,3 +113,68 @@ class LowRank(Format):
     def to_dense(self) -> Array:
         xp = namespace(self.u)
         return xp.reshape(xp.stack([self.matrix(i) for i in range(self.n_sites)]), self.shape)
+
+    def to_network(self) -> Network:
+        """The same tensor with an indicator ``(sites, R)`` that says which columns are whose."""
+        (r,) = fresh(["r"], self.modes)
+        *sites, out, in_ = self.modes
+        equation = Equation(((*sites, r), (out, r), (r,), (r, in_)), self.modes)
+        return Network(equation, (self._owners(), self.u, self.s, self.vh))
+
+    def _owners(self) -> Array:
+        """1 where a column belongs to a site: ``(*sites, R)``."""
+        owner = [site for site, rank in enumerate(self.ranks) for _ in range(rank)]
+        ones = indicator(owner, self.n_sites, self.u).T  # (site, R)
+        return namespace(self.u).reshape(ones, (*self.sites, len(owner)))
+
+    def _plus(self, other: Self) -> Self:
+        """The columns of both tensors side by side within each site; no longer orthonormal."""
+        xp = namespace(self.u, other.u)
+        ranks = tuple(a + b for a, b in zip(self.ranks, other.ranks, strict=True))
+        start = sum(self.ranks)
+        order = [
+            k
+            for site in range(self.n_sites)
+            for k in (*self._columns(site), *(start + k for k in other._columns(site)))
+        ]
+        u = xp.concat(promoted([self.u, other.u]), axis=1)
+        s = xp.concat(promoted([self.s, other.s]), axis=0)
+        vh = xp.concat(promoted([self.vh, other.vh]), axis=0)
+        parts = take(u, 1, order), take(s, 0, order), take(vh, 0, order)
+        return type(self)(self.modes, self.sites, ranks, *parts)
+
+    def _restrict(self, position: int, rows: range) -> LowRank:
+        k = position - len(self.sites)
+        if k >= 0:
+            arrays = restricted(self.equation, self.arrays, self.modes[position], rows)
+            assert arrays is not None  # no split axes
+            return self.with_arrays(arrays)
+        chosen = take(np.arange(self.n_sites).reshape(self.sites), position, rows)
+        return self._sites(chosen, self.modes)
+
+    def _squeeze(self, position: int) -> Format:
+        """LowRank where a site mode goes, a network where a matrix mode does."""
+        if position >= len(self.sites):
+            return self.to_network()._squeeze(position)
+        sites = self.sites[:position] + self.sites[position + 1 :]
+        modes = self.modes[:position] + self.modes[position + 1 :]
+        return LowRank(modes, sites, self.ranks, self.u, self.s, self.vh)
+
+    def _permute(self, order: tuple[int, ...]) -> Format:
+        """LowRank where the matrix modes stay in place, else a network."""
+        n = len(self.sites)
+        if order[n:] != (n, n + 1):
+            return self.to_network()._permute(order)
+        chosen = np.transpose(np.arange(self.n_sites).reshape(self.sites), order[:n])
+        return self._sites(chosen, tuple(self.modes[k] for k in order))
+
+    def _sites(self, chosen: np.ndarray, modes: tuple[str, ...]) -> LowRank:
+        """Some sites, or all in another order, with their columns only."""
+        sites = [int(site) for site in chosen.reshape(-1)]
+        columns = [k for site in sites for k in self._columns(site)]
+        ranks = tuple(self.ranks[site] for site in sites)
+        parts = take(self.u, 1, columns), take(self.s, 0, columns), take(self.vh, 0, columns)
+        return LowRank(modes, tuple(chosen.shape), ranks, *parts)
+
+    def _columns(self, site: int) -> range:
+        return range(self._ends[site], self._ends[site + 1])

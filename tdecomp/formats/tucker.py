@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -12,8 +12,12 @@ import numpy as np
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Format
-from tdecomp.modes import Equation
+from tdecomp.formats._pairs import block_sum
+from tdecomp.formats._slices import restricted
+from tdecomp.formats.network import Network
+from tdecomp.modes import Equation, positions
 from tdecomp.plan import contract
+from tdecomp.tensor import mode_product as multiply_array
 
 __all__ = ["Tucker"]
 
@@ -107,6 +111,43 @@ class Tucker(Format):
 
     def to_dense(self) -> Array:
         return contract(self.equation, list(self.arrays.values()))
+
+    def to_network(self) -> Network:
+        return Network(self.equation, tuple(self.arrays.values()))
+
+    def opened(self, modes: Collection[str]) -> Tucker:
+        """The same tensor with the factors of these modes multiplied into the core."""
+        core, factors = self.core, list(self.factors)
+        for k in positions(self.modes, modes):
+            factor = factors[k]
+            if factor is not None:
+                core, factors[k] = multiply_array(core, factor, k), None
+        return Tucker(self.modes, core, tuple(factors))
+
+    def _plus(self, other: Self) -> Self:
+        """Block-diagonal core; a mode that one of the two does not compress is opened in both."""
+        both = zip(self.modes, self.factors, other.factors, strict=True)
+        full = [m for m, f, g in both if (f is None) != (g is None)]
+        a, b = self.opened(full), other.opened(full)
+        mine, theirs = a.arrays, b.arrays
+        blocks = block_sum(a.equation, list(mine.values()), list(theirs.values()))
+        return self.build(self.modes, dict(zip(mine, blocks, strict=True)), self.layout)
+
+    def _restrict(self, position: int, rows: range) -> Tucker:
+        arrays = restricted(self.equation, self.arrays, self.modes[position], rows)
+        assert arrays is not None  # no split axes
+        return self.with_arrays(arrays)
+
+    def _squeeze(self, position: int) -> Tucker:
+        modes = self.modes[:position] + self.modes[position + 1 :]
+        factors = self.factors[:position] + self.factors[position + 1 :]
+        core = self.opened([self.modes[position]]).core
+        return Tucker(modes, namespace(core).squeeze(core, axis=position), factors)
+
+    def _permute(self, order: tuple[int, ...]) -> Tucker:
+        modes = tuple(self.modes[k] for k in order)
+        core = namespace(self.core).permute_dims(self.core, order)
+        return Tucker(modes, core, tuple(self.factors[k] for k in order))
 
     def _site_core(self, site: int) -> Array:
         """Core contracted with one row of every site mode's factor: ``(r_out, r_in)``."""

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from tdecomp._xp import Array
+from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Format
+from tdecomp.formats._pairs import block_sum
+from tdecomp.formats._slices import restricted
+from tdecomp.formats.network import Network
 from tdecomp.formats.tucker import Tucker
 from tdecomp.modes import Equation, positions
 
@@ -94,6 +97,37 @@ class Tucker2(Format):
 
     def to_dense(self) -> Array:
         return self.to_tucker().to_dense()
+
+    def to_network(self) -> Network:
+        return self.to_tucker().to_network()
+
+    def _plus(self, other: Self) -> Self:
+        if set(self.compressed) != set(other.compressed):
+            raise ArgumentError(
+                f"cannot add a Tucker2 of the bases {' and '.join(other.compressed)} to one of"
+                f" {' and '.join(self.compressed)}: add both after to_tucker()"
+            )
+        mine, theirs = self.arrays, other.arrays
+        blocks = block_sum(self.equation, list(mine.values()), list(theirs.values()))
+        return self.with_arrays(dict(zip(mine, blocks, strict=True)))
+
+    def _restrict(self, position: int, rows: range) -> Tucker2:
+        arrays = restricted(self.equation, self.arrays, self.modes[position], rows)
+        assert arrays is not None  # no split axes
+        return self.with_arrays(arrays)
+
+    def _squeeze(self, position: int) -> Format:
+        """Tucker2 where both bases stay, else Tucker with the one that is left."""
+        if self.modes[position] in self.compressed:
+            return self.to_tucker()._squeeze(position)
+        modes = self.modes[:position] + self.modes[position + 1 :]
+        core = namespace(self.core).squeeze(self.core, axis=position)
+        return Tucker2(modes, core, self.left, self.right, self.compressed)
+
+    def _permute(self, order: tuple[int, ...]) -> Tucker2:
+        modes = tuple(self.modes[k] for k in order)
+        core = namespace(self.core).permute_dims(self.core, order)
+        return Tucker2(modes, core, self.left, self.right, self.compressed)
 
     def to_tucker(self) -> Tucker:
         """The same tensor as `Tucker`, exactly and without copying."""

@@ -123,7 +123,7 @@ def test_cut_short(out, refused_by_all):
     [
         (("dtype",), "I64", "I64"),
         (("groups",), [], "0 groups"),
-        (("groups", 0, "format"), "CP", "CP"),
+        (("groups", 0, "format"), "Nothing", "Nothing"),
         (("groups", 0, "sites", 0, "index"), [99], "index"),
         (("groups", 0, "sites", 0, "index"), [[0, 3]], "not a block"),
         (("groups", 0, "sites", 0, "tensor"), "other.weight", "other.weight"),

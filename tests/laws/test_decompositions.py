@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import tdecomp as td
 from tdecomp._xp import to_numpy, tol
-from tests.laws.cases import METHODS, SHAPES, planted
+from tests.laws.cases import METHODS, SHAPES, full_rank, planted
 
 TARGETS = [{"rank": 2}, {"error": 0.2}, {"error": 1e-3}, {"budget": 40}]
 
@@ -61,7 +61,7 @@ def test_more_budget_never_costs_error(method, x):
 
 
 def test_full_rank_is_exact(method, x):
-    fit = method(x, rank=max(x.shape))
+    fit = method(x, rank=full_rank(method, x.shape))
     np.testing.assert_allclose(fit.tensor.to_dense(), x, atol=tol("float64", x.size))
 
 
@@ -110,6 +110,17 @@ def test_half_precision_is_widened(method, x, rng):
     fit = method(half, rank=2)
     assert all(a.dtype == np.float32 for a in fit.tensor.arrays.values())
     assert fit.error == pytest.approx(dense_error(half, fit), abs=tol("float32", x.size))
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_complex_input_has_the_dense_error(method, dtype):
+    x = (planted((3, 7, 5)) + 1j * planted((3, 7, 5), seed=1)).astype(dtype)
+    fit = method(x, error=0.2)
+    assert fit.error <= 0.2
+    approximation = to_numpy(fit.tensor.to_dense())
+    assert approximation.dtype == dtype
+    expected = np.linalg.norm(x - approximation) / np.linalg.norm(x)
+    assert fit.error == pytest.approx(expected, abs=tol(approximation.real.dtype, x.size))
 
 
 def test_bfloat16_is_widened(method):

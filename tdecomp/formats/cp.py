@@ -1,0 +1,118 @@
+"""CP format: a weighted sum of rank-one tensors, one factor matrix for every mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from tdecomp._xp import Array
+from tdecomp.errors import ArgumentError
+from tdecomp.formats._base import Format
+from tdecomp.formats._equations import fresh
+from tdecomp.formats._pairs import block_sum
+from tdecomp.formats._slices import restricted
+from tdecomp.formats.network import Network
+from tdecomp.modes import Equation
+from tdecomp.plan import contract
+
+__all__ = ["CP"]
+
+
+@dataclass(frozen=True)
+class CP(Format):
+    """``X[i, j, ...] = Σ_r weights[r] · factors[0][i, r] · factors[1][j, r] · ...``.
+
+    Parameters
+    ----------
+    modes
+        Names of all modes.
+    weights
+        ``(R,)``; stored and counted, also where they are all one.
+    factors
+        One ``(n, R)`` array per mode.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> t = CP(("layer", "out", "in"), np.ones(2), (np.ones((5, 2)), np.eye(3, 2), np.eye(4, 2)))
+    >>> t.shape, t.rank, t.n_params, str(t.equation)
+    ((5, 3, 4), 2, 26, 'layer r, out r, in r, r -> layer out in')
+    """
+
+    modes: tuple[str, ...]
+    weights: Array
+    factors: tuple[Array, ...]
+
+    def __post_init__(self):
+        rank = tuple(self.weights.shape)
+        widths = [tuple(f.shape[1:]) for f in self.factors]
+        if len(rank) != 1 or len(self.modes) != len(widths) or any(w != rank for w in widths):
+            raise ArgumentError(
+                f"a CP tensor over {' '.join(self.modes)} cannot have weights {rank}"
+                f" and factors {[tuple(f.shape) for f in self.factors]}: give one (n, R) factor per"
+                " mode and R weights"
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(f.shape[0] for f in self.factors)
+
+    @property
+    def rank(self) -> int:
+        """Number of rank-one terms."""
+        return self.weights.shape[0]
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        factors = zip(self.modes, self.factors, strict=True)
+        return {f"factor.{m}": f for m, f in factors} | {"weights": self.weights}
+
+    @property
+    def equation(self) -> Equation:
+        (r,) = fresh(["r"], self.modes)
+        return Equation((*((m, r) for m in self.modes), (r,)), self.modes)
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def build(cls, modes: tuple[str, ...], arrays: Mapping[str, Array], layout: Mapping) -> Self:
+        del layout
+        return cls(modes, arrays["weights"], tuple(arrays[f"factor.{m}"] for m in modes))
+
+    @property
+    def shares_in(self) -> bool:
+        return True
+
+    def pair(self, site: int, *, shared_in: bool = False) -> tuple[Array, Array]:
+        return self.to_network().pair(site, shared_in=shared_in)
+
+    def to_dense(self) -> Array:
+        return contract(self.equation, list(self.arrays.values()))
+
+    def to_network(self) -> Network:
+        return Network(self.equation, tuple(self.arrays.values()))
+
+    def _plus(self, other: Self) -> Self:
+        mine, theirs = self.arrays, other.arrays
+        blocks = block_sum(self.equation, list(mine.values()), list(theirs.values()))
+        return self.with_arrays(dict(zip(mine, blocks, strict=True)))
+
+    def _restrict(self, position: int, rows: range) -> CP:
+        arrays = restricted(self.equation, self.arrays, self.modes[position], rows)
+        assert arrays is not None  # no split axes
+        return self.with_arrays(arrays)
+
+    def _squeeze(self, position: int) -> CP:
+        weights = self.weights * self.factors[position][0, :]
+        return CP(_without(self.modes, position), weights, _without(self.factors, position))
+
+    def _permute(self, order: tuple[int, ...]) -> CP:
+        modes = tuple(self.modes[k] for k in order)
+        return CP(modes, self.weights, tuple(self.factors[k] for k in order))
+
+
+def _without(items: tuple, position: int) -> tuple:
+    return items[:position] + items[position + 1 :]

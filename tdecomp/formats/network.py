@@ -1,0 +1,196 @@
+"""Network format: any einsum over named modes and the arrays of its terms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from tdecomp._xp import Array, namespace
+from tdecomp.errors import ArgumentError
+from tdecomp.formats._base import Format
+from tdecomp.formats._equations import fresh, narrowest_cut, rename, write_axis
+from tdecomp.formats._pairs import block_sum, promoted
+from tdecomp.formats._slices import indicator, restricted
+from tdecomp.modes import Equation, flatten
+from tdecomp.plan import contract
+
+__all__ = ["Network"]
+
+
+@dataclass(frozen=True)
+class Network(Format):
+    """Any tensor network: an equation and one array for each of its terms.
+
+    Every other format converts to it exactly with `to_network`.
+
+    Parameters
+    ----------
+    einsum
+        The equation, over named modes. A name may stand in any number of terms (a hyperedge), but
+        once in each; an output axis may be split, ``(head hd)``.
+    tensors
+        One array per term.
+
+    Attributes
+    ----------
+    modes
+        Names of the dense axes; a split axis is written ``"(head hd)"``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tdecomp.modes import Equation
+    >>> lotr = Equation.parse("out r, layer r s, s in -> layer out in")
+    >>> t = Network(lotr, (np.ones((3, 2)), np.ones((5, 2, 2)), np.ones((2, 4))))
+    >>> t.shape, t.rank, t.n_params
+    ((5, 3, 4), (2, 2), 34)
+    """
+
+    einsum: Equation
+    tensors: tuple[Array, ...]
+    modes: tuple[str, ...] = field(init=False, compare=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "modes", tuple(write_axis(a) for a in self.equation.output))
+        self.equation.sizes(self._shapes)
+        for term in self.equation.terms:
+            if len(set(term)) != len(term):
+                raise ArgumentError(
+                    f"a term of '{self.equation}' cannot have a name twice: take the diagonal first"
+                )
+
+    @property
+    def _shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(a.shape) for a in self.tensors)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.equation.shape(self.equation.sizes(self._shapes))
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """Sizes of the names that are summed over, in the order they appear."""
+        kept = flatten(self.equation.output)
+        return tuple(n for name, n in self.equation.sizes(self._shapes).items() if name not in kept)
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        return {str(k): a for k, a in enumerate(self.tensors)}
+
+    @property
+    def equation(self) -> Equation:
+        return self.einsum
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        return {"equation": str(self.equation)}
+
+    @classmethod
+    def build(cls, modes: tuple[str, ...], arrays: Mapping[str, Array], layout: Mapping) -> Self:
+        del modes  # the output of the equation
+        equation = Equation.parse(layout["equation"])
+        return cls(equation, tuple(arrays[str(k)] for k in range(len(equation.terms))))
+
+    @property
+    def shares_in(self) -> bool:
+        return narrowest_cut(self.equation, self._shapes, self.equation.output[-1]) is not None
+
+    def pair(self, site: int, *, shared_in: bool = False) -> tuple[Array, Array]:
+        """Exact factors of one site's matrix, cut where the network is narrowest.
+
+        Where no cut is narrower than the matrix, they are the dense matrix and an identity.
+        """
+        here: Network = self
+        for i in reversed(np.unravel_index(site, self.shape[:-2])):
+            here = here._at(int(i), len(here.modes) - 3)
+        whole = self if shared_in else here
+        cut = narrowest_cut(whole.equation, whole._shapes, whole.equation.output[-1])
+        if shared_in and cut is None:
+            raise ArgumentError(
+                f"the sites of '{self.equation}' have no common basis of the last mode"
+            )
+        sizes = here.equation.sizes(here._shapes)
+        n_out, n_in = here.shape
+        if cut is None or (
+            not shared_in and math.prod(sizes[n] for n in cut[1]) >= min(n_out, n_in)
+        ):
+            return _with_identity(here.to_dense())
+        return here._halves(*cut)
+
+    def _at(self, index: int, position: int) -> Network:
+        return self._restrict(position, range(index, index + 1))._squeeze(position)
+
+    def _halves(self, right: tuple[int, ...], cut: tuple[str, ...]) -> tuple[Array, Array]:
+        """Contract the two parts of a cut matrix: ``(out, r)`` and ``(r, in)``."""
+        out, in_ = self.equation.output
+        left = tuple(k for k in range(len(self.tensors)) if k not in right)
+        return self._part(left, (out, tuple(cut))), self._part(right, (tuple(cut), in_))
+
+    def _part(self, where: tuple[int, ...], output) -> Array:
+        terms = tuple(self.equation.terms[k] for k in where)
+        return contract(Equation(terms, output), [self.tensors[k] for k in where])
+
+    def to_dense(self) -> Array:
+        return contract(self.equation, self.tensors)
+
+    def to_network(self) -> Network:
+        return self
+
+    def extended(self, matrix: Array, position: int) -> Network:
+        """The product with ``matrix (r, n)`` along one output axis, as one more term."""
+        axis = self.equation.output[position]
+        inner = flatten((axis,))
+        sizes = self.equation.sizes(self._shapes)
+        ranks = {n: n for n in sizes} | dict(zip(inner, fresh(inner, sizes), strict=True))
+        (name,) = inner if len(inner) == 1 else fresh(["_".join(inner)], sizes)
+        new = namespace(matrix).reshape(matrix, (matrix.shape[0], *(sizes[n] for n in inner)))
+        terms = tuple(rename(term, ranks) for term in self.equation.terms)
+        output = list(self.equation.output)
+        output[position] = name
+        equation = Equation((*terms, (name, *(ranks[n] for n in inner))), tuple(output))
+        return Network(equation, tuple(promoted([*self.tensors, new])))
+
+    def _plus(self, other: Self) -> Self:
+        if self.equation != other.equation:
+            raise ArgumentError(
+                f"cannot add '{other.equation}' to '{self.equation}': only networks of one equation"
+                " add up"
+            )
+        return type(self)(
+            self.equation, tuple(block_sum(self.equation, self.tensors, other.tensors))
+        )
+
+    def _restrict(self, position: int, rows: range) -> Network:
+        axis = self.equation.output[position]
+        arrays = restricted(self.equation, self.arrays, axis, rows)
+        if arrays is None:
+            chosen = indicator(rows, self.shape[position], self.tensors[0])
+            return self.extended(chosen, position)
+        return self.with_arrays(arrays)
+
+    def _squeeze(self, position: int) -> Network:
+        gone = flatten((self.equation.output[position],))
+        tensors = tuple(
+            namespace(a).reshape(
+                a, tuple(n for name, n in zip(term, a.shape, strict=True) if name not in gone)
+            )
+            for term, a in zip(self.equation.terms, self.tensors, strict=True)
+        )
+        terms = tuple(tuple(n for n in term if n not in gone) for term in self.equation.terms)
+        rest = (*self.equation.output[:position], *self.equation.output[position + 1 :])
+        return Network(Equation(terms, rest), tensors)
+
+    def _permute(self, order: tuple[int, ...]) -> Network:
+        output = tuple(self.equation.output[k] for k in order)
+        return Network(Equation(self.equation.terms, output), self.tensors)
+
+
+def _with_identity(matrix: Array) -> tuple[Array, Array]:
+    """Factors through the shorter side: ``(matrix, eye)`` or ``(eye, matrix)``."""
+    n_out, n_in = matrix.shape
+    eye = namespace(matrix).eye(min(n_out, n_in), dtype=matrix.dtype, device=matrix.device)
+    return (matrix, eye) if n_in <= n_out else (eye, matrix)

@@ -1,0 +1,174 @@
+"""TT format: a chain of cores; with two modes on a core it is an MPO (tensor-train matrix)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from tdecomp._xp import Array, namespace
+from tdecomp.errors import ArgumentError
+from tdecomp.formats._base import Format
+from tdecomp.formats._equations import fresh, write_axis
+from tdecomp.formats._pairs import block_sum
+from tdecomp.formats._slices import restricted
+from tdecomp.formats.network import Network
+from tdecomp.modes import Axis, Equation, flatten
+from tdecomp.plan import contract
+from tdecomp.tensor import mode_product as multiply_array
+
+__all__ = ["TT"]
+
+
+@dataclass(frozen=True)
+class TT(Format):
+    """``X[i, j, ...] = cores[0][0, i, :] · cores[1][:, j, :] · ... · cores[d-1][:, k, 0]``.
+
+    Parameters
+    ----------
+    axes
+        Names of the modes that each core carries, in chain order: one name is a plain TT core, two
+        names, ``("o1", "i1")``, an MPO core.
+    cores
+        Core ``k`` is ``(r_k, *sizes of axes[k], r_{k+1})`` with ``r_0 = r_d = 1``.
+    output
+        Axes of the dense tensor: the modes of the chain in any order; a tuple of names is one axis
+        split over them, slowest first (C order). Empty: the modes in chain order.
+
+    Attributes
+    ----------
+    modes
+        Names of the dense axes; a split axis is written ``"(o1 o2)"``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> cores = np.ones((1, 2, 4, 3)), np.ones((3, 5, 6, 1))
+    >>> t = TT((("o1", "i1"), ("o2", "i2")), cores, (("o1", "o2"), ("i1", "i2")))
+    >>> t.modes, t.shape, t.rank, t.n_params
+    (('(o1 o2)', '(i1 i2)'), (10, 24), (1, 3, 1), 114)
+    """
+
+    axes: tuple[tuple[str, ...], ...]
+    cores: tuple[Array, ...]
+    output: tuple[Axis, ...] = ()
+    modes: tuple[str, ...] = field(init=False, compare=False)
+
+    def __post_init__(self):
+        if not self.output:
+            object.__setattr__(self, "output", flatten(self.axes))
+        object.__setattr__(self, "modes", tuple(write_axis(a) for a in self.output))
+        shapes = [tuple(c.shape) for c in self.cores]
+        orders = [len(names) + 2 for names in self.axes]
+        if not shapes or [len(s) for s in shapes] != orders:
+            raise ArgumentError(f"a TT over {self.axes} cannot have cores of shapes {shapes}")
+        left, right = [s[0] for s in shapes], [s[-1] for s in shapes]
+        if left[1:] != right[:-1] or left[0] != 1 or right[-1] != 1:
+            raise ArgumentError(
+                f"TT cores {shapes} do not fit: neighbours share a bond, the outer bonds are 1"
+            )
+        if Counter(flatten(self.axes)) != Counter(flatten(self.output)):
+            raise ArgumentError(
+                f"the output {' '.join(self.modes)} does not fit a TT over {self.axes}:"
+                " name every mode once"
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.equation.shape(self.equation.sizes([tuple(c.shape) for c in self.cores]))
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """The bonds, ``d + 1`` of them, 1 at both ends."""
+        return (*(c.shape[0] for c in self.cores), 1)
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        return {f"core.{k}": core for k, core in enumerate(self.cores)}
+
+    @property
+    def equation(self) -> Equation:
+        bonds = fresh([f"b{k}" for k in range(len(self.cores) + 1)], flatten(self.axes))
+        chain = zip(bonds[:-1], self.axes, bonds[1:], strict=True)
+        return Equation(tuple((a, *names, b) for a, names, b in chain), self.output)
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        return {
+            "axes": [list(names) for names in self.axes],
+            "output": [axis if isinstance(axis, str) else list(axis) for axis in self.output],
+        }
+
+    @classmethod
+    def build(cls, modes: tuple[str, ...], arrays: Mapping[str, Array], layout: Mapping) -> Self:
+        del modes  # written in the layout, splits opened
+        return cls(
+            tuple(tuple(names) for names in layout["axes"]),
+            tuple(arrays[f"core.{k}"] for k in range(len(layout["axes"]))),
+            tuple(axis if isinstance(axis, str) else tuple(axis) for axis in layout["output"]),
+        )
+
+    @property
+    def shares_in(self) -> bool:
+        return self.to_network().shares_in
+
+    def pair(self, site: int, *, shared_in: bool = False) -> tuple[Array, Array]:
+        return self.to_network().pair(site, shared_in=shared_in)
+
+    def to_dense(self) -> Array:
+        return contract(self.equation, self.cores)
+
+    def to_network(self) -> Network:
+        return Network(self.equation, self.cores)
+
+    def _plus(self, other: Self) -> Self:
+        if self.axes != other.axes or self.output != other.output:
+            raise ArgumentError(
+                f"cannot add a TT over {other.axes} to one over {self.axes}: bring both to one"
+                " chain, or add them as another format"
+            )
+        blocks = block_sum(self.equation, self.cores, other.cores)
+        return type(self)(self.axes, tuple(blocks), self.output)
+
+    def _restrict(self, position: int, rows: range) -> Format:
+        arrays = restricted(self.equation, self.arrays, self.output[position], rows)
+        if arrays is None:  # several rows of a split axis are no slices of its modes
+            return self.to_network()._restrict(position, rows)
+        return self.with_arrays(arrays)
+
+    def _squeeze(self, position: int) -> Format:
+        rest = (*self.output[:position], *self.output[position + 1 :])
+        if not rest:
+            return self.to_network()._squeeze(position)
+        gone = flatten((self.output[position],))
+        axes, cores = [], []
+        for names, core in zip(self.axes, self.cores, strict=True):
+            sizes = zip(names, core.shape[1:-1], strict=True)
+            kept = [(name, n) for name, n in sizes if name not in gone]
+            axes.append(tuple(name for name, _ in kept))
+            shape = (core.shape[0], *(n for _, n in kept), core.shape[-1])
+            cores.append(namespace(core).reshape(core, shape))
+        return TT(*_absorbed(axes, cores), rest)
+
+    def _permute(self, order: tuple[int, ...]) -> TT:
+        return TT(self.axes, self.cores, tuple(self.output[k] for k in order))
+
+
+def _absorbed(
+    axes: list[tuple[str, ...]], cores: list[Array]
+) -> tuple[tuple[tuple[str, ...], ...], tuple[Array, ...]]:
+    """The chain with every core that carries no mode multiplied into a neighbour."""
+    kept_axes, kept, carry = [], [], None  # carry: (bond, bond) waiting for the next core
+    for names, core in zip(axes, cores, strict=True):
+        if carry is not None:
+            core = multiply_array(core, carry, 0)
+            carry = None
+        if names:
+            kept_axes.append(names)
+            kept.append(core)
+        else:
+            carry = core
+    if carry is not None:
+        kept[-1] = multiply_array(kept[-1], carry.T, kept[-1].ndim - 1)
+    return tuple(kept_axes), tuple(kept)

@@ -1,0 +1,227 @@
+"""The algebra of formats agrees with numpy on the dense tensors and stays in the format."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+import tdecomp as td
+from tdecomp._xp import to_numpy, tol
+from tdecomp.formats import hadamard, mode_product
+from tests.formats.cases import CASES, agree, dense, ids, is_split, like, space
+
+EACH = pytest.mark.parametrize("fmt", CASES, ids=ids)
+SPACE = space()
+PAIRS = pytest.mark.parametrize(("a", "b"), list(product(SPACE, SPACE)), ids=ids)
+
+
+@EACH
+def test_a_network_of_every_format_is_exact(fmt):
+    agree(fmt.to_network(), dense(fmt))
+
+
+@PAIRS
+def test_inner_products_of_all_pairs(a, b):
+    scale = float(np.linalg.norm(dense(a)) * np.linalg.norm(dense(b)))
+    expected = float(np.vdot(dense(a), dense(b)))
+    assert abs(float(a.inner(b)) - expected) <= 100 * tol("float64", 1) * scale
+
+
+@EACH
+def test_norm_in_float64_whatever_the_dtype(fmt):
+    single = fmt.with_arrays({k: a.astype("float32") for k, a in fmt.arrays.items()})
+    exact = single.with_arrays({k: a.astype("float64") for k, a in single.arrays.items()})
+    norm = single.norm()
+    assert norm.dtype == np.float64
+    assert norm.ndim == 0
+    np.testing.assert_allclose(norm, np.linalg.norm(dense(exact)), rtol=tol("float64", 1000))
+
+
+@PAIRS
+def test_entrywise_products_of_all_pairs(a, b):
+    agree(hadamard(a, b), dense(a) * dense(b))
+
+
+@EACH
+def test_sums_stay_in_the_format(fmt):
+    other = like(fmt, seed=1)
+    total = fmt + other
+    assert type(total) is type(fmt)
+    agree(total, dense(fmt) + dense(other))
+    agree(fmt - other, dense(fmt) - dense(other))
+
+
+def test_tucker_sums_open_what_one_of_them_does_not_compress():
+    rng = np.random.default_rng(3)
+    modes = ("layer", "out", "in")
+    a = td.Tucker(modes, rng.normal(size=(4, 2, 3)), (None, rng.normal(size=(5, 2)), None))
+    b = td.Tucker(
+        modes, rng.normal(size=(2, 2, 3)), (rng.normal(size=(4, 2)), rng.normal(size=(5, 2)), None)
+    )
+    assert (a + b).rank == (4, 4, 3)
+    agree(a + b, dense(a) + dense(b))
+
+
+@EACH
+def test_scaling_and_sign(fmt):
+    for scaled in (2.5 * fmt, fmt * 2.5, np.float64(2.5) * fmt, fmt / 0.4, -fmt * -2.5):
+        assert type(scaled) is type(fmt)
+        agree(scaled, 2.5 * dense(fmt))
+
+
+@EACH
+def test_scaled_formats_keep_their_sites(fmt):
+    np.testing.assert_allclose((-fmt).matrix(0), -fmt.matrix(0), atol=1e-12)
+
+
+def indices(shape):
+    """For each mode: its last index, a part of it, every second index backwards."""
+    for k, n in enumerate(shape):
+        for chosen in (n - 1, -n, slice(n // 2, None), slice(None, None, -2)):
+            yield (*(slice(None),) * k, chosen)
+    yield (0, ..., slice(0, 1))
+    yield (..., 0)
+    yield tuple(n // 2 for n in shape)
+    yield ()
+
+
+@EACH
+def test_indexing_is_that_of_the_dense_tensor(fmt):
+    full = dense(fmt)
+    for index in indices(fmt.shape):
+        agree(fmt[index], full[index])
+
+
+@EACH
+def test_selecting_by_name(fmt):
+    part = fmt.select(**{fmt.modes[-1]: slice(0, 2), fmt.modes[0]: 0})
+    agree(part, dense(fmt)[0, ..., :2])
+
+
+def test_a_sliced_split_axis_is_no_longer_split():
+    mpo = next(c for c in CASES if c.modes == ("(o1 o2)", "(i1 i2)"))
+    assert mpo[:2].modes == ("o1_o2", "(i1 i2)")
+    assert isinstance(mpo[1], td.TT)
+
+
+@EACH
+def test_a_slice_stores_no_more_than_the_tensor(fmt):
+    if not is_split(fmt):
+        for k, n in enumerate(fmt.shape):
+            assert fmt[(*(slice(None),) * k, slice(0, n, 2))].n_params <= fmt.n_params
+
+
+@EACH
+def test_permuting_modes(fmt):
+    agree(fmt.permute(fmt.modes[::-1]), dense(fmt).transpose())
+    order = (*range(1, len(fmt.modes)), 0)
+    agree(fmt.permute(order), dense(fmt).transpose(order))
+    agree(fmt.permute(" ".join(fmt.modes)), dense(fmt))
+
+
+@EACH
+def test_mode_products_with_a_matrix_and_a_vector(fmt, rng):
+    for k, n in enumerate(fmt.shape):
+        matrix, vector = rng.standard_normal((3, n)), rng.standard_normal(n)
+        expected = np.moveaxis(np.tensordot(matrix, dense(fmt), (1, k)), 0, k)
+        agree(mode_product(fmt, matrix, fmt.modes[k]), expected)
+        agree(mode_product(fmt, vector, k), np.tensordot(vector, dense(fmt), (0, k)))
+
+
+@EACH
+def test_every_library_and_inputs_stay_as_they_are(fmt, xp):
+    arrays = {k: xp.asarray(a.tolist(), dtype=xp.float64) for k, a in fmt.arrays.items()}
+    ours = fmt.with_arrays(arrays)
+    full, n = dense(fmt), fmt.shape[-1]
+    results = [
+        (ours, full),
+        (ours + ours, 2 * full),
+        (ours - ours * 3, -2 * full),
+        (ours[0], full[0]),
+        (ours[..., 1:], full[..., 1:]),
+        (ours[..., ::2], full[..., ::2]),
+        (ours.permute(fmt.modes[::-1]), full.transpose()),
+        (
+            mode_product(ours, xp.ones((2, n), dtype=xp.float64), -1),
+            np.stack([full.sum(-1)] * 2, -1),
+        ),
+        (hadamard(ours, ours), full * full),
+    ]
+    for found, expected in results:
+        assert all(type(a) is type(arrays[next(iter(arrays))]) for a in found.arrays.values())
+        agree(found, expected)
+    assert abs(float(ours.norm()) - np.linalg.norm(full)) < 1e-10 * (1 + np.linalg.norm(full))
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(to_numpy(array), fmt.arrays[key])
+
+
+@EACH
+def test_differentiable_in_torch(fmt):
+    torch = pytest.importorskip("torch")
+    names = list(fmt.arrays)
+    leaves = [torch.tensor(fmt.arrays[k] + 0.5, requires_grad=True) for k in names]
+
+    def through(*arrays):
+        ours = fmt.with_arrays(dict(zip(names, arrays, strict=True)))
+        picked = (ours[0] * 2.0 + ours[0]).to_dense()
+        vector = torch.ones(fmt.shape[-1], dtype=torch.float64)
+        return ours.norm(), picked, mode_product(ours, vector, -1).to_dense()
+
+    dense_of = lambda *arrays: fmt.with_arrays(dict(zip(names, arrays, strict=True))).to_dense()  # noqa: E731
+    assert torch.autograd.gradcheck(dense_of, leaves, fast_mode=True)
+    assert torch.autograd.gradcheck(through, leaves, fast_mode=True)
+
+
+def test_a_torch_number_scales_from_the_left():
+    torch = pytest.importorskip("torch")
+    fmt = td.CP(("out", "in"), torch.ones(1), (torch.ones(3, 1), torch.ones(4, 1)))
+    scale = torch.tensor(2.0, requires_grad=True)
+    (scale * fmt).to_dense().sum().backward()
+    assert scale.grad is not None
+    assert float(scale.grad) == 12.0
+
+
+def test_split_axes_meet_plain_ones(rng):
+    mpo = next(c for c in CASES if c.modes == ("(o1 o2)", "(i1 i2)"))
+    plain = td.Tucker(("out", "in"), rng.standard_normal(mpo.shape), (None, None))
+    expected = np.vdot(dense(mpo), dense(plain))
+    np.testing.assert_allclose(mpo.inner(plain), expected)
+    np.testing.assert_allclose(plain.inner(mpo), expected)
+    agree(hadamard(plain, mpo), dense(mpo) * dense(plain))
+
+
+def test_norm_of_a_difference_is_known_to_1e8_of_the_norm():
+    fmt = CASES[0]
+    other = fmt.with_arrays({k: a * (1 + 1e-12) for k, a in fmt.arrays.items()})
+    assert float((fmt - other).norm()) <= 1e-7 * float(fmt.norm())
+
+
+CP = next(c for c in CASES if isinstance(c, td.CP))
+REFUSED = [
+    (lambda: CP + CASES[0], "bring both to one format"),
+    (lambda: CP + CP[:2], "cannot add the modes"),
+    (lambda: CP * CP, "hadamard"),
+    (lambda: CP * np.ones(3), "mode_product"),
+    (lambda: CP.inner(CP[:2]), "differ"),
+    (lambda: CP.inner(CP.permute((1, 0, 2, 3))), "differ"),
+    (lambda: CP[9], "no index 9 in the mode 'layer' of size 4"),
+    (lambda: CP[2:2], "empty"),
+    (lambda: CP[0, 0, 0, 0, 0], "5 indices"),
+    (lambda: CP.select(head=0), "no mode 'head'"),
+    (lambda: CP.permute("layer out"), "all modes"),
+    (lambda: mode_product(CP, np.ones((2, 3)), "out"), "has size 7"),
+    (lambda: CASES[-4] + like(CASES[-4].permute((1, 0, 2, 3)), seed=1), "cannot add"),
+]
+
+
+@pytest.mark.parametrize(("act", "message"), REFUSED, ids=lambda x: x if isinstance(x, str) else "")
+def test_refusals_say_what_to_do(act, message):
+    with pytest.raises(td.ArgumentError, match=message):
+        act()
+
+
+def test_formats_are_not_iterated_by_accident():
+    with pytest.raises(TypeError):
+        iter(CP)
