@@ -127,7 +127,7 @@ class Equation:
         letter: dict[str, str] = {}
         for name in (n for term in self.terms for n in flatten(term)):
             letter.setdefault(name, _SYMBOLS[len(letter)])
-        write = lambda axes: "".join(letter[n] for n in flatten(axes))  # noqa: E731
+        write = lambda axes: "".join(letter[n] for n in flatten(axes))
         return f"{','.join(map(write, self.terms))}->{write(self.output)}"
 
     def sizes(self, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:

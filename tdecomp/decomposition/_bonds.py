@@ -132,7 +132,7 @@ def target_bonds(target: Target, names: Sequence[str], largest: Bonds) -> Bonds:
 
 def bond_names(axes: Sequence[tuple[str, ...]]) -> list[str]:
     """``"layer | out in"``: the modes on both sides."""
-    write = lambda part: " ".join(name for names in part for name in names)  # noqa: E731
+    write = lambda part: " ".join(name for names in part for name in names)
     return [f"{write(axes[:k])} | {write(axes[k:])}" for k in range(1, len(axes))]
 
 

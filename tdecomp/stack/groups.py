@@ -255,7 +255,7 @@ def _by_partners(cells: Cells, mode: int) -> list[Cells]:
 
 def _axes(cells: Cells, order: int) -> tuple[tuple[Label, ...], ...]:
     """Labels of each mode: numbers ascending, then names as first seen."""
-    number: Callable[[Label], tuple[bool, int]] = lambda v: (  # noqa: E731
+    number: Callable[[Label], tuple[bool, int]] = lambda v: (
         isinstance(v, str),
         v if isinstance(v, int) else 0,
     )

@@ -50,7 +50,7 @@ def test_the_median_of_the_noise_law(beta):
 
     def missing(t: float) -> float:
         # λ = low + t² takes away the root at the lower end, a pole where beta = 1
-        density = lambda u: (  # noqa: E731
+        density = lambda u: (
             u**2 * np.sqrt(max(0.0, high - low - u**2)) / (np.pi * beta * (low + u**2))
         )
         return integrate.quad(density, 0, t, limit=200)[0] - 0.5

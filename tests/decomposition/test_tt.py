@@ -260,7 +260,7 @@ def test_models_of_mpos():
 
 def test_rounding_of_the_cores_is_part_of_the_error():
     x = planted((4, 6, 5))
-    half = lambda a: a.astype(np.float16).astype(np.float64)  # noqa: E731
+    half = lambda a: a.astype(np.float16).astype(np.float64)
     exact = td.tensor_train(x, error=0.01)
     rounded = td.tensor_train(x, error=0.01, rounding=half)
     assert rounded.error <= 0.01

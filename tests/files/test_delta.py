@@ -81,7 +81,7 @@ def test_a_site_only_in_the_base_is_reported(tmp_path):
 
 
 def test_other_tensors_only_in_one_are_reported(tmp_path):
-    extra = lambda arrays: arrays | {"score.weight": np.ones((2, 16), np.float32)}  # noqa: E731
+    extra = lambda arrays: arrays | {"score.weight": np.ones((2, 16), np.float32)}
     rows = open_delta(*changed(tmp_path, extra)).uncovered()
     assert ("score.weight", "only in the tuned model") in {(r.tensor, r.reason) for r in rows}
 
@@ -102,19 +102,19 @@ def test_fewer_layers_are_another_architecture(tmp_path):
 
 
 def test_another_width_is_another_architecture(tmp_path):
-    narrow = lambda arrays: {n: a[..., :8].copy() for n, a in arrays.items()}  # noqa: E731
+    narrow = lambda arrays: {n: a[..., :8].copy() for n, a in arrays.items()}
     with pytest.raises(td.SiteError, match="no tensor in common|different architectures"):
         open_delta(*changed(tmp_path, narrow))
 
 
 def test_one_reshaped_site_is_named(tmp_path):
     name = "model.layers.1.mlp.up_proj.weight"
-    wide = lambda arrays: arrays | {name: np.ones((30, 16), np.float32)}  # noqa: E731
+    wide = lambda arrays: arrays | {name: np.ones((30, 16), np.float32)}
     with pytest.raises(td.SiteError, match=r"layers.1.mlp.up_proj.weight is \(24, 16\)"):
         open_delta(*changed(tmp_path, wide))
 
 
 def test_a_body_is_paired_with_the_model_that_wraps_it(tmp_path):
-    wrap = lambda arrays: {f"inner.{n}": a for n, a in arrays.items()}  # noqa: E731
+    wrap = lambda arrays: {f"inner.{n}": a for n, a in arrays.items()}
     delta = open_delta(*changed(tmp_path, wrap))
     assert delta.groups[0].sites[0].tensor.startswith("model.layers.0")

@@ -169,7 +169,7 @@ def test_differentiable_in_torch(fmt):
         vector = torch.ones(fmt.shape[-1], dtype=torch.float64)
         return ours.norm(), picked, mode_product(ours, vector, -1).to_dense()
 
-    dense_of = lambda *arrays: fmt.with_arrays(dict(zip(names, arrays, strict=True))).to_dense()  # noqa: E731
+    dense_of = lambda *arrays: fmt.with_arrays(dict(zip(names, arrays, strict=True))).to_dense()
     assert torch.autograd.gradcheck(dense_of, leaves, fast_mode=True)
     assert torch.autograd.gradcheck(through, leaves, fast_mode=True)
 
