@@ -19,6 +19,7 @@ from tdecomp.decomposition._fit import (
     Trace,
     check_shape,
     dense,
+    in_float64,
     make_fit,
     relative,
     slices,
@@ -141,32 +142,33 @@ def cp(
     (2, 32, True)
     """
     check_shape(x)
-    target = Target(rank, error, budget)
-    _check_options(n_iter_max, tol, ridge, n_restarts, rank_max)
-    modes = mode_names(x, names)
-    entries = None if weights is None else _entries(weights, x)
-    array = dense(x) if entries is None else _observed(x, entries)
-    _check_real(array)
-    given = _checked(init, array)
-    seed = _seed(random_state)
-    start = given if isinstance(given, str) else "hosvd"
-    compress = compress and entries is None
-    options = Options(
-        start, n_iter_max, tol, ridge, compress, line_search, n_restarts, seed, entries
-    )
+    with in_float64(x):
+        target = Target(rank, error, budget)
+        _check_options(n_iter_max, tol, ridge, n_restarts, rank_max)
+        modes = mode_names(x, names)
+        entries = None if weights is None else _entries(weights, x)
+        array = dense(x) if entries is None else _observed(x, entries)
+        _check_real(array)
+        given = _checked(init, array)
+        seed = _seed(random_state)
+        start = given if isinstance(given, str) else "hosvd"
+        compress = compress and entries is None
+        options = Options(
+            start, n_iter_max, tol, ridge, compress, line_search, n_restarts, seed, entries
+        )
 
-    def solve(rank: int, smaller: Format | None = None, progress: Progress = silent) -> Fit:
-        warm = _given(given if smaller is None else smaller, rank, options)
-        found, trace = solve_cp(array, rank, warm, options, progress)
-        tensor = cp_tensor(modes, found, array.dtype)
-        if entries is not None:
-            return _weighted_fit(array, entries, tensor, rounding, trace)
-        return make_fit(x, tensor, rounding, {}, trace)
+        def solve(rank: int, smaller: Format | None = None, progress: Progress = silent) -> Fit:
+            warm = _given(given if smaller is None else smaller, rank, options)
+            found, trace = solve_cp(array, rank, warm, options, progress)
+            tensor = cp_tensor(modes, found, array.dtype)
+            if entries is not None:
+                return _weighted_fit(array, entries, tensor, rounding, trace)
+            return make_fit(x, tensor, rounding, {}, trace)
 
-    if target.error is not None:
-        least = 1 if entries is not None else _least_rank(array, target.error)
-        return _search(array, target.error, least, rank_max, solve, progress)
-    return solve(_rank(target, array), None, progress)
+        if target.error is not None:
+            least = 1 if entries is not None else _least_rank(array, target.error)
+            return _search(array, target.error, least, rank_max, solve, progress)
+        return solve(_rank(target, array), None, progress)
 
 
 def _check_options(n_iter_max: int, tol: float, ridge: float, n_restarts: int, rank_max: int):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from tdecomp._xp import Array, double, namespace, sum_of_squares, working
+from tdecomp._xp import Array, double, float64_scope, namespace, sum_of_squares, working
 from tdecomp.errors import DataError
 from tdecomp.formats import Format
 from tdecomp.stack import Stack
@@ -21,6 +23,7 @@ __all__ = [
     "Trace",
     "check_shape",
     "dense",
+    "in_float64",
     "make_fit",
     "measure",
     "relative",
@@ -136,6 +139,13 @@ def check_shape(x: Array | Stack) -> None:
         raise DataError(
             f"cannot decompose an array of shape {tuple(x.shape)}: two or more modes, none empty"
         )
+
+
+def in_float64(x: Array | Stack) -> AbstractContextManager[Any]:
+    """Context in which float64 steps on `x` are float64 (jax needs one; see `float64_scope`)."""
+    if isinstance(x, Stack):  # its library shows only in a slice, and only jax is asked for
+        return float64_scope(x.slice(0)) if "jax" in sys.modules else nullcontext()
+    return float64_scope(x)
 
 
 def dense(x: Array | Stack) -> Array:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tdecomp._xp import Array, float64_scope, tol
-from tdecomp.decomposition._fit import Fit, Fits, check_shape
+from tdecomp._xp import Array, tol
+from tdecomp.decomposition._fit import Fit, Fits, check_shape, in_float64
 from tdecomp.decomposition._ranks import Frontier, Target, allocate
 from tdecomp.errors import ArgumentError
 from tdecomp.modes import name_modes
@@ -108,7 +108,7 @@ def run(method: Method, xs: Sequence[Any], target: Target, progress: Progress = 
         raise ArgumentError("nothing to decompose: no array or stack was given")
     for x in xs:
         check_shape(x)
-    with float64_scope(*(x.slice(0) if isinstance(x, Stack) else x for x in xs[:1])):
+    with in_float64(xs[0]):
         return _run(method, xs, target, progress)
 
 

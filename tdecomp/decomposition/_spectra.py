@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tdecomp._xp import Array, float64_scope, to_numpy
-from tdecomp.decomposition._fit import check_shape, dense
+from tdecomp._xp import Array, to_numpy
+from tdecomp.decomposition._fit import check_shape, dense, in_float64
 from tdecomp.decomposition._run import Progress, mode_names, silent
 from tdecomp.errors import ArgumentError
 from tdecomp.linalg import left_basis
@@ -163,7 +163,7 @@ def ranks(
     check_shape(x)
     present = mode_names(x, names)
     where = positions(present, present if modes is None else modes)
-    with float64_scope(*([x.slice(0)] if isinstance(x, Stack) else [x])):
+    with in_float64(x):
         array, values = dense(x), {}
         for i, k in enumerate(where):
             values[present[k]] = to_numpy(left_basis(array, k)[1]).astype(np.float64)

@@ -47,3 +47,21 @@ def test_a_stack_of_jax_arrays(dtype):
     fit = td.tucker2(stack, rank=2)
     assert isinstance(fit.tensor.core, jax.Array)
     assert fit.error == pytest.approx(td.tucker2(plain, rank=2).error, abs=tol(dtype, 72))
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        (td.cp, {"rank": 2}),
+        (td.cp, {"error": 0.05}),
+        (td.tensor_train, {"error": 0.05}),
+        (td.tensor_train, {"budget": 60}),
+    ],
+)
+def test_the_other_methods_take_jax_arrays(method, target, dtype):
+    rng = np.random.default_rng(0)
+    x = np.einsum("ar,br,cr->abc", *(rng.standard_normal((n, 2)) for n in (4, 6, 5))).astype(dtype)
+    fit, expected = method(jax.numpy.asarray(x), **target), method(x, **target)
+    assert all(isinstance(a, jax.Array) and a.dtype == dtype for a in fit.tensor.arrays.values())
+    assert fit.tensor.rank == expected.tensor.rank
+    assert fit.error == pytest.approx(expected.error, abs=10 * tol(dtype, x.size))
