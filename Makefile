@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/python docs/demo/run.py
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto  # one core per worker
 	$(BIN)/python -m pytest -m "slow or gpu"
 
 lint: .venv/ready

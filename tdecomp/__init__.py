@@ -12,6 +12,7 @@ from tdecomp.decomposition import Fit as Fit
 from tdecomp.decomposition import Fits as Fits
 from tdecomp.decomposition import Spectra as Spectra
 from tdecomp.decomposition import Trace as Trace
+from tdecomp.decomposition import als as als
 from tdecomp.decomposition import cp as cp
 from tdecomp.decomposition import decompose as decompose
 from tdecomp.decomposition import hosvd as hosvd
@@ -28,13 +29,17 @@ from tdecomp.errors import FileError as FileError
 from tdecomp.errors import NotReached as NotReached
 from tdecomp.errors import SiteError as SiteError
 from tdecomp.errors import TdecompError as TdecompError
+from tdecomp.files.format_file import load as load
+from tdecomp.files.format_file import save as save
 from tdecomp.formats import CP as CP
 from tdecomp.formats import TT as TT
 from tdecomp.formats import Format as Format
 from tdecomp.formats import LowRank as LowRank
 from tdecomp.formats import Network as Network
+from tdecomp.formats import Sum as Sum
 from tdecomp.formats import Tucker as Tucker
 from tdecomp.formats import Tucker2 as Tucker2
+from tdecomp.plan import plan as plan
 from tdecomp.stack import Group as Group
 from tdecomp.stack import Site as Site
 from tdecomp.stack import Stack as Stack
@@ -58,15 +63,20 @@ __all__ = [
     "SiteError",
     "Spectra",
     "Stack",
+    "Sum",
     "TdecompError",
     "Trace",
     "Tucker",
     "Tucker2",
+    "als",
     "cp",
     "decompose",
     "hosvd",
+    "load",
     "mpo",
+    "plan",
     "ranks",
+    "save",
     "svd",
     "tensor_train",
     "tt_round",

@@ -19,6 +19,7 @@ from tdecomp.errors import DataError
 __all__ = [
     "Array",
     "adjoint",
+    "detached",
     "double",
     "float64_scope",
     "namespace",
@@ -54,6 +55,11 @@ def working(x: Array) -> Array:
     if xp.isdtype(x.dtype, ("bool", "integral")):
         return xp.astype(x, xp.float64)
     return xp.astype(x, xp.float32)
+
+
+def detached(x: Array) -> Array:
+    """`x` without its history: a torch tensor that requires gradients is not to be tracked."""
+    return x.detach() if hasattr(x, "detach") else x
 
 
 def float64_scope(*arrays: Array) -> AbstractContextManager[Any]:
@@ -106,4 +112,6 @@ def to_numpy(x: Array) -> np.ndarray:
         return x
     if hasattr(x, "detach"):  # torch: leave autograd and the device
         x = x.detach().cpu()
+    elif hasattr(x, "get"):  # cupy: leave the device
+        x = x.get()
     return np.asarray(x)

@@ -20,6 +20,7 @@ from tdecomp.tensor import gram, unfold
 
 __all__ = [
     "Svd",
+    "is_cheap",
     "left_basis",
     "range_basis",
     "singular_values",
@@ -28,6 +29,7 @@ __all__ = [
     "svd_gram",
     "svd_qr",
     "svd_randomized",
+    "svd_settled",
     "svd_to_error",
     "truncated_svd",
 ]
@@ -233,31 +235,26 @@ def svd_randomized(
     return u[:, :rank], s[:rank], vh[:rank, :]
 
 
-def svd_auto(
+def svd_settled(
     x: Array,
     rank: int,
     *,
     n_oversamples: int = 10,
     random_state: int | np.random.Generator | None = None,
 ) -> Triplets:
-    """Truncated SVD, exact where that is cheap, else sketched until the captured energy settles.
+    """Truncated SVD of a Gaussian sketch, with power steps until the captured energy settles.
 
-    Exact (`truncated_svd`) up to 2·10⁹ flops, counted as ``long · short² + 10 · short³``, and where
-    the sketch would be wider than a quarter of the shorter side. Else as `svd_randomized`, with
-    power steps added until the energy ``Σ s²`` of the leading `rank` changes by less than 1e-4 of
-    itself, eight at most.
-
-    Parameters and result as in `svd_randomized`.
+    As `svd_randomized`, with power steps added until the energy ``Σ s²`` of the leading `rank`
+    changes by less than 1e-4 of itself, eight at most. Parameters and result as there.
 
     >>> import numpy as np
-    >>> svd_auto(np.diag([3.0, 2.0, 1.0]), 2)[1].tolist()
+    >>> svd_settled(np.diag([3.0, 2.0, 1.0]), 2)[1].round(12).tolist()
     [3.0, 2.0]
     """
     _check_rank(x, rank)
-    short, long = min(x.shape), max(x.shape)
-    width = rank + n_oversamples
-    if 4 * width > short or long * short**2 + 10 * short**3 <= _EXACT_FLOPS:
-        return truncated_svd(x, rank)
+    if rank == 0:
+        return _nothing(x)
+    width = min(rank + n_oversamples, *x.shape)
     steps = _power_steps(x, width, np.random.default_rng(random_state or 0))
     q, b = next(steps)
     captured = _leading_energy(b, rank)
@@ -268,6 +265,37 @@ def svd_auto(
             break
     u, s, vh = _from_basis(q, b)
     return u[:, :rank], s[:rank], vh[:rank, :]
+
+
+def svd_auto(
+    x: Array,
+    rank: int,
+    *,
+    n_oversamples: int = 10,
+    random_state: int | np.random.Generator | None = None,
+) -> Triplets:
+    """Truncated SVD, exact where that is cheap (`is_cheap`), else `svd_settled`.
+
+    Parameters and result as in `svd_randomized`.
+
+    >>> import numpy as np
+    >>> svd_auto(np.diag([3.0, 2.0, 1.0]), 2)[1].tolist()
+    [3.0, 2.0]
+    """
+    _check_rank(x, rank)
+    if is_cheap(tuple(x.shape), rank + n_oversamples):
+        return truncated_svd(x, rank)
+    return svd_settled(x, rank, n_oversamples=n_oversamples, random_state=random_state)
+
+
+def is_cheap(shape: tuple[int, ...], width: int) -> bool:
+    """Whether a matrix gets an exact SVD where a sketch of this width would do.
+
+    Up to 2·10⁹ flops, counted as ``long · short² + 10 · short³``, or where the sketch would be
+    wider than a quarter of the shorter side.
+    """
+    short, long = min(shape), max(shape)
+    return 4 * width > short or long * short**2 + 10 * short**3 <= _EXACT_FLOPS
 
 
 def range_basis(

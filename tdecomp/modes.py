@@ -12,13 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from opt_einsum import get_symbol
+
 from tdecomp.errors import ArgumentError
 
 __all__ = ["Equation", "name_modes", "parse_modes", "positions"]
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _TOKEN = re.compile(r"[A-Za-z_]\w*|[()]|\S")
-_SYMBOLS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 Axis = str | tuple[str, ...]
 """One axis of an array: a mode name, or the names a split axis is made of, slowest first."""
@@ -126,7 +127,7 @@ class Equation:
         """One letter per name, as einsum libraries take it: ``"ab,cbd,ed->cae"``."""
         letter: dict[str, str] = {}
         for name in (n for term in self.terms for n in flatten(term)):
-            letter.setdefault(name, _SYMBOLS[len(letter)])
+            letter.setdefault(name, get_symbol(len(letter)))
         write = lambda axes: "".join(letter[n] for n in flatten(axes))
         return f"{','.join(map(write, self.terms))}->{write(self.output)}"
 

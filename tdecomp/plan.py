@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import opt_einsum
+from opt_einsum.paths import auto, dynamic_programming
 
 from tdecomp._xp import Array, namespace
-from tdecomp.modes import Equation
+from tdecomp.errors import ArgumentError
+from tdecomp.modes import Equation, flatten
 
-__all__ = ["Plan", "contract", "make_plan"]
+__all__ = ["Optimizer", "Plan", "contract", "make_plan", "plan"]
+
+Optimizer = Callable[..., Iterable[Iterable[int]]]
+"""``optimizer(inputs, output, sizes, memory_limit)``: sets of letters, sizes by letter -> path.
+
+The path is opt_einsum's: positions to take out of the list of operands, the result goes to its end.
+Path optimizer objects of opt_einsum and of cotengra are such callables.
+"""
 
 
 @dataclass(frozen=True)
@@ -24,14 +34,19 @@ class Plan:
         ``(positions, "ab,bc->ac")``: take the operands at these positions out of the list,
         contract, append the result.
     flops
-        Multiply-adds counted as two, summed over the steps.
+        Summed over the steps: the product of the sizes of all letters of a step, once for the
+        multiplication of two operands and once more for the additions if a letter is summed. A
+        product of ``(m, k)`` with ``(k, n)`` counts ``2 m k n``, reordering axes nothing.
     peak
-        Numbers in the largest intermediate result.
+        Numbers in the largest array that is formed, the result included; inputs are not formed.
+    names
+        Name of each letter, where the plan was made from names.
     """
 
     steps: tuple[tuple[tuple[int, ...], str], ...]
     flops: int
     peak: int
+    names: tuple[tuple[str, str], ...] = ()
 
     def run(self, arrays: Sequence[Array]) -> Array:
         """Contract `arrays` in this order."""
@@ -41,17 +56,88 @@ class Plan:
             operands.append(_step(symbols, taken))
         return operands[0]
 
+    def __str__(self) -> str:
+        """Steps, one per line, then the costs."""
+        name = dict(self.names)
+        lines = []
+        for _, symbols in self.steps:
+            left, output = symbols.split("->")
+            terms = [" ".join(name.get(c, c) for c in t) for t in (*left.split(","), output)]
+            lines.append(f"{', '.join(terms[:-1])} -> {terms[-1]}")
+        return "\n".join([*lines, f"flops {self.flops:.3g}, peak {self.peak:.3g} numbers"])
 
-@lru_cache(maxsize=1024)
-def make_plan(symbols: str, shapes: tuple[tuple[int, ...], ...]) -> Plan:
-    """Best contraction order for an einsum in letters and the shapes of its operands."""
-    _, info = opt_einsum.contract_path(symbols, *shapes, shapes=True, optimize="auto")
-    steps = tuple((tuple(step[0]), step[2]) for step in info.contraction_list)
-    return Plan(steps, int(info.opt_cost), int(info.largest_intermediate))
+
+def plan(
+    equation: Equation | str,
+    sizes: Mapping[str, int] | Sequence[Sequence[int]],
+    *,
+    memory_limit: int | None = None,
+    optimizer: Optimizer | None = None,
+) -> Plan:
+    """Contraction order of an equation over named modes, with its cost; nothing is computed.
+
+    Parameters
+    ----------
+    equation
+        ``"out r, layer r s, s in -> layer out in"``.
+    sizes
+        Size of every name, or the shape of every term.
+    memory_limit
+        Most numbers that any array formed on the way may have, the result included.
+    optimizer
+        Finds the order, see `Optimizer`. By default opt_einsum's ``auto``: optimal up to 4 terms,
+        branching up to 14, greedy beyond; under a memory limit that it misses, dynamic programming.
+
+    Raises
+    ------
+    ArgumentError
+        If no order was found within the limit, or the optimizer's path is none.
+
+    Examples
+    --------
+    >>> sizes = {"out": 512, "in": 512, "layer": 6, "r": 4, "s": 4}
+    >>> print(plan("out r, layer r s, s in -> layer out in", sizes))
+    layer r s, out r -> layer s out
+    layer s out, s in -> layer out in
+    flops 1.27e+07, peak 1.57e+06 numbers
+    """
+    equation = Equation.parse(equation) if isinstance(equation, str) else equation
+    terms = [flatten(term) for term in equation.terms]
+    if isinstance(sizes, Mapping):
+        if missing := sorted({n for term in terms for n in term} - set(sizes)):
+            raise ArgumentError(f"no size for {', '.join(missing)} of '{equation}'")
+        sizes = [tuple(sizes[n] for n in term) for term in terms]
+    shapes = tuple(tuple(int(n) for n in shape) for shape in sizes)
+    equation.sizes(shapes)
+    symbols, letters = _letters(equation)
+    found = make_plan(symbols, shapes, memory_limit=memory_limit, optimizer=optimizer)
+    return replace(found, names=tuple((letter, name) for name, letter in letters))
 
 
-def contract(equation: Equation, arrays: Sequence[Array]) -> Array:
-    """Dense result of an equation over its factors.
+def make_plan(
+    symbols: str,
+    shapes: tuple[tuple[int, ...], ...],
+    *,
+    memory_limit: int | None = None,
+    optimizer: Optimizer | None = None,
+) -> Plan:
+    """Best contraction order for an einsum in letters and the shapes of its operands.
+
+    Made once for the same arguments; an `optimizer` is known again by being equal, one that cannot
+    be hashed is asked every time.
+    """
+    find = _cached if isinstance(optimizer, Hashable) else _planned
+    return find(symbols, shapes, memory_limit, optimizer)
+
+
+def contract(
+    equation: Equation,
+    arrays: Sequence[Array],
+    *,
+    memory_limit: int | None = None,
+    optimizer: Optimizer | None = None,
+) -> Array:
+    """Dense result of an equation over its factors; `memory_limit` and `optimizer` as in `plan`.
 
     >>> import numpy as np
     >>> contract(Equation.parse("out r, r in -> out in"), [np.ones((2, 3)), np.ones((3, 4))]).shape
@@ -59,8 +145,127 @@ def contract(equation: Equation, arrays: Sequence[Array]) -> Array:
     """
     shapes = tuple(tuple(a.shape) for a in arrays)
     sizes = equation.sizes(shapes)
-    dense = make_plan(equation.symbols, shapes).run(arrays)
+    symbols, _ = _letters(equation)
+    order = make_plan(symbols, shapes, memory_limit=memory_limit, optimizer=optimizer)
+    dense = order.run(arrays)
     return namespace(dense).reshape(dense, equation.shape(sizes))
+
+
+@lru_cache(maxsize=1024)
+def _letters(equation: Equation) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The einsum with one letter for each name, however many, and the letter of every name."""
+    names = dict.fromkeys(n for term in equation.terms for n in flatten(term))
+    letter = {name: opt_einsum.get_symbol(k) for k, name in enumerate(names)}
+    write = lambda axes: "".join(letter[n] for n in flatten(axes))
+    return f"{','.join(map(write, equation.terms))}->{write(equation.output)}", tuple(
+        letter.items()
+    )
+
+
+def _planned(
+    symbols: str,
+    shapes: tuple[tuple[int, ...], ...],
+    memory_limit: int | None,
+    optimizer: Optimizer | None,
+) -> Plan:
+    left, output = symbols.split("->")
+    terms = left.split(",")
+    sizes = {
+        c: n for t, shape in zip(terms, shapes, strict=True) for c, n in zip(t, shape, strict=True)
+    }
+    least = math.prod(sizes[c] for c in output)
+    if memory_limit is not None and least > memory_limit:
+        raise ArgumentError(
+            f"the result of '{symbols}' has {least} numbers, more than memory_limit={memory_limit}"
+        )
+    found = []
+    for search in (auto, dynamic_programming) if optimizer is None else (optimizer,):
+        path = _path(search, terms, output, sizes, memory_limit)
+        if path is not None:
+            found.append(_costed(_steps(_pairwise(path, len(terms)), terms, output), sizes))
+            if memory_limit is None or found[-1].peak <= memory_limit:
+                return found[-1]
+    peak = min((p.peak for p in found), default=None)
+    raise ArgumentError(
+        f"no order of contracting '{symbols}' was found within memory_limit={memory_limit}"
+        + (f": the best one forms an array of {peak} numbers" if peak is not None else "")
+        + "; raise the limit or contract a slice at a time"
+    )
+
+
+_cached = lru_cache(maxsize=1024)(_planned)
+
+
+def _path(
+    search: Optimizer, terms: list[str], output: str, sizes: dict[str, int], limit: int | None
+) -> list[tuple[int, ...]] | None:
+    """What the optimizer says, checked; None where opt_einsum's own finds nothing in the limit."""
+    if len(terms) == 1:
+        return [(0,)]
+    inputs = [frozenset(term) for term in terms]
+    try:
+        answer = search(inputs, frozenset(output), dict(sizes), limit)
+    except RuntimeError:
+        if search is not dynamic_programming:
+            raise
+        return None  # its way of saying that the limit is too small
+    path, left = [], len(terms)
+    try:
+        for step in answer:
+            where = tuple(int(i) for i in step)
+            if not where or len(set(where)) != len(where) or not all(0 <= i < left for i in where):
+                raise ValueError(f"step {where} of {left} operands")
+            path.append(where)
+            left += 1 - len(where)
+        if left != 1:
+            raise ValueError(f"{left} operands are left at its end")
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"the optimizer's path for '{','.join(terms)}->{output}' is none ({error}): expected"
+            " tuples of positions, the result of each step going to the end of the list"
+        ) from error
+    return path
+
+
+def _pairwise(path: list[tuple[int, ...]], n: int) -> list[tuple[int, ...]]:
+    """The same path with steps of more than two operands taken two at a time."""
+    pairs, left = [], n
+    for step in path:
+        waiting = sorted(step)
+        while len(waiting) > 2:
+            pairs.append((waiting[0], waiting[1]))
+            waiting = [i - 2 for i in waiting[2:]]  # both stood before all the others
+            left -= 1
+            waiting.append(left - 1)
+        pairs.append(tuple(waiting))
+        left += 1 - len(waiting)
+    return pairs
+
+
+def _steps(
+    path: list[tuple[int, ...]], terms: list[str], output: str
+) -> tuple[tuple[tuple[int, ...], str], ...]:
+    """Every step written as an einsum of its own."""
+    operands, steps = list(terms), []
+    for where in path:
+        taken = [operands.pop(i) for i in sorted(where, reverse=True)]
+        needed = set(output).union(*operands)
+        kept = "".join(c for c in dict.fromkeys("".join(taken)) if c in needed)
+        result = kept if operands else output
+        operands.append(result)
+        steps.append((where, f"{','.join(taken)}->{result}"))
+    return tuple(steps)
+
+
+def _costed(steps: tuple[tuple[tuple[int, ...], str], ...], sizes: dict[str, int]) -> Plan:
+    flops, peak = 0, 0
+    for _, symbols in steps:
+        left, result = symbols.split("->")
+        letters = set(left) - {","}
+        work = math.prod(sizes[c] for c in letters)
+        flops += work * (("," in left) + (letters > set(result)))
+        peak = max(peak, math.prod(sizes[c] for c in result))
+    return Plan(steps, flops, peak)
 
 
 def _step(symbols: str, operands: list[Array]) -> Array:

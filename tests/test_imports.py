@@ -22,7 +22,7 @@ LEVELS = {
     "decomposition": 3,
     "adapters": 4,
     "files": 5,
-    "__init__": 5,  # the public names of the core
+    "__init__": 6,  # the public names
     "cli": 6,
     "__main__": 7,
 }

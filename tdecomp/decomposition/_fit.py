@@ -11,16 +11,28 @@ from typing import Any
 
 import numpy as np
 
-from tdecomp._xp import Array, double, float64_scope, namespace, sum_of_squares, working
-from tdecomp.errors import DataError
+from tdecomp._xp import (
+    Array,
+    detached,
+    double,
+    float64_scope,
+    namespace,
+    sum_of_squares,
+    to_numpy,
+    working,
+)
+from tdecomp.decomposition._frame import Frame
+from tdecomp.errors import ArgumentError, DataError
 from tdecomp.formats import Format
 from tdecomp.stack import Stack
 
 __all__ = [
     "Fit",
     "Fits",
+    "Input",
     "Rounding",
     "Trace",
+    "check_matrices",
     "check_shape",
     "dense",
     "in_float64",
@@ -33,7 +45,12 @@ __all__ = [
 Rounding = Callable[[Array], Array]
 """Applied to every factor before the error is measured: the precision it will be stored in."""
 
+Input = Array | Stack | Format
+"""What a decomposition takes: an array, a stack of slices read lazily, or a tensor as factors."""
+
 _DIRECT_IN_DOUBLE = 1e-4  # below this, float32 products would round the residual itself
+_WHOLE = 1 << 20  # numbers up to which the residual is formed at once, not site by site
+_SQUARED = 1e150  # entries whose squares still fit float64, and the inverse of the smallest
 
 
 @dataclass(frozen=True)
@@ -64,15 +81,23 @@ class Fit:
     tensor
         The factors, a format.
     error
-        Relative Frobenius error ``‖X − X̂‖ / ‖X‖`` of `tensor` as returned; 0 for a zero `X`.
-    error_method
-        How `error` was obtained: ``"residual"`` (every entry of ``X − X̂`` was formed and summed).
+        Relative Frobenius error ``‖X − X̂‖ / ‖X‖`` of `tensor` as returned; 0 for a zero `X`. With
+        a metric or weights of the entries, in their norm.
     residual, energy
-        Squared residual and squared norm of every matrix, in C order over the sites, float64.
+        Squared residual and squared norm of every matrix, in C order over the sites, float64; one
+        number each where `X` is a format.
     spectra
         Singular values seen, by mode (or ``"sites"``: those kept, for independent SVDs).
     trace
         Sweeps of an iterative algorithm.
+    error_method
+        How `error` was obtained: ``"residual"`` (every entry of ``X − X̂`` was formed and summed),
+        or ``"coordinates"`` (the same in orthonormal coordinates, where `X` is a format).
+    error_plain
+        The relative Frobenius error without the metric; None where none was given.
+    svd
+        Which singular value decompositions were used: ``"exact"``, or names of functions of
+        `tdecomp.linalg`.
     """
 
     tensor: Format
@@ -82,6 +107,8 @@ class Fit:
     spectra: Mapping[str, Any] = field(default_factory=dict)
     trace: Trace = Trace()
     error_method: str = "residual"
+    error_plain: float | None = None
+    svd: str = "exact"
 
     @property
     def n_params(self) -> int:
@@ -131,29 +158,42 @@ def relative(residual: float, energy: float) -> float:
     return math.sqrt(residual / energy) if energy > 0 else 0.0
 
 
-def check_shape(x: Array | Stack) -> None:
-    """Refuse what is not an array or stack of order at least 2 without empty modes."""
-    if not isinstance(x, Stack):
+def check_shape(x: Input) -> None:
+    """Refuse what is not an array, stack or format with at least one mode and none empty."""
+    if not isinstance(x, Stack | Format):
         namespace(x)
-    if len(x.shape) < 2 or 0 in x.shape:
+    if len(x.shape) < 1 or 0 in x.shape:
         raise DataError(
-            f"cannot decompose an array of shape {tuple(x.shape)}: two or more modes, none empty"
+            f"cannot decompose an array of shape {tuple(x.shape)}: one or more modes, none empty"
         )
 
 
-def in_float64(x: Array | Stack) -> AbstractContextManager[Any]:
+def check_matrices(x: Input, what: str) -> None:
+    """Refuse what has no two modes for a matrix."""
+    if len(x.shape) < 2:
+        raise DataError(f"{what} needs two or more modes, got an array of shape {tuple(x.shape)}")
+
+
+def in_float64(x: Input) -> AbstractContextManager[Any]:
     """Context in which float64 steps on `x` are float64 (jax needs one; see `float64_scope`)."""
+    if isinstance(x, Format):
+        return float64_scope(*x.arrays.values())
     if isinstance(x, Stack):  # its library shows only in a slice, and only jax is asked for
         return float64_scope(x.slice(0)) if "jax" in sys.modules else nullcontext()
     return float64_scope(x)
 
 
 def dense(x: Array | Stack) -> Array:
-    """The array behind `x` in working precision, checked to be finite."""
-    array = working(x.dense() if isinstance(x, Stack) else x)
+    """The array behind `x` in working precision, checked to be finite and within range."""
+    array = detached(working(x.dense() if isinstance(x, Stack) else x))
     xp = namespace(array)
-    if not math.isfinite(float(xp.max(xp.abs(array)))):
+    largest = float(xp.max(xp.abs(array)))
+    if not math.isfinite(largest):
         raise DataError("the array to decompose contains NaN or Inf")
+    if largest > _SQUARED or 0 < largest < 1 / _SQUARED:
+        raise DataError(
+            f"the largest entry, {largest:.3g}, has no square in float64: divide the array by it"
+        )
     return array
 
 
@@ -168,11 +208,14 @@ def slices(x: Array | Stack) -> Iterator[Array]:
 
 
 def measure(x: Array | Stack, tensor: Format) -> tuple[np.ndarray, np.ndarray]:
-    """Squared residual and squared norm of every matrix, formed directly, one matrix at a time.
+    """Squared residual and squared norm of every matrix, formed directly.
 
-    Differences are taken in the working precision and summed in float64; where the relative error
-    is below 1e-4 the products are formed in float64 too.
+    One matrix at a time, or at once for arrays of up to 10⁶ numbers. Differences are taken in the
+    working precision and summed in float64; where the relative error is below 1e-4 the products
+    are formed in float64 too. An array of order 1 is one row.
     """
+    if not isinstance(x, Stack) and (math.prod(x.shape) <= _WHOLE or len(x.shape) < 2):
+        return _measure_whole(dense(x), tensor)
     pairs = [
         _residual(matrix, *tensor.pair(site)) for site, matrix in enumerate(slices(x))
     ]  # one (residual², norm²) per site
@@ -181,18 +224,56 @@ def measure(x: Array | Stack, tensor: Format) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_fit(
-    x: Array | Stack,
+    x: Input,
     tensor: Format,
     rounding: Rounding | None,
     spectra: Mapping[str, Any],
     trace: Trace = Trace(),
+    *,
+    seen: tuple[Array, Frame] | None = None,
+    svd: str = "exact",
 ) -> Fit:
-    """Round the arrays as they will be stored, then measure what is left of `x`."""
+    """Round the arrays as they will be stored, then measure what is left of `x`.
+
+    Parameters
+    ----------
+    seen
+        The coordinates the error counts in, and their frame; `x` itself by default.
+    """
     if rounding is not None:
+        if isinstance(x, Format):
+            raise ArgumentError("rounding needs an array or a stack: cast the arrays of a format")
         tensor = tensor.with_arrays({name: rounding(a) for name, a in tensor.arrays.items()})
-    residual, energy = measure(x, tensor)
+    kept = {"spectra": spectra, "trace": trace, "svd": svd}
+    if isinstance(x, Format):
+        assert seen is not None
+        array, frame = seen
+        residual, energy = (np.sum(e, keepdims=True) for e in measure(array, frame.down(tensor)))
+        kept |= {"error_method": "coordinates"}
+    elif seen is not None and seen[1]:
+        array, frame = seen
+        residual, energy = measure(array, frame.down(tensor))
+        plain = measure(x, tensor)
+        kept |= {"error_plain": relative(float(plain[0].sum()), float(plain[1].sum()))}
+    else:
+        residual, energy = measure(x, tensor)
     error = relative(float(residual.sum()), float(energy.sum()))
-    return Fit(tensor, error, residual, energy, spectra, trace)
+    return Fit(tensor, error, residual, energy, **kept)
+
+
+def _measure_whole(x: Array, tensor: Format) -> tuple[np.ndarray, np.ndarray]:
+    xp = namespace(x)
+
+    def squares(a: Array) -> np.ndarray:
+        wide = double(xp.abs(a)) ** 2
+        sites = xp.reshape(wide, (-1, math.prod(a.shape[-2:])))
+        return to_numpy(xp.sum(sites, axis=1))
+
+    energy, residual = squares(x), squares(x - tensor.to_dense())
+    if residual.sum() < _DIRECT_IN_DOUBLE**2 * energy.sum():
+        wide = tensor.with_arrays({name: double(a) for name, a in tensor.arrays.items()})
+        residual = squares(double(x) - wide.to_dense())
+    return residual, energy
 
 
 def _residual(matrix: Array, left: Array, right: Array) -> tuple[float, float]:

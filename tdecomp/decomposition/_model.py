@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tdecomp._xp import Array
+from tdecomp.decomposition._cp.cp import cp, cp_method
 from tdecomp.decomposition._fit import Fit, Fits
 from tdecomp.decomposition._ranks import Rank, Target
 from tdecomp.decomposition._run import Method, Progress, run, silent
 from tdecomp.decomposition._svd import svd, svd_method
-from tdecomp.decomposition._tt import mpo, mpo_method, tensor_train, tensor_train_method
-from tdecomp.decomposition._tucker import hosvd, hosvd_method, tucker, tucker_method
-from tdecomp.decomposition._tucker2 import tucker2, tucker2_method
+from tdecomp.decomposition._tt.tt import mpo, mpo_method, tensor_train, tensor_train_method
+from tdecomp.decomposition._tucker.tucker import hosvd, hosvd_method, tucker, tucker_method
+from tdecomp.decomposition._tucker.tucker2 import tucker2, tucker2_method
 from tdecomp.errors import ArgumentError
 from tdecomp.stack import Stack
 
@@ -25,6 +26,7 @@ _METHODS: Mapping[Callable[..., Fit], Callable[..., Method]] = {
     tucker2: tucker2_method,
     tensor_train: tensor_train_method,
     mpo: mpo_method,
+    cp: cp_method,
 }
 
 
@@ -49,7 +51,8 @@ def decompose(
     stacks
         Stacks or arrays.
     method
-        The function itself: `svd`, `hosvd`, `tucker`, `tucker2`, `tensor_train` or `mpo`.
+        The function itself: `svd`, `hosvd`, `tucker`, `tucker2`, `tensor_train`,
+        `mpo` or `cp`.
     rank, error, budget
         Exactly one; a rank applies to every stack.
     progress

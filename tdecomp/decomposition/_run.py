@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tdecomp._xp import Array, tol
-from tdecomp.decomposition._fit import Fit, Fits, check_shape, in_float64
+from tdecomp._xp import tol
+from tdecomp.decomposition._fit import Fit, Fits, Input, check_shape, in_float64
 from tdecomp.decomposition._ranks import Frontier, Target, allocate
 from tdecomp.errors import ArgumentError
+from tdecomp.formats import Format
 from tdecomp.modes import name_modes
 from tdecomp.stack import Stack
 
@@ -92,9 +93,9 @@ def floor(dtype: Any) -> float:
     return 1e-14 if str(dtype).endswith(("float64", "complex128")) else 1e-6
 
 
-def mode_names(x: Array | Stack, names: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Modes of a stack, or of an array under the given names."""
-    return x.modes if isinstance(x, Stack) else name_modes(len(x.shape), names)
+def mode_names(x: Input, names: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Modes of a stack or format, or of an array under the given names."""
+    return x.modes if isinstance(x, Stack | Format) else name_modes(len(x.shape), names)
 
 
 def run(method: Method, xs: Sequence[Any], target: Target, progress: Progress = silent) -> Fits:
@@ -113,7 +114,8 @@ def run(method: Method, xs: Sequence[Any], target: Target, progress: Progress = 
 
 
 def _run(method: Method, xs: Sequence[Any], target: Target, progress: Progress) -> Fits:
-    weights = np.array([math.prod(x.shape) for x in xs], dtype=np.float64)
+    numbers = [min(math.prod(x.shape), 10**300) for x in xs]  # a format can have more than floats
+    weights = np.array(numbers, dtype=np.float64) / max(numbers)
     ends = np.append(0.0, np.cumsum(weights / weights.sum()))
 
     def each(work: Callable[[int, Progress], Any], over: Progress) -> list[Any]:

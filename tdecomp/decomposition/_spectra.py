@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tdecomp._xp import Array, to_numpy
-from tdecomp.decomposition._fit import check_shape, dense, in_float64
+from tdecomp._xp import to_numpy
+from tdecomp.decomposition._fit import Input, check_shape, dense, in_float64
+from tdecomp.decomposition._frame import format_frame
 from tdecomp.decomposition._run import Progress, mode_names, silent
 from tdecomp.errors import ArgumentError
+from tdecomp.formats import Format
 from tdecomp.linalg import left_basis
 from tdecomp.modes import positions
-from tdecomp.stack import Stack
 
 __all__ = [
     "Spectra",
@@ -115,7 +116,7 @@ class Spectra:
 
 
 def ranks(
-    x: Array | Stack,
+    x: Input,
     *,
     modes: Sequence[str | int] | None = None,
     names: str | Sequence[str] | None = None,
@@ -126,7 +127,9 @@ def ranks(
     Parameters
     ----------
     x
-        Array of order 2 or more, or a `Stack` (loaded whole).
+        Array, `Stack` (loaded whole), or any format: then the spectra are those of the core of
+        `tdecomp.formats.to_tucker`, with the zeros that the dense tensor would add; it is never
+        formed.
     modes
         Modes to look at, all by default.
     names
@@ -142,7 +145,7 @@ def ranks(
     Raises
     ------
     ArgumentError
-        An unknown mode.
+        An unknown mode, or `names` for a format.
     DataError
         NaN, Inf or an empty mode.
 
@@ -161,14 +164,19 @@ def ranks(
     {'layer': 2, 'out': 2, 'in': 2}
     """
     check_shape(x)
+    if isinstance(x, Format) and names is not None:
+        raise ArgumentError(f"names={names!r} is for arrays: a format names its modes itself")
     present = mode_names(x, names)
     where = positions(present, present if modes is None else modes)
     with in_float64(x):
-        array, values = dense(x), {}
+        array, values = dense(format_frame(x)[0] if isinstance(x, Format) else x), {}
+        shape = tuple(int(n) for n in x.shape)
         for i, k in enumerate(where):
-            values[present[k]] = to_numpy(left_basis(array, k)[1]).astype(np.float64)
+            s = to_numpy(left_basis(array, k)[1]).astype(np.float64)
+            short = min(shape[k], max(1, math.prod(shape) // shape[k]))
+            values[present[k]] = np.pad(s, (0, short - len(s)))
             progress((i + 1) / len(where))
-    return Spectra(tuple(int(n) for n in x.shape), values)
+    return Spectra(shape, values)
 
 
 def stable_rank(s: np.ndarray) -> float:

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from tdecomp._xp import Array, namespace, to_numpy
-from tdecomp.decomposition._fit import Fit, Rounding, make_fit, slices
+from tdecomp._xp import Array, adjoint, namespace, sum_of_squares, to_numpy
+from tdecomp.decomposition._fit import (
+    Fit,
+    Input,
+    Rounding,
+    check_matrices,
+    dense,
+    make_fit,
+    measure,
+    relative,
+    slices,
+)
+from tdecomp.decomposition._frame import Frame, Metric, metric_frame
 from tdecomp.decomposition._ranks import Rank, Target, spectrum_frontier
 from tdecomp.decomposition._run import Analysis, Method, Progress, floor, mode_names, run, silent
-from tdecomp.formats import LowRank
-from tdecomp.linalg import singular_values, truncated_svd
-from tdecomp.stack import Stack
+from tdecomp.decomposition._which import Which
+from tdecomp.errors import ArgumentError
+from tdecomp.formats import Format, LowRank
+from tdecomp.linalg import Svd, singular_values
+from tdecomp.tensor import mode_product
 
 __all__ = ["svd", "svd_method"]
 
 
 def svd(
-    x: Array | Stack,
+    x: Input,
     *,
     rank: Rank | None = None,
     error: float | None = None,
     budget: int | None = None,
     names: str | Sequence[str] | None = None,
+    svd: Svd | None = None,
+    metric: Metric | None = None,
     rounding: Rounding | None = None,
     progress: Progress = silent,
 ) -> Fit:
@@ -37,7 +54,7 @@ def svd(
     ----------
     x
         ``(..., out, in)``: every index over the leading modes is a matrix; or a `Stack`, read one
-        matrix at a time.
+        matrix at a time; or any format, whose matrices are never formed (recompression).
     rank
         Rank of every matrix, at most its smaller side.
     error
@@ -46,6 +63,12 @@ def svd(
         Numbers to store, at most.
     names
         Mode names of an array, ``"layer proj out in"``.
+    svd
+        Truncated SVD once the ranks are chosen, for example `linalg.svd_randomized`; None: exact
+        where that is cheap, else sketched until the captured energy settles (`linalg.svd_auto`).
+    metric
+        For ``out`` and ``in``, as in `tucker`: the error is that of ``C_out^½ (X − X̂) C_in^½``, for
+        which the result is optimal too ([chen2021drone]); ``u`` and ``vh`` are orthonormal in it.
     rounding
         Applied to every factor before the error is measured (storage precision).
     progress
@@ -71,43 +94,130 @@ def svd(
     >>> fit.tensor.ranks, round(fit.error, 6)
     ((0, 1), 0.6)
     """
-    method = svd_method(names=names, rounding=rounding)
+    method = svd_method(names=names, svd=svd, metric=metric, rounding=rounding)
     return run(method, [x], Target(rank, error, budget), progress)[0]
 
 
 def svd_method(
-    *, names: str | Sequence[str] | None = None, rounding: Rounding | None = None
+    *,
+    names: str | Sequence[str] | None = None,
+    svd: Svd | None = None,
+    metric: Metric | None = None,
+    rounding: Rounding | None = None,
 ) -> Method:
     """`svd` as the driver sees it: every matrix is a unit with a frontier of its own."""
 
-    def analyse(x, progress: Progress) -> Analysis:
+    def frame_of(x: Input, like: Array) -> Frame:
+        frame = metric_frame(metric, mode_names(x, names), x.shape, like)
+        if frame and min(frame.lift) < len(x.shape) - 2:
+            raise ArgumentError("svd takes a metric for its two matrix modes only; use tucker2")
+        return frame
+
+    def sites(x: Input) -> Iterator[_Site]:
+        if isinstance(x, Format):
+            return _format_sites(x, frame_of)
+        return _array_sites(x, frame_of)
+
+    def sizes(x: Input) -> Sequence[int]:
+        check_matrices(x, "svd")
+        return x.shape[-2:]
+
+    def analyse(x: Input, progress: Progress) -> Analysis:
         spectra, reach = [], 0.0
-        for i, matrix in enumerate(slices(x)):
-            spectra.append(to_numpy(singular_values(matrix)))
-            reach = max(reach, floor(matrix.dtype))
+        for i, site in enumerate(sites(x)):
+            spectra.append(to_numpy(singular_values(site.matrix)))
+            reach = max(reach, floor(site.matrix.dtype))
             progress((i + 1) / _n_sites(x))
         cost = x.shape[-2] + x.shape[-1] + 1
         return Analysis([spectrum_frontier(s, cost) for s in spectra], reach)
 
-    def ranks(x, target: Target) -> list[tuple[int, ...]]:
+    def ranks(x: Input, target: Target) -> list[tuple[int, ...]]:
         sides = ("rank",), (min(x.shape[-2:]),)
         return [target.ranks_of(*sides)] * _n_sites(x)
 
-    def fit(x, choice: list[tuple[int, ...]], state, progress: Progress) -> Fit:
+    def fit(x: Input, choice: list[tuple[int, ...]], state, progress: Progress) -> Fit:
         del state
-        factors = []
-        for i, ((rank,), matrix) in enumerate(zip(choice, slices(x), strict=True)):
-            factors.append(truncated_svd(matrix, rank))
+        factors, which = [], Which(svd)
+        for i, ((rank,), site) in enumerate(zip(choice, sites(x), strict=True)):
+            factors.append(site.lifted(*which.triplets(site.matrix, min(rank, *site.matrix.shape))))
             progress((i + 1) / _n_sites(x))
         tensor = _assemble(mode_names(x, names), x.shape[:-2], factors)
-        kept = [to_numpy(s) for _, s, _ in factors]
-        return make_fit(x, tensor, rounding, {"sites": kept})
+        spectra = {"sites": [to_numpy(s) for _, s, _ in factors]}
+        if isinstance(x, Format) or metric:
+            return measured(x, tensor, spectra, which.names)
+        return make_fit(x, tensor, rounding, spectra, svd=which.names)
 
-    return Method(lambda x: x.shape[-2:], analyse, ranks, fit)
+    def measured(x: Input, tensor: LowRank, spectra: dict, used: str) -> Fit:
+        """The error in the coordinates of every site."""
+        if rounding is not None:
+            if isinstance(x, Format):
+                raise ArgumentError("rounding needs an array or a stack: cast a format's arrays")
+            tensor = tensor.with_arrays({name: rounding(a) for name, a in tensor.arrays.items()})
+        pairs = []
+        for i, site in enumerate(sites(x)):
+            left, right = site.dropped(*tensor.pair(i))
+            pairs.append((sum_of_squares(site.matrix - left @ right), sum_of_squares(site.matrix)))
+        residual, energy = np.array(pairs, dtype=np.float64).T
+        error = relative(float(residual.sum()), float(energy.sum()))
+        if isinstance(x, Format):
+            return Fit(
+                tensor, error, residual, energy, spectra, error_method="coordinates", svd=used
+            )
+        plain = relative(*(float(e.sum()) for e in measure(x, tensor)))
+        return Fit(tensor, error, residual, energy, spectra, error_plain=plain, svd=used)
+
+    return Method(sizes, analyse, ranks, fit)
 
 
-def _n_sites(x: Array | Stack) -> int:
-    return int(np.prod(x.shape[:-2], dtype=np.int64))
+class _Site(NamedTuple):
+    """A matrix in coordinates, with the ways back and there: ``W = lift matrix liftᵀ``."""
+
+    matrix: Array
+    out: tuple[Array, Array] | None = None  # lift (out, k), drop (k, out)
+    inp: tuple[Array, Array] | None = None
+
+    def lifted(self, u: Array, s: Array, vh: Array) -> tuple[Array, Array, Array]:
+        u = u if self.out is None else self.out[0] @ u
+        return u, s, vh if self.inp is None else vh @ self.inp[0].T
+
+    def dropped(self, left: Array, right: Array) -> tuple[Array, Array]:
+        left = left if self.out is None else self.out[1] @ left
+        return left, right if self.inp is None else right @ self.inp[1].T
+
+
+def _array_sites(x: Input, frame_of) -> Iterator[_Site]:
+    k, frame = len(x.shape) - 2, None
+    for matrix in slices(x):
+        frame = frame_of(x, matrix) if frame is None else frame
+        for mode in frame.drop:
+            matrix = mode_product(matrix, frame.drop[mode], mode - k)
+        yield _Site(matrix, *(_both(frame, mode) for mode in (k, k + 1)))
+
+
+def _format_sites(x: Format, frame_of) -> Iterator[_Site]:
+    """``left right = Q_out (R_out R_inᵀ) Q_inᵀ`` for every site's pair of factors."""
+    frame = frame_of(x, next(iter(x.arrays.values())))
+    down = frame.down(x)
+    k = len(x.shape) - 2
+    for i in range(x.n_sites):
+        left, right = down.pair(i)
+        xp = namespace(left, right)
+        if left.shape[1] == 0:  # rank 0: one zero in place of nothing
+            made = {"dtype": left.dtype, "device": left.device}
+            left, right = (xp.zeros(shape, **made) for shape in ((x.shape[k], 1), (1, x.shape[-1])))
+        q, r = xp.linalg.qr(left, mode="reduced")
+        p, t = xp.linalg.qr(right.T, mode="reduced")
+        inner = Frame({k: q, k + 1: p}, {k: adjoint(q), k + 1: adjoint(p)})
+        whole = frame.then(inner)
+        yield _Site(dense(r @ t.T), *(_both(whole, mode) for mode in (k, k + 1)))
+
+
+def _both(frame: Frame, mode: int) -> tuple[Array, Array] | None:
+    return (frame.lift[mode], frame.drop[mode]) if mode in frame.lift else None
+
+
+def _n_sites(x: Input) -> int:
+    return math.prod(x.shape[:-2])
 
 
 def _assemble(modes: tuple[str, ...], sites: Sequence[int], factors: list) -> LowRank:

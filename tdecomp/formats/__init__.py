@@ -1,13 +1,14 @@
 """Formats: small frozen objects that hold a tensor as factors and state their own einsum.
 
 Methods: `Format.to_dense`, `pair`, `inner`, `norm`, `select`, `permute`, ``+ - * []``. Functions:
-`mode_product`, `hadamard`; the conversions `to_tucker`, `to_tucker2`, `to_tt`, `to_cp`,
-`to_tensorly`, `from_tensorly`; the normal forms `to_tucker`, `canonical`, `normalised`.
+`mode_product`, `hadamard`; the conversions `to_tucker`, `to_tucker2`, `to_tt`, `to_mpo`,
+`to_lowrank`, `to_cp`, `to_tensorly`, `from_tensorly`; the normal forms `to_tucker`, `to_lowrank`,
+`canonical`, `normalised`.
 """
 
+from tdecomp.formats import _pytrees
 from tdecomp.formats._along import mode_product as mode_product
 from tdecomp.formats._base import Format as Format
-from tdecomp.formats._convert import to_cp as to_cp
 from tdecomp.formats._convert import to_tt as to_tt
 from tdecomp.formats._convert import to_tucker as to_tucker
 from tdecomp.formats._convert import to_tucker2 as to_tucker2
@@ -16,9 +17,14 @@ from tdecomp.formats._normal import canonical as canonical
 from tdecomp.formats._normal import normalised as normalised
 from tdecomp.formats._tensorly import from_tensorly as from_tensorly
 from tdecomp.formats._tensorly import to_tensorly as to_tensorly
+from tdecomp.formats._to_cp import to_cp as to_cp
+from tdecomp.formats._to_lowrank import to_lowrank as to_lowrank
+from tdecomp.formats._to_mpo import to_mpo as to_mpo
 from tdecomp.formats.cp import CP as CP
 from tdecomp.formats.lowrank import LowRank as LowRank
 from tdecomp.formats.network import Network as Network
+from tdecomp.formats.sum import PARTS
+from tdecomp.formats.sum import Sum as Sum
 from tdecomp.formats.tt import TT as TT
 from tdecomp.formats.tucker import Tucker as Tucker
 from tdecomp.formats.tucker2 import Tucker2 as Tucker2
@@ -30,6 +36,7 @@ __all__ = [
     "Format",
     "LowRank",
     "Network",
+    "Sum",
     "Tucker",
     "Tucker2",
     "canonical",
@@ -37,14 +44,24 @@ __all__ = [
     "hadamard",
     "mode_product",
     "normalised",
+    "register_pytrees",
     "to_cp",
+    "to_lowrank",
+    "to_mpo",
     "to_tensorly",
     "to_tt",
     "to_tucker",
     "to_tucker2",
 ]
 
-FORMATS: dict[str, type[Format]] = {
-    f.__name__: f for f in (LowRank, Tucker, Tucker2, CP, TT, Network)
-}
+FORMATS: dict[str, type[Format]] = {**PARTS, "Sum": Sum}
 """Every format by the name that files carry."""
+
+
+def register_pytrees() -> None:
+    """Make all formats jax pytrees now, if jax is loaded.
+
+    Needed only for formats that were made before jax was imported: making one afterwards does it.
+    """
+    for cls in FORMATS.values():
+        _pytrees.register(cls)

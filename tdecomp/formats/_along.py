@@ -5,9 +5,7 @@ from __future__ import annotations
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Format
-from tdecomp.formats._pairs import promoted
 from tdecomp.modes import positions
-from tdecomp.tensor import mode_product as multiply_array
 
 __all__ = ["mode_product"]
 
@@ -31,7 +29,7 @@ def mode_product(fmt: Format, operand: Array, mode: str | int) -> Format:
     Format
         As `fmt` where one array carries the mode (always for Tucker, Tucker2, CP and TT); a
         `Network` with one more term for a split axis, for a site mode of `LowRank` and where
-        several terms of a `Network` carry the mode.
+        several terms of a `Network` carry the mode; a `Sum` of the products of its parts.
 
     Examples
     --------
@@ -48,19 +46,6 @@ def mode_product(fmt: Format, operand: Array, mode: str | int) -> Format:
             f" (r, {fmt.shape[k]}) or ({fmt.shape[k]},), got {tuple(operand.shape)}"
         )
     if operand.ndim == 1:
-        return _multiplied(fmt, namespace(operand).reshape(operand, (1, -1)), k)._squeeze(k)
-    return _multiplied(fmt, operand, k)
-
-
-def _multiplied(fmt: Format, matrix: Array, position: int) -> Format:
-    name, arrays = fmt.modes[position], fmt.arrays
-    carriers = [
-        (key, term.index(name))
-        for key, term in zip(arrays, fmt.equation.terms, strict=True)
-        if name in term
-    ]
-    if len(carriers) == 1:
-        ((key, axis),) = carriers
-        array, matrix = promoted([arrays[key], matrix])
-        return fmt.with_arrays(arrays | {key: multiply_array(array, matrix, axis)})
-    return fmt.to_network().extended(matrix, position)
+        row = namespace(operand).reshape(operand, (1, -1))
+        return fmt._multiplied(row, k)._squeeze(k)
+    return fmt._multiplied(operand, k)

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from tdecomp._xp import Array, float64_scope, namespace
+from tdecomp._xp import Array
 from tdecomp.errors import ArgumentError
-from tdecomp.formats import _pairs
+from tdecomp.formats import _pairs, _pytrees
 from tdecomp.formats._equations import write_axis
 from tdecomp.modes import Equation, parse_modes, positions
+from tdecomp.tensor import mode_product as multiply_array
 
 if TYPE_CHECKING:
     from tdecomp.formats.network import Network
 
-__all__ = ["Format"]
+__all__ = ["Factored", "Format"]
 
 
 class Format(ABC):
@@ -29,12 +30,20 @@ class Format(ABC):
     are the matrix modes; an index over the modes before them is a *site*.
 
     ``a + b``, ``a - b``, ``c * a``, ``-a`` and ``a[3, :, 1:4]`` give formats and never form the
-    dense tensor; like everything here they are differentiable in the arrays.
+    dense tensor; like everything here they are differentiable in the arrays. In jax a format is a
+    pytree with its arrays as leaves: ``jax.jit``, ``grad`` and ``tree.map`` take and give formats
+    (of one that was made before jax was imported, call `register_pytrees`).
     """
 
     modes: tuple[str, ...]
     __array_ufunc__ = None  # numpy scalars on the left leave the product to us
     __iter__ = None  # slices are written out: fmt[i]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """An empty object; where jax is loaded its class becomes a pytree."""
+        del args, kwargs
+        _pytrees.register(cls)
+        return super().__new__(cls)
 
     @property
     @abstractmethod
@@ -54,7 +63,10 @@ class Format(ABC):
     @property
     @abstractmethod
     def equation(self) -> Equation:
-        """The einsum from `arrays` to the dense tensor (to one site where ranks are ragged)."""
+        """The einsum from `arrays` to the dense tensor.
+
+        To one site where ranks are ragged; for a sum of formats that of `to_network`.
+        """
 
     @property
     @abstractmethod
@@ -113,11 +125,23 @@ class Format(ABC):
             raise ArgumentError(f"expected the arrays {sorted(self.arrays)}, got {sorted(arrays)}")
         return self.build(self.modes, arrays, self.layout)
 
-    # The algebra. What differs between formats is in the four methods below, the rest is derived.
+    # The algebra. What differs between formats is in the methods below, the rest is derived.
 
     @abstractmethod
-    def _plus(self, other: Any) -> Self:
-        """The sum with a tensor of the same format and shape."""
+    def _plus(self, other: Any) -> Self | None:
+        """The sum with a tensor of the same format, modes and shape; None where it is none."""
+
+    @abstractmethod
+    def _scaled(self, factor: float | Array) -> Self:
+        """The tensor times a number."""
+
+    @abstractmethod
+    def _multiplied(self, matrix: Array, position: int) -> Format:
+        """The product with ``matrix (r, n)`` along the mode at `position`."""
+
+    @abstractmethod
+    def _summands(self) -> tuple[Factored, ...]:
+        """Tensors, each one network, that add up to this one."""
 
     @abstractmethod
     def _restrict(self, position: int, rows: range) -> Format:
@@ -131,8 +155,12 @@ class Format(ABC):
     def _permute(self, order: tuple[int, ...]) -> Format:
         """The tensor with its modes in another order."""
 
-    def __add__(self, other: Format) -> Self:
-        """The sum, in the same format: ranks add up, nothing is recompressed."""
+    def __add__(self, other: Format) -> Format:
+        """The sum, exactly: ranks add up, nothing is recompressed.
+
+        In the same format for two tensors of one format (a TT of the same chain, a Tucker2 of the
+        same two modes, a Network of the same equation), otherwise a `Sum`.
+        """
         if not isinstance(other, Format):
             return NotImplemented
         if self.modes != other.modes or self.shape != other.shape:
@@ -140,14 +168,14 @@ class Format(ABC):
                 f"cannot add the modes {' '.join(other.modes)} of sizes {other.shape}"
                 f" to {' '.join(self.modes)} of sizes {self.shape}"
             )
-        if type(self) is not type(other):
-            raise ArgumentError(
-                f"cannot add a {type(other).__name__} to a {type(self).__name__}: bring both to"
-                " one format first (to_tucker, to_cp, to_tt in tdecomp.formats)"
-            )
-        return self._plus(other)
+        total = self._plus(other) if type(self) is type(other) else None
+        if total is not None:
+            return total
+        from tdecomp.formats.sum import Sum  # it holds the other formats, which hold this class
 
-    def __sub__(self, other: Format) -> Self:
+        return Sum((self, other))
+
+    def __sub__(self, other: Format) -> Format:
         if not isinstance(other, Format):
             return NotImplemented
         return self + -other
@@ -156,7 +184,7 @@ class Format(ABC):
         return self * -1.0
 
     def __mul__(self, scalar: float | Array) -> Self:
-        """The tensor times a number (or a 0-d array); the last array carries it."""
+        """The tensor times a number (or a 0-d array); one array carries it."""
         if isinstance(scalar, Format):
             raise ArgumentError("'*' scales by a number; for entries use tdecomp.formats.hadamard")
         factor: Any = scalar.item() if isinstance(scalar, np.generic) else scalar
@@ -165,9 +193,7 @@ class Format(ABC):
                 f"'*' scales by a number, got an array of shape {tuple(factor.shape)}:"
                 " use tdecomp.formats.mode_product or hadamard"
             )
-        arrays = self.arrays
-        last = next(reversed(arrays))
-        return self.with_arrays(arrays | {last: arrays[last] * factor})
+        return self._scaled(factor)
 
     __rmul__ = __mul__
 
@@ -190,7 +216,7 @@ class Format(ABC):
         product of the two norms (more, where the terms of one tensor cancel each other). For
         gradients in jax with x64 off, differentiate inside ``jax.enable_x64(True)``.
         """
-        return _pairs.inner(self._pair_of_network(), other._pair_of_network())
+        return _pairs.inner(_networks(self), _networks(other))
 
     def norm(self) -> Array:
         """Frobenius norm, 0-d float64, without forming the dense tensor.
@@ -201,12 +227,7 @@ class Format(ABC):
         for nearly equal ``a`` and ``b``, everything below about 1e-8 of ``a.norm()`` is rounding.
         Its gradient does not exist at 0.
         """
-        xp = namespace(*self.arrays.values())
-        with float64_scope(*self.arrays.values()):
-            square = self.inner(self)
-            if xp.isdtype(square.dtype, "complex floating"):
-                square = xp.real(square)
-            return xp.sqrt(xp.clip(square, min=0.0))
+        return _pairs.norm(_networks(self))
 
     def select(self, **index: int | slice) -> Format:
         """Slice along named modes: ``fmt.select(layer=3, out=slice(0, 8))``.
@@ -263,6 +284,32 @@ class Format(ABC):
         i %= n
         return self._restrict(position, range(i, i + 1))._squeeze(position)
 
-    def _pair_of_network(self) -> _pairs.Pair:
-        network = self.to_network()
-        return network.equation, list(network.arrays.values())
+
+class Factored(Format):
+    """A format that is one network: every one but a sum of several."""
+
+    def _scaled(self, factor: float | Array) -> Self:
+        arrays = self.arrays
+        last = next(reversed(arrays))
+        return self.with_arrays(arrays | {last: arrays[last] * factor})
+
+    def _multiplied(self, matrix: Array, position: int) -> Format:
+        name, arrays = self.modes[position], self.arrays
+        carriers = [
+            (key, term.index(name))
+            for key, term in zip(arrays, self.equation.terms, strict=True)
+            if name in term
+        ]
+        if len(carriers) != 1:
+            return self.to_network().extended(matrix, position)
+        ((key, axis),) = carriers
+        array, matrix = _pairs.promoted([arrays[key], matrix])
+        return self.with_arrays(arrays | {key: multiply_array(array, matrix, axis)})
+
+    def _summands(self) -> tuple[Factored, ...]:
+        return (self,)
+
+
+def _networks(fmt: Format) -> list[_pairs.Pair]:
+    networks = [part.to_network() for part in fmt._summands()]
+    return [(network.equation, network.tensors) for network in networks]

@@ -1,31 +1,32 @@
-"""Conversions between formats that lose nothing, without forming the dense tensor.
-
-Towards CP only `LowRank` is exact; fit the others with `tdecomp.cp`.
-"""
+"""Conversions to Tucker, Tucker2 and TT that lose nothing, without forming the dense tensor."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from functools import singledispatch
+from functools import reduce, singledispatch
 
-import numpy as np
+from array_api_compat import device
 
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Format
-from tdecomp.formats._slices import indicator
+from tdecomp.formats._pairs import promoted
+from tdecomp.formats._to_cp import to_cp
 from tdecomp.formats.cp import CP
 from tdecomp.formats.lowrank import LowRank
 from tdecomp.formats.network import Network
+from tdecomp.formats.sum import Sum
 from tdecomp.formats.tt import TT
 from tdecomp.formats.tucker import Tucker
 from tdecomp.formats.tucker2 import Tucker2
-from tdecomp.modes import positions
+from tdecomp.modes import flatten, positions
 from tdecomp.tensor import mode_product, unfold
 
-__all__ = ["to_cp", "to_tt", "to_tucker", "to_tucker2"]
+__all__ = ["refuse_splits", "split_core", "to_tt", "to_tucker", "to_tucker2"]
 
 
+@singledispatch
 def to_tucker(fmt: Format) -> Tucker:
     """Any format as Tucker with orthonormal factors: the normal form of a Tucker tensor too.
 
@@ -41,7 +42,7 @@ def to_tucker(fmt: Format) -> Tucker:
     Notes
     -----
     Exact to rounding. The core has ``Π min(n, R)`` entries for a CP of rank ``R``, and the bonds'
-    product for a TT.
+    product for a TT; for a `Sum` the ranks of its parts add up, to at most the sizes of the modes.
 
     Examples
     --------
@@ -64,6 +65,21 @@ def to_tucker(fmt: Format) -> Tucker:
     return Tucker(fmt.modes, core, tuple(factors))
 
 
+@to_tucker.register
+def _(fmt: Sum) -> Tucker:
+    parts = [to_tucker(part) for part in fmt.parts]
+    cores = promoted([part.core for part in parts])
+    factors = []
+    for k, n in enumerate(fmt.shape):
+        basis, own = _joint_basis([part.factors[k] for part in parts], n)
+        factors.append(basis)
+        cores = [
+            core if f is None else mode_product(core, f, k)
+            for core, f in zip(cores, own, strict=True)
+        ]
+    return Tucker(fmt.modes, reduce(operator.add, promoted(cores)), tuple(factors))
+
+
 def to_tucker2(fmt: Format, compressed: tuple[str, str] = ("out", "in")) -> Tucker2:
     """Any format as Tucker2: `to_tucker` with a basis for the two `compressed` modes only.
 
@@ -74,7 +90,7 @@ def to_tucker2(fmt: Format, compressed: tuple[str, str] = ("out", "in")) -> Tuck
     tucker = tucker.opened([m for k, m in enumerate(tucker.modes) if k not in where])
     xp, core = namespace(tucker.core), tucker.core
     left, right = (
-        xp.eye(core.shape[k], dtype=core.dtype, device=core.device) if f is None else f
+        xp.eye(core.shape[k], dtype=core.dtype, device=device(core)) if f is None else f
         for k, f in ((k, tucker.factors[k]) for k in where)
     )
     return Tucker2(tucker.modes, core, left, right, compressed)
@@ -105,11 +121,11 @@ def to_tt(fmt: Format, chain: Sequence[str] | None = None) -> TT:
     >>> to_tt(t).axes, to_tt(t).rank, to_tt(t).modes
     ((('out',), ('layer',), ('in',)), (1, 1, 2, 1), ('layer', 'out', 'in'))
     """
-    _refuse_splits(fmt)
+    refuse_splits(fmt.modes)
     tucker = to_tucker(fmt)
     inner = tucker._permute(_order(fmt, chain))
     cores = []
-    for core, factor in zip(_qr_chain(inner.core), inner.factors, strict=True):
+    for core, factor in zip(split_core(inner.core[None, ..., None]), inner.factors, strict=True):
         cores.append(core if factor is None else mode_product(core, factor, 1))
     return TT(tuple((m,) for m in inner.modes), tuple(cores), fmt.modes)
 
@@ -137,7 +153,7 @@ def _(fmt: CP, chain: Sequence[str] | None = None) -> TT:
     xp = namespace(fmt.weights)
     if not rest:
         return TT((modes,), ((first @ fmt.weights)[None, :, None],), fmt.modes)
-    eye = xp.eye(fmt.rank, dtype=fmt.weights.dtype, device=fmt.weights.device)
+    eye = xp.eye(fmt.rank, dtype=fmt.weights.dtype, device=device(fmt.weights))
     cores = [
         (first * fmt.weights[None, :])[None, :, :],
         *(f.T[:, :, None] * eye[:, None, :] for f in rest[:-1]),
@@ -147,38 +163,28 @@ def _(fmt: CP, chain: Sequence[str] | None = None) -> TT:
 
 
 @to_tt.register
+def _(fmt: TT, chain: Sequence[str] | None = None) -> TT:
+    order = tuple(fmt.modes[k] for k in _order(fmt, chain))
+    if flatten(fmt.axes) != order or fmt.output != fmt.modes:
+        return to_tt.dispatch(Format)(fmt, chain)
+    cores = tuple(piece for core in fmt.cores for piece in split_core(core))
+    return TT(tuple((m,) for m in order), cores, fmt.modes)
+
+
+@to_tt.register
+def _(fmt: Sum, chain: Sequence[str] | None = None) -> TT:
+    refuse_splits(fmt.modes)
+    parts = [to_tt(part, chain or fmt.modes) for part in fmt.parts]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total._plus(part)
+        assert total is not None  # one chain
+    return total
+
+
+@to_tt.register
 def _(fmt: LowRank, chain: Sequence[str] | None = None) -> TT:
     return to_tt(to_cp(fmt), chain)
-
-
-@singledispatch
-def to_cp(fmt: Format) -> CP:
-    """A `LowRank` as CP of rank ``Σ ranks``: each column belongs to one site.
-
-    Raises
-    ------
-    ArgumentError
-        For the other formats, which are no CP of a known small rank: fit one with `tdecomp.cp`.
-    """
-    raise ArgumentError(
-        f"a {type(fmt).__name__} is no CP of a known small rank: fit one with tdecomp.cp"
-    )
-
-
-@to_cp.register
-def _(fmt: CP) -> CP:
-    return fmt
-
-
-@to_cp.register
-def _(fmt: LowRank) -> CP:
-    owner = [site for site, rank in enumerate(fmt.ranks) for _ in range(rank)]
-    index = np.unravel_index(np.asarray(owner, dtype=np.int64), fmt.sites) if fmt.sites else ()
-    sites = (
-        indicator([int(i) for i in own], n, fmt.u).T
-        for own, n in zip(index, fmt.sites, strict=True)
-    )
-    return CP(fmt.modes, fmt.s, (*sites, fmt.u, fmt.vh.T))
 
 
 def _qr_along(x: Array, axis: int) -> tuple[Array | None, Array]:
@@ -192,15 +198,37 @@ def _qr_along(x: Array, axis: int) -> tuple[Array | None, Array]:
     return q, xp.moveaxis(xp.reshape(r, (r.shape[0], *rest)), 0, axis)
 
 
-def _qr_chain(core: Array) -> list[Array]:
-    """A dense tensor as TT cores ``(r, n, r')`` of full bonds."""
+def _joint_basis(
+    factors: Sequence[Array | None], n: int
+) -> tuple[Array | None, Sequence[Array | None]]:
+    """Orthonormal basis of all columns and every factor in it: ``(n, r)`` and ``(r, r_i)``.
+
+    None and the factors themselves where the basis would be the whole mode.
+    """
+    held = [f for f in factors if f is not None]
+    widths = [f.shape[1] for f in held]
+    if len(held) < len(factors) or sum(widths) >= n:
+        return None, factors
+    held = promoted(held)
+    xp = namespace(*held)
+    q, r = xp.linalg.qr(xp.concat(held, axis=1), mode="reduced")
+    ends = [sum(widths[:k]) for k in range(len(widths) + 1)]
+    return q, [r[:, slice(*ends[k : k + 2])] for k in range(len(widths))]
+
+
+def split_core(core: Array) -> list[Array]:
+    """A core ``(r, n1, n2, .., s)`` as a chain of cores of one mode each, by QR.
+
+    All but the last are left-orthonormal; the bonds between them are as wide as the sizes allow.
+    """
     xp = namespace(core)
-    cores, bond, rest = [], 1, core
-    for n in core.shape[:-1]:
-        q, rest = xp.linalg.qr(xp.reshape(rest, (bond * n, -1)), mode="reduced")
+    (bond, *sizes, last), rest, cores = core.shape, core, []
+    for n in sizes[:-1]:
+        flat = xp.reshape(rest, (bond * n, -1))
+        q, rest = xp.linalg.qr(flat, mode="reduced")
         cores.append(xp.reshape(q, (bond, n, q.shape[1])))
         bond = q.shape[1]
-    return [*cores, xp.reshape(rest, (bond, core.shape[-1], 1))]
+    return [*cores, xp.reshape(rest, (bond, sizes[-1], last))]
 
 
 def _order(fmt: Format, chain: Sequence[str] | None) -> tuple[int, ...]:
@@ -213,6 +241,7 @@ def _order(fmt: Format, chain: Sequence[str] | None) -> tuple[int, ...]:
     return order
 
 
-def _refuse_splits(fmt: Format) -> None:
-    if split := [m for m in fmt.modes if m.startswith("(")]:
+def refuse_splits(modes: Sequence[str]) -> None:
+    """Refuse a split axis, which no core of one mode can carry."""
+    if split := [m for m in modes if m.startswith("(")]:
         raise ArgumentError(f"the split axis {split[0]} has no core of its own in a plain TT")

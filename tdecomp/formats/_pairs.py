@@ -1,9 +1,13 @@
-"""Two networks over one tensor space: products and sums without the dense tensor."""
+"""Networks over one tensor space: products and sums without the dense tensor."""
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
+from functools import reduce
+
+from array_api_compat import device
 
 from tdecomp._xp import Array, double, float64_scope, namespace
 from tdecomp.errors import ArgumentError
@@ -11,23 +15,86 @@ from tdecomp.formats._equations import fresh, rename, write_axis
 from tdecomp.modes import Equation, flatten
 from tdecomp.plan import contract
 
-__all__ = ["block_sum", "elementwise", "inner", "promoted"]
+__all__ = ["block_sum", "elementwise", "inner", "kronecker", "norm", "promoted", "refined"]
 
 Pair = tuple[Equation, Sequence[Array]]
 """An equation and the arrays of its terms."""
 
 
-def inner(a: Pair, b: Pair) -> Array:
-    """``Σ conj(a) b`` over all entries, as a 0-d array in float64 (complex128)."""
-    with float64_scope(*a[1]):
-        wide = (a[0], [_conj(_wide(x)) for x in a[1]]), (b[0], [_wide(x) for x in b[1]])
-        equation, arrays = elementwise(*wide)
-        return contract(Equation(equation.terms, ()), arrays)
+def inner(a: Sequence[Pair], b: Sequence[Pair]) -> Array:
+    """``Σ conj(a) b`` over all entries of two sums of networks, 0-d in float64 (complex128)."""
+    with float64_scope(*a[0][1]):
+        left, right = _normalised(a), _normalised(b)
+        return _times_power(_products(left[0], right[0]), left[1] + right[1])
+
+
+def norm(a: Sequence[Pair]) -> Array:
+    """``‖a‖`` of a sum of networks; the square is never formed at its own scale."""
+    with float64_scope(*a[0][1]):
+        parts, exponent = _normalised(a)
+        square = _products(parts, parts)
+        xp = namespace(square)
+        if xp.isdtype(square.dtype, "complex floating"):
+            square = xp.real(square)
+        return _times_power(xp.sqrt(xp.clip(square, min=0.0)), exponent)
+
+
+def _products(a: Sequence[Pair], b: Sequence[Pair]) -> Array:
+    total = None
+    for left in a:
+        conjugate = left[0], [_conj(x) for x in left[1]]
+        for right in b:
+            equation, arrays = elementwise(conjugate, right)
+            term = contract(Equation(equation.terms, ()), arrays)
+            total = term if total is None else total + term
+    return total
+
+
+def _normalised(networks: Sequence[Pair]) -> tuple[Sequence[Pair], Array]:
+    """Networks in double precision, divided by one power of 2, and its exponent.
+
+    Every array is brought to a largest entry in [1, 2), so that no product of them overflows;
+    powers of 2 change no digit.
+    """
+    scaled, exponents = [], []
+    for equation, arrays in networks:
+        pairs = [_unit(_wide(x)) for x in arrays]
+        scaled.append((equation, [x for x, _ in pairs]))
+        exponents.append(reduce(operator.add, (k for _, k in pairs)))
+    xp = namespace(exponents[0])
+    top = reduce(xp.maximum, exponents)
+    if len(scaled) > 1:
+        scaled = [
+            (equation, [_times_power(arrays[0], k - top), *arrays[1:]])
+            for (equation, arrays), k in zip(scaled, exponents, strict=True)
+        ]
+    return scaled, top
+
+
+def _unit(x: Array) -> tuple[Array, Array]:
+    """`x` over the power of 2 below its largest magnitude, and the exponent, -1000 for zeros."""
+    xp = namespace(x)
+    if 0 in x.shape:
+        return x, xp.asarray(0.0, dtype=xp.float64, device=device(x))
+    largest = xp.max(xp.abs(x))
+    zero = largest == 0
+    one = xp.ones_like(largest)
+    exponent = xp.floor(xp.log2(xp.where(zero, one, largest)))  # no gradient flows through floor
+    exponent = xp.where(zero, -1000.0 * one, exponent)
+    return _times_power(x, -exponent), exponent
+
+
+def _times_power(x: Array, exponent: Array) -> Array:
+    """``x · 2^exponent``, in halves: each is a number where the power itself may be none."""
+    xp = namespace(x, exponent)
+    half = xp.floor(0.5 * exponent)
+    two = xp.ones_like(exponent) * 2.0
+    return x * xp.pow(two, half) * xp.pow(two, exponent - half)
 
 
 def elementwise(a: Pair, b: Pair) -> tuple[Equation, list[Array]]:
     """The entrywise product as one network: the factors of both over the modes of `a`."""
-    a, b = _refined(a, b), _refined(b, a)
+    a, b = refined(a, b), refined(b, a)
     _check_axes(a, b)
     mine, theirs = a[0], b[0]
     shared = dict(zip(flatten(theirs.output), flatten(mine.output), strict=True))
@@ -37,37 +104,48 @@ def elementwise(a: Pair, b: Pair) -> tuple[Equation, list[Array]]:
     return Equation((*mine.terms, *terms), mine.output), promoted([*a[1], *b[1]])
 
 
-def block_sum(equation: Equation, a: Sequence[Array], b: Sequence[Array]) -> list[Array]:
+def block_sum(equation: Equation, a: Sequence[Array], b: Sequence[Array]) -> list[Array] | None:
     """Arrays of the sum of two networks of one equation: blocks along every rank.
 
     A name that is summed over gets the sum of both sizes; every array holds that of `a` in the
     first block and that of `b` in the last. No product mixes the blocks, because every term has a
     rank and the ranks connect all terms.
 
-    Raises
-    ------
-    ArgumentError
-        If some term has no rank or the terms fall apart: then the sum is no such network.
+    Returns
+    -------
+    list or None
+        None if some term has no rank or the terms fall apart, or if the splits of the axes differ:
+        then the sum is no such network.
     """
     sizes, others = _sizes((equation, a)), _sizes((equation, b))
     kept = flatten(equation.output)
     if any(sizes[n] != others[n] for n in kept):
-        raise ArgumentError(
-            f"the splits of '{equation}' differ in size, so the two cannot be added"
-        )
+        return None
     terms = [flatten(term) for term in equation.terms]
     if len(terms) == 1 and sizes == others:
         return [x + y for x, y in zip(a, b, strict=True)]
     ranks = {n for n in sizes if n not in kept}
     ranks -= {n for n in ranks if sum(n in t for t in terms) == 1 and sizes[n] == others[n]}
     if not _connected([set(term) & ranks for term in terms]):
-        raise ArgumentError(
-            f"a sum of two networks '{equation}' is no such network: its terms are not all"
-            " connected by ranks; add the dense tensors"
-        )
+        return None
     arrays = promoted([*a, *b])
     pairs = zip(terms, arrays[: len(terms)], arrays[len(terms) :], strict=True)
     return [_block(x, y, [k for k, n in enumerate(term) if n in ranks]) for term, x, y in pairs]
+
+
+def kronecker(equation: Equation, a: Sequence[Array], b: Sequence[Array]) -> list[Array] | None:
+    """Arrays of the entrywise product of two networks of one equation.
+
+    ``z[i, (r s)] = x[i, r] · y[i, s]``: Kronecker products along every name that is summed over,
+    entrywise ones along the modes; all ranks multiply. None if the modes differ in size.
+    """
+    sizes, others = _sizes((equation, a)), _sizes((equation, b))
+    kept = flatten(equation.output)
+    if any(sizes[n] != others[n] for n in kept):
+        return None
+    arrays = promoted([*a, *b])
+    pairs = zip(equation.terms, arrays[: len(a)], arrays[len(a) :], strict=True)
+    return [_outer(x, y, [n in kept for n in flatten(term)]) for term, x, y in pairs]
 
 
 def promoted(arrays: Sequence[Array]) -> list[Array]:
@@ -75,6 +153,15 @@ def promoted(arrays: Sequence[Array]) -> list[Array]:
     xp = namespace(*arrays)
     dtype = xp.result_type(*arrays)
     return [x if x.dtype == dtype else xp.astype(x, dtype) for x in arrays]
+
+
+def _outer(x: Array, y: Array, entrywise: Sequence[bool]) -> Array:
+    """Product of two arrays along the marked axes, all pairs along the others."""
+    xp = namespace(x, y)
+    both = list(zip(x.shape, y.shape, entrywise, strict=True))
+    left = xp.reshape(x, tuple(n for m, _, same in both for n in ((m,) if same else (m, 1))))
+    right = xp.reshape(y, tuple(n for _, m, same in both for n in ((m,) if same else (1, m))))
+    return xp.reshape(left * right, tuple(m if same else m * n for m, n, same in both))
 
 
 def _block(x: Array, y: Array, axes: Sequence[int]) -> Array:
@@ -90,7 +177,7 @@ def _block(x: Array, y: Array, axes: Sequence[int]) -> Array:
 
 def _zeros(x: Array, axis: int, n: int) -> Array:
     shape = (*x.shape[:axis], n, *x.shape[axis + 1 :])
-    return namespace(x).zeros(shape, dtype=x.dtype, device=x.device)
+    return namespace(x).zeros(shape, dtype=x.dtype, device=device(x))
 
 
 def _connected(terms: Sequence[set[str]]) -> bool:
@@ -102,7 +189,7 @@ def _connected(terms: Sequence[set[str]]) -> bool:
     return bool(terms[0]) and not left
 
 
-def _refined(a: Pair, b: Pair) -> Pair:
+def refined(a: Pair, b: Pair) -> Pair:
     """`a` with every plain axis split where `b` splits it: the arrays are only reshaped."""
     equation, arrays = a
     sizes, inner = _sizes(a), _sizes(b)

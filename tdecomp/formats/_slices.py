@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from array_api_compat import device
 
 from tdecomp._xp import Array, namespace
 from tdecomp.modes import Axis, Equation, flatten
@@ -54,4 +55,4 @@ def indicator(rows: Sequence[int], n: int, like: Array) -> Array:
 
 def _whole(rows: Sequence[int], like: Array) -> Array:
     """Whole numbers as an array of the library and device of `like`."""
-    return namespace(like).asarray(np.asarray(rows, dtype=np.int64), device=like.device)
+    return namespace(like).asarray(np.asarray(rows, dtype=np.int64), device=device(like))

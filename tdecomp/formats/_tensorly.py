@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import singledispatch
 from typing import Any
 
+from array_api_compat import device
+
 from tdecomp._xp import namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Format
@@ -58,7 +60,7 @@ def _(fmt: Tucker) -> Any:
 
     xp, core = namespace(fmt.core), fmt.core
     factors = [
-        xp.eye(n, dtype=core.dtype, device=core.device) if f is None else f
+        xp.eye(n, dtype=core.dtype, device=device(core)) if f is None else f
         for n, f in zip(fmt.shape, fmt.factors, strict=True)
     ]
     return TuckerTensor((core, factors))

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from tdecomp._xp import Array
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Format
+from tdecomp.formats._base import Factored
 from tdecomp.formats._equations import fresh
 from tdecomp.formats._pairs import block_sum
 from tdecomp.formats._slices import restricted
@@ -20,7 +20,7 @@ __all__ = ["CP"]
 
 
 @dataclass(frozen=True)
-class CP(Format):
+class CP(Factored):
     """``X[i, j, ...] = Σ_r weights[r] · factors[0][i, r] · factors[1][j, r] · ...``.
 
     Parameters
@@ -95,10 +95,10 @@ class CP(Format):
     def to_network(self) -> Network:
         return Network(self.equation, tuple(self.arrays.values()))
 
-    def _plus(self, other: Self) -> Self:
+    def _plus(self, other: Self) -> Self | None:
         mine, theirs = self.arrays, other.arrays
         blocks = block_sum(self.equation, list(mine.values()), list(theirs.values()))
-        return self.with_arrays(dict(zip(mine, blocks, strict=True)))
+        return None if blocks is None else self.with_arrays(dict(zip(mine, blocks, strict=True)))
 
     def _restrict(self, position: int, rows: range) -> CP:
         arrays = restricted(self.equation, self.arrays, self.modes[position], rows)

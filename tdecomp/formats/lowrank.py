@@ -12,7 +12,7 @@ import numpy as np
 
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Format
+from tdecomp.formats._base import Factored, Format
 from tdecomp.formats._equations import fresh
 from tdecomp.formats._pairs import promoted
 from tdecomp.formats._slices import indicator, restricted, take
@@ -23,7 +23,7 @@ __all__ = ["LowRank"]
 
 
 @dataclass(frozen=True)
-class LowRank(Format):
+class LowRank(Factored):
     """``X[site] = u_site · diag(s_site) · vh_site`` with a rank of its own for every site.
 
     The factors of all sites stand side by side along one rank mode ``R = Σ ranks``, so that a
@@ -115,17 +115,23 @@ class LowRank(Format):
         return xp.reshape(xp.stack([self.matrix(i) for i in range(self.n_sites)]), self.shape)
 
     def to_network(self) -> Network:
-        """The same tensor with an indicator ``(sites, R)`` that says which columns are whose."""
+        """The same tensor with an indicator ``(n, R)`` per site mode: which columns are whose."""
         (r,) = fresh(["r"], self.modes)
         *sites, out, in_ = self.modes
-        equation = Equation(((*sites, r), (out, r), (r,), (r, in_)), self.modes)
-        return Network(equation, (self._owners(), self.u, self.s, self.vh))
+        equation = Equation((*((m, r) for m in sites), (out, r), (r,), (r, in_)), self.modes)
+        return Network(equation, (*self.owners, self.u, self.s, self.vh))
 
-    def _owners(self) -> Array:
-        """1 where a column belongs to a site: ``(*sites, R)``."""
+    @property
+    def owners(self) -> tuple[Array, ...]:
+        """1 where a column belongs to a row of a site mode: ``(n, R)`` for each."""
         owner = [site for site, rank in enumerate(self.ranks) for _ in range(rank)]
-        ones = indicator(owner, self.n_sites, self.u).T  # (site, R)
-        return namespace(self.u).reshape(ones, (*self.sites, len(owner)))
+        index = (
+            np.unravel_index(np.asarray(owner, dtype=np.int64), self.sites) if self.sites else ()
+        )
+        return tuple(
+            indicator([int(i) for i in own], n, self.u).T
+            for own, n in zip(index, self.sites, strict=True)
+        )
 
     def _plus(self, other: Self) -> Self:
         """The columns of both tensors side by side within each site; no longer orthonormal."""
@@ -135,7 +141,7 @@ class LowRank(Format):
         order = [
             k
             for site in range(self.n_sites)
-            for k in (*self._columns(site), *(start + k for k in other._columns(site)))
+            for k in (*self.columns(site), *(start + k for k in other.columns(site)))
         ]
         u = xp.concat(promoted([self.u, other.u]), axis=1)
         s = xp.concat(promoted([self.s, other.s]), axis=0)
@@ -171,10 +177,11 @@ class LowRank(Format):
     def _sites(self, chosen: np.ndarray, modes: tuple[str, ...]) -> LowRank:
         """Some sites, or all in another order, with their columns only."""
         sites = [int(site) for site in chosen.reshape(-1)]
-        columns = [k for site in sites for k in self._columns(site)]
+        columns = [k for site in sites for k in self.columns(site)]
         ranks = tuple(self.ranks[site] for site in sites)
         parts = take(self.u, 1, columns), take(self.s, 0, columns), take(self.vh, 0, columns)
         return LowRank(modes, tuple(chosen.shape), ranks, *parts)
 
-    def _columns(self, site: int) -> range:
+    def columns(self, site: int) -> range:
+        """Positions of a site's columns."""
         return range(self._ends[site], self._ends[site + 1])

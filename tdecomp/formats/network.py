@@ -8,21 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
+from array_api_compat import device
 
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Format
+from tdecomp.formats._base import Factored
 from tdecomp.formats._equations import fresh, narrowest_cut, rename, write_axis
 from tdecomp.formats._pairs import block_sum, promoted
 from tdecomp.formats._slices import indicator, restricted
 from tdecomp.modes import Equation, flatten
 from tdecomp.plan import contract
 
-__all__ = ["Network"]
+__all__ = ["Network", "through_shorter_side"]
 
 
 @dataclass(frozen=True)
-class Network(Format):
+class Network(Factored):
     """Any tensor network: an equation and one array for each of its terms.
 
     Every other format converts to it exactly with `to_network`.
@@ -118,7 +119,7 @@ class Network(Format):
         if cut is None or (
             not shared_in and math.prod(sizes[n] for n in cut[1]) >= min(n_out, n_in)
         ):
-            return _with_identity(here.to_dense())
+            return through_shorter_side(here.to_dense())
         return here._halves(*cut)
 
     def _at(self, index: int, position: int) -> Network:
@@ -154,15 +155,11 @@ class Network(Format):
         equation = Equation((*terms, (name, *(ranks[n] for n in inner))), tuple(output))
         return Network(equation, tuple(promoted([*self.tensors, new])))
 
-    def _plus(self, other: Self) -> Self:
+    def _plus(self, other: Self) -> Self | None:
         if self.equation != other.equation:
-            raise ArgumentError(
-                f"cannot add '{other.equation}' to '{self.equation}': only networks of one equation"
-                " add up"
-            )
-        return type(self)(
-            self.equation, tuple(block_sum(self.equation, self.tensors, other.tensors))
-        )
+            return None
+        blocks = block_sum(self.equation, self.tensors, other.tensors)
+        return None if blocks is None else type(self)(self.equation, tuple(blocks))
 
     def _restrict(self, position: int, rows: range) -> Network:
         axis = self.equation.output[position]
@@ -189,8 +186,8 @@ class Network(Format):
         return Network(Equation(self.equation.terms, output), self.tensors)
 
 
-def _with_identity(matrix: Array) -> tuple[Array, Array]:
+def through_shorter_side(matrix: Array) -> tuple[Array, Array]:
     """Factors through the shorter side: ``(matrix, eye)`` or ``(eye, matrix)``."""
     n_out, n_in = matrix.shape
-    eye = namespace(matrix).eye(min(n_out, n_in), dtype=matrix.dtype, device=matrix.device)
+    eye = namespace(matrix).eye(min(n_out, n_in), dtype=matrix.dtype, device=device(matrix))
     return (matrix, eye) if n_in <= n_out else (eye, matrix)

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Format
+from tdecomp.formats._base import Factored, Format
 from tdecomp.formats._equations import fresh, write_axis
 from tdecomp.formats._pairs import block_sum
 from tdecomp.formats._slices import restricted
@@ -22,7 +22,7 @@ __all__ = ["TT"]
 
 
 @dataclass(frozen=True)
-class TT(Format):
+class TT(Factored):
     """``X[i, j, ...] = cores[0][0, i, :] · cores[1][:, j, :] · ... · cores[d-1][:, k, 0]``.
 
     Parameters
@@ -122,14 +122,11 @@ class TT(Format):
     def to_network(self) -> Network:
         return Network(self.equation, self.cores)
 
-    def _plus(self, other: Self) -> Self:
-        if self.axes != other.axes or self.output != other.output:
-            raise ArgumentError(
-                f"cannot add a TT over {other.axes} to one over {self.axes}: bring both to one"
-                " chain, or add them as another format"
-            )
+    def _plus(self, other: Self) -> Self | None:
+        if self.axes != other.axes:
+            return None
         blocks = block_sum(self.equation, self.cores, other.cores)
-        return type(self)(self.axes, tuple(blocks), self.output)
+        return None if blocks is None else type(self)(self.axes, tuple(blocks), self.output)
 
     def _restrict(self, position: int, rows: range) -> Format:
         arrays = restricted(self.equation, self.arrays, self.output[position], rows)

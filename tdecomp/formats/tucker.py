@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Self
 
 import numpy as np
+from array_api_compat import device
 
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Format
+from tdecomp.formats._base import Factored
 from tdecomp.formats._pairs import block_sum
 from tdecomp.formats._slices import restricted
 from tdecomp.formats.network import Network
@@ -21,11 +23,11 @@ from tdecomp.tensor import mode_product as multiply_array
 
 __all__ = ["Tucker"]
 
-_RANKS = ["r", "s", "t", "u", "v", "w", "x", "y", "z"]
+_RANKS = "rstuvwxyz"  # then r1, s1, ...
 
 
 @dataclass(frozen=True)
-class Tucker(Format):
+class Tucker(Factored):
     """``X[i, j, ...] = Σ core[r, s, ...] · factors[0][i, r] · factors[1][j, s] · ...``.
 
     Parameters
@@ -79,7 +81,8 @@ class Tucker(Format):
 
     @property
     def equation(self) -> Equation:
-        free = iter(r for r in _RANKS if r not in self.modes)
+        ranks = (r + (str(k) if k else "") for k in count() for r in _RANKS)
+        free = (r for r in ranks if r not in self.modes)
         inner = [
             m if f is None else next(free) for m, f in zip(self.modes, self.factors, strict=True)
         ]
@@ -124,14 +127,22 @@ class Tucker(Format):
                 core, factors[k] = multiply_array(core, factor, k), None
         return Tucker(self.modes, core, tuple(factors))
 
-    def _plus(self, other: Self) -> Self:
-        """Block-diagonal core; a mode that one of the two does not compress is opened in both."""
+    def equally_opened(self, other: Tucker) -> tuple[Tucker, Tucker]:
+        """Both tensors, with the modes opened that one of the two does not compress."""
         both = zip(self.modes, self.factors, other.factors, strict=True)
         full = [m for m, f, g in both if (f is None) != (g is None)]
-        a, b = self.opened(full), other.opened(full)
+        return self.opened(full), other.opened(full)
+
+    def _plus(self, other: Self) -> Self | None:
+        """Block-diagonal core over the ranks."""
+        a, b = self.equally_opened(other)
         mine, theirs = a.arrays, b.arrays
         blocks = block_sum(a.equation, list(mine.values()), list(theirs.values()))
-        return self.build(self.modes, dict(zip(mine, blocks, strict=True)), self.layout)
+        return (
+            None
+            if blocks is None
+            else self.build(self.modes, dict(zip(mine, blocks, strict=True)), self.layout)
+        )
 
     def _restrict(self, position: int, rows: range) -> Tucker:
         arrays = restricted(self.equation, self.arrays, self.modes[position], rows)
@@ -165,4 +176,4 @@ class Tucker(Format):
 
 
 def _eye_like(matrix: Array) -> Array:
-    return namespace(matrix).eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+    return namespace(matrix).eye(matrix.shape[1], dtype=matrix.dtype, device=device(matrix))

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Format
+from tdecomp.formats._base import Factored, Format
 from tdecomp.formats._pairs import block_sum
 from tdecomp.formats._slices import restricted
 from tdecomp.formats.network import Network
@@ -19,7 +19,7 @@ __all__ = ["Tucker2"]
 
 
 @dataclass(frozen=True)
-class Tucker2(Format):
+class Tucker2(Factored):
     """``X[..., o, i] = Σ_rs left[o, r] · core[..., r, s] · right[i, s]``: LoTR's layout.
 
     Parameters
@@ -101,15 +101,12 @@ class Tucker2(Format):
     def to_network(self) -> Network:
         return self.to_tucker().to_network()
 
-    def _plus(self, other: Self) -> Self:
+    def _plus(self, other: Self) -> Self | None:
         if set(self.compressed) != set(other.compressed):
-            raise ArgumentError(
-                f"cannot add a Tucker2 of the bases {' and '.join(other.compressed)} to one of"
-                f" {' and '.join(self.compressed)}: add both after to_tucker()"
-            )
+            return None
         mine, theirs = self.arrays, other.arrays
         blocks = block_sum(self.equation, list(mine.values()), list(theirs.values()))
-        return self.with_arrays(dict(zip(mine, blocks, strict=True)))
+        return None if blocks is None else self.with_arrays(dict(zip(mine, blocks, strict=True)))
 
     def _restrict(self, position: int, rows: range) -> Tucker2:
         arrays = restricted(self.equation, self.arrays, self.modes[position], rows)

@@ -135,6 +135,38 @@ def test_stacks_and_scales():
     assert [*plain.stable.values()] == pytest.approx([*scaled.stable.values()], rel=1e-4)
 
 
+@pytest.mark.parametrize("make", [
+    lambda x: td.tucker(x, rank=3).tensor,
+    lambda x: td.tensor_train(x, rank=3).tensor,
+    lambda x: td.svd(x, rank=1).tensor,
+    lambda x: td.cp(x, rank=2).tensor,
+    lambda x: td.mpo(x, out=(2, 3), inp=(7, 1), rank=2).tensor,
+], ids=["tucker", "train", "lowrank", "cp", "mpo"])  # fmt: skip
+def test_spectra_of_a_format_are_those_of_its_tensor(make):
+    fmt = make(planted((5, 6, 7), decay=0.8))
+    found, expected = td.ranks(fmt), td.ranks(fmt.to_dense())
+    assert list(found.values) == list(fmt.modes)
+    for s, t in zip(found.values.values(), expected.values.values(), strict=True):
+        np.testing.assert_allclose(s, t, atol=1e-12)
+    for rule, rank in found.choices.items():
+        assert list(rank.values()) == list(expected.choices[rule].values()), rule
+    with pytest.raises(td.ArgumentError, match="for arrays"):
+        td.ranks(fmt, names="a b c")
+
+
+def test_a_vector_has_rank_one():
+    for x in (np.arange(5.0), td.tensor_train(np.arange(5.0), rank=1).tensor):
+        assert all(rank == {"m0": 1} for rank in td.ranks(x).choices.values())
+
+
+def test_a_format_of_any_size():
+    rng = np.random.default_rng(0)
+    factors = tuple(rng.standard_normal((10**4, 3)) for _ in range(4))
+    assert td.ranks(td.CP(("a", "b", "c", "d"), np.ones(3), factors)).choices["noise"] == {
+        m: 3 for m in "abcd"
+    }
+
+
 def test_bad_arguments_are_refused():
     with pytest.raises(td.ArgumentError, match="no mode 'head'"):
         td.ranks(np.ones((3, 4)), modes=["head"])

@@ -6,6 +6,7 @@ import numpy as np
 
 import tdecomp as td
 from tdecomp._xp import to_numpy, tol
+from tdecomp.formats import Sum
 from tdecomp.modes import Equation
 
 
@@ -14,6 +15,39 @@ def factor(rng, *shape):
 
 
 def cases() -> list[td.Format]:
+    return [*single_cases(), *sum_cases()]
+
+
+def sum_cases() -> list[td.Format]:
+    """Sums of different formats, of chains, of equations, with split axes, of one part."""
+    rng = np.random.default_rng(2)
+    modes = ("layer", "out", "in")
+    svd = td.LowRank(modes, (4,), (1, 0, 2, 1), factor(rng, 7, 4), np.ones(4), factor(rng, 4, 5))
+    parafac = td.CP(modes, factor(rng, 2), tuple(factor(rng, n, 2) for n in (4, 7, 5)))
+    shared = td.Tucker2(modes, factor(rng, 4, 2, 2), factor(rng, 7, 2), factor(rng, 5, 2))
+    tucker = td.Tucker(modes, factor(rng, 4, 1, 2), (None, factor(rng, 7, 1), factor(rng, 5, 2)))
+    train = td.TT((("layer",), ("out",), ("in",)), chain(rng, (4,), (7,), (5,)))
+    turned = td.TT((("out",), ("layer",), ("in",)), chain(rng, (7,), (4,), (5,)), modes)
+    vera = network("layer out, out r, layer r, r in -> layer out in", rng)
+    split = [
+        network("layer o1 r, o2 r, in r -> layer (o1 o2) in", rng),
+        td.TT(
+            (("layer",), ("o1",), ("o2",), ("in",)),
+            chain(rng, (4,), (2,), (3,), (5,)),
+            ("layer", ("o1", "o2"), "in"),
+        ),
+    ]
+    return [
+        Sum((shared, svd)),
+        Sum((parafac, tucker, train)),
+        Sum((turned, train, vera)),
+        Sum((network("layer proj out r, layer proj r in -> layer proj out in", rng),)),
+        Sum((svd[0], parafac[2])),
+        Sum(tuple(split)),
+    ]
+
+
+def single_cases() -> list[td.Format]:
     rng = np.random.default_rng(0)
     modes = ("layer", "proj", "out", "in")
     core = factor(rng, 2, 3, 2, 4)
@@ -61,6 +95,7 @@ def cases() -> list[td.Format]:
 
 
 SIZES = {"layer": 4, "proj": 1, "out": 7, "in": 5, "head": 2, "hd": 3, "r": 2, "s": 3}
+SIZES |= {"o1": 2, "o2": 3}
 
 
 def chain(rng, *sizes: tuple[int, ...]) -> tuple[np.ndarray, ...]:
@@ -92,7 +127,7 @@ def like(fmt: td.Format, *, seed: int) -> td.Format:
     """The same format and shape with other numbers, positive where singular values are."""
     rng = np.random.default_rng(seed)
     arrays = {k: np.asarray(rng.standard_normal(a.shape)) for k, a in fmt.arrays.items()}
-    return fmt.with_arrays({k: abs(a) if k == "s" else a for k, a in arrays.items()})
+    return fmt.with_arrays({k: abs(a) if k.endswith("s") else a for k, a in arrays.items()})
 
 
 def dense(fmt: td.Format) -> np.ndarray:
@@ -127,5 +162,13 @@ def space() -> list[td.Format]:
         td.Network(
             Equation.parse("layer h r, d r, in r -> layer (h d) in"),
             (factor(rng, 4, 2, 2), factor(rng, 3, 2), factor(rng, 5, 2)),
+        ),
+        Sum(
+            (
+                td.Tucker2(modes, factor(rng, 4, 2, 1), factor(rng, 6, 2), factor(rng, 5, 1)),
+                td.LowRank(
+                    modes, (4,), (1, 0, 0, 1), factor(rng, 6, 2), np.ones(2), factor(rng, 2, 5)
+                ),
+            )
         ),
     ]

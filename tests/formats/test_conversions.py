@@ -8,16 +8,20 @@ import pytest
 import tdecomp as td
 from tdecomp._xp import to_numpy, tol
 from tdecomp.formats import (
+    Sum,
     canonical,
     from_tensorly,
     normalised,
     to_cp,
+    to_lowrank,
+    to_mpo,
     to_tensorly,
     to_tt,
     to_tucker,
     to_tucker2,
 )
-from tests.formats.cases import CASES, agree, dense, ids, is_split
+from tdecomp.modes import Equation
+from tests.formats.cases import CASES, agree, chain, dense, factor, ids, is_split
 
 EACH = pytest.mark.parametrize("fmt", CASES, ids=ids)
 PLAIN = pytest.mark.parametrize("fmt", [c for c in CASES if not is_split(c)], ids=ids)
@@ -80,9 +84,159 @@ def test_independent_svds_as_cp(fmt):
     agree(cp, dense(fmt))
 
 
-def test_cp_rank_is_not_known_for_the_others():
-    with pytest.raises(td.ArgumentError, match=r"fit one with tdecomp\.cp"):
-        to_cp(CASES[0])
+def columns_of(fmt) -> int | None:
+    """Rank of the CP that is known for a format of three or more modes."""
+    if isinstance(fmt, Sum) and len(fmt.modes) > 2:
+        ranks = [columns_of(part) for part in fmt.parts]
+        return None if None in ranks else sum(filter(None, ranks))
+    return int(np.sum(fmt.rank)) if isinstance(fmt, td.CP | td.LowRank) else None
+
+
+@EACH
+def test_cp_where_one_is_known(fmt):
+    rank = columns_of(fmt)
+    if rank is not None:
+        assert to_cp(fmt).rank == rank
+        agree(to_cp(fmt), dense(fmt))
+    elif len(fmt.modes) == 2:
+        assert to_cp(fmt).rank <= min(fmt.shape)
+        agree(to_cp(fmt), dense(fmt))
+        assert not any(m.startswith("(") for m in to_cp(fmt).modes)
+    else:
+        with pytest.raises(td.ArgumentError, match=r"fit one with tdecomp\.cp"):
+            to_cp(fmt)
+
+
+@CPS
+def test_networks_that_are_a_cp(fmt):
+    network = fmt.to_network()
+    agree(to_cp(network), dense(fmt))
+    assert to_cp(network).rank == fmt.rank
+    without = td.CP(fmt.modes, np.ones(fmt.rank), fmt.factors)
+    terms = without.equation.terms[:-1]
+    turned = tuple(t[::-1] for t in terms)
+    equation = Equation(turned, without.equation.output)
+    agree(to_cp(td.Network(equation, tuple(f.T for f in fmt.factors))), dense(without))
+
+
+@EACH
+def test_independent_svds_of_any_format(fmt):
+    svd = to_lowrank(fmt)
+    agree(svd, dense(fmt))
+    start = 0
+    for site, rank in enumerate(svd.ranks):
+        part = slice(start, start + rank)
+        start += rank
+        assert orthonormal(svd.u[:, part])
+        assert orthonormal(svd.vh[part, :].T)
+        assert np.all(np.diff(svd.s[part]) <= 0)
+        assert rank <= min(fmt.shape[-2:])
+        exact = np.linalg.matrix_rank(dense(fmt).reshape(-1, *fmt.shape[-2:])[site], rtol=1e-12)
+        assert rank == exact
+
+
+def test_svds_of_asked_ranks_truncate_and_know_their_limit():
+    fmt = next(c for c in CASES if isinstance(c, td.Tucker2))
+    one = to_lowrank(fmt, ranks=1)
+    best = to_lowrank(fmt)
+    assert set(one.ranks) == {1}
+    np.testing.assert_allclose(one.s[0], best.s[0])
+    with pytest.raises(td.ArgumentError, match="at most"):
+        to_lowrank(fmt, ranks=[20] * fmt.n_sites)
+    with pytest.raises(td.ArgumentError, match="one for each"):
+        to_lowrank(fmt, ranks=[1, 2])
+    with pytest.raises(td.ArgumentError, match="hold no matrix"):
+        to_lowrank(fmt[0, 0, 0])
+
+
+def sizes_of(n: int) -> tuple[int, int]:
+    """A split of a size in two."""
+    first = next(k for k in range(2, n + 1) if n % k == 0) if n > 1 else 1
+    return first, n // first
+
+
+@EACH
+def test_mpo_of_any_format(fmt):
+    out, inp = (sizes_of(n) for n in fmt.shape[-2:])
+    if any(m.startswith("(") for m in fmt.modes[:-2]):
+        with pytest.raises(td.ArgumentError, match="split axis"):
+            to_mpo(fmt, out=out, inp=inp)
+        return
+    for rows, columns in [(out, inp), ((1, *out), (*inp, 1)), (out[:1] + out[1:], inp[::-1])]:
+        mpo = to_mpo(fmt, out=rows, inp=columns)
+        assert mpo.shape == fmt.shape
+        agree(mpo, dense(fmt))
+        tensor = dense(fmt).reshape(*fmt.shape[:-2], *rows, *columns)
+        lead, k = len(fmt.shape) - 2, len(rows)
+        order = [*range(lead), *(lead + j for pair in ((i, k + i) for i in range(k)) for j in pair)]
+        flat = tensor.transpose(order)
+        sizes = [*fmt.shape[:-2], *(a * b for a, b in zip(rows, columns, strict=True))]
+        for cut, bond in enumerate(mpo.rank[1:-1], 1):
+            unfolded = flat.reshape(int(np.prod(sizes[:cut])), -1)
+            assert bond == max(1, np.linalg.matrix_rank(unfolded, rtol=1e-12))
+    single = to_mpo(fmt, out=fmt.shape[-2:-1], inp=fmt.shape[-1:])
+    agree(single, dense(fmt))
+
+
+def test_mpos_need_factors_of_the_sizes():
+    with pytest.raises(td.ArgumentError, match="multiply to 6 x 6"):
+        to_mpo(CASES[0], out=(2, 3), inp=(3, 2))
+    with pytest.raises(td.ArgumentError, match="equally many"):
+        to_mpo(CASES[0], out=(7,), inp=(5, 1))
+
+
+def long_tensors(d: int) -> list[td.Format]:
+    """Tensors of `d` modes of size 2 and small rank in every format."""
+    rng = np.random.default_rng(5)
+    modes = tuple(f"m{k}" for k in range(d))
+    parafac = td.CP(modes, np.ones(2), tuple(factor(rng, 2, 2) for _ in modes))
+    train = td.TT(tuple((m,) for m in modes), chain(rng, *((2,),) * d))
+    core = factor(rng, *(1,) * (d - 2), 2, 2)
+    tucker = td.Tucker(modes, core, tuple(factor(rng, 2, n) for n in core.shape))
+    tucker2 = td.Tucker2(
+        modes, factor(rng, *(2,) * (d - 2), 1, 1), factor(rng, 2, 1), factor(rng, 2, 1), modes[-2:]
+    )
+    n = 4  # of many sites only the first have a matrix
+    ranks = (1,) * n + (0,) * (2 ** (d - 2) - n)
+    svd = td.LowRank(modes, (2,) * (d - 2), ranks, factor(rng, 2, n), np.ones(n), factor(rng, n, 2))
+    return [parafac, train, tucker, tucker2, svd, parafac.to_network(), Sum((parafac, train))]
+
+
+@pytest.mark.parametrize("fmt", long_tensors(13), ids=ids)
+def test_tensors_of_many_modes(fmt):
+    full = dense(fmt)
+    for found in (to_tucker(fmt), to_tt(fmt), to_tucker2(fmt, fmt.modes[-2:])):
+        agree(found, full)
+    np.testing.assert_allclose(fmt.norm(), np.linalg.norm(full), rtol=1e-12)
+    agree(fmt + fmt, 2 * full)
+    agree(fmt[1, ..., 0], full[1, ..., 0])
+    np.testing.assert_allclose(fmt.matrix(37), full.reshape(-1, 2, 2)[37], atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fmt", long_tensors(20), ids=ids)
+def test_tensors_of_twenty_modes(fmt):
+    full = dense(fmt)
+    agree(to_tt(fmt), full)
+    np.testing.assert_allclose(fmt.norm(), np.linalg.norm(full), rtol=1e-10)
+    agree(fmt + fmt, 2 * full)
+    agree(fmt[1, ..., 0], full[1, ..., 0])
+
+
+@pytest.mark.parametrize("fmt", [c[..., 0, 0] for c in CASES], ids=ids)
+def test_tensors_without_matrix_modes(fmt):
+    if fmt.modes:
+        agree(to_tucker(fmt), dense(fmt))
+    if fmt.modes and not is_split(fmt):
+        agree(to_tt(fmt), dense(fmt))
+
+
+@TTS
+def test_a_train_in_its_own_order_keeps_its_bonds(fmt):
+    if not is_split(fmt) and fmt.output == sum(fmt.axes, ()):
+        found = to_tt(fmt)
+        assert set(fmt.rank) <= set(found.rank)
+        agree(found, dense(fmt))
 
 
 def test_a_chain_names_all_modes():
@@ -102,10 +256,10 @@ def test_normalised_cp(fmt):
     agree(unit, dense(fmt))
     assert np.all(np.diff(unit.weights) <= 0)
     assert np.all(unit.weights >= 0)
-    for factor in unit.factors:
-        np.testing.assert_allclose(np.linalg.norm(factor, axis=0), 1.0)
-    for factor in unit.factors[:-1]:
-        assert np.all(factor.max(0) >= -factor.min(0))
+    for columns in unit.factors:
+        np.testing.assert_allclose(np.linalg.norm(columns, axis=0), 1.0)
+    for columns in unit.factors[:-1]:
+        assert np.all(columns.max(0) >= -columns.min(0))
     again = normalised(unit)
     for one, two in zip(unit.factors, again.factors, strict=True):
         np.testing.assert_allclose(one, two, atol=1e-14)
@@ -182,7 +336,7 @@ def test_to_tensorly_and_back(fmt, library):
 
 def test_what_tensorly_has_no_object_for():
     for fmt in CASES:
-        if isinstance(fmt, td.LowRank | td.Network):
+        if isinstance(fmt, td.LowRank | td.Network | Sum):
             with pytest.raises(td.ArgumentError, match="TensorLy has no object"):
                 to_tensorly(fmt)
     with pytest.raises(td.ArgumentError, match="TensorLy has no TT with the chain"):

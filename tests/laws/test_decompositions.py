@@ -261,16 +261,23 @@ def test_bad_targets_are_refused(method, target, text):
 @pytest.mark.parametrize(
     ("array", "text"),
     [
-        (np.ones(3), "two or more modes"),
+        (np.ones(()), "one or more modes"),
         (np.ones((2, 0, 3)), "none empty"),
         (np.full((2, 3, 3), np.nan), "NaN"),
         (np.array([[1.0, np.inf]]), "Inf"),
     ],
-    ids=["vector", "empty", "nan", "inf"],
+    ids=["scalar", "empty", "nan", "inf"],
 )
 def test_bad_arrays_are_refused(method, array, text):
     with pytest.raises(td.DataError, match=text):
         method(array, error=0.1)
+
+
+def test_a_vector_is_no_matrix():
+    with pytest.raises(td.DataError, match="two or more modes"):
+        td.svd(np.ones(3), rank=1)
+    with pytest.raises(td.ArgumentError, match="no mode -2"):
+        td.tucker2(np.ones(3), rank=1)
 
 
 def test_lists_are_refused():

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from tdecomp._xp import Array, double, namespace, sum_of_squares
 from tdecomp.decomposition._fit import Trace
 from tdecomp.decomposition._run import Progress, silent
-from tdecomp.tensor import mode_product
 
-__all__ = ["Components", "als", "filled", "mttkrp", "residual_of"]
+__all__ = ["Components", "als", "dense_of", "filled", "mttkrp", "residual_of"]
 
 _TILE = 1 << 20  # numbers of the reconstruction formed at a time: 8 MiB
 _RIDGE = 1e-12  # of the Gram's unit diagonal: enough for a rank-deficient one
@@ -98,29 +97,16 @@ def mttkrp(x: Array, factors: Sequence[Array], mode: int) -> Array:
     """`x` contracted with the columns of all factors but one.
 
     ``M[i, r] = Σ X[.., i, ..] Π_{k≠mode} A_k[i_k, r]``, the unfolding times a Khatri-Rao product
-    that is never formed: the largest other mode goes first, as one matrix product in the precision
-    of `x`, the rest are batched over ``r`` in float64.
+    that is formed only for the modes of the other half of the tensor: see `_half`.
 
     Returns
     -------
     Array
         ``(n, R)``, float64.
     """
-    xp = namespace(x)
-    first = max((k for k in range(len(x.shape)) if k != mode), key=lambda k: x.shape[k])
-    y = double(mode_product(x, xp.astype(factors[first].T, x.dtype), first))
-    y = xp.moveaxis(y, first, 0)  # (R, the other modes in order)
-    left = [k for k in range(len(x.shape)) if k != first]
-    rank = y.shape[0]
-    while len(left) > 1:
-        at_end = left[-1] != mode
-        k = left.pop(-1 if at_end else 0)
-        columns, n = factors[k].T, x.shape[k]  # (R, n)
-        if at_end:
-            y = xp.reshape(y, (rank, -1, n)) @ columns[:, :, None]
-        else:
-            y = columns[:, None, :] @ xp.reshape(y, (rank, n, -1))
-    return xp.reshape(y, (rank, -1)).T
+    at = _middle(x.shape)
+    half = range(at) if mode < at else range(at, len(x.shape))
+    return _within_half(_half(x, factors, at, left=mode < at), factors, half, mode)
 
 
 def residual_of(x: Array, c: Components, entries: Array | None = None) -> float:
@@ -128,20 +114,31 @@ def residual_of(x: Array, c: Components, entries: Array | None = None) -> float:
 
     With `entries`, non-negative weights of the shape of `x`: ``Σ entries (X − X̂)²``.
     """
-    *left, last = c.factors
     xp = namespace(x)
-    rows = xp.reshape(x, (-1, x.shape[-1]))
-    right = (last * c.weights).T  # (R, n)
-    step = max(1, _TILE // max(x.shape[-1], c.rank, 1))
+    at = _middle(x.shape)
+    rows = xp.reshape(x, (math.prod(x.shape[:at]), -1))
+    width = rows.shape[1]
+    right = (_khatri_rao(c.factors[at:], 0, width) * c.weights).T  # (R, columns)
+    step = max(1, _TILE // max(width, c.rank, 1))
     total = 0.0
     for start in range(0, rows.shape[0], step):
         stop = min(start + step, rows.shape[0])
-        difference = double(rows[start:stop, :]) - _khatri_rao(left, start, stop) @ right
+        model = _khatri_rao(c.factors[:at], start, stop) @ right
+        difference = double(rows[start:stop, :]) - model
         if entries is not None:
-            weight = xp.reshape(entries, (-1, x.shape[-1]))[start:stop, :]
+            weight = xp.reshape(entries, (-1, width))[start:stop, :]
             difference = difference * xp.sqrt(weight)
         total += sum_of_squares(difference)
     return total
+
+
+def dense_of(c: Components) -> Array:
+    """The tensor that the components add up to, float64."""
+    shape = tuple(f.shape[0] for f in c.factors)
+    at = _middle(shape)
+    left = _khatri_rao(c.factors[:at], 0, math.prod(shape[:at]))
+    right = _khatri_rao(c.factors[at:], 0, math.prod(shape[at:]))
+    return namespace(left).reshape(left @ (right * c.weights).T, shape)
 
 
 def filled(x: Array, c: Components, entries: Array) -> Array:
@@ -151,10 +148,7 @@ def filled(x: Array, c: Components, entries: Array) -> Array:
     ``‖filled − Y‖²`` and a constant, and equal at ``Y = X̂``: whatever comes closer to this
     tensor than ``X̂`` also lowers the weighted error.
     """
-    *left, last = c.factors
-    xp = namespace(x)
-    product = _khatri_rao(left, 0, math.prod(x.shape[:-1])) @ (last * c.weights).T
-    model = xp.reshape(product, tuple(x.shape))
+    model = dense_of(c)
     return model + entries * (double(x) - model)
 
 
@@ -237,16 +231,58 @@ def _sweep(x: Array, c: Components, ridge: float) -> Components:
     """One least-squares update of every factor."""
     xp = namespace(x)
     factors, weights = list(c.factors), c.weights
+    shared, half = x, range(0)
     grams = [f.T @ f for f in factors]
     identity = xp.eye(c.rank, dtype=xp.float64, device=x.device)
+    at = _middle(x.shape)
     for mode in range(len(factors)):
+        if mode in (0, at):  # the factors of the other half stay as they are in this half
+            half = range(at) if mode < at else range(at, len(factors))
+            shared = _half(x, factors, at, left=mode < at)
         normal = ridge * identity
         normal = normal + math.prod(grams[:mode] + grams[mode + 1 :], start=xp.ones_like(identity))
-        right = mttkrp(x, factors, mode) + ridge * (factors[mode] * weights)
+        right = _within_half(shared, factors, half, mode) + ridge * (factors[mode] * weights)
         solved = xp.linalg.solve(normal, right.T).T  # (n, R)
         factors[mode], weights = _normalised(solved, factors[mode])
         grams[mode] = factors[mode].T @ factors[mode]
     return Components(weights, tuple(factors))
+
+
+def _half(x: Array, factors: Sequence[Array], at: int, *, left: bool) -> Array:
+    """`x` with one half of its modes contracted with their factors, ``(R, other modes)``.
+
+    One matrix product in the precision of `x`, from which the updates of all modes of a half are
+    read: two passes over `x` in a sweep, whatever its order (a dimension tree of depth 1, as in
+    [phan2013]).
+    """
+    xp = namespace(x)
+    matrix = xp.reshape(x, (math.prod(x.shape[:at]), -1))
+    gone = factors[at:] if left else factors[:at]
+    columns = xp.astype(_khatri_rao(gone, 0, matrix.shape[1 if left else 0]), x.dtype)
+    product = (matrix @ columns).T if left else columns.T @ matrix
+    sizes = x.shape[:at] if left else x.shape[at:]
+    return xp.reshape(double(product), (columns.shape[1], *sizes))
+
+
+def _within_half(y: Array, factors: Sequence[Array], half: range, mode: int) -> Array:
+    """`mttkrp` from the half's tensor ``(R, modes of the half)``, batched over ``r``."""
+    xp = namespace(y)
+    left, rank = list(half), y.shape[0]
+    while len(left) > 1:
+        at_end = left[-1] != mode
+        k = left.pop(-1 if at_end else 0)
+        columns, n = factors[k].T, factors[k].shape[0]  # (R, n)
+        if at_end:
+            y = xp.reshape(y, (rank, -1, n)) @ columns[:, :, None]
+        else:
+            y = columns[:, None, :] @ xp.reshape(y, (rank, n, -1))
+    return xp.reshape(y, (rank, -1)).T
+
+
+def _middle(shape: Sequence[int]) -> int:
+    """Where to cut the modes so that the two halves have about equally many indices."""
+    cuts = range(1, len(shape))
+    return min(cuts, key=lambda k: math.prod(shape[:k]) + math.prod(shape[k:]))
 
 
 def _extrapolated(before: Components, after: Components, length: float) -> Components:

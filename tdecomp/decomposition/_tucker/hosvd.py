@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
 
 import numpy as np
@@ -32,17 +32,22 @@ def bases_of(
 
 
 def sequential_bases(
-    x: Array, ranks: Mapping[int, int], progress: Progress = silent
+    x: Array,
+    ranks: Mapping[int, int],
+    progress: Progress = silent,
+    basis: Callable[[Array, int, int], tuple[Array, Array]] = lambda x, mode, _: left_basis(
+        x, mode
+    ),
 ) -> tuple[Bases, dict[int, np.ndarray]]:
     """Sequentially truncated HOSVD: each mode is projected before the next is looked at.
 
-    The squared error is exactly the sum of the tails discarded along the way, at most the number
-    of modes times the best possible ([vannieuwenhoven2012]). The order of
-    the modes is the one with the fewest flops.
+    With exact bases (the default) the squared error is exactly the sum of the tails discarded along
+    the way, at most the number of modes times the best possible ([vannieuwenhoven2012]). The order
+    of the modes is the one with the fewest flops.
     """
     bases, spectra = {}, {}
     for i, mode in enumerate(_cheapest_order(tuple(x.shape), ranks)):
-        u, s = left_basis(x, mode)
+        u, s = basis(x, mode, ranks[mode])
         bases[mode] = u[:, : ranks[mode]]
         spectra[mode] = to_numpy(s)
         x = project(x, {mode: bases[mode]})

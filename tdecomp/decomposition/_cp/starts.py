@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from tdecomp._xp import Array, double, namespace, to_numpy
-from tdecomp.decomposition._cp_als import Components
-from tdecomp.decomposition._hosvd import project, sequential_bases
+from tdecomp.decomposition._cp.sweeps import Components
+from tdecomp.decomposition._tucker.hosvd import project, sequential_bases
 from tdecomp.linalg import left_basis
 
 __all__ = ["STARTS", "Start", "StartError", "gevd_start", "hosvd_start", "random_start"]

@@ -7,7 +7,7 @@ behind core ``k``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -38,6 +38,7 @@ def bond_frontier(sizes: Sequence[int], spectra: list[np.ndarray], path: list[Bo
     for one bond and for uncorrelated cuts. It only decides how inputs share a target.
     """
     bonds, d = np.array(path), len(sizes)
+    assert d > 1
     total = float(np.sum(spectra[0] ** 2))
     zero = np.zeros((1, d - 1), dtype=np.int64)
     if total == 0:
@@ -78,7 +79,8 @@ def _best_step(
             continue
         raised = raise_bond(sizes, bonds, k)
         after = count_numbers(sizes, raised)
-        gain = sum(float(e[a:b].sum()) for e, a, b in zip(energies, bonds, raised, strict=True))
+        steps = zip(energies, bonds, raised, strict=True)
+        gain = math.fsum(x for e, a, b in steps if b > a for x in e[a:b].tolist())
         if after <= budget and gain / (after - now) > most:
             best, most = raised, gain / (after - now)
     return best
@@ -114,6 +116,10 @@ def count_numbers(sizes: Sequence[int], bonds: Bonds) -> int:
 def target_bonds(target: Target, names: Sequence[str], largest: Bonds) -> Bonds:
     """Inner bonds of a target that names ranks."""
     rank = target.rank
+    if isinstance(rank, Mapping):
+        if unknown := sorted(set(rank) - set(names)):
+            raise ArgumentError(f"rank names {unknown[0]!r}; the bonds are {', '.join(names)}")
+        rank = tuple(int(rank.get(name, n)) for name, n in zip(names, largest, strict=True))
     if isinstance(rank, Sequence) and len(rank) == len(largest) + 2:
         if (rank[0], rank[-1]) != (1, 1):
             raise ArgumentError(f"rank={rank!r}: the outer bonds of a train are 1")

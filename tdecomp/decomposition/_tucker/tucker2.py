@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from tdecomp._xp import Array
-from tdecomp.decomposition._fit import Fit, Rounding
-from tdecomp.decomposition._hosvd import Bases
+from tdecomp.decomposition._fit import Fit, Input, Rounding
+from tdecomp.decomposition._frame import Metric
 from tdecomp.decomposition._ranks import Rank, Target
 from tdecomp.decomposition._run import Method, Progress, run, silent
-from tdecomp.decomposition._tucker import tucker_like
+from tdecomp.decomposition._tucker.hosvd import Bases
+from tdecomp.decomposition._tucker.method import Init, Options, tucker_like
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Tucker2
+from tdecomp.linalg import Svd
 from tdecomp.modes import positions
-from tdecomp.stack import Stack
 
 __all__ = ["tucker2", "tucker2_method"]
 
 
 def tucker2(
-    x: Array | Stack,
+    x: Input,
     *,
     rank: Rank | None = None,
     error: float | None = None,
@@ -28,6 +32,11 @@ def tucker2(
     names: str | Sequence[str] | None = None,
     n_iter_max: int = 10,
     tol: float = 1e-4,
+    init: Init = "hosvd",
+    random_state: int | np.random.Generator | None = None,
+    svd: Svd | None = None,
+    metric: Metric | None = None,
+    weights: Array | None = None,
     rounding: Rounding | None = None,
     progress: Progress = silent,
 ) -> Fit:
@@ -39,12 +48,12 @@ def tucker2(
     Parameters
     ----------
     x
-        Array of order 2 or more, or a `Stack` (loaded whole, one at a time).
+        Array of order 2 or more, a `Stack` (loaded whole, one at a time), or any format.
     rank, error, budget
         Exactly one; see `tucker`. Rank tuples are ``(left, right)``.
     modes
         The two compressed modes, the last two by default.
-    names, n_iter_max, tol, rounding, progress
+    names, n_iter_max, tol, init, random_state, svd, metric, weights, rounding, progress
         See `tucker`.
 
     Returns
@@ -60,20 +69,22 @@ def tucker2(
     ((5, 1, 1), (3, 1), 0.0)
     """
     method = tucker2_method(
-        modes=modes, names=names, n_iter_max=n_iter_max, tol=tol, rounding=rounding
+        modes=modes,
+        names=names,
+        n_iter_max=n_iter_max,
+        tol=tol,
+        init=init,
+        random_state=random_state,
+        svd=svd,
+        metric=metric,
+        weights=weights,
+        rounding=rounding,
     )
     return run(method, [x], Target(rank, error, budget), progress)[0]
 
 
-def tucker2_method(
-    *,
-    modes: Sequence[str | int] = (-2, -1),
-    names: str | Sequence[str] | None = None,
-    n_iter_max: int = 10,
-    tol: float = 1e-4,
-    rounding: Rounding | None = None,
-) -> Method:
-    """`tucker2` as the driver sees it."""
+def tucker2_method(*, modes: Sequence[str | int] = (-2, -1), **options: Any) -> Method:
+    """`tucker2` with these options, as the driver sees it."""
     if len(modes) != 2:
         raise ArgumentError(
             f"tucker2 compresses exactly two modes, got {list(modes)}; use tucker(modes=...)"
@@ -83,4 +94,4 @@ def tucker2_method(
         a, b = positions(all_modes, modes)
         return Tucker2(all_modes, core, bases[a], bases[b], (all_modes[a], all_modes[b]))
 
-    return tucker_like(build, modes, names, n_iter_max, tol, rounding)
+    return tucker_like(build, Options(modes=modes, **options))

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tdecomp._xp import Array, double, namespace, sum_of_squares
+from tdecomp._xp import Array, double, namespace, sum_of_squares, to_numpy
 from tdecomp._xp import tol as rounding_of
-from tdecomp.decomposition._cp_als import Components, als
-from tdecomp.decomposition._cp_init import STARTS, StartError
+from tdecomp.decomposition._cp.starts import STARTS, StartError
+from tdecomp.decomposition._cp.sweeps import Components, als, dense_of
 from tdecomp.decomposition._fit import Trace
-from tdecomp.decomposition._hosvd import Bases, project, sequential_bases
 from tdecomp.decomposition._run import Progress, part, silent
+from tdecomp.decomposition._tucker.hosvd import Bases, project, sequential_bases
 from tdecomp.formats import CP
 from tdecomp.linalg import truncated_svd
 
-__all__ = ["SHORT", "Options", "components_of", "cp_tensor", "solve_cp"]
+__all__ = ["SHORT", "Options", "Spectra", "components_of", "cp_tensor", "solve_cp"]
 
 SHORT = 10  # sweeps for a start: of another format, or of the components that one lacks
 _POLISH = 30  # sweeps at most on the whole tensor after those on its core
@@ -27,7 +27,15 @@ _SMALL = 1 << 22  # numbers up to which the whole tensor is widened to float64
 
 @dataclass(frozen=True)
 class Options:
-    """How to iterate; see `cp`. `entries`: weights of the entries, the largest 1."""
+    """How to iterate; see `cp`.
+
+    Attributes
+    ----------
+    entries
+        Weights of the entries, the largest 1.
+    also
+        Whether the start named `init` is tried beside the one that is given.
+    """
 
     init: str
     n_iter_max: int
@@ -38,33 +46,47 @@ class Options:
     n_restarts: int
     seed: int
     entries: Array | None = None
+    also: bool = False
 
 
-def _matrix(x: Array, rank: int) -> Components:
+Spectra = dict[int, np.ndarray]
+"""Singular values of the unfoldings looked at, by position of the mode."""
+
+
+def _matrix(x: Array, rank: int) -> tuple[Components, Spectra]:
     """Truncated SVD of a tensor with at most two modes larger than 1."""
     xp = namespace(x)
+    if len(x.shape) == 1:
+        found, spectra = _matrix(x[:, None], rank)
+        column, one = found.factors
+        return Components(found.weights, (column * one,)), {0: spectra[0]}
     rows, columns = sorted(sorted(range(len(x.shape)), key=lambda k: -x.shape[k])[:2])
     u, s, vh = truncated_svd(xp.reshape(x, (x.shape[rows], x.shape[columns])), rank)
     one = xp.ones((1, rank), dtype=xp.float64, device=x.device)
     factors = {rows: double(u), columns: double(vh.T)}
-    return Components(double(s), tuple(factors.get(k, one) for k in range(len(x.shape))))
+    values = to_numpy(s).astype(np.float64)
+    components = Components(double(s), tuple(factors.get(k, one) for k in range(len(x.shape))))
+    return components, {rows: values, columns: values}
 
 
 def solve_cp(
     x: Array, rank: int, warm: Components | None, options: Options, progress: Progress
-) -> tuple[Components, Trace]:
+) -> tuple[Components, Trace, Spectra]:
     """CP from `warm` if given, else from the start that the options name, and from restarts."""
     entries = options.entries
+    if rank == 0:
+        return _zero(x, rank), Trace(), {}
     if entries is None and sum(n > 1 for n in x.shape) <= 2:
-        return _matrix(x, rank), Trace()
+        found, spectra = _matrix(x, rank)
+        return found, Trace(), spectra
     energy = sum_of_squares(x if entries is None else double(x) * namespace(x).sqrt(entries))
-    if energy == 0 or rank == 0:
-        return _zero(x, rank), Trace()
+    if energy == 0:
+        return _zero(x, rank), Trace(), {}
     if warm is not None:
         warm = warm.strongest(rank)
         if warm.rank < rank:
             warm = _grown(x, rank, warm, options)
-    core, bases, lost = _compressed(x, rank, warm, options.compress)
+    core, bases, lost, spectra = _compressed(x, rank, warm, options.compress)
     found, trace = _best_start(
         core, bases, rank, warm, options, energy, lost, part(progress, 0, 0.7)
     )
@@ -85,7 +107,7 @@ def solve_cp(
         )
         reason = f"{polish.reason}; before that, on the core: {trace.reason}"
         trace = Trace(trace.errors + polish.errors, polish.converged, reason)
-    return found, trace
+    return found, trace, spectra
 
 
 def _zero(x: Array, rank: int) -> Components:
@@ -97,18 +119,17 @@ def _zero(x: Array, rank: int) -> Components:
 
 def _grown(x: Array, rank: int, c: Components, options: Options) -> Components:
     """`c` and further components, a short CP of what it leaves of `x`."""
-    names = tuple(f"m{k}" for k in range(len(x.shape)))
-    left = x - cp_tensor(names, c, x.dtype).to_dense()
+    left = x - namespace(x).astype(dense_of(c), x.dtype)
     if options.entries is not None:
         left = namespace(x).where(options.entries > 0, left, 0 * left)
-    short = replace(options, n_iter_max=SHORT, n_restarts=1)
-    more, _ = solve_cp(left, rank - c.rank, None, short, silent)
+    short = replace(options, n_iter_max=SHORT, n_restarts=1, also=False)
+    more, _, _ = solve_cp(left, rank - c.rank, None, short, silent)
     return c.joined(more)
 
 
 def _compressed(
     x: Array, rank: int, kept: Components | None, compress: bool
-) -> tuple[Array, Bases, float]:
+) -> tuple[Array, Bases, float, Spectra]:
     """The core, bases of the modes that are larger than the rank, and the energy they cut off.
 
     The span of `kept` is added to the bases, so that it loses nothing; the energy is then an upper
@@ -118,7 +139,7 @@ def _compressed(
     numbers = math.prod(x.shape)
     large = {k: min(rank, numbers // n) for k, n in enumerate(x.shape) if n > width}
     if not compress or not large:
-        return _widened(x), {}, 0.0
+        return _widened(x), {}, 0.0, {}
     xp = namespace(x)
     bases, spectra = sequential_bases(x, large)
     tails = [s[large[k] :].astype(np.float64) for k, s in spectra.items()]
@@ -127,7 +148,7 @@ def _compressed(
         for k, u in bases.items():
             both = xp.concat([u, xp.astype(kept.factors[k], u.dtype)], axis=1)
             bases[k] = xp.linalg.qr(both, mode="reduced")[0]
-    return double(project(x, bases)), bases, lost
+    return double(project(x, bases)), bases, lost, spectra
 
 
 def _widened(x: Array) -> Array:
@@ -190,7 +211,8 @@ def _starts(
     starts = [begin("random", i) for i in range(1, options.n_restarts)]
     if warm is None:
         return [begin(options.init, 0), *starts]
-    return [("given", Components.of(inside(warm.factors), warm.weights)), *starts]
+    given = "given", Components.of(inside(warm.factors), warm.weights)
+    return [given, *([begin(options.init, 0)] if options.also else []), *starts]
 
 
 def components_of(tensor: CP) -> Components:

@@ -1,0 +1,1 @@
+"""Any einsum: trees in closed form, alternating least squares, Levenberg-Marquardt."""

@@ -1,0 +1,1 @@
+"""Sums of rank-one tensors: alternating least squares on a compressed core."""

@@ -1,0 +1,1 @@
+"""Tensor trains: TT-SVD, MPO, rounding, sweeps."""

@@ -1,0 +1,1 @@
+"""A core and bases: HOSVD, HOOI, Tucker2, metrics, masks."""

@@ -1,0 +1,55 @@
+"""Which SVD runs: the one that was asked for, or the cheap enough exact one; and its record."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+from tdecomp._xp import Array
+from tdecomp.linalg import Svd, is_cheap, left_basis, svd_settled, truncated_svd
+from tdecomp.tensor import unfold
+
+__all__ = ["Which"]
+
+_OVERSAMPLES = 10
+
+
+class Which:
+    """Singular vectors by `svd`, or exact ones where that is cheap; `names` says what was used."""
+
+    def __init__(self, svd: Svd | None):
+        self._svd = svd
+        self._used: dict[str, None] = {}
+
+    @property
+    def names(self) -> str:
+        """Functions used so far, ``"exact"`` if none."""
+        return ", ".join(self._used) or "exact"
+
+    def triplets(self, matrix: Array, rank: int) -> tuple[Array, Array, Array]:
+        """``u, s, vh`` of a matrix."""
+        svd = self._chosen(tuple(matrix.shape), rank)
+        return truncated_svd(matrix, rank) if svd is None else svd(matrix, rank)
+
+    def basis(self, x: Array, mode: int, rank: int) -> tuple[Array, Array]:
+        """Left singular vectors, `rank` of them or more, and singular values of an unfolding."""
+        n = x.shape[mode]
+        rows = n, math.prod(x.shape) // n
+        svd = self._chosen(rows, min(rank, *rows))
+        if svd is None:
+            return left_basis(x, mode)
+        u, s, _ = svd(unfold(x, mode), min(rank, *rows))
+        return u, s
+
+    def _chosen(self, shape: tuple[int, ...], rank: int) -> Svd | None:
+        """The function to call; None for an exact SVD of our choice."""
+        svd = self._svd
+        if svd is None and not is_cheap(shape, rank + _OVERSAMPLES):
+            svd = partial(svd_settled, n_oversamples=_OVERSAMPLES)
+        self._used["exact" if svd is None else _name(svd)] = None
+        return svd
+
+
+def _name(svd: Svd) -> str:
+    function = svd.func if isinstance(svd, partial) else svd
+    return getattr(function, "__name__", repr(function))

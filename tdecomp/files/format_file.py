@@ -1,0 +1,175 @@
+"""One format in a file of its own: its arrays, and what it takes to rebuild it.
+
+A safetensors file that any safetensors reader opens. The arrays have the names they have in the
+format (``"core"``, ``"factor.out"``, ``"0.u"``); the metadata key ``tdecomp.format`` holds a JSON
+document: version, name of the format, modes, shape, layout, and the caller's own metadata. No
+pickle, no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tdecomp._xp import Array, to_numpy, working
+from tdecomp.errors import FileError
+from tdecomp.files import safetensors
+from tdecomp.files.atomic import output_file
+from tdecomp.formats import FORMATS, Format
+
+__all__ = ["load", "load_metadata", "save"]
+
+VERSION = 1
+_KEY = "tdecomp.format"
+_CODES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "complex64": "C64",
+}
+_MISFITS = (
+    *(KeyError, TypeError, ValueError, IndexError, AttributeError),
+    *(OverflowError, RecursionError),
+)
+
+
+def save(
+    fmt: Format,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a format to a file, whole or not at all.
+
+    Parameters
+    ----------
+    fmt
+        Any format, its arrays of any library: float64, float32, float16, bfloat16 or complex64,
+        each array in its own dtype.
+    path
+        The file, by custom ``*.safetensors``.
+    overwrite
+        Whether an existing file may be replaced.
+    metadata
+        Plain JSON values to keep beside it, see `load_metadata`.
+
+    Raises
+    ------
+    FileError
+        If the file exists, cannot be written, or safetensors has no such numbers (complex128,
+        integers).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tdecomp.formats import CP
+    >>> cp = CP(("out", "in"), np.ones(2), (np.eye(3, 2), np.eye(4, 2)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(cp, folder + "/cp.safetensors", metadata={"made": "by hand"})
+    ...     again = load(folder + "/cp.safetensors")
+    >>> again.modes, again.rank, again.weights.tolist()
+    (('out', 'in'), 2, [1.0, 1.0])
+    """
+    codes = {name: _code(name, array) for name, array in fmt.arrays.items()}
+    arrays = {name: _on_host(array, codes[name]) for name, array in fmt.arrays.items()}
+    document = {
+        "version": VERSION,
+        "format": type(fmt).__name__,
+        "modes": list(fmt.modes),
+        "shape": list(fmt.shape),
+        "layout": fmt.layout,
+        "metadata": dict(metadata or {}),
+    }
+    try:
+        text = json.dumps(document)
+    except (TypeError, ValueError) as error:
+        raise FileError(f"the metadata must be plain JSON values: {error}") from error
+    with output_file(path, overwrite=overwrite) as temporary:
+        safetensors.write(
+            temporary,
+            [(name, codes[name], a.shape) for name, a in arrays.items()],
+            lambda name: safetensors.encode(arrays[name], codes[name]),
+            {"format": "tdecomp", _KEY: text},
+        )
+
+
+def load(path: str | os.PathLike[str]) -> Format:
+    """Read a format that `save` wrote.
+
+    Returns
+    -------
+    Format
+        With numpy arrays: as saved, float16 and bfloat16 widened to float32.
+
+    Raises
+    ------
+    FileError
+        If the file is missing, damaged, not one of these, or of a newer version.
+    """
+    path = Path(path)
+    entries, document = _read(path)
+    try:
+        arrays = {name: safetensors.load(entry) for name, entry in entries.items()}
+        modes = tuple(document["modes"])
+        fmt = FORMATS[document["format"]].build(modes, arrays, document["layout"])
+        if (fmt.modes, list(fmt.shape)) != (modes, document["shape"]):
+            raise ValueError(f"its arrays have the shape {fmt.shape} over {fmt.modes}")
+        if set(fmt.arrays) != set(arrays):
+            raise ValueError(f"it holds the arrays {sorted(arrays)}")
+    except _MISFITS as error:
+        raise FileError(
+            f"{path} is damaged: its description does not fit its arrays ({error})"
+        ) from error
+    return fmt
+
+
+def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The `metadata` that `save` was given; no array is read."""
+    _, document = _read(Path(path))
+    metadata = document.get("metadata")
+    if not isinstance(metadata, dict):
+        raise FileError(f"{path} is damaged: its metadata is no JSON object")
+    return metadata
+
+
+def _read(path: Path) -> tuple[dict[str, safetensors.Entry], dict[str, Any]]:
+    entries, strings = safetensors.read_header(path)
+    if _KEY not in strings:
+        raise FileError(
+            f"{path} holds no single tdecomp format: its metadata has no {_KEY!r}"
+            " (tdecomp.files.factors reads what tdecomp decompose wrote)"
+        )
+    try:
+        document = json.loads(strings[_KEY])
+        version = document["version"]
+    except _MISFITS as error:
+        raise FileError(f"{path} is damaged: its description is not readable ({error})") from error
+    if version != VERSION:
+        raise FileError(f"{path} has format version {version}, this tdecomp reads {VERSION}")
+    return entries, document
+
+
+def _code(name: str, array: Array) -> str:
+    kind = _kind(array)
+    if kind not in _CODES:
+        raise FileError(
+            f"the array {name!r} is {kind}, which safetensors cannot hold or no format computes"
+            f" with: cast it to one of {', '.join(_CODES)}"
+        )
+    return _CODES[kind]
+
+
+def _kind(array: Array) -> str:
+    """Name of the dtype, the same in every library: ``torch.float32`` is ``float32``."""
+    return str(array.dtype).rsplit(".", 1)[-1].removesuffix("'>")
+
+
+def _on_host(array: Array, code: str) -> np.ndarray:
+    return to_numpy(working(array) if code == "BF16" else array)  # numpy has no bfloat16
