@@ -47,12 +47,18 @@ def namespace(*arrays: Array) -> Any:
 
 
 def working(x: Array) -> Array:
-    """`x` in working precision: float64 and complex as they are, integers float64, else float32."""
+    """`x` in working precision: float64 and complex as they are, integers float64, else float32.
+
+    What is wider than float64 becomes float64 (complex128).
+    """
     xp = namespace(x)
     keep = [xp.float32, xp.float64, xp.complex64, xp.complex128]
     if x.dtype in keep:
         return x
-    if xp.isdtype(x.dtype, ("bool", "integral")):
+    wide = isinstance(x, np.ndarray) and x.dtype.itemsize > 8  # np.longdouble
+    if xp.isdtype(x.dtype, "complex floating"):
+        return xp.astype(x, xp.complex128 if wide else xp.complex64)
+    if wide or xp.isdtype(x.dtype, ("bool", "integral")):
         return xp.astype(x, xp.float64)
     return xp.astype(x, xp.float32)
 

@@ -7,22 +7,29 @@ index inside it, every other name in an equation is a rank.
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import SupportsIndex
 
 from opt_einsum import get_symbol
 
 from tdecomp.errors import ArgumentError
 
-__all__ = ["Equation", "name_modes", "parse_modes", "positions"]
+__all__ = ["Equation", "name_modes", "parse_modes", "positions", "write_axis"]
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _TOKEN = re.compile(r"[A-Za-z_]\w*|[()]|\S")
+_MODE = re.compile(rf"{_NAME.pattern}|\({_NAME.pattern}( {_NAME.pattern})*\)")
 
 Axis = str | tuple[str, ...]
-"""One axis of an array: a mode name, or the names a split axis is made of, slowest first."""
+"""One axis of an array: a mode name, or the names a split axis is made of, slowest first.
+
+A split axis that is joined again keeps its written form as its name: ``"(head hd)"`` is one mode
+like ``"out"``, its parts cannot be reached.
+"""
 
 
 def parse_modes(text: str) -> tuple[Axis, ...]:
@@ -48,6 +55,11 @@ def parse_modes(text: str) -> tuple[Axis, ...]:
     return tuple(axes)
 
 
+def write_axis(axis: Axis) -> str:
+    """An axis as text: ``"out"``, or ``"(head hd)"`` for a split one."""
+    return axis if isinstance(axis, str) else f"({' '.join(axis)})"
+
+
 def flatten(axes: Iterable[Axis]) -> tuple[str, ...]:
     """Names of all modes in `axes`, splits opened."""
     return tuple(n for axis in axes for n in ((axis,) if isinstance(axis, str) else axis))
@@ -56,17 +68,44 @@ def flatten(axes: Iterable[Axis]) -> tuple[str, ...]:
 def name_modes(order: int, names: str | Sequence[str] | None) -> tuple[str, ...]:
     """Mode names of a bare array of the given order: those given, else ``m0 m1 ...``.
 
-    >>> name_modes(3, None), name_modes(3, "layer out in")
-    (('m0', 'm1', 'm2'), ('layer', 'out', 'in'))
+    >>> name_modes(3, None), name_modes(3, "layer (head hd) in")
+    (('m0', 'm1', 'm2'), ('layer', '(head hd)', 'in'))
     """
     if names is None:
         return tuple(f"m{k}" for k in range(order))
-    given = flatten(parse_modes(names)) if isinstance(names, str) else tuple(names)
-    if len(given) != order or len(set(given)) != order:
+    if not isinstance(names, Sequence):
+        raise ArgumentError(f"names={names!r} must be text, or one name per mode")
+    axes = parse_modes(names) if isinstance(names, str) else names
+    given = tuple(map(write_axis, axes))
+    check_names(given)
+    if len(given) != order:
         raise ArgumentError(
             f"names={' '.join(given)!r} must be {order} different names, one per mode"
         )
     return given
+
+
+def words(names: Iterable[str]) -> set[str]:
+    """Every word in the names: joined axes are opened."""
+    return {word for name in names for word in _NAME.findall(name)}
+
+
+@lru_cache(maxsize=4096)
+def _is_name(text: str) -> bool:
+    return _MODE.fullmatch(text) is not None
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names that no equation can be written with, and a name that is there twice."""
+    seen = set()
+    for name in names:
+        if name in seen:
+            raise ArgumentError(f"the mode {name!r} is named twice: give every mode its own name")
+        seen.add(name)
+        if not _is_name(name):
+            raise ArgumentError(
+                f"{name!r} is no name of a mode: write a word, or (word word ..) for a joined axis"
+            )
 
 
 def positions(modes: Sequence[str], chosen: Iterable[str | int]) -> tuple[int, ...]:
@@ -75,8 +114,8 @@ def positions(modes: Sequence[str], chosen: Iterable[str | int]) -> tuple[int, .
     for mode in chosen:
         if isinstance(mode, str) and mode in modes:
             found.append(modes.index(mode))
-        elif not isinstance(mode, str) and -len(modes) <= mode < len(modes):
-            found.append(mode % len(modes))
+        elif isinstance(mode, SupportsIndex) and -len(modes) <= operator.index(mode) < len(modes):
+            found.append(operator.index(mode) % len(modes))
         else:
             raise ArgumentError(f"no mode {mode!r}: this tensor has the modes {' '.join(modes)}")
     if len(set(found)) != len(found):
@@ -91,9 +130,9 @@ class Equation:
     Attributes
     ----------
     terms
-        The axes of each factor.
+        The axes of each factor, each a name; ``"(head hd)"`` is the name of one axis too.
     output
-        The axes of the result; a split axis ``(head hd)`` is one axis of the array.
+        The axes of the result; a split axis ``("head", "hd")`` is one axis of the array.
     """
 
     terms: tuple[tuple[Axis, ...], ...]
@@ -103,17 +142,35 @@ class Equation:
     def parse(cls, text: str) -> Equation:
         """Read ``"term, term -> output"``.
 
+        In the output ``(head hd)`` is an axis split over two names of the terms; where a term says
+        ``(head hd)`` too, it is the name of that whole axis.
+
         >>> str(Equation.parse("out r,layer r s,  in s->layer out in"))
         'out r, layer r s, in s -> layer out in'
         """
         left, arrow, right = text.partition("->")
         if not arrow:
             raise ArgumentError(f"no '->' in the equation {text!r}")
-        return cls(tuple(parse_modes(term) for term in left.split(",")), parse_modes(right))
+        terms = [tuple(map(write_axis, parse_modes(term))) for term in left.split(",")]
+        whole = {axis for term in terms for axis in term}
+        output = (write_axis(a) if write_axis(a) in whole else a for a in parse_modes(right))
+        return cls(tuple(terms), tuple(output))
 
     def __post_init__(self):
         known = {name for term in self.terms for name in flatten(term)}
+        check_names({*known, *map(write_axis, self.output)})
         names = flatten(self.output)
+        whole = [name for name in known if name[0] == "("]
+        joined = {part: name for name in whole for part in words([name])}
+        if any(len(set(flatten(term))) != len(flatten(term)) for term in self.terms):
+            raise ArgumentError(
+                f"a term of '{self}' cannot have a name twice: take the diagonal first"
+            )
+        if both := sorted(joined.keys() & {*known, *names}):
+            raise ArgumentError(
+                f"{both[0]!r} is a name of its own and a part of the axis {joined[both[0]]} in"
+                f" '{self}': split that axis (reshape its array), or rename one of them"
+            )
         if missing := [n for n in names if n not in known]:
             raise ArgumentError(f"{missing[0]!r} is in the output but in no factor of '{self}'")
         if len(set(names)) != len(names):
@@ -123,12 +180,15 @@ class Equation:
         return f"{', '.join(map(_write, self.terms))} -> {_write(self.output)}"
 
     @cached_property
+    def letters(self) -> dict[str, str]:
+        """A letter for each name, however many, in order of appearance."""
+        names = dict.fromkeys(n for term in self.terms for n in flatten(term))
+        return {name: get_symbol(k) for k, name in enumerate(names)}
+
+    @cached_property
     def symbols(self) -> str:
         """One letter per name, as einsum libraries take it: ``"ab,cbd,ed->cae"``."""
-        letter: dict[str, str] = {}
-        for name in (n for term in self.terms for n in flatten(term)):
-            letter.setdefault(name, get_symbol(len(letter)))
-        write = lambda axes: "".join(letter[n] for n in flatten(axes))
+        write = lambda axes: "".join(self.letters[n] for n in flatten(axes))
         return f"{','.join(map(write, self.terms))}->{write(self.output)}"
 
     def sizes(self, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
@@ -150,4 +210,4 @@ class Equation:
 
 
 def _write(axes: Iterable[Axis]) -> str:
-    return " ".join(axis if isinstance(axis, str) else f"({' '.join(axis)})" for axis in axes)
+    return " ".join(map(write_axis, axes))

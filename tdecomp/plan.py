@@ -7,7 +7,6 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-import opt_einsum
 from opt_einsum.paths import auto, dynamic_programming
 
 from tdecomp._xp import Array, namespace
@@ -109,9 +108,8 @@ def plan(
         sizes = [tuple(sizes[n] for n in term) for term in terms]
     shapes = tuple(tuple(int(n) for n in shape) for shape in sizes)
     equation.sizes(shapes)
-    symbols, letters = _letters(equation)
-    found = make_plan(symbols, shapes, memory_limit=memory_limit, optimizer=optimizer)
-    return replace(found, names=tuple((letter, name) for name, letter in letters))
+    found = make_plan(equation.symbols, shapes, memory_limit=memory_limit, optimizer=optimizer)
+    return replace(found, names=tuple((letter, name) for name, letter in equation.letters.items()))
 
 
 def make_plan(
@@ -145,21 +143,9 @@ def contract(
     """
     shapes = tuple(tuple(a.shape) for a in arrays)
     sizes = equation.sizes(shapes)
-    symbols, _ = _letters(equation)
-    order = make_plan(symbols, shapes, memory_limit=memory_limit, optimizer=optimizer)
+    order = make_plan(equation.symbols, shapes, memory_limit=memory_limit, optimizer=optimizer)
     dense = order.run(arrays)
     return namespace(dense).reshape(dense, equation.shape(sizes))
-
-
-@lru_cache(maxsize=1024)
-def _letters(equation: Equation) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """The einsum with one letter for each name, however many, and the letter of every name."""
-    names = dict.fromkeys(n for term in equation.terms for n in flatten(term))
-    letter = {name: opt_einsum.get_symbol(k) for k, name in enumerate(names)}
-    write = lambda axes: "".join(letter[n] for n in flatten(axes))
-    return f"{','.join(map(write, equation.terms))}->{write(equation.output)}", tuple(
-        letter.items()
-    )
 
 
 def _planned(
@@ -168,6 +154,8 @@ def _planned(
     memory_limit: int | None,
     optimizer: Optimizer | None,
 ) -> Plan:
+    if not (memory_limit is None or isinstance(memory_limit, int)):
+        raise ArgumentError(f"memory_limit={memory_limit!r} must be a whole number of numbers")
     left, output = symbols.split("->")
     terms = left.split(",")
     sizes = {
@@ -200,6 +188,11 @@ def _path(
     search: Optimizer, terms: list[str], output: str, sizes: dict[str, int], limit: int | None
 ) -> list[tuple[int, ...]] | None:
     """What the optimizer says, checked; None where opt_einsum's own finds nothing in the limit."""
+    if not callable(search):
+        raise ArgumentError(
+            f"optimizer={search!r} must be a function of (inputs, output, sizes, memory_limit),"
+            " such as opt_einsum.RandomGreedy()"
+        )
     if len(terms) == 1:
         return [(0,)]
     inputs = [frozenset(term) for term in terms]
@@ -296,6 +289,9 @@ def _arrange(term: str, x: Array, order: str) -> Array:
 def _matmul(left: tuple[str, Array], right: tuple[str, Array], output: str) -> Array:
     (ta, a), (tb, b) = left, right
     xp = namespace(a, b)
+    if a.dtype != b.dtype:  # torch multiplies no mixed matrices
+        dtype = xp.result_type(a, b)
+        a, b = xp.astype(a, dtype), xp.astype(b, dtype)
     size = dict(zip(ta + tb, (*a.shape, *b.shape), strict=True))
     batch = "".join(c for c in ta if c in tb and c in output)
     inner = "".join(c for c in ta if c in tb and c not in output)

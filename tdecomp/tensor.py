@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tdecomp._xp import Array, adjoint, double, namespace
 
-__all__ = ["gram", "mode_product", "unfold"]
+__all__ = ["gram", "mode_product", "promoted", "unfold"]
 
 _TILE = 1 << 22  # numbers widened to float64 at a time: 32 MiB
+
+
+def promoted(arrays: Sequence[Array]) -> list[Array]:
+    """`arrays` in the dtype that all of them fit in: torch multiplies no mixed matrices."""
+    xp = namespace(*arrays)
+    dtype = xp.result_type(*arrays)
+    return [x if x.dtype == dtype else xp.astype(x, dtype) for x in arrays]
 
 
 def unfold(x: Array, mode: int) -> Array:
@@ -41,6 +48,7 @@ def mode_product(x: Array, matrix: Array, mode: int) -> Array:
         As `x` with size ``r`` at `mode`. No permuted copy of `x` is made when it is C-contiguous.
     """
     xp = namespace(x, matrix)
+    x, matrix = promoted([x, matrix])
     before, n, after = _split(x.shape, mode)
     shape = (*x.shape[:mode], matrix.shape[0], *x.shape[mode + 1 :])
     if after == 1:

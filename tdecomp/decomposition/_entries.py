@@ -31,6 +31,8 @@ def checked_weights(weights: Array, x: Array | Stack) -> Array:
         raise ArgumentError(
             f"weights has the shape {tuple(weights.shape)}, the array {tuple(x.shape)}"
         )
+    if xp.isdtype(weights.dtype, "complex floating"):
+        raise ArgumentError(f"weights must be real, not {weights.dtype}")
     entries = xp.astype(weights, xp.float64)
     largest = float(xp.max(entries))
     if not (float(xp.min(entries)) >= 0 and 0 < largest < math.inf):

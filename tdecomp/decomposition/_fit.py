@@ -21,7 +21,7 @@ from tdecomp._xp import (
     to_numpy,
     working,
 )
-from tdecomp.decomposition._frame import Frame
+from tdecomp.decomposition._frame import Frame, format_frame
 from tdecomp.errors import ArgumentError, DataError
 from tdecomp.formats import Format
 from tdecomp.stack import Stack
@@ -39,6 +39,7 @@ __all__ = [
     "make_fit",
     "measure",
     "relative",
+    "residual_of_pair",
     "slices",
 ]
 
@@ -162,6 +163,13 @@ def check_shape(x: Input) -> None:
     """Refuse what is not an array, stack or format with at least one mode and none empty."""
     if not isinstance(x, Stack | Format):
         namespace(x)
+    if isinstance(x, np.ma.MaskedArray):
+        raise DataError(
+            "a masked array's mask is not read: give its .data, and weights=~np.ma.getmaskarray(x)"
+            " where entries are missing"
+        )
+    if isinstance(x, np.ndarray) and x.dtype.kind in "OSUMm":
+        raise DataError(f"cannot decompose an array of {x.dtype}: numbers are needed")
     if len(x.shape) < 1 or 0 in x.shape:
         raise DataError(
             f"cannot decompose an array of shape {tuple(x.shape)}: one or more modes, none empty"
@@ -174,13 +182,17 @@ def check_matrices(x: Input, what: str) -> None:
         raise DataError(f"{what} needs two or more modes, got an array of shape {tuple(x.shape)}")
 
 
-def in_float64(x: Input) -> AbstractContextManager[Any]:
-    """Context in which float64 steps on `x` are float64 (jax needs one; see `float64_scope`)."""
-    if isinstance(x, Format):
-        return float64_scope(*x.arrays.values())
-    if isinstance(x, Stack):  # its library shows only in a slice, and only jax is asked for
-        return float64_scope(x.slice(0)) if "jax" in sys.modules else nullcontext()
-    return float64_scope(x)
+def in_float64(*xs: Input) -> AbstractContextManager[Any]:
+    """Context in which float64 steps on `xs` are float64 (jax needs one; see `float64_scope`)."""
+    if "jax" not in sys.modules:
+        return nullcontext()
+    arrays: list[Array] = []
+    for x in xs:
+        if isinstance(x, Format):
+            arrays += x.arrays.values()
+        else:  # the library of a stack shows only in a slice
+            arrays.append(x.slice(0) if isinstance(x, Stack) else x)
+    return float64_scope(*arrays)
 
 
 def dense(x: Array | Stack) -> Array:
@@ -217,7 +229,7 @@ def measure(x: Array | Stack, tensor: Format) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(x, Stack) and (math.prod(x.shape) <= _WHOLE or len(x.shape) < 2):
         return _measure_whole(dense(x), tensor)
     pairs = [
-        _residual(matrix, *tensor.pair(site)) for site, matrix in enumerate(slices(x))
+        residual_of_pair(matrix, *tensor.pair(site)) for site, matrix in enumerate(slices(x))
     ]  # one (residual², norm²) per site
     residual, energy = np.array(pairs, dtype=np.float64).T
     return residual, energy
@@ -231,6 +243,7 @@ def make_fit(
     trace: Trace = Trace(),
     *,
     seen: tuple[Array, Frame] | None = None,
+    in_metric: bool = False,
     svd: str = "exact",
 ) -> Fit:
     """Round the arrays as they will be stored, then measure what is left of `x`.
@@ -239,6 +252,8 @@ def make_fit(
     ----------
     seen
         The coordinates the error counts in, and their frame; `x` itself by default.
+    in_metric
+        Whether those are the coordinates of a metric, and the plain error is wanted too.
     """
     if rounding is not None:
         if isinstance(x, Format):
@@ -250,15 +265,24 @@ def make_fit(
         array, frame = seen
         residual, energy = (np.sum(e, keepdims=True) for e in measure(array, frame.down(tensor)))
         kept |= {"error_method": "coordinates"}
-    elif seen is not None and seen[1]:
-        array, frame = seen
-        residual, energy = measure(array, frame.down(tensor))
-        plain = measure(x, tensor)
-        kept |= {"error_plain": relative(float(plain[0].sum()), float(plain[1].sum()))}
+    elif in_metric:
+        assert seen is not None
+        residual, energy = measure(seen[0], seen[1].down(tensor))
     else:
         residual, energy = measure(x, tensor)
+    if in_metric:
+        plain = _measured_plain(x, tensor)
+        kept |= {"error_plain": relative(float(plain[0].sum()), float(plain[1].sum()))}
     error = relative(float(residual.sum()), float(energy.sum()))
     return Fit(tensor, error, residual, energy, **kept)
+
+
+def _measured_plain(x: Input, tensor: Format) -> tuple[np.ndarray, np.ndarray]:
+    """`measure`; for a format in orthonormal coordinates of its own, where `tensor` lies too."""
+    if not isinstance(x, Format):
+        return measure(x, tensor)
+    core, frame = format_frame(x)
+    return measure(core, frame.down(tensor))
 
 
 def _measure_whole(x: Array, tensor: Format) -> tuple[np.ndarray, np.ndarray]:
@@ -276,7 +300,8 @@ def _measure_whole(x: Array, tensor: Format) -> tuple[np.ndarray, np.ndarray]:
     return residual, energy
 
 
-def _residual(matrix: Array, left: Array, right: Array) -> tuple[float, float]:
+def residual_of_pair(matrix: Array, left: Array, right: Array) -> tuple[float, float]:
+    """``‖M − L R‖²`` and ``‖M‖²``, as `measure` forms them."""
     energy = sum_of_squares(matrix)
     residual = sum_of_squares(matrix - left @ right)
     if residual < _DIRECT_IN_DOUBLE**2 * energy:

@@ -85,9 +85,14 @@ def metric_frame(
         A mode that does not exist, a matrix that is not ``(n, n)``, finite, symmetric and positive
         semidefinite up to 1e-6 of its largest eigenvalue, or that is zero.
     """
-    if not metric:
+    if metric is None:
         return Frame()
-    xp, lift, drop = namespace(like), {}, {}
+    if not isinstance(metric, Mapping):
+        raise ArgumentError(
+            f"metric must give a matrix for each of some modes, {{'in': C}}, got a"
+            f" {type(metric).__name__}"
+        )
+    xp, lift, drop = namespace(like, *metric.values()), {}, {}
     for k, matrix in zip(positions(modes, metric), metric.values(), strict=True):
         values, vectors = _eigen(matrix, modes[k], shape[k])
         if float(values[0]) < _RIDGE * float(values[-1]):
@@ -121,11 +126,13 @@ def _multiplied(tensor: Format, matrices: Mapping[int, Array]) -> Format:
 
 def _eigen(matrix: Array, mode: str, n: int) -> tuple[Array, Array]:
     """Checked eigenvalues, smallest first, and eigenvectors in float64."""
+    xp = namespace(matrix)
+    if xp.isdtype(matrix.dtype, "complex floating"):
+        raise ArgumentError(f"the metric of mode {mode!r} must be real, not {matrix.dtype}")
     if tuple(matrix.shape) != (n, n):
         raise ArgumentError(
             f"the metric of mode {mode!r} has the shape {tuple(matrix.shape)}, not {(n, n)}"
         )
-    xp = namespace(matrix)
     wide = double(matrix)
     largest = float(xp.max(xp.abs(wide)))
     asymmetry = float(xp.max(xp.abs(wide - wide.T)))

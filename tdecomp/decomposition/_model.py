@@ -79,7 +79,11 @@ def decompose(
     >>> fits.n_params, [sum(f.tensor.ranks) for f in fits]
     (289, [17, 0])
     """
-    if method not in _METHODS:
+    if not isinstance(stacks, Sequence):
+        raise ArgumentError(
+            f"stacks must be a list of arrays or stacks, got a {type(stacks).__name__}"
+        )
+    if not callable(method) or method not in _METHODS:
         known = ", ".join(f.__name__ for f in _METHODS)
         raise ArgumentError(f"method must be one of the functions {known}, got {method!r}")
     return run(_METHODS[method](**options), stacks, Target(rank, error, budget), progress)

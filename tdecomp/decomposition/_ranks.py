@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
+from numbers import Real
 
 import numpy as np
 
@@ -37,9 +38,11 @@ class Target:
             raise ArgumentError(
                 f"give exactly one of rank, error and budget, got {' and '.join(given) or 'none'}"
             )
-        if self.error is not None and not (0 < self.error < 1):
+        if self.error is not None and not (isinstance(self.error, Real) and 0 < self.error < 1):
             raise ArgumentError(f"error={self.error!r} must lie between 0 and 1")
-        if self.budget is not None and self.budget <= 0:
+        if self.budget is not None and not (
+            isinstance(self.budget, Real) and 0 < self.budget < math.inf
+        ):
             raise ArgumentError(
                 f"budget={self.budget!r} must be a positive number of stored numbers"
             )
@@ -61,7 +64,7 @@ class Target:
         if isinstance(self.rank, int | np.integer):
             return tuple(min(int(self.rank), n) for n in sizes)
         if isinstance(self.rank, Mapping):
-            if unknown := sorted(set(self.rank) - set(modes)):
+            if unknown := [name for name in self.rank if name not in modes]:
                 raise ArgumentError(
                     f"rank names {unknown[0]!r}; the compressed modes are {' '.join(modes)}"
                 )
@@ -218,11 +221,12 @@ def _moves(d: int) -> Iterator[np.ndarray]:
 
 
 def _pareto(params: np.ndarray, lost: np.ndarray, ranks: np.ndarray) -> Frontier:
-    order = np.lexsort((lost, params))
-    params, lost, ranks = params[order], lost[order], ranks[order]
+    order = np.argsort(params)  # by one key: a quarter of the time of two
+    params, lost = params[order], lost[order]
     best = np.minimum.accumulate(lost)
-    keep = np.append(True, lost[1:] < best[:-1])
-    return Frontier(params[keep].astype(np.int64), lost[keep], ranks[keep])
+    keep = np.flatnonzero(np.append(True, lost[1:] < best[:-1]))
+    keep = keep[np.append(params[keep][1:] > params[keep][:-1], True)]  # the best of equal params
+    return Frontier(params[keep].astype(np.int64), lost[keep], ranks[order[keep]])
 
 
 def allocate(

@@ -95,7 +95,11 @@ def floor(dtype: Any) -> float:
 
 def mode_names(x: Input, names: str | Sequence[str] | None) -> tuple[str, ...]:
     """Modes of a stack or format, or of an array under the given names."""
-    return x.modes if isinstance(x, Stack | Format) else name_modes(len(x.shape), names)
+    if not isinstance(x, Stack | Format):
+        return name_modes(len(x.shape), names)
+    if names is not None:
+        raise ArgumentError(f"names={names!r} is for arrays: a stack or format names its modes")
+    return x.modes
 
 
 def run(method: Method, xs: Sequence[Any], target: Target, progress: Progress = silent) -> Fits:
@@ -109,7 +113,7 @@ def run(method: Method, xs: Sequence[Any], target: Target, progress: Progress = 
         raise ArgumentError("nothing to decompose: no array or stack was given")
     for x in xs:
         check_shape(x)
-    with in_float64(xs[0]):
+    with in_float64(*xs):
         return _run(method, xs, target, progress)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tdecomp._xp import Array, adjoint, namespace, sum_of_squares, to_numpy
+from tdecomp._xp import Array, adjoint, namespace, to_numpy
 from tdecomp.decomposition._fit import (
     Fit,
     Input,
@@ -18,11 +18,21 @@ from tdecomp.decomposition._fit import (
     make_fit,
     measure,
     relative,
+    residual_of_pair,
     slices,
 )
 from tdecomp.decomposition._frame import Frame, Metric, metric_frame
 from tdecomp.decomposition._ranks import Rank, Target, spectrum_frontier
-from tdecomp.decomposition._run import Analysis, Method, Progress, floor, mode_names, run, silent
+from tdecomp.decomposition._run import (
+    Analysis,
+    Method,
+    Progress,
+    Share,
+    floor,
+    mode_names,
+    run,
+    silent,
+)
 from tdecomp.decomposition._which import Which
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format, LowRank
@@ -65,7 +75,8 @@ def svd(
         Mode names of an array, ``"layer proj out in"``.
     svd
         Truncated SVD once the ranks are chosen, for example `linalg.svd_randomized`; None: exact
-        where that is cheap, else sketched until the captured energy settles (`linalg.svd_auto`).
+        where that is cheap, else sketched until the captured energy settles (`linalg.svd_auto`),
+        and exact again where an error would be missed by that.
     metric
         For ``out`` and ``in``, as in `tucker`: the error is that of ``C_out^½ (X − X̂) C_in^½``, for
         which the result is optimal too ([chen2021drone]); ``u`` and ``vh`` are orthonormal in it.
@@ -137,7 +148,20 @@ def svd_method(
 
     def fit(x: Input, choice: list[tuple[int, ...]], state, progress: Progress) -> Fit:
         del state
-        factors, which = [], Which(svd)
+        return fitted(x, choice, Which(svd), progress)
+
+    def spend(
+        x: Input, choice: list[tuple[int, ...]], share: Share, state, progress: Progress
+    ) -> Fit:
+        """Exact where the sketch would lose more than the tails that the ranks were chosen by."""
+        found = fit(x, choice, state, progress)
+        sketched = svd is None and found.svd != "exact"
+        if not sketched or share.lost is None or float(found.residual.sum()) <= share.lost:
+            return found
+        return fitted(x, choice, Which(None, always_exact=True), progress)
+
+    def fitted(x: Input, choice: list[tuple[int, ...]], which: Which, progress: Progress) -> Fit:
+        factors = []
         for i, ((rank,), site) in enumerate(zip(choice, sites(x), strict=True)):
             factors.append(site.lifted(*which.triplets(site.matrix, min(rank, *site.matrix.shape))))
             progress((i + 1) / _n_sites(x))
@@ -153,20 +177,24 @@ def svd_method(
             if isinstance(x, Format):
                 raise ArgumentError("rounding needs an array or a stack: cast a format's arrays")
             tensor = tensor.with_arrays({name: rounding(a) for name, a in tensor.arrays.items()})
-        pairs = []
-        for i, site in enumerate(sites(x)):
-            left, right = site.dropped(*tensor.pair(i))
-            pairs.append((sum_of_squares(site.matrix - left @ right), sum_of_squares(site.matrix)))
-        residual, energy = np.array(pairs, dtype=np.float64).T
-        error = relative(float(residual.sum()), float(energy.sum()))
+        residual, energy = _left_of(sites(x), tensor)
         if isinstance(x, Format):
-            return Fit(
-                tensor, error, residual, energy, spectra, error_method="coordinates", svd=used
-            )
-        plain = relative(*(float(e.sum()) for e in measure(x, tensor)))
-        return Fit(tensor, error, residual, energy, spectra, error_plain=plain, svd=used)
+            how = "coordinates"
+            plain = _left_of(_format_sites(x, lambda *_: Frame()), tensor) if metric else None
+        else:
+            how, plain = "residual", measure(x, tensor)
+        return Fit(
+            tensor,
+            _error(residual, energy),
+            residual,
+            energy,
+            spectra,
+            error_method=how,
+            error_plain=None if plain is None else _error(*plain),
+            svd=used,
+        )
 
-    return Method(sizes, analyse, ranks, fit)
+    return Method(sizes, analyse, ranks, fit, spend)
 
 
 class _Site(NamedTuple):
@@ -210,6 +238,20 @@ def _format_sites(x: Format, frame_of) -> Iterator[_Site]:
         inner = Frame({k: q, k + 1: p}, {k: adjoint(q), k + 1: adjoint(p)})
         whole = frame.then(inner)
         yield _Site(dense(r @ t.T), *(_both(whole, mode) for mode in (k, k + 1)))
+
+
+def _left_of(sites: Iterator[_Site], tensor: LowRank) -> tuple[np.ndarray, np.ndarray]:
+    """Squared residual and squared norm of every site, in its coordinates."""
+    pairs = [
+        residual_of_pair(site.matrix, *site.dropped(*tensor.pair(i)))
+        for i, site in enumerate(sites)
+    ]
+    residual, energy = np.array(pairs, dtype=np.float64).T
+    return residual, energy
+
+
+def _error(residual: np.ndarray, energy: np.ndarray) -> float:
+    return relative(float(residual.sum()), float(energy.sum()))
 
 
 def _both(frame: Frame, mode: int) -> tuple[Array, Array] | None:

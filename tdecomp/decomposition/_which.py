@@ -6,6 +6,7 @@ import math
 from functools import partial
 
 from tdecomp._xp import Array
+from tdecomp.errors import ArgumentError
 from tdecomp.linalg import Svd, is_cheap, left_basis, svd_settled, truncated_svd
 from tdecomp.tensor import unfold
 
@@ -15,10 +16,15 @@ _OVERSAMPLES = 10
 
 
 class Which:
-    """Singular vectors by `svd`, or exact ones where that is cheap; `names` says what was used."""
+    """Singular vectors by `svd`; None: exact ones where that is cheap, or always.
 
-    def __init__(self, svd: Svd | None):
-        self._svd = svd
+    `names` says what was used.
+    """
+
+    def __init__(self, svd: Svd | None, *, always_exact: bool = False):
+        if svd is not None and not callable(svd):
+            raise ArgumentError(f"svd={svd!r} must be a function, such as linalg.svd_randomized")
+        self._svd, self._exact = svd, always_exact
         self._used: dict[str, None] = {}
 
     @property
@@ -44,7 +50,7 @@ class Which:
     def _chosen(self, shape: tuple[int, ...], rank: int) -> Svd | None:
         """The function to call; None for an exact SVD of our choice."""
         svd = self._svd
-        if svd is None and not is_cheap(shape, rank + _OVERSAMPLES):
+        if svd is None and not self._exact and not is_cheap(shape, rank + _OVERSAMPLES):
             svd = partial(svd_settled, n_oversamples=_OVERSAMPLES)
         self._used["exact" if svd is None else _name(svd)] = None
         return svd

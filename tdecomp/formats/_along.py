@@ -40,12 +40,12 @@ def mode_product(fmt: Format, operand: Array, mode: str | int) -> Format:
     ((5, 6, 4), (3, 4))
     """
     (k,) = positions(fmt.modes, [mode])
+    xp = namespace(operand)
     if operand.ndim not in (1, 2) or operand.shape[-1] != fmt.shape[k]:
         raise ArgumentError(
             f"the mode {fmt.modes[k]!r} has size {fmt.shape[k]}: expected an operand"
             f" (r, {fmt.shape[k]}) or ({fmt.shape[k]},), got {tuple(operand.shape)}"
         )
     if operand.ndim == 1:
-        row = namespace(operand).reshape(operand, (1, -1))
-        return fmt._multiplied(row, k)._squeeze(k)
+        return fmt._multiplied(xp.reshape(operand, (1, -1)), k)._squeeze(k)
     return fmt._multiplied(operand, k)

@@ -6,6 +6,7 @@ import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import singledispatch
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -13,14 +14,14 @@ import numpy as np
 from tdecomp._xp import Array
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import _pairs, _pytrees
-from tdecomp.formats._equations import write_axis
-from tdecomp.modes import Equation, parse_modes, positions
+from tdecomp.modes import Equation, parse_modes, positions, write_axis
 from tdecomp.tensor import mode_product as multiply_array
+from tdecomp.tensor import promoted
 
 if TYPE_CHECKING:
     from tdecomp.formats.network import Network
 
-__all__ = ["Factored", "Format"]
+__all__ = ["Factored", "Format", "summand"]
 
 
 class Format(ABC):
@@ -83,7 +84,6 @@ class Format(ABC):
     def shares_in(self) -> bool:
         """Whether all sites have one basis of the last mode in common."""
 
-    @abstractmethod
     def pair(self, site: int, *, shared_in: bool = False) -> tuple[Array, Array]:
         """Exact factors of one site's matrix: ``(out, r)`` and ``(r, in)``.
 
@@ -93,8 +93,21 @@ class Format(ABC):
             Position in C order over the site modes.
         shared_in
             Return the common basis of the last mode as the second factor, the same for every
-            site; only where `shares_in`. Otherwise the smaller of the possible ranks is chosen.
+            site; only where `shares_in`. Otherwise the smaller of the possible ranks is chosen:
+            of a Network or Sum that is nowhere narrower than the matrix, the dense matrix and an
+            identity.
         """
+        if not 0 <= site < self.n_sites:
+            raise ArgumentError(f"no site {site}: this tensor has the sites 0-{self.n_sites - 1}")
+        if shared_in and not self.shares_in:
+            raise ArgumentError(
+                f"the sites of this {type(self).__name__} have no common basis of the last mode"
+            )
+        return self._pair(site, shared_in=shared_in)
+
+    @abstractmethod
+    def _pair(self, site: int, *, shared_in: bool) -> tuple[Array, Array]:
+        """`pair` of a site that exists, and of a basis that is shared where it is asked for."""
 
     @property
     def n_params(self) -> int:
@@ -104,11 +117,15 @@ class Format(ABC):
     @property
     def n_sites(self) -> int:
         """Number of matrices: the product of the site modes' sizes."""
+        if len(self.modes) < 2:
+            raise ArgumentError(
+                f"the modes '{' '.join(self.modes)}' hold no matrix: two are needed"
+            )
         return math.prod(self.shape[:-2])
 
     def matrix(self, site: int) -> Array:
         """Dense matrix ``(out, in)`` of one site, without forming the others."""
-        left, right = self.pair(site)
+        left, right = promoted(self.pair(site))
         return left @ right
 
     @abstractmethod
@@ -212,11 +229,14 @@ class Format(ABC):
         Notes
         -----
         Contracted along one plan over both networks, so that the cost is that of the factors, not
-        of the dense tensors. Accumulated in float64; the absolute error is about 1e-16 times the
-        product of the two norms (more, where the terms of one tensor cancel each other). For
-        gradients in jax with x64 off, differentiate inside ``jax.enable_x64(True)``.
+        of the dense tensors; two `LowRank` meet within each site only. Accumulated in float64; the
+        absolute error is about 1e-16 times the product of the two norms (more, where the terms of
+        one tensor cancel each other). For gradients in jax with x64 off, differentiate inside
+        ``jax.enable_x64(True)``.
         """
-        return _pairs.inner(_networks(self), _networks(other))
+        if not isinstance(other, Format):
+            raise ArgumentError(f"expected a format, got a {type(other).__name__}")
+        return _pairs.inner([*map(summand, self._summands())], [*map(summand, other._summands())])
 
     def norm(self) -> Array:
         """Frobenius norm, 0-d float64, without forming the dense tensor.
@@ -227,14 +247,14 @@ class Format(ABC):
         for nearly equal ``a`` and ``b``, everything below about 1e-8 of ``a.norm()`` is rounding.
         Its gradient does not exist at 0.
         """
-        return _pairs.norm(_networks(self))
+        return _pairs.norm([*map(summand, self._summands())])
 
     def select(self, **index: int | slice) -> Format:
         """Slice along named modes: ``fmt.select(layer=3, out=slice(0, 8))``.
 
         An integer drops its mode, a slice keeps it. A split axis takes its written name,
-        ``fmt.select(**{"(o1 o2)": 3})``; sliced, it is no longer split: the result is a `Network`
-        with the mode ``o1_o2``.
+        ``fmt.select(**{"(o1 o2)": 3})``; sliced, it keeps that name but is no longer split: the
+        result is a `Network`.
         """
         where = positions(self.modes, index)
         fmt = self
@@ -278,6 +298,10 @@ class Format(ABC):
             if not rows:
                 raise ArgumentError(f"{chosen} of the mode {name!r} of size {n} is empty")
             return self if rows == range(n) else self._restrict(position, rows)
+        if isinstance(chosen, bool | np.bool_) or not hasattr(chosen, "__index__"):
+            raise ArgumentError(
+                f"no index {chosen!r} in the mode {name!r}: give a whole number, a slice or ..."
+            )
         i = operator.index(chosen)
         if not -n <= i < n:
             raise ArgumentError(f"no index {i} in the mode {name!r} of size {n}")
@@ -303,13 +327,22 @@ class Factored(Format):
         if len(carriers) != 1:
             return self.to_network().extended(matrix, position)
         ((key, axis),) = carriers
-        array, matrix = _pairs.promoted([arrays[key], matrix])
-        return self.with_arrays(arrays | {key: multiply_array(array, matrix, axis)})
+        return self.with_arrays(arrays | {key: multiply_array(arrays[key], matrix, axis)})
 
     def _summands(self) -> tuple[Factored, ...]:
         return (self,)
 
+    def _beside(self, other: Self) -> Self | None:
+        """The sum in blocks along every rank; None for another equation or where it is none."""
+        if self.equation != other.equation:
+            return None
+        mine, theirs = self.arrays, other.arrays
+        blocks = _pairs.block_sum(self.equation, [*mine.values()], [*theirs.values()])
+        return None if blocks is None else self.with_arrays(dict(zip(mine, blocks, strict=True)))
 
-def _networks(fmt: Format) -> list[_pairs.Pair]:
-    networks = [part.to_network() for part in fmt._summands()]
-    return [(network.equation, network.tensors) for network in networks]
+
+@singledispatch
+def summand(fmt: Factored) -> _pairs.Summand:
+    """The network of a format as `_pairs` takes it."""
+    network = fmt.to_network()
+    return _pairs.Summand(network.equation, network.tensors)

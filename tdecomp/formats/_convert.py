@@ -11,7 +11,6 @@ from array_api_compat import device
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Format
-from tdecomp.formats._pairs import promoted
 from tdecomp.formats._to_cp import to_cp
 from tdecomp.formats.cp import CP
 from tdecomp.formats.lowrank import LowRank
@@ -20,10 +19,10 @@ from tdecomp.formats.sum import Sum
 from tdecomp.formats.tt import TT
 from tdecomp.formats.tucker import Tucker
 from tdecomp.formats.tucker2 import Tucker2
-from tdecomp.modes import flatten, positions
-from tdecomp.tensor import mode_product, unfold
+from tdecomp.modes import flatten, parse_modes, positions, write_axis
+from tdecomp.tensor import mode_product, promoted, unfold
 
-__all__ = ["refuse_splits", "split_core", "to_tt", "to_tucker", "to_tucker2"]
+__all__ = ["split_core", "to_tt", "to_tucker", "to_tucker2"]
 
 
 @singledispatch
@@ -36,13 +35,15 @@ def to_tucker(fmt: Format) -> Tucker:
     Returns
     -------
     Tucker
-        Modes where this saves nothing (as long as the rest of their array is wide), that several
-        arrays carry or that are split have no factor. ``norm()`` is that of the core.
+        Modes where this saves nothing (as long as the rest of their array is wide) or that several
+        arrays carry have no factor. ``norm()`` is that of the core.
 
     Notes
     -----
-    Exact to rounding. The core has ``Π min(n, R)`` entries for a CP of rank ``R``, and the bonds'
-    product for a TT; for a `Sum` the ranks of its parts add up, to at most the sizes of the modes.
+    Exact to rounding. The arrays that share a split axis are contracted to one array, see
+    `Network.joined`; its name stays, ``"(o1 o2)"``. The core has ``Π min(n, R)`` entries
+    for a CP of rank ``R``, and the bonds' product for a TT; for a `Sum` the ranks of its parts add
+    up, to at most the sizes of the modes.
 
     Examples
     --------
@@ -51,15 +52,15 @@ def to_tucker(fmt: Format) -> Tucker:
     >>> to_tucker(cp).rank
     (2, 2, 2)
     """
-    network = fmt.to_network()
+    network = fmt.to_network().joined()
     tensors = list(network.tensors)
     factors: list[Array | None] = []
-    for axis in network.equation.output:
-        where = [k for k, term in enumerate(network.equation.terms) if axis in term]
+    for mode in network.modes:
+        where = [k for k, term in enumerate(network.equation.terms) if mode in term]
         factor = None
         if len(where) == 1:
             (k,) = where
-            factor, tensors[k] = _qr_along(tensors[k], network.equation.terms[k].index(axis))
+            factor, tensors[k] = _qr_along(tensors[k], network.equation.terms[k].index(mode))
         factors.append(factor)
     core = Network(network.equation, tuple(tensors)).to_dense()
     return Tucker(fmt.modes, core, tuple(factors))
@@ -97,17 +98,17 @@ def to_tucker2(fmt: Format, compressed: tuple[str, str] = ("out", "in")) -> Tuck
 
 
 @singledispatch
-def to_tt(fmt: Format, chain: Sequence[str] | None = None) -> TT:
+def to_tt(fmt: Format, chain: str | Sequence[str] | None = None) -> TT:
     """Any format as a TT with one mode on each core.
 
     Parameters
     ----------
     fmt
-        Any format; the dense axes keep their order.
+        Any format; the dense axes keep their order. A split axis is one mode of the chain.
     chain
-        Order of the modes along the chain. By default that of the modes; for `Tucker2` the first
-        basis, all uncompressed modes together on one core, the second basis: the same numbers
-        (LoTR's layout).
+        Order of the modes along the chain, ``"out layer in"``. By default that of the modes; for
+        `Tucker2` the first basis, all uncompressed modes together on one core, the second basis:
+        the same numbers (LoTR's layout).
 
     Notes
     -----
@@ -121,7 +122,6 @@ def to_tt(fmt: Format, chain: Sequence[str] | None = None) -> TT:
     >>> to_tt(t).axes, to_tt(t).rank, to_tt(t).modes
     ((('out',), ('layer',), ('in',)), (1, 1, 2, 1), ('layer', 'out', 'in'))
     """
-    refuse_splits(fmt.modes)
     tucker = to_tucker(fmt)
     inner = tucker._permute(_order(fmt, chain))
     cores = []
@@ -131,7 +131,7 @@ def to_tt(fmt: Format, chain: Sequence[str] | None = None) -> TT:
 
 
 @to_tt.register
-def _(fmt: Tucker2, chain: Sequence[str] | None = None) -> TT:
+def _(fmt: Tucker2, chain: str | Sequence[str] | None = None) -> TT:
     first, last = fmt.compressed
     middle = tuple(m for m in fmt.modes if m not in fmt.compressed)
     if chain is not None or not middle:
@@ -146,13 +146,14 @@ def _(fmt: Tucker2, chain: Sequence[str] | None = None) -> TT:
 
 
 @to_tt.register
-def _(fmt: CP, chain: Sequence[str] | None = None) -> TT:
+def _(fmt: CP, chain: str | Sequence[str] | None = None) -> TT:
     order = _order(fmt, chain)
     modes = tuple(fmt.modes[k] for k in order)
     first, *rest = (fmt.factors[k] for k in order)
     xp = namespace(fmt.weights)
     if not rest:
-        return TT((modes,), ((first @ fmt.weights)[None, :, None],), fmt.modes)
+        column = mode_product(first, fmt.weights[None, :], 1)
+        return TT((modes,), (column[None, :, :],), fmt.modes)
     eye = xp.eye(fmt.rank, dtype=fmt.weights.dtype, device=device(fmt.weights))
     cores = [
         (first * fmt.weights[None, :])[None, :, :],
@@ -163,7 +164,7 @@ def _(fmt: CP, chain: Sequence[str] | None = None) -> TT:
 
 
 @to_tt.register
-def _(fmt: TT, chain: Sequence[str] | None = None) -> TT:
+def _(fmt: TT, chain: str | Sequence[str] | None = None) -> TT:
     order = tuple(fmt.modes[k] for k in _order(fmt, chain))
     if flatten(fmt.axes) != order or fmt.output != fmt.modes:
         return to_tt.dispatch(Format)(fmt, chain)
@@ -172,8 +173,7 @@ def _(fmt: TT, chain: Sequence[str] | None = None) -> TT:
 
 
 @to_tt.register
-def _(fmt: Sum, chain: Sequence[str] | None = None) -> TT:
-    refuse_splits(fmt.modes)
+def _(fmt: Sum, chain: str | Sequence[str] | None = None) -> TT:
     parts = [to_tt(part, chain or fmt.modes) for part in fmt.parts]
     total = parts[0]
     for part in parts[1:]:
@@ -183,7 +183,7 @@ def _(fmt: Sum, chain: Sequence[str] | None = None) -> TT:
 
 
 @to_tt.register
-def _(fmt: LowRank, chain: Sequence[str] | None = None) -> TT:
+def _(fmt: LowRank, chain: str | Sequence[str] | None = None) -> TT:
     return to_tt(to_cp(fmt), chain)
 
 
@@ -231,17 +231,12 @@ def split_core(core: Array) -> list[Array]:
     return [*cores, xp.reshape(rest, (bond, sizes[-1], last))]
 
 
-def _order(fmt: Format, chain: Sequence[str] | None) -> tuple[int, ...]:
+def _order(fmt: Format, chain: str | Sequence[str] | None) -> tuple[int, ...]:
     """Positions of the modes along the chain."""
-    order = positions(fmt.modes, chain or fmt.modes)
+    if not fmt.modes:
+        raise ArgumentError("a tensor without modes is no TT: it is the number `to_dense` gives")
+    named = map(write_axis, parse_modes(chain)) if isinstance(chain, str) else chain or fmt.modes
+    order = positions(fmt.modes, named)
     if len(order) != len(fmt.modes):
-        raise ArgumentError(
-            f"the chain {' '.join(chain or ())} must name all modes {' '.join(fmt.modes)}"
-        )
+        raise ArgumentError(f"the chain {chain!r} must name all modes {' '.join(fmt.modes)}")
     return order
-
-
-def refuse_splits(modes: Sequence[str]) -> None:
-    """Refuse a split axis, which no core of one mode can carry."""
-    if split := [m for m in modes if m.startswith("(")]:
-        raise ArgumentError(f"the split axis {split[0]} has no core of its own in a plain TT")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tdecomp.errors import ArgumentError
 from tdecomp.formats import _pairs
 from tdecomp.formats._base import Factored, Format
 from tdecomp.formats._slices import take
@@ -28,7 +29,7 @@ def hadamard(a: Format, b: Format) -> Format:
         Of two tensors of one format (CP, `LowRank`, Tucker, Tucker2 of the same two modes, TT of
         the same chain): that format, its ranks the products of both ranks. Of a `Sum`: the sum of
         the products of its parts. Otherwise a `Network` of the factors of both over the modes of
-        `a`.
+        `a`; what only `b` splits comes out split.
 
     Notes
     -----
@@ -44,6 +45,8 @@ def hadamard(a: Format, b: Format) -> Format:
     >>> hadamard(t, t).rank, str(hadamard(t.to_network(), t).equation)
     (4, 'out r, in r, r, out r_, in r_, r_ -> out in')
     """
+    if not (isinstance(a, Format) and isinstance(b, Format)):
+        raise ArgumentError(f"expected two formats, got {type(a).__name__} and {type(b).__name__}")
     products = [_product(x, y) for x in a._summands() for y in b._summands()]
     return products[0] if len(products) == 1 else Sum(tuple(products))
 

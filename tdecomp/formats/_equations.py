@@ -7,27 +7,25 @@ from functools import lru_cache
 from itertools import product
 from math import prod
 
-from tdecomp.modes import Axis, Equation, flatten
+from tdecomp.modes import Axis, Equation, flatten, words, write_axis
 
 __all__ = ["fresh", "narrowest_cut", "rename", "write_axis"]
 
 _ENUMERATED = 12  # terms; longer networks are cut only between neighbours
 
 
-def write_axis(axis: Axis) -> str:
-    """An axis as text: ``"out"``, or ``"(head hd)"`` for a split one."""
-    return axis if isinstance(axis, str) else f"({' '.join(axis)})"
-
-
 def fresh(names: Iterable[str], taken: Collection[str]) -> list[str]:
-    """`names`, each with underscores appended until it is not in `taken`.
+    """`names`, each with underscores appended until it is no word of `taken`.
 
-    >>> fresh(["r", "s"], ("r", "out"))
-    ['r_', 's']
+    A joined axis becomes a single word.
+
+    >>> fresh(["r", "s", "(o1 o2)"], ("r", "(s out)"))
+    ['r_', 's_', 'o1_o2']
     """
-    found: list[str] = []
+    used, found = words(taken), []
     for name in names:
-        while name in taken or name in found:
+        name = name.strip("()").replace(" ", "_")
+        while name in used or name in found:
             name += "_"
         found.append(name)
     return found

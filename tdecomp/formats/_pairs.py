@@ -6,31 +6,64 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from itertools import accumulate
+from typing import NamedTuple
 
 from array_api_compat import device
 
 from tdecomp._xp import Array, double, float64_scope, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._equations import fresh, rename, write_axis
-from tdecomp.modes import Equation, flatten
+from tdecomp.formats._equations import fresh, rename
+from tdecomp.formats._slices import owners, take
+from tdecomp.modes import Equation, flatten, words, write_axis
 from tdecomp.plan import contract
+from tdecomp.tensor import promoted
 
-__all__ = ["block_sum", "elementwise", "inner", "kronecker", "norm", "promoted", "refined"]
+__all__ = ["Summand", "block_sum", "elementwise", "inner", "kronecker", "norm", "refined"]
 
 Pair = tuple[Equation, Sequence[Array]]
 """An equation and the arrays of its terms."""
 
 
-def inner(a: Sequence[Pair], b: Sequence[Pair]) -> Array:
+class Summand(NamedTuple):
+    """One of the networks that add up to a tensor.
+
+    Where `ranks` are given, the arrays are ``(out, R)``, ``(R,)``, ``(R, in)``, every column
+    belongs to one site, ``ranks[site]`` neighbours to each; the first terms of the equation are the
+    `owners` of the columns, which need not be formed where sites are taken one by one.
+    """
+
+    equation: Equation
+    arrays: Sequence[Array]
+    sites: tuple[int, ...] = ()
+    ranks: tuple[int, ...] | None = None
+
+    @property
+    def pair(self) -> Pair:
+        if self.ranks is None:
+            return self.equation, self.arrays
+        return self.equation, [*owners(self.sites, self.ranks, self.arrays[0]), *self.arrays]
+
+    def meets_by_site(self, other: Summand) -> bool:
+        """Whether both have columns of their own for every site of one tensor space."""
+        return (
+            (self.ranks is not None and other.ranks is not None)
+            and (self.equation.output, self.sites) == (other.equation.output, other.sites)
+            and self.arrays[0].shape[0] == other.arrays[0].shape[0]
+            and self.arrays[2].shape[1] == other.arrays[2].shape[1]
+        )
+
+
+def inner(a: Sequence[Summand], b: Sequence[Summand]) -> Array:
     """``Σ conj(a) b`` over all entries of two sums of networks, 0-d in float64 (complex128)."""
-    with float64_scope(*a[0][1]):
+    with float64_scope(*a[0].arrays):
         left, right = _normalised(a), _normalised(b)
         return _times_power(_products(left[0], right[0]), left[1] + right[1])
 
 
-def norm(a: Sequence[Pair]) -> Array:
+def norm(a: Sequence[Summand]) -> Array:
     """``‖a‖`` of a sum of networks; the square is never formed at its own scale."""
-    with float64_scope(*a[0][1]):
+    with float64_scope(*a[0].arrays):
         parts, exponent = _normalised(a)
         square = _products(parts, parts)
         xp = namespace(square)
@@ -39,34 +72,67 @@ def norm(a: Sequence[Pair]) -> Array:
         return _times_power(xp.sqrt(xp.clip(square, min=0.0)), exponent)
 
 
-def _products(a: Sequence[Pair], b: Sequence[Pair]) -> Array:
-    total = None
-    for left in a:
-        conjugate = left[0], [_conj(x) for x in left[1]]
-        for right in b:
-            equation, arrays = elementwise(conjugate, right)
-            term = contract(Equation(equation.terms, ()), arrays)
-            total = term if total is None else total + term
-    return total
+def _products(a: Sequence[Summand], b: Sequence[Summand]) -> Array:
+    """``Σ conj(a) b``: over all pairs of summands."""
+    left = [part._replace(arrays=[_conj(x) for x in part.arrays]) for part in a]
+    return reduce(operator.add, (_product(x, y) for x in left for y in b))
 
 
-def _normalised(networks: Sequence[Pair]) -> tuple[Sequence[Pair], Array]:
+def _product(a: Summand, b: Summand) -> Array:
+    """``Σ a b``, along one plan or, where both have columns of their own sites, site by site."""
+    if not a.meets_by_site(b):
+        equation, arrays = elementwise(a.pair, b.pair)
+        return contract(Equation(equation.terms, ()), arrays)
+    widths = list(zip(a.ranks or (), b.ranks or (), strict=True))
+    alike: dict[tuple[int, int], list[int]] = {}
+    for site, width in enumerate(widths):
+        alike.setdefault(width, []).append(site)
+    terms = [
+        contract(_BLOCKS, [*_blocks(a, sites), *_blocks(b, sites)])
+        for width, sites in alike.items()
+        if 0 not in width
+    ]
+    u = a.arrays[0]
+    zero = namespace(u).zeros((), dtype=u.dtype, device=device(u))
+    return reduce(operator.add, terms, zero)
+
+
+_BLOCKS = Equation.parse("out site r, site r, site r in, out site q, site q, site q in ->")
+
+
+def _blocks(a: Summand, sites: Sequence[int]) -> list[Array]:
+    """The columns of sites of one rank: ``(out, site, r)``, ``(site, r)``, ``(site, r, in)``."""
+    assert a.ranks is not None
+    ends = [0, *accumulate(a.ranks)]
+    columns = [k for site in sites for k in range(ends[site], ends[site + 1])]
+    if columns[-1] - columns[0] + 1 == len(columns):
+        columns = range(columns[0], columns[-1] + 1)  # a view, no copy
+    u, s, vh = (take(x, axis, columns) for x, axis in zip(a.arrays, (1, 0, 0), strict=True))
+    xp, shape = namespace(u), (len(sites), a.ranks[sites[0]])
+    return [
+        xp.reshape(u, (u.shape[0], *shape)),
+        xp.reshape(s, shape),
+        xp.reshape(vh, (*shape, vh.shape[1])),
+    ]
+
+
+def _normalised(networks: Sequence[Summand]) -> tuple[Sequence[Summand], Array]:
     """Networks in double precision, divided by one power of 2, and its exponent.
 
     Every array is brought to a largest entry in [1, 2), so that no product of them overflows;
     powers of 2 change no digit.
     """
     scaled, exponents = [], []
-    for equation, arrays in networks:
-        pairs = [_unit(_wide(x)) for x in arrays]
-        scaled.append((equation, [x for x, _ in pairs]))
+    for part in networks:
+        pairs = [_unit(double(x)) for x in part.arrays]
+        scaled.append(part._replace(arrays=[x for x, _ in pairs]))
         exponents.append(reduce(operator.add, (k for _, k in pairs)))
     xp = namespace(exponents[0])
     top = reduce(xp.maximum, exponents)
     if len(scaled) > 1:
         scaled = [
-            (equation, [_times_power(arrays[0], k - top), *arrays[1:]])
-            for (equation, arrays), k in zip(scaled, exponents, strict=True)
+            part._replace(arrays=[*part.arrays[:-1], _times_power(part.arrays[-1], k - top)])
+            for part, k in zip(scaled, exponents, strict=True)
         ]
     return scaled, top
 
@@ -148,13 +214,6 @@ def kronecker(equation: Equation, a: Sequence[Array], b: Sequence[Array]) -> lis
     return [_outer(x, y, [n in kept for n in flatten(term)]) for term, x, y in pairs]
 
 
-def promoted(arrays: Sequence[Array]) -> list[Array]:
-    """`arrays` in the dtype that all of them fit in."""
-    xp = namespace(*arrays)
-    dtype = xp.result_type(*arrays)
-    return [x if x.dtype == dtype else xp.astype(x, dtype) for x in arrays]
-
-
 def _outer(x: Array, y: Array, entrywise: Sequence[bool]) -> Array:
     """Product of two arrays along the marked axes, all pairs along the others."""
     xp = namespace(x, y)
@@ -197,12 +256,22 @@ def refined(a: Pair, b: Pair) -> Pair:
         if isinstance(mine, str) and not isinstance(split, str):
             parts = tuple(inner[n] for n in split)
             if math.prod(parts) == sizes[mine]:
-                equation, arrays = _split(equation, arrays, mine, parts)
+                equation, arrays = _split(equation, arrays, mine, split, parts)
     return equation, arrays
 
 
-def _split(equation: Equation, arrays: Sequence[Array], name: str, sizes: tuple[int, ...]) -> Pair:
-    names = tuple(fresh([f"{name}{k}" for k in range(len(sizes))], _names(equation)))
+def _split(
+    equation: Equation,
+    arrays: Sequence[Array],
+    name: str,
+    parts: tuple[str, ...],
+    sizes: tuple[int, ...],
+) -> Pair:
+    """The axis `name` split in `sizes`; a joined axis of these parts is what it was before."""
+    if name != write_axis(parts):
+        (stem,) = fresh([name], ())
+        parts = tuple(f"{stem}{k}" for k in range(len(sizes)))
+    names = tuple(fresh(parts, [n for n in _names(equation) if n != name]))
 
     def opened(axes, each, parts):
         return tuple(
@@ -224,7 +293,11 @@ def _check_axes(a: Pair, b: Pair) -> None:
         [tuple(size[n] for n in flatten((axis,))) for axis in output]
         for size, output in zip(sizes, (mine, theirs), strict=True)
     ]
-    named = all(x == y for x, y in zip(mine, theirs, strict=False) if isinstance(x, str))
+    named = all(
+        x == y
+        for x, y in zip(mine, theirs, strict=False)
+        if isinstance(x, str) and isinstance(y, str) and {x} | {y} == words((x, y))
+    )
     if extents[0] != extents[1] or not named:
         write = [
             ", ".join(f"{write_axis(x)} {math.prod(n)}" for x, n in zip(o, e, strict=True))
@@ -243,13 +316,6 @@ def _names(equation: Equation) -> Mapping[str, None]:
 def _sizes(pair: Pair) -> dict[str, int]:
     equation, arrays = pair
     return equation.sizes([tuple(x.shape) for x in arrays])
-
-
-def _wide(x: Array) -> Array:
-    xp = namespace(x)
-    if xp.isdtype(x.dtype, "complex floating"):
-        return xp.astype(x, xp.complex128)
-    return double(x)
 
 
 def _conj(x: Array) -> Array:

@@ -9,9 +9,8 @@ from array_api_compat import device
 from tdecomp._xp import Array, adjoint, namespace, tol
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Format
-from tdecomp.formats._pairs import promoted
-from tdecomp.formats._to_cp import plain_names
 from tdecomp.formats.lowrank import LowRank
+from tdecomp.tensor import promoted
 
 __all__ = ["to_lowrank"]
 
@@ -35,7 +34,7 @@ def to_lowrank(fmt: Format, *, ranks: int | Sequence[int] | None = None) -> LowR
     -------
     LowRank
         Within each site `u` has orthonormal columns, `vh` orthonormal rows, and `s` falls. A split
-        axis ``(o1 o2)`` becomes the mode ``o1_o2``.
+        axis is one mode of the same name, ``"(o1 o2)"``.
 
     Raises
     ------
@@ -51,8 +50,6 @@ def to_lowrank(fmt: Format, *, ranks: int | Sequence[int] | None = None) -> LowR
     >>> to_lowrank(cp).ranks, to_lowrank(cp).s.round(12).tolist()
     ((0, 1, 1), [4.0, 8.0])
     """
-    if len(fmt.modes) < 2:
-        raise ArgumentError(f"the modes {' '.join(fmt.modes)} hold no matrix: two are needed")
     pairs = [promoted(fmt.pair(site)) for site in range(fmt.n_sites)]
     if isinstance(ranks, int):
         ranks = [min(ranks, *left.shape, right.shape[1]) for left, right in pairs]
@@ -63,7 +60,7 @@ def to_lowrank(fmt: Format, *, ranks: int | Sequence[int] | None = None) -> LowR
     us, ss, vhs = (promoted(side) for side in zip(*parts, strict=True))
     xp = namespace(*us)
     return LowRank(
-        plain_names(fmt.modes),
+        fmt.modes,
         tuple(fmt.shape[:-2]),
         tuple(s.shape[0] for s in ss),
         xp.concat(us, axis=1),

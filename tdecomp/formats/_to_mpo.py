@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tdecomp._xp import Array, namespace, tol
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Format
-from tdecomp.formats._convert import refuse_splits, split_core, to_tucker
+from tdecomp.formats._convert import split_core, to_tucker
 from tdecomp.formats._equations import fresh
 from tdecomp.formats.tt import TT
 from tdecomp.tensor import mode_product
@@ -25,7 +25,7 @@ def to_mpo(fmt: Format, *, out: Sequence[int] = (8, 96), inp: Sequence[int] = (8
     Parameters
     ----------
     fmt
-        Any format of two or more modes, the leading ones not split.
+        Any format of two or more modes.
     out, inp
         Factors of the last two sizes, slowest first, equally many.
 
@@ -64,7 +64,7 @@ def to_mpo(fmt: Format, *, out: Sequence[int] = (8, 96), inp: Sequence[int] = (8
             f"out={out} and inp={inp} multiply to {math.prod(out)} x {math.prod(inp)}, the last two"
             f" modes have the sizes {tuple(fmt.shape[-2:])}: choose factors of these sizes"
         )
-    refuse_splits(sites := fmt.modes[:-2])
+    sites = fmt.modes[:-2]
     tucker = to_tucker(fmt)
     *shared, left, right = tucker.factors
     carry, cores = tucker.core[None, ...], []

@@ -10,10 +10,9 @@ from tdecomp._xp import Array
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Factored
 from tdecomp.formats._equations import fresh
-from tdecomp.formats._pairs import block_sum
 from tdecomp.formats._slices import restricted
 from tdecomp.formats.network import Network
-from tdecomp.modes import Equation
+from tdecomp.modes import Equation, check_names
 from tdecomp.plan import contract
 
 __all__ = ["CP"]
@@ -45,6 +44,7 @@ class CP(Factored):
     factors: tuple[Array, ...]
 
     def __post_init__(self):
+        check_names(self.modes)
         rank = tuple(self.weights.shape)
         widths = [tuple(f.shape[1:]) for f in self.factors]
         if len(rank) != 1 or len(self.modes) != len(widths) or any(w != rank for w in widths):
@@ -86,8 +86,8 @@ class CP(Factored):
     def shares_in(self) -> bool:
         return True
 
-    def pair(self, site: int, *, shared_in: bool = False) -> tuple[Array, Array]:
-        return self.to_network().pair(site, shared_in=shared_in)
+    def _pair(self, site: int, *, shared_in: bool) -> tuple[Array, Array]:
+        return self.to_network()._pair(site, shared_in=shared_in)
 
     def to_dense(self) -> Array:
         return contract(self.equation, list(self.arrays.values()))
@@ -96,9 +96,7 @@ class CP(Factored):
         return Network(self.equation, tuple(self.arrays.values()))
 
     def _plus(self, other: Self) -> Self | None:
-        mine, theirs = self.arrays, other.arrays
-        blocks = block_sum(self.equation, list(mine.values()), list(theirs.values()))
-        return None if blocks is None else self.with_arrays(dict(zip(mine, blocks, strict=True)))
+        return self._beside(other)
 
     def _restrict(self, position: int, rows: range) -> CP:
         arrays = restricted(self.equation, self.arrays, self.modes[position], rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +13,13 @@ import numpy as np
 
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Factored, Format
+from tdecomp.formats._base import Factored, Format, summand
 from tdecomp.formats._equations import fresh
-from tdecomp.formats._pairs import promoted
-from tdecomp.formats._slices import indicator, restricted, take
+from tdecomp.formats._pairs import Summand
+from tdecomp.formats._slices import owners, restricted, take
 from tdecomp.formats.network import Network
-from tdecomp.modes import Equation
+from tdecomp.modes import Equation, check_names
+from tdecomp.tensor import promoted
 
 __all__ = ["LowRank"]
 
@@ -57,13 +59,17 @@ class LowRank(Factored):
     vh: Array
 
     def __post_init__(self):
+        check_names(self.modes)
         width = sum(self.ranks)
-        if (self.u.shape[1], *self.s.shape, self.vh.shape[0]) != (width,) * 3 or len(
-            self.ranks
-        ) != np.prod(self.sites, dtype=int):
+        u, s, vh = (tuple(a.shape) for a in self.arrays.values())
+        if (
+            (u[1:], s, vh[:1], len(vh)) != ((width,),) * 3 + (2,)
+            or len(self.ranks) != math.prod(self.sites)
+            or len(self.modes) != len(self.sites) + 2
+        ):
             raise ArgumentError(
-                f"{len(self.ranks)} ranks summing to {width} over the sites {self.sites} do not fit"
-                f" u {tuple(self.u.shape)}, s {tuple(self.s.shape)}, vh {tuple(self.vh.shape)}"
+                f"{len(self.ranks)} ranks summing to {width} over the sites {self.sites} of"
+                f" {' '.join(self.modes)} do not fit u {u}, s {s}, vh {vh}"
             )
 
     @property
@@ -103,9 +109,8 @@ class LowRank(Factored):
     def _ends(self) -> tuple[int, ...]:
         return (0, *accumulate(self.ranks))
 
-    def pair(self, site: int, *, shared_in: bool = False) -> tuple[Array, Array]:
-        if shared_in:
-            raise ArgumentError("independent SVDs have no common basis of the last mode")
+    def _pair(self, site: int, *, shared_in: bool) -> tuple[Array, Array]:
+        del shared_in  # independent SVDs share nothing
         part = slice(self._ends[site], self._ends[site + 1])
         root = namespace(self.s).sqrt(self.s[part])
         return self.u[:, part] * root[None, :], root[:, None] * self.vh[part, :]
@@ -116,22 +121,12 @@ class LowRank(Factored):
 
     def to_network(self) -> Network:
         """The same tensor with an indicator ``(n, R)`` per site mode: which columns are whose."""
-        (r,) = fresh(["r"], self.modes)
-        *sites, out, in_ = self.modes
-        equation = Equation((*((m, r) for m in sites), (out, r), (r,), (r, in_)), self.modes)
-        return Network(equation, (*self.owners, self.u, self.s, self.vh))
+        return Network(_with_owners(self), (*self.owners, self.u, self.s, self.vh))
 
     @property
     def owners(self) -> tuple[Array, ...]:
         """1 where a column belongs to a row of a site mode: ``(n, R)`` for each."""
-        owner = [site for site, rank in enumerate(self.ranks) for _ in range(rank)]
-        index = (
-            np.unravel_index(np.asarray(owner, dtype=np.int64), self.sites) if self.sites else ()
-        )
-        return tuple(
-            indicator([int(i) for i in own], n, self.u).T
-            for own, n in zip(index, self.sites, strict=True)
-        )
+        return owners(self.sites, self.ranks, self.u)
 
     def _plus(self, other: Self) -> Self:
         """The columns of both tensors side by side within each site; no longer orthonormal."""
@@ -185,3 +180,13 @@ class LowRank(Factored):
     def columns(self, site: int) -> range:
         """Positions of a site's columns."""
         return range(self._ends[site], self._ends[site + 1])
+
+
+@summand.register
+def _(fmt: LowRank) -> Summand:
+    return Summand(_with_owners(fmt), (fmt.u, fmt.s, fmt.vh), fmt.sites, fmt.ranks)
+
+
+def _with_owners(fmt: LowRank) -> Equation:
+    (r,) = fresh(["r"], fmt.modes)
+    return Equation((*((m, r) for m in fmt.modes[:-2]), *fmt.equation.terms), fmt.modes)

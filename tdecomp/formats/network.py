@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -11,13 +11,12 @@ import numpy as np
 from array_api_compat import device
 
 from tdecomp._xp import Array, namespace
-from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Factored
-from tdecomp.formats._equations import fresh, narrowest_cut, rename, write_axis
-from tdecomp.formats._pairs import block_sum, promoted
-from tdecomp.formats._slices import indicator, restricted
-from tdecomp.modes import Equation, flatten
+from tdecomp.formats._equations import fresh, narrowest_cut, rename
+from tdecomp.formats._slices import gathered, restricted
+from tdecomp.modes import Axis, Equation, flatten, write_axis
 from tdecomp.plan import contract
+from tdecomp.tensor import promoted
 
 __all__ = ["Network", "through_shorter_side"]
 
@@ -58,11 +57,6 @@ class Network(Factored):
     def __post_init__(self):
         object.__setattr__(self, "modes", tuple(write_axis(a) for a in self.equation.output))
         self.equation.sizes(self._shapes)
-        for term in self.equation.terms:
-            if len(set(term)) != len(term):
-                raise ArgumentError(
-                    f"a term of '{self.equation}' cannot have a name twice: take the diagonal first"
-                )
 
     @property
     def _shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -98,22 +92,16 @@ class Network(Factored):
 
     @property
     def shares_in(self) -> bool:
-        return narrowest_cut(self.equation, self._shapes, self.equation.output[-1]) is not None
+        output = self.equation.output
+        return bool(output) and narrowest_cut(self.equation, self._shapes, output[-1]) is not None
 
-    def pair(self, site: int, *, shared_in: bool = False) -> tuple[Array, Array]:
-        """Exact factors of one site's matrix, cut where the network is narrowest.
-
-        Where no cut is narrower than the matrix, they are the dense matrix and an identity.
-        """
+    def _pair(self, site: int, *, shared_in: bool) -> tuple[Array, Array]:
+        """Cut where the network is narrowest, or the dense matrix and an identity."""
         here: Network = self
         for i in reversed(np.unravel_index(site, self.shape[:-2])):
             here = here._at(int(i), len(here.modes) - 3)
         whole = self if shared_in else here
         cut = narrowest_cut(whole.equation, whole._shapes, whole.equation.output[-1])
-        if shared_in and cut is None:
-            raise ArgumentError(
-                f"the sites of '{self.equation}' have no common basis of the last mode"
-            )
         sizes = here.equation.sizes(here._shapes)
         n_out, n_in = here.shape
         if cut is None or (
@@ -131,7 +119,7 @@ class Network(Factored):
         left = tuple(k for k in range(len(self.tensors)) if k not in right)
         return self._part(left, (out, tuple(cut))), self._part(right, (tuple(cut), in_))
 
-    def _part(self, where: tuple[int, ...], output) -> Array:
+    def _part(self, where: Sequence[int], output: tuple[Axis, ...]) -> Array:
         terms = tuple(self.equation.terms[k] for k in where)
         return contract(Equation(terms, output), [self.tensors[k] for k in where])
 
@@ -147,7 +135,7 @@ class Network(Factored):
         inner = flatten((axis,))
         sizes = self.equation.sizes(self._shapes)
         ranks = {n: n for n in sizes} | dict(zip(inner, fresh(inner, sizes), strict=True))
-        (name,) = inner if len(inner) == 1 else fresh(["_".join(inner)], sizes)
+        name = write_axis(axis)
         new = namespace(matrix).reshape(matrix, (matrix.shape[0], *(sizes[n] for n in inner)))
         terms = tuple(rename(term, ranks) for term in self.equation.terms)
         output = list(self.equation.output)
@@ -155,18 +143,45 @@ class Network(Factored):
         equation = Equation((*terms, (name, *(ranks[n] for n in inner))), tuple(output))
         return Network(equation, tuple(promoted([*self.tensors, new])))
 
-    def _plus(self, other: Self) -> Self | None:
-        if self.equation != other.equation:
+    def joined(self) -> Network:
+        """The same network with every split axis ``(o1 o2)`` as one mode of that name.
+
+        The arrays that carry its parts are contracted to one array. Where that would be larger
+        than the dense tensor, all arrays are.
+        """
+        here = self
+        for position, axis in enumerate(self.equation.output):
+            if not isinstance(axis, str):
+                here = here._joined_at(position)
+                if here is None:
+                    return Network(Equation((self.modes,), self.modes), (self.to_dense(),))
+        return here
+
+    def _joined_at(self, position: int) -> Network | None:
+        output = self.equation.output
+        axis, name = output[position], self.modes[position]
+        apart = [k for k, term in enumerate(self.equation.terms) if not set(axis) & set(term)]
+        carriers = [k for k in range(len(self.tensors)) if k not in apart]
+        inside = {n for k in carriers for n in flatten(self.equation.terms[k])}
+        needed = {n for k in apart for n in flatten(self.equation.terms[k])} | {*flatten(output)}
+        others = sorted((inside & needed) - set(axis))
+        sizes = self.equation.sizes(self._shapes)
+        if math.prod(sizes[n] for n in (*axis, *others)) > math.prod(self.shape):
             return None
-        blocks = block_sum(self.equation, self.tensors, other.tensors)
-        return None if blocks is None else type(self)(self.equation, tuple(blocks))
+        terms = (*(self.equation.terms[k] for k in apart), (name, *others))
+        tensors = (*(self.tensors[k] for k in apart), self._part(carriers, (axis, *others)))
+        return Network(
+            Equation(terms, (*output[:position], name, *output[position + 1 :])), tensors
+        )
+
+    def _plus(self, other: Self) -> Self | None:
+        return self._beside(other)
 
     def _restrict(self, position: int, rows: range) -> Network:
         axis = self.equation.output[position]
         arrays = restricted(self.equation, self.arrays, axis, rows)
         if arrays is None:
-            chosen = indicator(rows, self.shape[position], self.tensors[0])
-            return self.extended(chosen, position)
+            return Network(*gathered(self.equation, self.tensors, position, rows))
         return self.with_arrays(arrays)
 
     def _squeeze(self, position: int) -> Network:

@@ -14,7 +14,7 @@ from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Factored, Format
 from tdecomp.formats._equations import fresh, rename
-from tdecomp.formats._pairs import Pair, promoted, refined
+from tdecomp.formats._pairs import Pair, refined
 from tdecomp.formats.cp import CP
 from tdecomp.formats.lowrank import LowRank
 from tdecomp.formats.network import Network, through_shorter_side
@@ -22,6 +22,7 @@ from tdecomp.formats.tt import TT
 from tdecomp.formats.tucker import Tucker
 from tdecomp.formats.tucker2 import Tucker2
 from tdecomp.modes import Equation, flatten
+from tdecomp.tensor import promoted
 
 __all__ = ["PARTS", "Sum"]
 
@@ -124,14 +125,11 @@ class Sum(Format):
     def shares_in(self) -> bool:
         return all(part.shares_in for part in self.parts)
 
-    def pair(self, site: int, *, shared_in: bool = False) -> tuple[Array, Array]:
-        """Exact factors of one site's matrix: those of the parts side by side.
-
-        Where they are not narrower than the matrix, they are the dense matrix and an identity.
-        """
-        pairs = [part.pair(site, shared_in=shared_in) for part in self.parts]
+    def _pair(self, site: int, *, shared_in: bool) -> tuple[Array, Array]:
+        """Those of the parts side by side, or the dense matrix and an identity."""
+        pairs = [part._pair(site, shared_in=shared_in) for part in self.parts]
         if not shared_in and sum(left.shape[1] for left, _ in pairs) >= min(self.shape[-2:]):
-            matrices = promoted([left @ right for left, right in pairs])
+            matrices = promoted([part.matrix(site) for part in self.parts])
             return through_shorter_side(reduce(operator.add, matrices))
         lefts, rights = (promoted(side) for side in zip(*pairs, strict=True))
         xp = namespace(*lefts)

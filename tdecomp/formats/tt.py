@@ -10,11 +10,10 @@ from typing import Any, Self
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Factored, Format
-from tdecomp.formats._equations import fresh, write_axis
-from tdecomp.formats._pairs import block_sum
+from tdecomp.formats._equations import fresh
 from tdecomp.formats._slices import restricted
 from tdecomp.formats.network import Network
-from tdecomp.modes import Axis, Equation, flatten
+from tdecomp.modes import Axis, Equation, check_names, flatten, write_axis
 from tdecomp.plan import contract
 from tdecomp.tensor import mode_product as multiply_array
 
@@ -56,6 +55,7 @@ class TT(Factored):
     modes: tuple[str, ...] = field(init=False, compare=False)
 
     def __post_init__(self):
+        check_names(flatten(self.axes))
         if not self.output:
             object.__setattr__(self, "output", flatten(self.axes))
         object.__setattr__(self, "modes", tuple(write_axis(a) for a in self.output))
@@ -113,8 +113,8 @@ class TT(Factored):
     def shares_in(self) -> bool:
         return self.to_network().shares_in
 
-    def pair(self, site: int, *, shared_in: bool = False) -> tuple[Array, Array]:
-        return self.to_network().pair(site, shared_in=shared_in)
+    def _pair(self, site: int, *, shared_in: bool) -> tuple[Array, Array]:
+        return self.to_network()._pair(site, shared_in=shared_in)
 
     def to_dense(self) -> Array:
         return contract(self.equation, self.cores)
@@ -123,10 +123,7 @@ class TT(Factored):
         return Network(self.equation, self.cores)
 
     def _plus(self, other: Self) -> Self | None:
-        if self.axes != other.axes:
-            return None
-        blocks = block_sum(self.equation, self.cores, other.cores)
-        return None if blocks is None else type(self)(self.axes, tuple(blocks), self.output)
+        return self._beside(other)
 
     def _restrict(self, position: int, rows: range) -> Format:
         arrays = restricted(self.equation, self.arrays, self.output[position], rows)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Self
 
 import numpy as np
-from array_api_compat import device
 
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Factored
-from tdecomp.formats._pairs import block_sum
 from tdecomp.formats._slices import restricted
-from tdecomp.formats.network import Network
-from tdecomp.modes import Equation, positions
+from tdecomp.formats.network import Network, through_shorter_side
+from tdecomp.modes import Equation, check_names, positions, words
 from tdecomp.plan import contract
 from tdecomp.tensor import mode_product as multiply_array
 
@@ -54,9 +51,11 @@ class Tucker(Factored):
     factors: tuple[Array | None, ...]
 
     def __post_init__(self):
+        check_names(self.modes)
         ranks = tuple(self.core.shape)
         widths = tuple(
-            r if f is None else f.shape[1] for f, r in zip(self.factors, ranks, strict=False)
+            r if f is None else f.shape[1] if f.ndim == 2 else None
+            for f, r in zip(self.factors, ranks, strict=False)
         )
         if len(self.modes) != len(self.factors) or widths != ranks:
             raise ArgumentError(
@@ -82,7 +81,7 @@ class Tucker(Factored):
     @property
     def equation(self) -> Equation:
         ranks = (r + (str(k) if k else "") for k in count() for r in _RANKS)
-        free = (r for r in ranks if r not in self.modes)
+        free = (r for r in ranks if r not in words(self.modes))
         inner = [
             m if f is None else next(free) for m, f in zip(self.modes, self.factors, strict=True)
         ]
@@ -102,15 +101,15 @@ class Tucker(Factored):
     def shares_in(self) -> bool:
         return self.factors[-1] is not None
 
-    def pair(self, site: int, *, shared_in: bool = False) -> tuple[Array, Array]:
+    def _pair(self, site: int, *, shared_in: bool) -> tuple[Array, Array]:
         core, (left, right) = self._site_core(site), self.factors[-2:]
         if right is None:
-            return (core, _eye_like(core)) if left is None else (left, core)
+            return through_shorter_side(core) if left is None else (left, core)
         if left is None:
             return core, right.T
         if shared_in or core.shape[1] <= core.shape[0]:
-            return left @ core, right.T
-        return left, core @ right.T
+            return multiply_array(core, left, 0), right.T
+        return left, multiply_array(core, right, 1)
 
     def to_dense(self) -> Array:
         return contract(self.equation, list(self.arrays.values()))
@@ -133,16 +132,10 @@ class Tucker(Factored):
         full = [m for m, f, g in both if (f is None) != (g is None)]
         return self.opened(full), other.opened(full)
 
-    def _plus(self, other: Self) -> Self | None:
+    def _plus(self, other: Tucker) -> Tucker | None:
         """Block-diagonal core over the ranks."""
         a, b = self.equally_opened(other)
-        mine, theirs = a.arrays, b.arrays
-        blocks = block_sum(a.equation, list(mine.values()), list(theirs.values()))
-        return (
-            None
-            if blocks is None
-            else self.build(self.modes, dict(zip(mine, blocks, strict=True)), self.layout)
-        )
+        return a._beside(b)
 
     def _restrict(self, position: int, rows: range) -> Tucker:
         arrays = restricted(self.equation, self.arrays, self.modes[position], rows)
@@ -166,14 +159,9 @@ class Tucker(Factored):
         core = self.core
         index = np.unravel_index(site, self.shape[:-2])
         for i, factor in zip(index, self.factors[:-2], strict=True):
-            rest = core.shape[1:]
             if factor is None:
                 core = core[int(i), ...]
             else:
-                flat = xp.reshape(core, (core.shape[0], math.prod(rest)))
-                core = xp.reshape(factor[int(i), :] @ flat, rest)
+                row = factor[int(i) : int(i) + 1, :]
+                core = xp.squeeze(multiply_array(core, row, 0), axis=0)
         return core
-
-
-def _eye_like(matrix: Array) -> Array:
-    return namespace(matrix).eye(matrix.shape[1], dtype=matrix.dtype, device=device(matrix))

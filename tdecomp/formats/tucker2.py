@@ -9,11 +9,10 @@ from typing import Any, Self
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Factored, Format
-from tdecomp.formats._pairs import block_sum
 from tdecomp.formats._slices import restricted
 from tdecomp.formats.network import Network
 from tdecomp.formats.tucker import Tucker
-from tdecomp.modes import Equation, positions
+from tdecomp.modes import Equation, check_names, positions
 
 __all__ = ["Tucker2"]
 
@@ -48,8 +47,12 @@ class Tucker2(Factored):
     compressed: tuple[str, str] = ("out", "in")
 
     def __post_init__(self):
+        check_names(self.modes)
         where = positions(self.modes, self.compressed)
-        if tuple(self.core.shape[k] for k in where) != (self.left.shape[1], self.right.shape[1]):
+        orders = len(self.core.shape), len(self.left.shape), len(self.right.shape)
+        if orders != (len(self.modes), 2, 2) or self.rank != tuple(
+            self.core.shape[k] for k in where
+        ):
             raise ArgumentError(
                 f"a Tucker2 core {tuple(self.core.shape)} over {' '.join(self.modes)} does not fit"
                 f" the bases {tuple(self.left.shape)} and {tuple(self.right.shape)}"
@@ -92,8 +95,8 @@ class Tucker2(Factored):
     def shares_in(self) -> bool:
         return self.modes[-1] in self.compressed
 
-    def pair(self, site: int, *, shared_in: bool = False) -> tuple[Array, Array]:
-        return self.to_tucker().pair(site, shared_in=shared_in)
+    def _pair(self, site: int, *, shared_in: bool) -> tuple[Array, Array]:
+        return self.to_tucker()._pair(site, shared_in=shared_in)
 
     def to_dense(self) -> Array:
         return self.to_tucker().to_dense()
@@ -102,11 +105,7 @@ class Tucker2(Factored):
         return self.to_tucker().to_network()
 
     def _plus(self, other: Self) -> Self | None:
-        if set(self.compressed) != set(other.compressed):
-            return None
-        mine, theirs = self.arrays, other.arrays
-        blocks = block_sum(self.equation, list(mine.values()), list(theirs.values()))
-        return None if blocks is None else self.with_arrays(dict(zip(mine, blocks, strict=True)))
+        return self._beside(other)
 
     def _restrict(self, position: int, rows: range) -> Tucker2:
         arrays = restricted(self.equation, self.arrays, self.modes[position], rows)

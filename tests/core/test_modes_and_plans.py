@@ -214,6 +214,8 @@ BAD = [
     ("out r, r in -> out out", "twice in the output"),
     ("out r, r in -> (out in", "unclosed"),
     ("out r, r+in -> out in", "cannot read '\\+'"),
+    ("out out r, r in -> out in", "a name twice"),
+    ("h r, (h d) s, in r s -> (h d) in", "'h' is a name of its own and a part of the axis"),
 ]
 
 
@@ -221,6 +223,43 @@ BAD = [
 def test_bad_equations_are_refused_with_their_text(text, message):
     with pytest.raises(td.ArgumentError, match=message):
         Equation.parse(text)
+
+
+def test_a_joined_axis_is_a_name_like_others(rng):
+    text = "layer (h d) r, r in -> layer (h d) in"
+    equation = Equation.parse(text)
+    assert equation.output == ("layer", "(h d)", "in")
+    assert str(equation) == text
+    x, y = rng.standard_normal((2, 6, 3)), rng.standard_normal((3, 5))
+    np.testing.assert_allclose(contract(equation, [x, y]), x @ y)
+    assert "layer (h d) r" in str(plan(text, [x.shape, y.shape]))
+    assert plan(text, {"layer": 2, "(h d)": 6, "r": 3, "in": 5}).peak == 60
+    split = Equation.parse("h r, d r -> (h d)")
+    assert split.output == (("h", "d"),)
+    assert Equation.parse(str(split)) == split
+
+
+@pytest.mark.parametrize("names", ["layer (h d) in", ["layer", "(h d)", "in"]])
+def test_a_joined_axis_names_one_mode(names):
+    assert name_modes(3, names) == ("layer", "(h d)", "in")
+
+
+@pytest.mark.parametrize("names", [["a b", "c"], ["", "c"], ["a.b", "c"], ["(a)b", "c"], "a a"])
+def test_names_no_equation_could_hold(names):
+    with pytest.raises(td.ArgumentError, match="no name of a mode|named twice"):
+        name_modes(2, names)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "greedy"}, r"optimizer='greedy' must be a function .*opt_einsum"),
+        ({"memory_limit": "1GB"}, "memory_limit='1GB' must be a whole number"),
+    ],
+)
+def test_options_of_a_wrong_kind(options, message):
+    with pytest.raises(td.ArgumentError, match=message):
+        plan(CHAIN, WIDE, **options)
 
 
 def test_sizes_must_agree():

@@ -9,6 +9,7 @@ import tdecomp as td
 from tdecomp._xp import to_numpy
 from tdecomp.decomposition._als.als import als
 from tdecomp.decomposition._als.parse import parse
+from tdecomp.decomposition._als.segre import rank_one_basis
 from tdecomp.decomposition._search import search_rank
 from tdecomp.errors import ArgumentError, DataError, NotReached
 from tdecomp.formats import Network, Sum
@@ -34,7 +35,7 @@ TREES = {
     "one term": "in out -> out in",
 }
 TREES = {name: Case(e, SIZES | {"v": 2}) for name, e in TREES.items()}
-NEAR = {k: v for k, v in HARD.items() if k not in ("VeRA, all free", "LoHa, rank 3")}
+NEAR = {k: v for k, v in HARD.items() if k != "VeRA, all free" and "LoHa, rank 3" not in k}
 
 
 def fit(case: Case, x, **options) -> td.Fit:
@@ -87,7 +88,7 @@ def test_two_terms_are_optimal(name, rng):
     case = TREES[name]
     x = rng.standard_normal(planted(case)[0].shape)
     best = fit(case, x)
-    tried = fit(case, x, init="random", n_restarts=2, n_iter_max=100)
+    tried = fit(case, x, init="random", n_restarts=2, n_iter_max=30)
     assert best.error <= tried.error * (1 + 1e-9)
 
 
@@ -149,13 +150,72 @@ def test_scales_near_one_come_back(name):
     arrays[gate] = 1 + 0.1 * arrays[gate]
     found = fit(case, to_numpy(network(case, arrays).to_dense()))
     assert found.error < 1e-12
-    assert "all scales 1" in found.trace.reason
+    assert "scales" in found.trace.reason
+
+
+@pytest.mark.parametrize("name", ["mixed", "VeRA, all free"])
+@pytest.mark.parametrize("seed", range(3))
+def test_scales_of_any_sign_come_back_from_eigenvectors(name, seed):
+    x, _ = planted(HARD[name], seed)
+    found = fit(HARD[name], x)
+    assert found.error < 1e-12
+    assert "scales from eigenvectors" in found.trace.reason
+
+
+@pytest.mark.parametrize(
+    "equation",
+    [
+        "layer out r, layer r in, out s, s in -> layer out in",
+        "s in, proj in r, proj r layer out, out s -> proj layer out in",
+    ],
+)
+@pytest.mark.parametrize("ranks", [{"r": 2, "s": 2}, {"r": 2, "s": 3}])
+def test_common_side_of_a_product_is_found_in_one_slice(equation, ranks):
+    case = Case(equation, {"layer": 3, "proj": 2, "out": 20, "in": 18} | ranks)
+    x, _ = planted(case)
+    found = fit(case, x)
+    assert found.error < 1e-12
+    assert "one slice" in found.trace.reason
+
+
+@pytest.mark.parametrize(("r", "s"), [(2, 2), (2, 3), (3, 2), (3, 3), (4, 4)])
+def test_basis_in_which_rows_have_rank_one(r, s, rng):
+    n = r * (r + 1) * s * (s + 1) // 4
+    a, c = rng.standard_normal((n, r)), rng.standard_normal((n, s))
+    u = np.einsum("nr,ns->nrs", a, c).reshape(n, -1) @ rng.standard_normal((r * s, r * s))
+    basis = rank_one_basis(u, r, s, rng)
+    assert basis is not None
+    values = np.linalg.svd(np.linalg.solve(basis, u.T).T.reshape(n, r, s), compute_uv=False)
+    assert np.max(values[:, 1] / values[:, 0]) < 1e-9
+    assert rank_one_basis(u[1:], r, s, rng) is None
+
+
+def test_no_basis_in_which_random_rows_have_rank_one(rng):
+    basis = rank_one_basis(rng.standard_normal((40, 9)), 3, 3, rng)
+    assert basis is None or np.all(np.isfinite(basis))
+
+
+@pytest.mark.parametrize("name", ["CP", "ring", "sum", "SingLoRA", "LoTR"])
+def test_a_larger_rank_is_never_worse(name, rng):
+    """The smaller network, padded, is one start."""
+    case = (TREES | HARD)[name]
+    x, _ = planted(case)
+    x = x + rng.standard_normal(x.shape)
+    letter = parse(case.equation).letters[-1]
+    others = {n: s for n, s in case.rank.items() if n != letter}
+    options = {"sizes": others | case.splits, "tied": case.tied, "free": letter, "n_iter_max": 2}
+    errors = []
+    for most in (1, 2):
+        with pytest.raises(NotReached) as caught:
+            als(x, case.equation, error=1e-6, rank_max=most, **options)
+        errors.append(caught.value.best.error)
+    assert errors[0] >= errors[1]
 
 
 def test_further_starts_are_random_and_the_best_wins(rng):
     x = rng.standard_normal((6, 7, 8))
     one, more = (
-        als(x, "a r s, b s t, c t r -> a b c", rank=2, n_restarts=n, n_iter_max=20) for n in (1, 3)
+        als(x, "a r s, b s t, c t r -> a b c", rank=2, n_restarts=n, n_iter_max=5) for n in (1, 3)
     )
     assert more.error <= one.error
     assert "of 3: random" in more.trace.reason
@@ -173,17 +233,17 @@ def test_success_from_random_starts(name, least):
 @pytest.mark.parametrize("init", ["auto", "random"])
 def test_errors_never_rise_on_trees(name, init, rng):
     x = rng.standard_normal(planted(TREES[name])[0].shape)
-    errors = fit(TREES[name], x, init=init, n_iter_max=30).trace.errors
+    errors = fit(TREES[name], x, init=init, n_iter_max=12).trace.errors
     assert np.all(np.diff(errors) <= 0)
 
 
-@pytest.mark.parametrize("name", [name for name in HARD if name != "LoHa, rank 3"])
+@pytest.mark.parametrize("name", [name for name in HARD if "LoHa, rank 3" not in name])
 def test_errors_never_rise(name, rng):
     case = HARD[name]
     x, arrays = planted(case)
     x = x + 0.1 * rng.standard_normal(x.shape)
     frozen = {k: arrays[k] for k in case.frozen}
-    errors = fit(case, x, frozen=frozen, n_iter_max=20).trace.errors
+    errors = fit(case, x, frozen=frozen, n_iter_max=10).trace.errors
     assert len(errors) > 0
     assert np.all(np.diff(errors) <= 0)
 
@@ -329,11 +389,14 @@ def test_zero_array_has_no_error(name):
     assert np.all(to_numpy(found.tensor.to_dense()) == 0)
 
 
-@pytest.mark.parametrize("name", ["LoTR", "TT-LoRA", "CP", "VeRA", "sum", "SingLoRA", "ring"])
+@pytest.mark.parametrize(
+    "name",
+    ["LoTR", "TT-LoRA", "CP", "VeRA", "sum", "SingLoRA", "ring", "mixed", "LoHa", "LoHa, layers"],
+)
 def test_array_libraries(name, xp):
     case = (TREES | HARD)[name]
     x, arrays = planted(case)
-    options = {"n_iter_max": 30}
+    options = {"n_iter_max": 15}
     frozen = {k: arrays[k] for k in case.frozen}
     here = fit(case, x, frozen=frozen, **options)
     there = fit(
@@ -351,6 +414,23 @@ def test_float32_of_any_scale(name, scale):
     found = fit(case, x)
     assert all(a.dtype == np.float32 for a in found.tensor.arrays.values())
     assert found.error < 1e-6
+
+
+@pytest.mark.parametrize("name", ["LoRA, one matrix", "CP"])
+def test_jax_arrays(name, monkeypatch):
+    """Equal sizes, one sweep, no Newton steps: jax compiles every operation for every shape."""
+    from tdecomp.decomposition._als import solve
+
+    jax = pytest.importorskip("jax")
+    monkeypatch.setattr(solve, "is_affordable", lambda problem: False)
+    case = (TREES | HARD)[name]
+    case = Case(case.equation, dict.fromkeys(case.sizes, 3))
+    data, arrays = planted(case)
+    near = network(case, [jax.numpy.asarray(a) for a in moved(case, arrays, 0.01)])
+    x = jax.numpy.asarray(data, dtype="float32")
+    found = fit(case, x, init="auto" if name != "CP" else near, n_iter_max=1)
+    assert all(isinstance(a, jax.Array) for a in found.tensor.arrays.values())
+    assert found.error < (1e-6 if name != "CP" else 1e-2)
 
 
 def test_stack_is_loaded_whole():

@@ -102,7 +102,7 @@ def test_formats_of_every_library(xp):
 def test_a_split_axis_becomes_one_mode():
     mpo = td.mpo(planted((3, 8, 6)), out=(4, 2), inp=(3, 2), rank=3, names="layer out in").tensor
     fit = td.cp(mpo, rank=3)
-    assert fit.tensor.modes == ("layer", "o1_o2", "i1_i2")
+    assert fit.tensor.modes == ("layer", "(o1 o2)", "(i1 i2)")
     assert fit.error == pytest.approx(dense_error(mpo, fit), abs=1e-12)
 
 

@@ -298,11 +298,22 @@ def mpo_of(x):
     return td.mpo(x, out=(4, 2), inp=(3, 2), rank=2).tensor
 
 
+@pytest.mark.parametrize("target", [{"rank": 3}, {"error": 0.2}, {"budget": 90}], ids=str)
+def test_any_format_becomes_an_mpo(target):
+    x = planted((2, 8, 6), decay=0.8)
+    for fmt in (mpo_of(x), td.hosvd(x, rank=4).tensor, td.svd(x, rank=2).tensor):
+        given = to_numpy(fmt.to_dense())
+        options = {"out": (2, 4), "inp": (3, 2), "n_iter_max": 0}
+        fit, expected = td.mpo(fmt, **options, **target), td.mpo(given, **options, **target)
+        true = np.linalg.norm(given - to_numpy(fit.tensor.to_dense())) / np.linalg.norm(given)
+        assert fit.error == pytest.approx(true, abs=1e-12)
+        assert fit.error <= max(1.05 * expected.error + 1e-12, target.get("error", 0))
+        assert fit.n_params <= target.get("budget", x.size * 2)
+
+
 REFUSED = [
     (lambda x: td.tensor_train(random_train(SHAPE, (2, 2)), rank=2, names="a b c"), "for arrays"),
-    (lambda x: td.mpo(mpo_of(x), out=(2, 4), inp=(3, 2), rank=2), "no MPO of out=(2, 4)"),
-    (lambda x: td.mpo(td.hosvd(x, rank=2).tensor, out=(4, 2), inp=(3, 2), rank=2), "Tucker over"),
-    (lambda x: td.tensor_train(mpo_of(x), rank=2, modes=(1, 0, 2)), "split axis"),
+    (lambda x: td.mpo(mpo_of(x), out=(3, 4), inp=(3, 2), rank=2), "multiply to 12 x 6"),
     (lambda x: td.tensor_train(random_train(SHAPE, (2, 2)), rank=(3, 2)), "rank 3 is above 2"),
     (lambda x: td.tensor_train(random_train(SHAPE, (2, 2)), budget=3), "smallest possible is"),
     (lambda x: td.tensor_train(random_train(SHAPE, (2, 2)), error=1e-15), "below 1e-14"),

@@ -183,6 +183,8 @@ BAD_METRICS = [
     ({"in": -np.eye(6)}, "positive semidefinite"),
     ({"in": np.zeros((6, 6))}, "not zero"),
     ({"in": np.full((6, 6), np.nan)}, "finite"),
+    ({"in": 1j * np.eye(6)}, "real"),
+    (np.eye(6), "for each of some modes"),
 ]
 
 
@@ -249,11 +251,19 @@ def test_weights_of_one_are_no_weights():
         ({"rank": 2, "weights": np.ones((3, 7, 5))}, "shape"),
         ({"rank": 2, "weights": -np.ones((3, 7, 6))}, "0 or more"),
         ({"rank": 2, "weights": np.zeros((3, 7, 6))}, "not all 0"),
+        ({"rank": 2, "weights": np.ones((3, 7, 6), dtype=complex)}, "real"),
         ({"error": 0.1, "weights": np.ones((3, 7, 6))}, "need rank="),
         ({"rank": 2, "weights": np.ones((3, 7, 6)), "metric": {2: np.eye(6)}}, "combined"),
         ({"rank": 2, "init": "hosvdd"}, "hosvdd"),
         ({"error": 0.1, "init": "random"}, "needs rank="),
         ({"rank": 2, "n_iter_max": -1}, "0 or more"),
+        ({"rank": 2, "n_iter_max": 2.5}, "whole number"),
+        ({"rank": 2, "tol": None}, "number"),
+        ({"rank": 2, "init": np.ones(3)}, "must be 'hosvd'"),
+        ({"rank": 2, "init": "random", "random_state": -1}, "random_state"),
+        ({"rank": 2, "init": "random", "random_state": "seed"}, "random_state"),
+        ({"rank": 2, "modes": []}, "one mode or more"),
+        ({"rank": {0: 1, "in": 2}}, "rank names 0"),
     ],
 )
 def test_contradictory_options_are_refused(options, text):
@@ -385,12 +395,16 @@ def test_rounding_of_storage_needs_an_array():
             method(tensor, rank=1, rounding=lambda a: a)
 
 
+@pytest.mark.parametrize("method", [td.svd, *TUCKERS.values()])
 def test_a_format_in_a_metric(method):
     x = planted((3, 7, 6), decay=0.8)
     exact = td.tucker(x, error=1e-12).tensor
     metric = {2: covariance(6)}
     fit, expected = method(exact, rank=2, metric=metric), method(x, rank=2, metric=metric)
     assert fit.error == pytest.approx(expected.error, rel=1e-5)
+    plain = np.linalg.norm(x - dense(fit.tensor)) / np.linalg.norm(x)
+    assert fit.error_plain == pytest.approx(plain, rel=1e-9)
+    assert method(exact, rank=2).error_plain is None
 
 
 # --- extremes -------------------------------------------------------------------------------------
@@ -438,6 +452,16 @@ def test_equal_and_vanishing_singular_values(method):
 def test_extreme_scales_of_float64(method, scale):
     x = planted((3, 8, 6))
     assert method(x * scale, rank=2).error == pytest.approx(method(x, rank=2).error, rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e20])
+@pytest.mark.parametrize("method", [td.tucker, td.tucker2])
+def test_extreme_scales_of_large_modes(method, scale, rng):
+    """Modes of more than 256 are iterated by products, which must not square the entries."""
+    x = rng.standard_normal((2, 300, 3)) @ rng.standard_normal((3, 280))
+    x = (x + 0.1 * rng.standard_normal(x.shape)).astype(np.float32)
+    expected = method(x, rank=3).error
+    assert method(x * np.float32(scale), rank=3).error == pytest.approx(expected, rel=1e-3)
 
 
 def test_entries_without_a_square_are_refused():

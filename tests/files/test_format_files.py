@@ -11,6 +11,7 @@ import tdecomp as td
 from tdecomp._xp import to_numpy
 from tdecomp.files import safetensors
 from tdecomp.files.format_file import load, load_metadata, save
+from tdecomp.formats import to_lowrank, to_tt, to_tucker
 from tests.formats.cases import CASES, dense, ids
 
 EACH = pytest.mark.parametrize("fmt", CASES, ids=ids)
@@ -28,6 +29,16 @@ def test_every_format_comes_back(fmt, tmp_path):
         np.testing.assert_array_equal(again.arrays[name], array)
         assert again.arrays[name].dtype == array.dtype
     np.testing.assert_array_equal(dense(again), dense(fmt))
+
+
+@EACH
+def test_networks_of_conversions_come_back(fmt, tmp_path):
+    for k, one in enumerate((to_tucker(fmt), to_tt(fmt), to_lowrank(fmt), fmt[..., 1:])):
+        for kind in (one, one.to_network()):
+            save(kind, tmp_path / "x.safetensors", overwrite=k > 0 or kind is not one)
+            again = load(tmp_path / "x.safetensors")
+            assert again.modes == one.modes
+            np.testing.assert_allclose(dense(again), dense(one), atol=1e-10)
 
 
 def test_arrays_of_every_library(xp, tmp_path):

@@ -9,11 +9,13 @@ import pytest
 
 import tdecomp as td
 from tdecomp._xp import to_numpy, tol
-from tdecomp.formats import Sum, hadamard, mode_product
-from tests.formats.cases import CASES, agree, dense, ids, is_split, like, space
+from tdecomp.formats import Sum, hadamard, mode_product, to_lowrank, to_tt, to_tucker
+from tdecomp.modes import Equation
+from tests.formats.cases import CASES, agree, chain, dense, ids, is_split, like, space
 
 EACH = pytest.mark.parametrize("fmt", CASES, ids=ids)
 SPACE = space()
+CHAIN = chain(np.random.default_rng(3), (2,), (3, 4))
 PAIRS = pytest.mark.parametrize(("a", "b"), list(product(SPACE, SPACE)), ids=ids)
 
 
@@ -149,10 +151,90 @@ def test_selecting_by_name(fmt):
     agree(part, dense(fmt)[0, ..., :2])
 
 
-def test_a_sliced_split_axis_is_no_longer_split():
+def test_a_sliced_split_axis_keeps_its_name_and_is_no_longer_split():
     mpo = next(c for c in CASES if c.modes == ("(o1 o2)", "(i1 i2)"))
-    assert mpo[:2].modes == ("o1_o2", "(i1 i2)")
+    assert mpo[:2].modes == mpo.modes
+    assert isinstance(mpo[:2], td.Network)
+    assert "o1" not in mpo[:2].equation.letters
     assert isinstance(mpo[1], td.TT)
+
+
+def test_slices_of_a_long_split_axis_store_rows_of_the_factors(rng):
+    fmt = td.Network(
+        Equation.parse("h r, d r, in r -> (h d) in"),
+        (rng.standard_normal((50, 2)), rng.standard_normal((60, 2)), rng.standard_normal((4, 2))),
+    )
+    part = fmt[100:103]
+    agree(part, dense(fmt)[100:103])
+    assert part.n_params == (3 + 3 + 4) * 2
+    agree(fmt[::-700][::2], dense(fmt)[::-700][::2])
+
+
+@pytest.mark.parametrize("fmt", [c for c in CASES if is_split(c)], ids=ids)
+def test_a_split_axis_stays_the_same_mode_in_every_format(fmt):
+    """Conversions and slices of all formats still add up, meet and multiply."""
+    others = [to_tucker(fmt), to_lowrank(fmt), to_tt(fmt), fmt.to_network(), fmt.to_network()]
+    k = next(k for k, m in enumerate(fmt.modes) if m.startswith("("))
+    cut = (*(slice(None),) * k, slice(1, None, 2))
+    full = dense(fmt)
+    for other in others:
+        agree(fmt + other, 2 * full)
+        agree((fmt + other)[cut], 2 * full[cut])
+        agree(fmt[cut] - other[cut] * 2.0, -full[cut])
+        agree(hadamard(fmt, other), full * full)
+        agree(hadamard(other[cut], fmt[cut]), full[cut] * full[cut])
+        assert hadamard(other, fmt).modes == fmt.modes
+        np.testing.assert_allclose(fmt.inner(other), np.vdot(full, full))
+        np.testing.assert_allclose((fmt - other).norm(), 0, atol=1e-6)
+        ones = np.ones((2, fmt.shape[k]))
+        agree(mode_product(fmt + other, ones, k), 2 * np.stack([full.sum(k)] * 2, k))
+
+
+def test_a_sum_is_sliced_where_a_rank_has_the_name_of_the_joined_axis(rng):
+    first = td.Network(
+        Equation.parse("o1 o1_o2, o2 o1_o2, in o1_o2 -> (o1 o2) in"),
+        tuple(rng.standard_normal((n, 2)) for n in (2, 3, 4)),
+    )
+    total = td.Sum((first, td.TT((("o1",), ("o2", "in")), CHAIN, (("o1", "o2"), "in"))))
+    agree(total[1:5], dense(total)[1:5])
+    agree(total[:, 1][::2], dense(total)[::2, 1])
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_norms_of_many_sites_cost_what_their_ranks_cost(rng, ragged):
+    """Sites meet only themselves: with (Σ ranks)² numbers this would need 29 GB."""
+    ranks = tuple(int(r) for r in rng.integers(0, 60, 2000)) if ragged else (30,) * 2000
+    width = sum(ranks)
+    u, s, vh = rng.standard_normal((8, width)), np.ones(width), rng.standard_normal((width, 6))
+    fmt = td.LowRank(("layer", "out", "in"), (2000,), ranks, u, s, vh)
+    other = like(fmt, seed=5)[:, ::-1]
+    np.testing.assert_allclose(fmt.norm(), np.linalg.norm(dense(fmt)))
+    np.testing.assert_allclose(fmt.inner(other), np.vdot(dense(fmt), dense(other)))
+
+
+@pytest.mark.parametrize("dtypes", [("complex128", "float64"), ("float32", "float64")])
+@EACH
+def test_arrays_of_several_dtypes(fmt, dtypes, xp):
+    kinds = {k: dtypes[i % 2] for i, k in enumerate(reversed(fmt.arrays))}
+    arrays = {k: a.astype("float32").astype(kinds[k]) for k, a in fmt.arrays.items()}
+    ours = fmt.with_arrays({k: xp.asarray(a) for k, a in arrays.items()})
+    mixed = fmt.with_arrays(arrays)
+    full, k = dense(mixed), len(fmt.modes) - 1
+    vector = xp.asarray(np.ones(fmt.shape[-1]))
+    for found, expected in [
+        (ours, full),
+        (ours + ours, 2 * full),
+        (ours[0], full[0]),
+        (to_tucker(ours), full),
+        (to_lowrank(ours), full),
+        (to_tt(ours), full),
+        (mode_product(ours, vector, k), full.sum(k)),
+        (hadamard(ours, ours), full * full),
+    ]:
+        np.testing.assert_allclose(dense(found), expected, atol=1e-4)
+    matrices = full.reshape(-1, *full.shape[-2:])
+    np.testing.assert_allclose(to_numpy(ours.matrix(0)), matrices[0], atol=1e-4)
+    np.testing.assert_allclose(float(ours.norm()), np.linalg.norm(full), rtol=1e-5)
 
 
 @EACH
@@ -266,6 +348,16 @@ REFUSED = [
     (lambda: CP.permute("layer out"), "all modes"),
     (lambda: mode_product(CP, np.ones((2, 3)), "out"), "has size 7"),
     (lambda: CP + CP.permute((1, 0, 2, 3)), "cannot add"),
+    (lambda: CP[0, 0, 0].pair(0), "the modes 'in' hold no matrix"),
+    (lambda: CP.to_network()[0, 0, 0].matrix(0), "hold no matrix"),
+    (lambda: CP[0, 0, 0, 0].n_sites, "the modes '' hold no matrix"),
+    (lambda: CP.pair(99), "no site 99: this tensor has the sites 0-11"),
+    (lambda: CP.inner(np.ones(2)), "expected a format, got a ndarray"),
+    (lambda: hadamard(CP, np.ones(2)), "expected two formats, got CP and ndarray"),
+    (lambda: CP[None], "no index None in the mode 'layer'"),
+    (lambda: CP[[0, 1]], r"no index \[0, 1\] in the mode 'layer'"),
+    (lambda: CP[True], "no index True"),
+    (lambda: to_tt(CP[0, 0, 0, 0]), "without modes is no TT"),
 ]
 
 

@@ -70,13 +70,41 @@ BROKEN = [
     lambda: td.Network(
         Equation.parse("out out r, r in -> out in"), (np.ones((3, 3, 1)), np.ones((1, 2)))
     ),
+    lambda: td.LowRank(("l", "out", "in"), (), (1,), np.ones((3, 1)), np.ones(1), np.ones((1, 4))),
+    lambda: td.LowRank(("out", "in"), (), (1,), np.ones(3), np.ones(1), np.ones((1, 4))),
+    lambda: td.Tucker(("out",), np.ones(1), (np.ones(2),)),
+    lambda: td.Tucker2(("out", "in"), np.ones((1, 1, 1)), np.ones((3, 1)), np.ones((4, 1))),
     lambda: td.LowRank(
         ("l", "out", "in"), (3,), (1,), np.ones((3, 1)), np.ones(1), np.ones((1, 4))
     ),
 ]
 
 
+ONE = np.ones((1, 1))
+
+
+@pytest.mark.parametrize(("name", "message"), [("in", "named twice"), ("my mode", "no name of a")])
+def test_names_that_no_equation_can_hold_are_refused(name, message):
+    for build in (
+        lambda modes: td.CP(modes, np.ones(1), (ONE, ONE)),
+        lambda modes: td.Tucker(modes, ONE, (None, None)),
+        lambda modes: td.Tucker2(modes, ONE, ONE, ONE, modes),
+        lambda modes: td.LowRank(modes, (), (1,), ONE, np.ones(1), ONE),
+        lambda modes: td.TT((modes,), (np.ones((1, 1, 1, 1)),)),
+    ):
+        with pytest.raises(td.ArgumentError, match=message):
+            build((name, "in"))
+
+
 @pytest.mark.parametrize("build", BROKEN)
 def test_arrays_that_do_not_fit_are_refused(build):
     with pytest.raises(td.ArgumentError, match="fit|cannot have"):
         build()
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3)])
+def test_an_uncompressed_tucker_is_paired_through_its_shorter_side(shape):
+    fmt = td.Tucker(("out", "in"), np.arange(15.0).reshape(shape), (None, None))
+    left, right = fmt.pair(0)
+    assert left.shape[1] == 3
+    np.testing.assert_array_equal(left @ right, fmt.core)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -65,6 +66,12 @@ def test_full_rank_is_exact(method, x):
     np.testing.assert_allclose(fit.tensor.to_dense(), x, atol=tol("float64", x.size))
 
 
+def test_full_rank_is_exact_in_every_library(method, x, xp):
+    """Also where an unfolding has fewer columns than the rank asked for."""
+    fit = method(xp.asarray(x.astype(np.float32)), rank=full_rank(method, x.shape))
+    assert fit.error < tol("float32", x.size)
+
+
 def test_input_is_not_modified(method, x):
     before = x.copy()
     x.flags.writeable = False
@@ -123,6 +130,15 @@ def test_complex_input_has_the_dense_error(method, dtype):
     assert fit.error == pytest.approx(expected, abs=tol(approximation.real.dtype, x.size))
 
 
+def test_long_double_becomes_double(method):
+    """Not single precision, and complex stays complex."""
+    x = planted((3, 7, 5))
+    assert method(x.astype(np.longdouble), error=1e-12).error <= 1e-12
+    z = (x + 1j * planted((3, 7, 5), seed=1)).astype(np.clongdouble)
+    fit = method(z, error=1e-12)
+    np.testing.assert_allclose(fit.tensor.to_dense(), z.astype(np.complex128), atol=1e-10)
+
+
 def test_bfloat16_is_widened(method):
     torch = pytest.importorskip("torch")
     x = torch.asarray(planted((3, 8, 6))).to(torch.bfloat16)
@@ -147,6 +163,17 @@ def test_one_matrix_gets_the_smallest_rank(rows, columns, error, seed):
     for method in METHODS.values():
         rank = method(x, error=error).tensor.rank
         assert max(rank) in (smallest, smallest + (abs(tails[smallest] - error) < 1e-9))
+
+
+def test_a_large_matrix_gets_the_smallest_rank_too(rng):
+    """Sketched singular vectors lose a little more than the tail that the rank was chosen by."""
+    n = 700
+    u, v = (np.linalg.qr(rng.standard_normal((n, n)))[0] for _ in range(2))
+    s = 1 / np.sqrt(1 + np.arange(n) / 40)
+    tails = np.sqrt(np.append(np.cumsum(s[::-1] ** 2)[::-1], 0.0) / np.sum(s**2))
+    fit = td.svd(((u * s) @ v).astype(np.float32), error=tails[100] * (1 + 1e-6))
+    assert fit.tensor.ranks == (100,)
+    assert fit.svd == "exact"
 
 
 def test_independent_ranks_are_the_best_for_the_budget(rng):
@@ -246,7 +273,12 @@ BAD = [
     ({"error": 0.0}, "between 0 and 1"),
     ({"error": 1.5}, "between 0 and 1"),
     ({"error": 1e-9}, "below 1e-06"),
+    ({"error": "0.1"}, "between 0 and 1"),
+    ({"error": math.nan}, "between 0 and 1"),
     ({"budget": 0}, "positive"),
+    ({"budget": math.nan}, "positive"),
+    ({"budget": math.inf}, "positive"),
+    ({"budget": "100"}, "positive"),
     ({"budget": 3}, "smallest possible is"),
     ({"rank": 99}, "99"),
 ]
@@ -265,8 +297,12 @@ def test_bad_targets_are_refused(method, target, text):
         (np.ones((2, 0, 3)), "none empty"),
         (np.full((2, 3, 3), np.nan), "NaN"),
         (np.array([[1.0, np.inf]]), "Inf"),
+        (np.array([["a", "b"]]), "numbers"),
+        (np.array([[1.0, None]]), "numbers"),
+        (np.ones((2, 3), dtype="timedelta64[s]"), "numbers"),
+        (np.ma.masked_array(np.ones((2, 3)), mask=np.eye(2, 3)), "mask"),
     ],
-    ids=["scalar", "empty", "nan", "inf"],
+    ids=["scalar", "empty", "nan", "inf", "str", "object", "time", "masked"],
 )
 def test_bad_arrays_are_refused(method, array, text):
     with pytest.raises(td.DataError, match=text):
@@ -278,6 +314,21 @@ def test_a_vector_is_no_matrix():
         td.svd(np.ones(3), rank=1)
     with pytest.raises(td.ArgumentError, match="no mode -2"):
         td.tucker2(np.ones(3), rank=1)
+
+
+@pytest.mark.parametrize(
+    ("stacks", "chosen", "text"),
+    [
+        ([], td.svd, "nothing"),
+        (np.ones((2, 3, 4)), td.svd, "list of arrays"),
+        ({"a": np.ones((3, 4))}, td.svd, "list of arrays"),
+        ([np.ones((3, 4))], [td.svd], "method must be"),
+        ([np.ones((3, 4))], "svd", "method must be"),
+    ],
+)
+def test_a_model_is_a_list_and_a_method(stacks, chosen, text):
+    with pytest.raises(td.ArgumentError, match=text):
+        td.decompose(stacks, chosen, rank=1)
 
 
 def test_lists_are_refused():

@@ -33,9 +33,10 @@ def test_jax_gives_numpys_answer(method, shape, target, dtype):
     assert all(isinstance(a, jax.Array) and a.dtype == dtype for a in fit.tensor.arrays.values())
     assert fit.tensor.rank == expected.tensor.rank
     assert fit.error == pytest.approx(expected.error, abs=tol(dtype, x.size))
-    np.testing.assert_allclose(
-        fit.tensor.to_dense(), expected.tensor.to_dense(), atol=20 * tol(dtype, x.size)
-    )
+    near = 20 * tol(dtype, x.size)
+    if dtype == "float32" and "error" not in target and method is td.tensor_train:
+        near = max(near, 1e-3)  # its sweeps stop at a change of 1e-6: √ of that, in the factors
+    np.testing.assert_allclose(fit.tensor.to_dense(), expected.tensor.to_dense(), atol=near)
 
 
 def test_a_stack_of_jax_arrays(dtype):

@@ -64,8 +64,11 @@ def als(
       products ([vanloan1993], by rearrangement). This is optimal for one or two terms, and
       exact on data that are such a network; else sweeps follow.
     - One rank in all terms (CP, LoRTA) starts from `cp`; the entrywise product of two low-rank
-      matrices (LoHa) from a fit of its column space; a sum from its addends one by one;
-      everything else from the best of eight short random starts.
+      matrices (LoHa) from its column space, by linear algebra if ``out`` or ``in`` has
+      ``r(r+1)s(s+1)/4`` or more entries, also where one of the two is the same in all slices; a
+      factor that scales entries (VeRA vectors, gates) from eigenvectors, the rest from a closed
+      form; a sum from its addends one by one; everything else from the best of eight short random
+      starts.
     - Then alternating least squares, each factor in turn the minimiser given the others, and
       Levenberg-Marquardt steps ([marquardt1963]) in all factors at once. Random starts of small
       problems and problems with tied factors get only the latter.
@@ -87,7 +90,8 @@ def als(
         filled with zeros by the closed form). ``{}`` for an equation without ranks.
     error
         Relative Frobenius error, met by the returned factors: the size of `free` is doubled from
-        1, then bisected. It is small, not proven smallest.
+        1, then bisected. It is small, not proven smallest. One start of every size is the fit of
+        the smaller one, so that a larger size is never worse.
     budget
         Numbers to store, at most (frozen, tied and ones arrays counted as they stand in the
         network): the largest size of `free` that fits and is of use.
@@ -138,8 +142,8 @@ def als(
     Notes
     -----
     The error of sweeps and steps never rises. Trees apart, the global optimum is not guaranteed,
-    and a best approximation need not exist (CP: [desilva2008]); factors that scale single entries
-    of others (free VeRA vectors, gates) have many local minima and want `n_restarts`. A sweep
+    and a best approximation need not exist (CP: [desilva2008]); from random starts, scales and
+    entrywise products end in local minima more often than not. A sweep
     costs two contractions of the size of `x` per factor; two copies of `x` are kept. Up to 4
     million numbers all is float64; beyond, products with `x` stay in its precision. Newton steps
     are taken for up to 260 000 numbers, beyond that only where the Jacobian has at most 20 million.
@@ -170,8 +174,9 @@ def als(
         given = None if isinstance(init, str) else _tensors(init, ansatz, frame)
         options = Options(init == "auto", n_iter_max, tol, ridge, n_restarts, seed_of(random_state))
 
-        def solve(ranks: Mapping[str, int], progress: Progress) -> Fit:
-            found, trace = task.solve(ranks, given, options, progress)
+        def solve(ranks: Mapping[str, int], progress: Progress, below: Fit | None = None) -> Fit:
+            smaller = None if below is None else _tensors(below.tensor, ansatz, frame)
+            found, trace = task.solve(ranks, given, smaller, options, progress)
             tensor = frame.up(_format(ansatz, found))
             return make_fit(x, tensor, rounding, {}, trace, seen=(array, frame))
 
@@ -189,7 +194,7 @@ def als(
                 " reach"
             )
         return search_rank(
-            lambda size, smaller: solve({letter: size}, silent),
+            lambda size, smaller: solve({letter: size}, silent, smaller),
             error=target.error,
             most=min(rank_max, reach),
             advice=f"raise rank_max={rank_max}, n_restarts or n_iter_max, or the error",

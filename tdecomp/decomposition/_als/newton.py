@@ -6,11 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from tdecomp._xp import Array, double, namespace
-from tdecomp.decomposition._als.problem import Block, Problem, conjugate_gradients
+from tdecomp.decomposition._als.problem import Block, Problem, conjugate_gradients, dot, einsum
 from tdecomp.decomposition._als.sweeps import EXACT, Result, balanced
 from tdecomp.decomposition._run import Progress, silent
-from tdecomp.modes import Equation
-from tdecomp.plan import contract
 
 __all__ = ["is_affordable", "is_small", "levenberg_marquardt"]
 
@@ -84,7 +82,7 @@ def levenberg_marquardt(
         else:
             return result(True, "no step lowers the error")
         fall = now.residual - there.residual
-        expected = shift * _dot(step, step) + _dot(step, gradient)
+        expected = shift * dot(step, step) + dot(step, gradient)
         ratio = fall / expected if expected > 0 else 1.0
         damping *= 0.1 if ratio > 0.75 else 1.0 if ratio > 0.25 else 3.0
         small = small + 1 if fall <= 2 * tol * now.residual else 0
@@ -121,7 +119,7 @@ def _dense_system(problem: Problem, arrays: list[Array], gradient: Array) -> tup
 def _iterated_system(problem: Problem, arrays: list[Array], gradient: Array) -> tuple[Solve, float]:
     blocks = [Block.of(problem, arrays, group[0]) for group in problem.groups]
     largest = max(float(namespace(gradient).max(block.scale)) for block in blocks)
-    size = math.sqrt(_dot(gradient, gradient))
+    size = math.sqrt(dot(gradient, gradient))
 
     def solve(shift: float) -> Array:
         def apply(v: Array) -> Array:
@@ -148,16 +146,16 @@ def _iterated_system(problem: Problem, arrays: list[Array], gradient: Array) -> 
 
 def _columns(problem: Problem, arrays: Sequence[Array], group: Sequence[int]) -> Array:
     """Jacobian by one array, ``(entries of x, entries of the array)``: summed where it is tied."""
-    xp, total = namespace(*arrays), 0
+    xp, total, twins = namespace(*arrays), 0, problem.twins
     for k in group:
         others = [j for j in problem.addend_of(k) if j != k]
         own = [n for n in problem.terms[k] if n in problem.output]
-        tagged = tuple(n + "'" if n in own else n for n in problem.terms[k])
+        tagged = tuple(twins[n] if n in own else n for n in problem.terms[k])
         like = arrays[k]
         eyes = [xp.eye(problem.sizes[n], dtype=xp.float64, device=like.device) for n in own]
-        terms = (*(problem.terms[j] for j in others), *((n, n + "'") for n in own))
-        equation = Equation(terms, (*problem.output, *tagged))
-        found = contract(equation, [*(double(arrays[j]) for j in others), *eyes])
+        terms = (*(problem.terms[j] for j in others), *((n, twins[n]) for n in own))
+        wide = [double(arrays[j]) for j in others]
+        found = einsum(terms, (*problem.output, *tagged), [*wide, *eyes])
         total = total + xp.reshape(found, (math.prod(problem.x.shape), -1))
     return total
 
@@ -192,7 +190,3 @@ def _moved(problem: Problem, arrays: Sequence[Array], step: Array) -> list[Array
 
 def _largest(a: Array) -> float:
     return float(namespace(a).max(namespace(a).abs(a)))
-
-
-def _dot(a: Array, b: Array) -> float:
-    return float(namespace(a).sum(a * b))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from tdecomp._xp import Array, double, namespace, sum_of_squares
+from tdecomp.formats._equations import fresh
 from tdecomp.modes import Equation
 from tdecomp.plan import contract
 
-__all__ = ["Block", "Problem", "conjugate_gradients", "update"]
+__all__ = ["Block", "Problem", "conjugate_gradients", "dot", "einsum", "update"]
 
 Term = tuple[str, ...]
 
@@ -54,6 +55,11 @@ class Problem:
         """Squared norm of the data."""
         return sum_of_squares(self.x)
 
+    @cached_property
+    def twins(self) -> dict[str, str]:
+        """A second name for every name, none of them in use."""
+        return dict(zip(self.sizes, fresh([f"{n}_" for n in self.sizes], self.sizes), strict=True))
+
     @property
     def free(self) -> tuple[int, ...]:
         """Positions of all terms that are not frozen."""
@@ -74,8 +80,8 @@ class Problem:
 
     def product(self, arrays: Sequence[Array], addend: Sequence[int]) -> Array:
         """Dense array of one addend, in the precision of the data."""
-        equation = Equation(tuple(self.terms[k] for k in addend), self.output)
-        return contract(equation, [self._narrow(arrays[k]) for k in addend])
+        terms = tuple(self.terms[k] for k in addend)
+        return einsum(terms, self.output, [self._narrow(arrays[k]) for k in addend])
 
     def change(self, arrays: Sequence[Array], k: int, step: Array) -> Array:
         """What the model changes by when `step` is added to factor `k`."""
@@ -91,8 +97,9 @@ class Problem:
     def pull(self, arrays: Sequence[Array], k: int, left: Array) -> Array:
         """Gradient of ``−½‖left‖²`` in factor `k`: `left` contracted with all its companions."""
         others = [j for j in self.addend_of(k) if j != k]
-        equation = Equation((self.output, *(self.terms[j] for j in others)), self.terms[k])
-        return double(contract(equation, [left, *(self._narrow(arrays[j]) for j in others)]))
+        terms = (self.output, *(self.terms[j] for j in others))
+        narrow = [self._narrow(arrays[j]) for j in others]
+        return double(einsum(terms, self.terms[k], [left, *narrow]))
 
     def _narrow(self, array: Array) -> Array:
         return (
@@ -143,7 +150,7 @@ class Block:
             gram = _gram(problem, arrays, part, shared, ranks)
             own = []
             if ranks:
-                own = [f"{number}"]
+                own = fresh([f"e{number}"], problem.sizes)
                 value, vectors = xp.linalg.eigh(gram)
                 shape = tuple(problem.sizes[n] for n in [*shared, *ranks])
                 vectors = xp.reshape(vectors, (*shape, -1))
@@ -168,9 +175,19 @@ class Block:
         """``step`` with ``(E Eᵀ + shift) step = right``."""
         extra = tuple(names for names, _ in self.bases)
         vectors = [array for _, array in self.bases]
-        there = contract(Equation((self.term, *extra), self.turned), [right, *vectors])
+        there = einsum((self.term, *extra), self.turned, [right, *vectors])
         there = there / (self.values + shift)
-        return contract(Equation((self.turned, *extra), self.term), [there, *vectors])
+        return einsum((self.turned, *extra), self.term, [there, *vectors])
+
+
+@lru_cache(maxsize=1024)
+def _equation(terms: tuple[Term, ...], output: Term) -> Equation:
+    return Equation(terms, output)
+
+
+def einsum(terms: tuple[Term, ...], output: Term, arrays: Sequence[Array]) -> Array:
+    """Contraction of arrays over named axes, parsed and planned once for the same names."""
+    return contract(_equation(terms, output), arrays)
 
 
 def update(problem: Problem, arrays: Sequence[Array], k: int, left: Array, ridge: float) -> Array:
@@ -204,18 +221,18 @@ def conjugate_gradients(
     xp = namespace(right)
     found, left = xp.zeros_like(right), right
     direction = near = precondition(left)
-    product, stop = _dot(left, near), tol**2 * _dot(right, right)
+    product, stop = dot(left, near), tol**2 * dot(right, right)
     for _ in range(n_steps):
-        if product <= 0 or _dot(left, left) <= stop:
+        if product <= 0 or dot(left, left) <= stop:
             break
         image = apply(direction)
-        curvature = _dot(direction, image)
+        curvature = dot(direction, image)
         if curvature <= 0:
             break
         found = found + (product / curvature) * direction
         left = left - (product / curvature) * image
         near = precondition(left)
-        product, before = _dot(left, near), product
+        product, before = dot(left, near), product
         direction = near + (product / before) * direction
     return found
 
@@ -224,7 +241,8 @@ def _flat(x: Array) -> Array:
     return namespace(x).reshape(x, (-1,))
 
 
-def _dot(a: Array, b: Array) -> float:
+def dot(a: Array, b: Array) -> float:
+    """Sum of the products of the entries."""
     return float(namespace(a).sum(a * b))
 
 
@@ -251,12 +269,12 @@ def _gram(
     ranks: Sequence[str],
 ) -> Array:
     """``(batch..., n, n)`` over the merged rank names, ``(batch...)`` where there are none."""
-    prime = lambda n: n if n in problem.output else n + "'"
+    second = {n: n if n in problem.output else twin for n, twin in problem.twins.items()}
     terms = tuple(problem.terms[j] for j in part)
-    copies = tuple(tuple(map(prime, term)) for term in terms)
-    output = (*shared, *ranks, *map(prime, ranks))
+    copies = tuple(tuple(second[n] for n in term) for term in terms)
+    output = (*shared, *ranks, *(second[n] for n in ranks))
     used = [double(arrays[j]) for j in part]
-    gram = contract(Equation((*terms, *copies), output), [*used, *used])
+    gram = einsum((*terms, *copies), output, [*used, *used])
     if not ranks:
         return gram
     n = math.prod(problem.sizes[r] for r in ranks)

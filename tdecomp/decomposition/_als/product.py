@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from tdecomp._xp import Array, double, namespace, sum_of_squares
+import numpy as np
+
+from tdecomp._xp import Array, double, namespace, sum_of_squares, to_numpy
 from tdecomp.decomposition._als.newton import levenberg_marquardt
 from tdecomp.decomposition._als.problem import Problem, Term
+from tdecomp.decomposition._als.segre import rank_one_basis
 from tdecomp.decomposition._als.starts import screened_start
 from tdecomp.decomposition._als.sweeps import EXACT
 from tdecomp.linalg import truncated_svd
@@ -15,7 +19,9 @@ from tdecomp.linalg import truncated_svd
 __all__ = ["product_start"]
 
 _STEPS = 100  # Newton steps for the column space
-_FOUND = 1e-10  # relative error at which the other side is not tried
+_FOUND = 1e-10  # relative error at which nothing else is tried
+
+Space = Callable[[Array, int, int, tuple[int, int]], tuple[Array, ...] | None]
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,8 @@ def product_start(problem: Problem, seed: int, number: int) -> list[Array] | Non
 
     ``X = (A B) ∘ (C D)`` is ``K M`` with ``K[out, rs] = A[out, r] C[out, s]``, a matrix of rank
     ``rs``. Its leading left singular vectors ``U`` are ``K G``: a far smaller fit than that of
-    `X`, in which every row of ``U`` is a rank-1 matrix in a basis ``G`` common to all rows. Then
+    `X`, in which every row of ``U`` is a rank-1 matrix in a basis ``G`` common to all rows. With
+    enough rows `rank_one_basis` computes it, else it is searched from random starts. Then
     ``M = G Uᵀ X``, and each of its columns is the rank-1 matrix ``B[:, in] D[:, in]ᵀ``. The same
     is tried from the right; the better one is returned.
     """
@@ -46,8 +53,12 @@ def product_start(problem: Problem, seed: int, number: int) -> list[Array] | Non
     n_rows = math.prod(problem.sizes[n] for n in product.rows)
     x = xp.reshape(xp.permute_dims(problem.x, order), (n_rows, -1))
     best: tuple[float, tuple[Array, ...]] | None = None
-    for side, matrix in enumerate((x, x.T)):
-        a, c, b, d, left = _factors(problem, product, matrix, seed, 2 * number + side)
+    for space, side in ((f, k) for f in (_algebraic, _searched) for k in (0, 1)):
+        numbers = (seed, 2 * number + side)
+        found = _factors(problem, product, x.T if side else x, space, numbers)
+        if found is None:
+            continue
+        a, c, b, d, left = found
         if best is None or left < best[0]:
             best = left, (b, d, a, c) if side else (a, c, b, d)
         if left < _FOUND**2 * problem.energy:
@@ -84,12 +95,37 @@ def _product(problem: Problem) -> _Product | None:
 
 
 def _factors(
-    problem: Problem, product: _Product, x: Array, seed: int, number: int
-) -> tuple[Array, Array, Array, Array, float]:
+    problem: Problem, product: _Product, x: Array, space: Space, seed: tuple[int, int]
+) -> tuple[Array, Array, Array, Array, float] | None:
     """``(rows, r), (rows, s), (columns, r), (columns, s)`` and what they leave of `x`."""
     xp = namespace(x)
     r, s = (math.prod(problem.sizes[n] for n in names) for names in product.ranks)
     u = double(truncated_svd(x, min(r * s, *x.shape))[0])
+    found = space(u, r, s, seed)
+    if found is None:
+        return None
+    a, c, g = found
+    m = g @ (u.T @ double(x))  # (rs, columns)
+    b, d = _rank_one(xp.reshape(m.T, (-1, r, s)))
+    left = sum_of_squares(double(x) - (a @ b.T) * (c @ d.T))
+    return a, c, b, d, left
+
+
+def _algebraic(u: Array, r: int, s: int, seed: tuple[int, int]) -> tuple[Array, ...] | None:
+    """``a, c, g`` of ``u = K g`` with ``K[o, rs] = a[o, r] c[o, s]``, from `rank_one_basis`."""
+    xp = namespace(u)
+    basis = None
+    if u.shape[1] == r * s:
+        basis = rank_one_basis(to_numpy(u), r, s, np.random.default_rng(seed))
+    if basis is None:
+        return None
+    g = xp.asarray(basis, dtype=u.dtype, device=u.device).T
+    a, c = _rank_one(xp.reshape(xp.linalg.solve(g.T, u.T).T, (-1, r, s)))
+    return a, c, g
+
+
+def _searched(u: Array, r: int, s: int, seed: tuple[int, int]) -> tuple[Array, ...]:
+    """The same from random starts."""
     small = Problem(
         (("o", "r"), ("o", "s"), ("r", "s", "k")),
         ((0, 1, 2),),
@@ -99,17 +135,19 @@ def _factors(
         {},
         u,
     )
-    found = screened_start(small, seed, number)
+    found = screened_start(small, *seed)
     if found.error(small) > EXACT:
         found = levenberg_marquardt(small, found, n_iter_max=_STEPS, tol=1e-6)
     a, c, g = found.arrays
-    m = xp.reshape(g, (r * s, -1)) @ (u.T @ double(x))  # (rs, columns)
-    columns = xp.reshape(m.T, (-1, r, s))
-    p, value, q = xp.linalg.svd(columns, full_matrices=False)
+    return a, c, namespace(g).reshape(g, (r * s, -1))
+
+
+def _rank_one(x: Array) -> tuple[Array, Array]:
+    """``(n, r), (n, s)`` whose products are nearest to the matrices ``(n, r, s)``."""
+    xp = namespace(x)
+    p, value, q = xp.linalg.svd(x, full_matrices=False)
     root = xp.sqrt(value[:, :1])
-    b, d = p[:, :, 0] * root, q[:, 0, :] * root
-    left = sum_of_squares(double(x) - (a @ b.T) * (c @ d.T))
-    return a, c, b, d, left
+    return p[:, :, 0] * root, q[:, 0, :] * root
 
 
 def _placed(problem: Problem, k: int, array: Array, names: Term) -> Array:

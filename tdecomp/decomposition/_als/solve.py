@@ -9,14 +9,26 @@ from tdecomp._xp import Array
 from tdecomp.decomposition._als.newton import is_affordable, levenberg_marquardt
 from tdecomp.decomposition._als.problem import Problem
 from tdecomp.decomposition._als.product import product_start
-from tdecomp.decomposition._als.starts import known_start, screened_start, zero_start
+from tdecomp.decomposition._als.slices import slice_start
+from tdecomp.decomposition._als.starts import (
+    cp_start,
+    is_cp,
+    known_start,
+    padded_start,
+    screened_start,
+    zero_start,
+)
 from tdecomp.decomposition._als.sweeps import EXACT, Result, alternate
 from tdecomp.decomposition._als.tree import is_tree, tree_of_svds
-from tdecomp.decomposition._run import Progress, part
+from tdecomp.decomposition._run import Progress, part, silent
 
 __all__ = ["Options", "solve_network"]
 
 _EXACT = 1e-13  # relative error at which no further start is tried
+_FROM_DATA = {
+    "column space of the product": product_start,
+    "product found in one slice": slice_start,
+}
 
 
 @dataclass(frozen=True)
@@ -32,22 +44,33 @@ class Options:
 
 
 def solve_network(
-    problem: Problem, given: Sequence[Array] | None, options: Options, progress: Progress
+    problem: Problem,
+    given: Sequence[Array] | None,
+    smaller: Sequence[Array] | None,
+    options: Options,
+    progress: Progress,
 ) -> Result:
-    """The best of all starts; with `given` arrays as the first of them."""
+    """The best of all starts: with `given` arrays as the first of them, and a `smaller` network."""
     if problem.energy == 0:
         return replace(Result.at(problem, zero_start(problem)), reason="the data are zero")
-    if given is None and options.from_data and is_tree(problem):
-        return _tree(problem, tree_of_svds(problem), options, progress)
     results: list[Result] = []
-    for i in range(options.n_restarts):
-        label, start = _start(problem, given, options, i)
-        over = part(progress, i / options.n_restarts, (i + 1) / options.n_restarts)
-        found = _refined(problem, start, options, over)
-        origin = f"start {i + 1} of {options.n_restarts}: {label}"
-        results.append(replace(found, reason=f"{origin}; {found.reason}"))
-        if found.error(problem) < _EXACT:
-            break
+    if given is None and options.from_data and is_tree(problem):
+        results.append(_tree(problem, tree_of_svds(problem), options, progress))
+        if smaller is None or len(problem.terms) <= 2:
+            return results[0]
+    else:
+        for i in range(options.n_restarts):
+            label, start = _start(problem, given, options, i)
+            over = part(progress, i / options.n_restarts, (i + 1) / options.n_restarts)
+            found = _refined(problem, start, options, over)
+            origin = f"start {i + 1} of {options.n_restarts}: {label}"
+            results.append(replace(found, reason=f"{origin}; {found.reason}"))
+            if found.error(problem) < _EXACT:
+                break
+    if smaller is not None and results[-1].error(problem) > _EXACT:
+        start = Result.at(problem, padded_start(problem, smaller, options.seed))
+        found = _refined(problem, start, options, silent)
+        results.append(replace(found, reason=f"from a smaller rank; {found.reason}"))
     return min(results, key=lambda r: r.residual)
 
 
@@ -58,9 +81,16 @@ def _start(
     if given is not None and number == 0:
         return "given", Result.at(problem, given)
     if options.from_data:
-        arrays = product_start(problem, options.seed, number)
-        if arrays is not None:
-            return "column space of the product", Result.at(problem, arrays)
+        for label, find in _FROM_DATA.items():
+            arrays = find(problem, options.seed, number)
+            if arrays is not None:
+                return label, Result.at(problem, arrays)
+        if number == 0 and is_cp(problem):
+            fitted = Result.at(
+                problem, cp_start(problem, options.seed, options.n_iter_max, options.tol)
+            )
+            errors = (fitted.error(problem),)
+            return "CP", replace(fitted, errors=errors, reason="swept by cp")
         known = known_start(problem, options.seed) if number == 0 else None
         if known is not None:
             return known[0], Result.at(problem, known[1])
@@ -82,7 +112,8 @@ def _tree(
 def _refined(problem: Problem, start: Result, options: Options, progress: Progress) -> Result:
     """Sweeps, then Newton steps; sweeps alone for large data, Newton steps alone if tied.
 
-    Also Newton steps alone after those of a random start: sweeps in between lead astray.
+    Also Newton steps alone after those of a random start, where sweeps in between lead astray, and
+    after `cp`, which has swept.
     """
     found = start
     if not problem.is_tied and not start.errors:

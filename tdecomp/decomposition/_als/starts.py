@@ -9,19 +9,30 @@ from dataclasses import replace
 import numpy as np
 
 from tdecomp._xp import Array, double, namespace, sum_of_squares
+from tdecomp.decomposition._als.gates import eigenvector_gate, is_gate
 from tdecomp.decomposition._als.newton import is_small, levenberg_marquardt
 from tdecomp.decomposition._als.problem import Problem
 from tdecomp.decomposition._als.sweeps import EXACT, Result, alternate
-from tdecomp.decomposition._als.tree import is_tree, tree_of_svds
+from tdecomp.decomposition._als.tree import is_tree, padded, tree_of_svds
 from tdecomp.decomposition._cp.cp import cp
 from tdecomp.formats import CP
 
-__all__ = ["cp_start", "known_start", "random_start", "screened_start", "zero_start"]
+__all__ = [
+    "cp_start",
+    "known_start",
+    "padded_start",
+    "part_of",
+    "random_start",
+    "screened_start",
+    "zero_start",
+]
 
+_REFERENCES = 3  # slices from which scales are computed
 _SHORT = 20  # sweeps for a part of a start,
 _ROUGH = 1e-4  # and the change of the error at which they stop
 _CANDIDATES = 8  # random starts tried in short for one,
 _STEPS = 12  # with this many Newton steps each,
+_SLIGHT = 1e-3  # size of what is added to an array where zeros would stay
 _SMALLNESS = 0.3  # from arrays this much too small: large ones lead into more local minima
 
 
@@ -53,7 +64,7 @@ def random_start(
     arrays: list[Array] = [problem.frozen.get(k) for k in range(len(problem.terms))]
     for group in problem.groups:
         drawn = rng.standard_normal(problem.shape(group[0]))
-        if gates_open and all(_is_gate(problem, k) for k in group):
+        if gates_open and all(is_gate(problem, k) for k in group):
             drawn = np.ones_like(drawn)
         for k in group:
             arrays[k] = xp.asarray(drawn, dtype=xp.float64, device=problem.x.device)
@@ -70,9 +81,26 @@ def random_start(
     return arrays
 
 
-def _is_gate(problem: Problem, k: int) -> bool:
-    inside = {n for j in problem.addend_of(k) if j != k for n in problem.terms[j]}
-    return all(n in problem.output and n in inside for n in problem.terms[k])
+def padded_start(problem: Problem, smaller: Sequence[Array], seed: int) -> list[Array]:
+    """Arrays of smaller ranks filled up: zeros in one array of an addend, random in the others.
+
+    The product is that of the smaller arrays. Only what is alone in its addend, as tied arrays
+    are, gets small random entries, so that it can move.
+    """
+    arrays = random_start(problem, seed, (0,))
+    for addend in problem.addends:
+        groups = [g for g in problem.groups if g[0] in addend]
+        grown = [g for g in groups if smaller[g[0]].shape != arrays[g[0]].shape]
+        for group in groups:
+            new, old = arrays[group[0]], smaller[group[0]]
+            if group in grown[:1]:
+                new = new * (0.0 if len(grown) > 1 else _SLIGHT)
+            kept = namespace(old).ones_like(old)
+            for axis, size in enumerate(new.shape):
+                old, kept = (padded(a, size, axis) for a in (old, kept))
+            for k in group:
+                arrays[k] = old + (1.0 - kept) * new
+    return arrays
 
 
 def zero_start(problem: Problem) -> list[Array]:
@@ -91,48 +119,66 @@ def known_start(problem: Problem, seed: int) -> tuple[str, list[Array]] | None:
         return _one_by_one(problem, seed)
     if is_tree(problem):
         return "closed form (tree of SVDs)", tree_of_svds(problem)
-    if (arrays := cp_start(problem, seed)) is not None:
-        return "CP", arrays
-    return _without_gates(problem, seed)
+    if is_cp(problem):
+        return "CP", cp_start(problem, seed, 10 * _SHORT, _ROUGH**2)
+    return _gated(problem, seed)
 
 
-def _without_gates(problem: Problem, seed: int) -> tuple[str, list[Array]] | None:
-    """The known start of the other factors, with those that only scale entries all ones."""
-    gates = [g[0] for g in problem.groups if len(g) == 1 and _is_gate(problem, g[0])]
+def _gated(problem: Problem, seed: int) -> tuple[str, list[Array]] | None:
+    """The known start of the other factors, with those that only scale entries by themselves.
+
+    The scales are all ones, or those of `eigenvector_gate`: what a few sweeps bring nearest.
+    """
+    gates = [g[0] for g in problem.groups if len(g) == 1 and is_gate(problem, g[0])]
     rest = [k for k in range(len(problem.terms)) if k not in gates]
     covered = {n for k in rest for n in problem.terms[k]}
     if not gates or not covered.issuperset(problem.output):
         return None
-    start = known_start(_part(problem, rest, problem.x), seed)
-    if start is None:
-        return None
-    arrays = [namespace(a).ones_like(a) for a in zero_start(problem)]
-    for k, array in zip(rest, start[1], strict=True):
-        arrays[k] = array
-    return f"all scales 1, others {start[0]}", arrays
+    ones = [namespace(a).ones_like(a) for a in zero_start(problem)]
+    tried = [("all scales 1", {k: ones[k] for k in gates}, problem.x)]
+    for reference in range(_REFERENCES if len(gates) == 1 else 0):
+        split = eigenvector_gate(problem, gates[0], reference)
+        if split is not None:
+            tried.insert(reference, ("scales from eigenvectors", {gates[0]: split[0]}, split[1]))
+    found: list[tuple[str, Result]] = []
+    for label, scales, data in tried:
+        start = known_start(part_of(problem, rest, data), seed)
+        if start is None:
+            return None
+        filled = scales | dict(zip(rest, start[1], strict=True))
+        result = Result.at(problem, [filled[k] for k in range(len(problem.terms))])
+        result = alternate(problem, result, n_iter_max=_SHORT, tol=_ROUGH)
+        found.append((f"{label}, others {start[0]}", result))
+        if result.error(problem) < EXACT:
+            break
+    label, best = min(found, key=lambda pair: pair[1].residual)
+    return label, list(best.arrays)
 
 
-def cp_start(problem: Problem, seed: int) -> list[Array] | None:
-    """`cp` of the data with the modes of each term merged; None if the network is no CP.
+def is_cp(problem: Problem) -> bool:
+    """Whether the only rank name is in all terms, three or more, and every mode in one of them.
 
-    It is one if the only rank name is in all terms and every mode in one of them. LoRTA is the
-    case of a split axis: ``hd r, head r, in r -> (head hd) in``.
+    LoRTA is the case of a split axis: ``hd r, head r, in r -> (head hd) in``.
     """
     ranks = {n for term in problem.terms for n in term if n not in problem.output}
     if len(ranks) != 1 or len(problem.addends) != 1 or problem.frozen or problem.is_tied:
-        return None
-    (rank,) = ranks
+        return False
+    modes = [n for term in problem.terms for n in term if n not in ranks]
+    everywhere = all(ranks.issubset(term) for term in problem.terms)
+    return everywhere and len(problem.terms) > 2 and sorted(modes) == sorted(problem.output)
+
+
+def cp_start(problem: Problem, seed: int, n_iter_max: int, tol: float) -> list[Array]:
+    """`cp` of the data with the modes of each term merged, for a network that `is_cp`."""
+    (rank,) = {n for n in problem.terms[0] if n not in problem.output}
     own = [[n for n in term if n != rank] for term in problem.terms]
-    if any(rank not in term for term in problem.terms) or len(own) < 3:
-        return None
-    if sorted(n for names in own for n in names) != sorted(problem.output):
-        return None
     xp = namespace(problem.x)
     order = tuple(problem.output.index(n) for names in own for n in names)
     groups = tuple(math.prod(problem.sizes[n] for n in names) for names in own)
     merged = xp.reshape(xp.permute_dims(problem.x, order), groups)
     wanted = problem.sizes[rank]
-    fit = cp(merged, rank=min(wanted, math.prod(groups) // max(groups)), random_state=seed)
+    useful = min(wanted, math.prod(groups) // max(groups))
+    fit = cp(merged, rank=useful, random_state=seed, n_iter_max=n_iter_max, tol=tol)
     assert isinstance(fit.tensor, CP)
     weights, factors = double(fit.tensor.weights), [double(f) for f in fit.tensor.factors]
     share = weights ** (1.0 / len(factors))
@@ -142,10 +188,7 @@ def cp_start(problem: Problem, seed: int) -> list[Array] | None:
 def _opened(problem: Problem, k: int, factor: Array, rank: str) -> Array:
     """``(merged modes, r)`` as the array of term `k`; missing components are zero."""
     xp, term = namespace(factor), problem.terms[k]
-    missing = problem.sizes[rank] - factor.shape[1]
-    if missing > 0:
-        blank = xp.zeros((factor.shape[0], missing), dtype=factor.dtype, device=factor.device)
-        factor = xp.concat([factor, blank], axis=1)
+    factor = padded(factor, problem.sizes[rank], 1)
     names = [*(n for n in term if n != rank), rank]
     array = xp.reshape(factor, tuple(problem.sizes[n] for n in names))
     return xp.permute_dims(array, tuple(names.index(n) for n in term))
@@ -159,7 +202,7 @@ def _one_by_one(problem: Problem, seed: int) -> tuple[str, list[Array]] | None:
     arrays, left = zero_start(problem), problem.x
     for addend in sorted(problem.addends, key=lambda a: any(k in problem.free for k in a)):
         if any(k in problem.free for k in addend):
-            part = _part(problem, addend, left)
+            part = part_of(problem, addend, left)
             start = known_start(part, seed)
             found = random_start(part, seed, (0,)) if start is None else start[1]
             if part.energy > 0:
@@ -172,7 +215,7 @@ def _one_by_one(problem: Problem, seed: int) -> tuple[str, list[Array]] | None:
     return "addends one by one", arrays
 
 
-def _part(problem: Problem, addend: Sequence[int], left: Array) -> Problem:
+def part_of(problem: Problem, addend: Sequence[int], left: Array) -> Problem:
     """One addend as a problem of its own."""
     where = {k: i for i, k in enumerate(addend)}
     return replace(

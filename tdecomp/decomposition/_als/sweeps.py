@@ -80,6 +80,7 @@ def alternate(
         Its errors never rise: a sweep that does not lower the residual is not taken.
     """
     now, residual = balanced(problem, start.arrays), start.residual
+    rest = problem.remainder(now)
     errors: list[float] = []
     length = 1.0
 
@@ -87,13 +88,15 @@ def alternate(
         return Result(tuple(now), residual, tuple(errors), converged, reason)
 
     for sweep in range(n_iter_max):
-        swept = balanced(problem, _swept(problem, now, max(ridge, _RIDGE)))
-        left = sum_of_squares(problem.remainder(swept))
+        swept = balanced(problem, _swept(problem, now, rest, max(ridge, _RIDGE)))
+        rest = problem.remainder(swept)
+        left = sum_of_squares(rest)
         if sweep > 1 and left > EXACT**2 * problem.energy:
             ahead = [b + length * (b - a) for a, b in zip(now, swept, strict=True)]
-            beyond = sum_of_squares(problem.remainder(ahead))
+            rest_ahead = problem.remainder(ahead)
+            beyond = sum_of_squares(rest_ahead)
             if beyond < left:
-                swept, left, length = ahead, beyond, 1.5 * length
+                swept, rest, left, length = ahead, rest_ahead, beyond, 1.5 * length
             else:
                 length = max(0.5, 0.4 * length)
         if not left < residual:
@@ -108,10 +111,9 @@ def alternate(
     return result(False, f"stopped after {n_iter_max} sweeps")
 
 
-def _swept(problem: Problem, arrays: Sequence[Array], ridge: float) -> list[Array]:
-    """One least-squares update of every free factor."""
+def _swept(problem: Problem, arrays: Sequence[Array], left: Array, ridge: float) -> list[Array]:
+    """One least-squares update of every free factor of arrays that leave `left`."""
     arrays = list(arrays)
-    left = problem.remainder(arrays)
     for (k,) in problem.groups:
         step = update(problem, arrays, k, left, ridge)
         left = left - problem.change(arrays, k, step)

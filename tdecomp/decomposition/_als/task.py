@@ -141,10 +141,14 @@ class Task:
         self,
         ranks: Mapping[str, int],
         given: list[Array] | None,
+        smaller: list[Array] | None,
         options: Options,
         progress: Progress,
     ) -> tuple[list[Array], Trace]:
-        """Arrays of all terms in the precision of the data, and how they were found."""
+        """Arrays of all terms in the precision of the data, and how they were found.
+
+        The first start is `given`; the arrays `smaller`, of smaller ranks, are one start more.
+        """
         sizes, terms = {**self.sizes, **ranks}, self.ansatz.terms
         self._check_tied(sizes)
         xp, scale = namespace(self.array), self._scale()
@@ -160,14 +164,18 @@ class Task:
             {k: double(a) / (scale if self._carries(k) else 1.0) for k, a in self.kept.items()},
             wide(xp.reshape(self.array, shape)) / scale,
         )
-        start = None
         if given is not None:
             self._check_given(given, problem)
-            start = [
+
+        def scaled(arrays: list[Array] | None) -> list[Array] | None:
+            if arrays is None:
+                return None
+            return [
                 double(a) / powers[k] if k in powers else problem.frozen[k]
-                for k, a in enumerate(given)
+                for k, a in enumerate(arrays)
             ]
-        found = solve_network(problem, start, options, progress)
+
+        found = solve_network(problem, scaled(given), scaled(smaller), options, progress)
         dtype = self.array.dtype
         arrays = [
             xp.astype(a * powers[k] if k in powers else self.kept[k], dtype, copy=False)

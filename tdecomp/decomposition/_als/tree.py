@@ -10,7 +10,7 @@ from tdecomp._xp import Array, double, namespace
 from tdecomp.decomposition._als.problem import Problem, Term
 from tdecomp.linalg import truncated_svd
 
-__all__ = ["is_tree", "tree_of_svds"]
+__all__ = ["is_tree", "padded", "tree_of_svds"]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _peeled(problem: Problem, tree: _Tree, x: Array, names: Sequence[str]) -> di
         matrix = xp.reshape(matrix, (math.prod(sizes[n] for n in rows), -1))
         rank = math.prod(problem.sizes[n] for n in bonds.pop(bond))
         u, s, vh = truncated_svd(matrix, min(rank, *matrix.shape))
-        u, rest_of_x = _padded(u, rank, 1), _padded(s[:, None] * vh, rank, 0)
+        u, rest_of_x = padded(u, rank, 1), padded(s[:, None] * vh, rank, 0)
         found[leaf] = ([*rows, bond], xp.reshape(u, (*(sizes[n] for n in rows), rank)))
         x = xp.reshape(rest_of_x, (rank, *(sizes[n] for n in rest)))
         names = [bond, *rest]
@@ -118,7 +118,7 @@ def _leaf(bonds: Mapping, own: Mapping, names: Sequence, shape: Sequence[int]):
     return leaf, next(pair for pair in bonds if leaf in pair)
 
 
-def _padded(x: Array, size: int, axis: int) -> Array:
+def padded(x: Array, size: int, axis: int) -> Array:
     """Zeros appended along an axis: a rank above that of the unfolding."""
     missing = size - x.shape[axis]
     if not missing:

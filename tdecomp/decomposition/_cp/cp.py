@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tdecomp._xp import Array, double, namespace, sum_of_squares
-from tdecomp.decomposition._checks import check_iteration, check_real, seed_of
+from tdecomp.decomposition._checks import check_iteration, check_real, is_one_of, seed_of
 from tdecomp.decomposition._cp.frontier import (
     cost,
     frontier,
@@ -49,7 +49,6 @@ from tdecomp.decomposition._run import (
 from tdecomp.decomposition._search import search_rank
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import CP, Format
-from tdecomp.modes import flatten, parse_modes
 
 __all__ = ["cp", "cp_method"]
 
@@ -97,8 +96,7 @@ def cp(
     x
         Real array, `Stack` (loaded whole), or any format: then CP is computed on the core of
         `tdecomp.formats.to_tucker`, whose bases are orthonormal and expand the factors again. The
-        dense tensor of a format is never formed; a split axis ``(o1 o2)`` becomes the mode
-        ``o1_o2``.
+        dense tensor of a format is never formed.
     rank
         Number of components; it may be above the sizes of the modes. No tensor needs more than the
         product of all sizes but the largest: a rank up to the largest size is cut to that.
@@ -218,7 +216,7 @@ def cp_method(
         counts={"n_iter_max": n_iter_max, "n_restarts": n_restarts, "rank_max": rank_max},
         amounts={"tol": tol, "ridge": ridge},
     )
-    if not isinstance(init, Format) and init not in (None, *STARTS):
+    if not isinstance(init, Format) and not is_one_of(init, (None, *STARTS)):
         raise ArgumentError(f"init={init!r} must be one of {', '.join(STARTS)}, or a format")
     if nonnegative:
         _check_nonnegative(init, ridge, weights)
@@ -234,9 +232,8 @@ def cp_method(
     )
 
     def problem(x: Any) -> _Problem:
+        modes = mode_names(x, names)
         if isinstance(x, Format):
-            if names is not None:
-                raise ArgumentError(f"names={names!r} is for arrays: a format names its modes")
             for option, given in (
                 ("weights", weights is not None),
                 ("nonnegative", nonnegative),
@@ -248,10 +245,9 @@ def cp_method(
                     )
             core, frame = format_frame(x)
             own = x if init is None and isinstance(x, CP) else None
-            modes = tuple("_".join(flatten(parse_modes(m))) for m in x.modes)
         else:
             core = x if weights is None else None
-            own, frame, modes = None, Frame(), mode_names(x, names)
+            own, frame = None, Frame()
         entries = None if weights is None else checked_weights(weights, x)
         array = dense(core) if entries is None else observed(x, entries)
         check_real(array, "cp")

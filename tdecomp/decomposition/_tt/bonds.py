@@ -25,7 +25,10 @@ __all__ = [
     "tails_of",
     "target_bonds",
     "usable_bonds",
+    "within_budget",
 ]
+
+_PRICES = 30  # halvings of the range of prices, 18 decades: to a factor of 1 + 4e-8
 
 Bonds = tuple[int, ...]
 """Inner bonds, ``d - 1`` of them."""
@@ -58,6 +61,57 @@ def grow_bonds(sizes: Sequence[int], energies: list[np.ndarray]) -> list[Bonds]:
     while best := _best_step(sizes, energies, path[-1], math.inf):
         path.append(best)
     return path
+
+
+def within_budget(
+    sizes: Sequence[int], energies: list[np.ndarray], bonds: Bonds, budget: int
+) -> list[Bonds]:
+    """Bonds that may be the best for a budget; no bond of any could be raised within it.
+
+    Those on the greedy path, `bonds`; it starts with whatever is cheap while the neighbours are 1,
+    and pays for that in every further step. Those of the least sum of tails for a price per number
+    (`_for_price`), at the lowest price that fits; that sum counts twice what two bonds both cut.
+    And one rank for all bonds.
+    """
+    if not bonds:
+        return [bonds]
+    tails = [tails_of(e) for e in energies]
+    low, high, priced = 1e-18, 1.0, bonds
+    for _ in range(_PRICES):
+        middle = math.sqrt(low * high)
+        found = usable_bonds(_for_price(sizes, tails, middle * float(tails[0][0])), sizes)
+        if count_numbers(sizes, found) <= budget:
+            high, priced = middle, found
+        else:
+            low = middle
+    even = bonds
+    for rank in range(1, max(map(len, energies)) + 1):
+        found = usable_bonds(tuple(min(rank, len(e)) for e in energies), sizes)
+        if count_numbers(sizes, found) > budget:
+            break
+        even = found
+    filled = (fill_budget(sizes, energies, b, budget) for b in (bonds, priced, even))
+    return list(dict.fromkeys(filled))
+
+
+def _for_price(sizes: Sequence[int], tails: list[np.ndarray], price: float) -> Bonds:
+    """Bonds of the least sum of tails and price of their numbers, over all bonds.
+
+    Both are sums over neighbouring bonds, so the least is found bond after bond, with the best
+    bond before for each (dynamic programming).
+    """
+    costs, before = np.zeros(1), []
+    widths = np.ones(1)
+    for n, tail in zip(sizes, tails, strict=False):
+        bond = np.arange(1, len(tail))
+        total = costs[:, None] + price * n * widths[:, None] * bond[None, :]
+        before.append(np.argmin(total, axis=0))
+        costs, widths = np.min(total, axis=0) + tail[1:], bond
+    at, bonds = int(np.argmin(costs + price * sizes[-1] * widths)), []
+    for came in reversed(before):
+        bonds.append(at + 1)
+        at = int(came[at])
+    return tuple(reversed(bonds))
 
 
 def fill_budget(
@@ -117,7 +171,7 @@ def target_bonds(target: Target, names: Sequence[str], largest: Bonds) -> Bonds:
     """Inner bonds of a target that names ranks."""
     rank = target.rank
     if isinstance(rank, Mapping):
-        if unknown := sorted(set(rank) - set(names)):
+        if unknown := [name for name in rank if name not in names]:
             raise ArgumentError(f"rank names {unknown[0]!r}; the bonds are {', '.join(names)}")
         rank = tuple(int(rank.get(name, n)) for name, n in zip(names, largest, strict=True))
     if isinstance(rank, Sequence) and len(rank) == len(largest) + 2:

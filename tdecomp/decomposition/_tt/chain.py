@@ -17,12 +17,11 @@ from tdecomp.decomposition._tt.sweeps import (
     tensor_source,
     train_source,
 )
-from tdecomp.errors import ArgumentError
-from tdecomp.formats import TT, Format
+from tdecomp.formats import TT, Format, to_mpo
 from tdecomp.modes import Axis
 from tdecomp.stack import Stack
 
-__all__ = ["Chain", "chain_of_array", "chain_of_train", "checked_mpo"]
+__all__ = ["Chain", "chain_of_array", "chain_of_train", "mpo_of"]
 
 _MANY = 5  # modes from which on the sweeps of a search run on the exact train
 
@@ -101,8 +100,8 @@ def chain_of_train(tt: TT) -> Chain:
     return chain
 
 
-def checked_mpo(x: Format, out: tuple[int, ...], inp: tuple[int, ...]) -> TT:
-    """`x`, if it is an MPO of these splits."""
+def mpo_of(x: Format, out: tuple[int, ...], inp: tuple[int, ...]) -> TT:
+    """`x` as an exact MPO of these splits: as it is where it is one."""
     k = len(out)
     if isinstance(x, TT) and len(x.axes) == len(x.output) - 2 + k:
         sites, cores = x.axes[: len(x.axes) - k], x.axes[len(x.axes) - k :]
@@ -112,8 +111,4 @@ def checked_mpo(x: Format, out: tuple[int, ...], inp: tuple[int, ...]) -> TT:
             sizes = [tuple(c.shape[1:-1]) for c in x.cores[len(sites) :]]
             if x.output[-2:] == ends and sizes == list(zip(out, inp, strict=True)):
                 return x
-    raise ArgumentError(
-        f"this {type(x).__name__} over {' '.join(x.modes)} is no MPO of out={out} and inp={inp}:"
-        " a format with other splits has no exact conversion here; tensor_train rounds a TT in its"
-        " own chain, and fmt.to_dense() is an array for mpo"
-    )
+    return to_mpo(x, out=out, inp=inp)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,10 +15,31 @@ from tdecomp.decomposition._tt.bonds import (
 )
 from tdecomp.decomposition._tt.sweeps import Cores, Keep, Source, bonds_of, fixed_bonds, truncated
 
-__all__ = ["within_loss"]
+__all__ = ["least_loss", "within_loss"]
 
 Loss = Callable[[Bonds], list[float]]
 """Squared error that each bond adds when the tensor is cut to these bonds, by a sweep."""
+
+
+def least_loss(source: Source, candidates: Sequence[Bonds]) -> Bonds:
+    """The bonds that lose least in a sweep."""
+    if len(candidates) == 1:
+        return candidates[0]
+    first: dict = {}
+    return min(candidates, key=lambda bonds: sum(_losses(source, bonds, first)))
+
+
+def _losses(source: Source, bonds: Bonds, first: dict) -> list[float]:
+    """What each bond loses in a sweep that cuts to these bonds."""
+    losses = [0.0] * len(bonds)
+
+    def keep(bond: int, energy: np.ndarray) -> int:
+        r = min(bonds[bond - 1], len(energy))
+        losses[bond - 1] = float(energy[r:].sum())
+        return r
+
+    truncated(source, keep, first)
+    return losses
 
 
 def within_loss(source: Source, energies: list[np.ndarray], allowed: float) -> Cores:
@@ -38,15 +59,7 @@ def within_loss(source: Source, energies: list[np.ndarray], allowed: float) -> C
 
     def loss(bonds: Bonds) -> list[float]:
         if bonds not in known:
-            losses = [0.0] * len(bonds)
-
-            def keep(bond: int, energy: np.ndarray) -> int:
-                r = min(bonds[bond - 1], len(energy))
-                losses[bond - 1] = float(energy[r:].sum())
-                return r
-
-            truncated(source, keep, first)
-            known[bonds] = losses
+            known[bonds] = _losses(source, bonds, first)
         return known[bonds]
 
     def carried(keep: Keep) -> Bonds:

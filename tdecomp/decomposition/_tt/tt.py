@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tdecomp._xp import Array, float64_scope, sum_of_squares, working
+from tdecomp.decomposition._checks import check_sweeps, seed_of
 from tdecomp.decomposition._fit import Fit, Input, Rounding, Trace, make_fit, relative
 from tdecomp.decomposition._ranks import Frontier, Rank, Target
 from tdecomp.decomposition._run import (
@@ -32,18 +33,18 @@ from tdecomp.decomposition._tt.bonds import (
     Bonds,
     bond_frontier,
     bond_names,
-    fill_budget,
     grow_bonds,
     target_bonds,
     usable_bonds,
+    within_budget,
 )
 from tdecomp.decomposition._tt.chain import (
     Chain,
     chain_of_array,
     chain_of_train,
-    checked_mpo,
+    mpo_of,
 )
-from tdecomp.decomposition._tt.loss import within_loss
+from tdecomp.decomposition._tt.loss import least_loss, within_loss
 from tdecomp.decomposition._tt.sketch import sketched
 from tdecomp.decomposition._tt.sweeps import (
     Cores,
@@ -125,15 +126,17 @@ def tensor_train(
     ArgumentError
         Not exactly one target, an explicit bond above its maximum (of a format: the bond of its
         exact train), an error below the precision's floor, a budget below rank 1, `names` for a
-        format, a split axis of a format that is no `TT`.
+        format.
     DataError
         NaN, Inf or an empty mode.
 
     Notes
     -----
     The paper cuts every bond at ``error · ‖X‖ / √(d - 1)``. Here bonds grow one by one, always the
-    one whose next singular value returns the most energy per number stored: a budget stops that
-    path and then fills what is left with any bond that still fits; an error is met by bisection on
+    one whose next singular value returns the most energy per number stored. A budget takes the
+    best, by a sweep, of where that path stops, of the bonds with the least sum of tails for a price
+    per number, and of one rank for all bonds, each filled up with any bond that still fits; an
+    error is met by bisection on
     the path with the exact error of every trial, and what is unused is carried from bond to bond.
     Then bonds are lowered while the error allows. So noise that all bonds see is not counted once
     per bond; the price is some tens of sweeps, where a rank takes one. From five modes on, these
@@ -178,8 +181,8 @@ def mpo(
     Parameters
     ----------
     w
-        ``(..., out, in)``, or a `Stack` (loaded whole), or a `TT` that is an MPO of these splits
-        already, which is rounded.
+        ``(..., out, in)``, or a `Stack` (loaded whole), or any format: it is written as an exact
+        MPO (`tdecomp.formats.to_mpo`), and that one is rounded.
     out, inp
         Factors of the two sizes, slowest first, equally many.
     rank, error, budget, n_iter_max, tol, svd, rounding, progress
@@ -195,8 +198,7 @@ def mpo(
     Raises
     ------
     ArgumentError
-        If the factors do not multiply to the sizes, or a format is no MPO of these splits; else as
-        `tensor_train`.
+        If the factors do not multiply to the sizes; else as `tensor_train`.
 
     Examples
     --------
@@ -268,8 +270,12 @@ def tt_round(
     target = Target(rank, error, budget)
     if sketch and (target.rank is None or svd is not None):
         raise ArgumentError("sketch=True takes a rank, and no error, budget or svd")
-    if n_oversamples < 0:
-        raise ArgumentError(f"n_oversamples={n_oversamples} must be 0 or more")
+    if not isinstance(tt, TT):
+        raise ArgumentError(
+            f"tt_round takes a TT, got {type(tt).__name__}: tensor_train takes any array or format"
+        )
+    if not isinstance(n_oversamples, int) or n_oversamples < 0:
+        raise ArgumentError(f"n_oversamples={n_oversamples!r} must be a whole number, 0 or more")
     if 0 in tt.rank:
         return TT(tt.axes, tuple(working(c) for c in tt.cores), tt.output)
     method = tensor_train_method(svd=svd)
@@ -278,11 +284,12 @@ def tt_round(
         assert isinstance(fit.tensor, TT)
         return fit.tensor
     with float64_scope(*tt.cores):  # one sweep: nothing is measured
+        target.check_reach(max(method.sizes(tt)))
         chain = chain_of_train(tt)
         (bonds,) = method.ranks(tt, target)
         if sketch:
             assert chain.given is not None
-            rng = np.random.default_rng(random_state or 0)
+            rng = np.random.default_rng(seed_of(random_state))
             return chain.train(sketched(chain.flat(chain.given), bonds, n_oversamples, rng))
         which = None if svd is None else Which(svd)
         return chain.train(fixed_bonds(chain.open(False), bonds, which)[0])
@@ -308,7 +315,6 @@ def tensor_train_method(
             )
         axes = tuple((present[k],) for k in order)
         if isinstance(x, Format):
-            _refuse_names(names)
             if isinstance(x, TT) and (modes is None or x.axes == axes):
                 return chain_of_train(x)
             return chain_of_train(to_tt(x, [present[k] for k in order]))
@@ -340,10 +346,9 @@ def mpo_method(
                 f"out={out} and inp={inp} multiply to {math.prod(out)} x {math.prod(inp)},"
                 f" the matrices are {x.shape[-2]} x {x.shape[-1]}: choose factors of these sizes"
             )
-        if isinstance(x, Format):
-            _refuse_names(names)
-            return chain_of_train(checked_mpo(x, out, inp))
         sites, k = mode_names(x, names)[:-2], len(out)
+        if isinstance(x, Format):
+            return chain_of_train(mpo_of(x, out, inp))
         left, right = (tuple(f"{s}{j + 1}" for j in range(k)) for s in "oi")
         if len(sites) + k < 2:
             raise ArgumentError(f"out={out} gives one core: a train needs two or more")
@@ -359,11 +364,6 @@ def mpo_method(
     return _method(chain, Options(n_iter_max, tol, svd, rounding))
 
 
-def _refuse_names(names: str | Sequence[str] | None) -> None:
-    if names is not None:
-        raise ArgumentError(f"names={names!r} is for arrays: a format names its modes itself")
-
-
 @dataclass(frozen=True)
 class Options:
     """How to decompose; see `tensor_train`."""
@@ -374,10 +374,7 @@ class Options:
     rounding: Rounding | None
 
     def __post_init__(self):
-        if self.n_iter_max < 0 or not self.tol >= 0:
-            raise ArgumentError(
-                f"n_iter_max={self.n_iter_max!r} and tol={self.tol!r} must be 0 or more"
-            )
+        check_sweeps(self.n_iter_max, self.tol)
 
 
 def _method(chain: Callable[[Any], Chain], options: Options) -> Method:
@@ -414,8 +411,8 @@ def _method(chain: Callable[[Any], Chain], options: Options) -> Method:
         if share.params is not None:
             spectra = where.open(True).spectra(silent) if state is None else state
             energies = [e**2 for e in spectra]
-            wider = fill_budget(where.sizes, energies, bonds[: len(energies)], share.params)
-            return fit(x, [wider], state, progress)
+            some = within_budget(where.sizes, energies, bonds[: len(energies)], share.params)
+            return fit(x, [least_loss(where.open(True), some)], state, progress)
         assert share.lost is not None
         source = where.open(True)
         energies = [e**2 for e in (source.spectra(silent) if state is None else state)]

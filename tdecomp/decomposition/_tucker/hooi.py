@@ -11,15 +11,13 @@ from tdecomp._xp import Array, adjoint, namespace, sum_of_squares
 from tdecomp.decomposition._fit import Trace
 from tdecomp.decomposition._frame import Frame, format_frame
 from tdecomp.decomposition._run import Progress, silent
-from tdecomp.decomposition._tucker.hosvd import Bases, project, sequential_bases
+from tdecomp.decomposition._tucker.hosvd import Bases, leading, project, sequential_bases
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format
-from tdecomp.linalg import left_basis
+from tdecomp.linalg import is_cheap, left_basis
 from tdecomp.tensor import unfold
 
 __all__ = ["format_bases", "hooi", "random_bases", "trimmed"]
-
-_EXACT = 256  # largest mode whose basis comes from a full eigendecomposition
 
 
 def hooi(
@@ -28,7 +26,7 @@ def hooi(
     """Higher-order orthogonal iteration from given bases.
 
     Each step improves one basis for the tensor projected on all the others: by its leading left
-    singular vectors in modes of up to 256, beyond that by one orthogonal iteration (higher-order QR
+    singular vectors where they are cheap, else by one orthogonal iteration (higher-order QR
     iteration, [sun2025hoqri]), which costs two skinny products. Either way the captured energy
     ``‖core‖²`` never falls.
 
@@ -81,7 +79,7 @@ def format_bases(x: Array, tensor: Format, ranks: dict[int, int], frame: Frame) 
         if missing := min(rank, math.prod(x.shape) // x.shape[k]) - u.shape[1]:
             own = left_basis(x, k)[0]
             rest = own - u @ (adjoint(u) @ own)
-            more = left_basis(rest, 0)[0][:, : max(0, missing)]
+            more = leading(left_basis(rest, 0)[0], max(0, missing))
             u = xp.linalg.qr(xp.concat([u, more], axis=1), mode="reduced")[0]
         bases[k] = u
     return bases
@@ -90,11 +88,12 @@ def format_bases(x: Array, tensor: Format, ranks: dict[int, int], frame: Frame) 
 def _improved(projected: Array, mode: int, basis: Array) -> Array:
     """A basis of the mode that captures at least as much of `projected` as the given one."""
     n, rank = basis.shape
-    if n <= _EXACT:
-        return left_basis(projected, mode)[0][:, :rank]
+    if is_cheap((n, math.prod(projected.shape) // n), width=0):
+        return leading(left_basis(projected, mode)[0], rank)
     xp = namespace(projected)
     rows = unfold(projected, mode)  # (n, product of the other ranks)
     captured = adjoint(basis) @ rows  # (rank, ...)
+    captured = captured / (float(xp.max(xp.abs(captured))) or 1.0)  # squares may leave float32
     return xp.linalg.qr(rows @ adjoint(captured), mode="reduced")[0]
 
 

@@ -13,7 +13,7 @@ from tdecomp.decomposition._run import Progress, silent
 from tdecomp.linalg import left_basis
 from tdecomp.tensor import mode_product
 
-__all__ = ["bases_of", "core_energy", "project", "sequential_bases"]
+__all__ = ["bases_of", "core_energy", "leading", "project", "sequential_bases"]
 
 Bases = dict[int, Array]
 """One ``(n, r)`` basis per compressed mode, by position."""
@@ -48,11 +48,16 @@ def sequential_bases(
     bases, spectra = {}, {}
     for i, mode in enumerate(_cheapest_order(tuple(x.shape), ranks)):
         u, s = basis(x, mode, ranks[mode])
-        bases[mode] = u[:, : ranks[mode]]
+        bases[mode] = leading(u, ranks[mode])
         spectra[mode] = to_numpy(s)
         x = project(x, {mode: bases[mode]})
         progress((i + 1) / len(ranks))
     return bases, spectra
+
+
+def leading(u: Array, rank: int) -> Array:
+    """The first `rank` columns, all if there are fewer."""
+    return u[:, : min(rank, u.shape[1])]
 
 
 def project(x: Array, bases: Mapping[int, Array]) -> Array:

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 
 from tdecomp._xp import Array, namespace
-from tdecomp.decomposition._checks import seed_of
+from tdecomp.decomposition._checks import check_sweeps, is_one_of, seed_of
 from tdecomp.decomposition._entries import checked_weights, observed, weighted_fit
-from tdecomp.decomposition._fit import Fit, Input, Rounding, dense, make_fit, measure
+from tdecomp.decomposition._fit import Fit, Input, Rounding, Trace, dense, make_fit, measure
 from tdecomp.decomposition._frame import Frame, Metric, format_frame, metric_frame
 from tdecomp.decomposition._ranks import Target, box_frontier
 from tdecomp.decomposition._run import Analysis, Method, Progress, Share, floor, mode_names, part
@@ -21,6 +21,7 @@ from tdecomp.decomposition._tucker.hosvd import (
     Bases,
     bases_of,
     core_energy,
+    leading,
     project,
     sequential_bases,
 )
@@ -56,13 +57,14 @@ class Options:
     sequential: bool = True
 
     def __post_init__(self):
-        if not isinstance(self.init, Format) and self.init not in ("hosvd", "random"):
+        if not isinstance(self.init, Format) and not is_one_of(self.init, ("hosvd", "random")):
             raise ArgumentError(f"init={self.init!r} must be 'hosvd', 'random' or a format")
-        if self.n_iter_max < 0 or not self.tol >= 0:
+        check_sweeps(self.n_iter_max, self.tol)
+        if self.modes is not None and (isinstance(self.modes, int) or len(self.modes) == 0):
             raise ArgumentError(
-                f"n_iter_max={self.n_iter_max!r} and tol={self.tol!r} must be 0 or more"
+                f"modes={self.modes!r} must list one mode or more, names or positions"
             )
-        if self.weights is not None and self.metric:
+        if self.weights is not None and self.metric is not None:
             raise ArgumentError("weights of the entries and a metric cannot be combined")
 
 
@@ -114,8 +116,7 @@ def tucker_like(build: Build, options: Options) -> Method:
         bases, trace = improve(array, bases, part(progress, 0.5, 0.9))
         tensor = frame.up(build(names, project(array, bases), bases))
         named = {names[k]: s for k, s in spectra.items()}
-        seen = array, frame
-        return make_fit(x, tensor, options.rounding, named, trace, seen=seen, svd=which.names)
+        return finish(x, tensor, named, trace, (array, frame), which.names)
 
     def begin(
         array: Array, rank: dict[int, int], state, frame: Frame, which: Which, progress: Progress
@@ -131,7 +132,7 @@ def tucker_like(build: Build, options: Options) -> Method:
             bases, spectra = bases_of(array, list(rank), progress)
         else:
             bases, spectra = sequential_bases(array, rank, progress, which.basis)
-        return {k: u[:, : rank[k]] for k, u in bases.items()}, spectra
+        return {k: leading(u, rank[k]) for k, u in bases.items()}, spectra
 
     def improve(array: Array, bases: Bases, progress: Progress):
         return hooi(array, bases, options.n_iter_max, options.tol, progress)
@@ -152,7 +153,20 @@ def tucker_like(build: Build, options: Options) -> Method:
         core, bases = trimmed(core, bases, share.lost - lost, x.shape)
         tensor = frame.up(build(names, core, bases))
         named = {names[k]: s for k, s in spectra.items()}
-        return make_fit(x, tensor, options.rounding, named, trace, seen=(array, frame))
+        return finish(x, tensor, named, trace, (array, frame), "exact")
+
+    def finish(
+        x: Input,
+        tensor: Format,
+        spectra: dict[str, np.ndarray],
+        trace: Trace,
+        seen: tuple[Array, Frame],
+        used: str,
+    ) -> Fit:
+        in_metric = bool(options.metric)
+        return make_fit(
+            x, tensor, options.rounding, spectra, trace, seen=seen, in_metric=in_metric, svd=used
+        )
 
     def weighted(x: Input, weights: Array, rank: dict[int, int], progress: Progress) -> Fit:
         if isinstance(x, Format):

@@ -85,9 +85,9 @@ def tucker2(
 
 def tucker2_method(*, modes: Sequence[str | int] = (-2, -1), **options: Any) -> Method:
     """`tucker2` with these options, as the driver sees it."""
-    if len(modes) != 2:
+    if not isinstance(modes, Sequence) or len(modes) != 2:
         raise ArgumentError(
-            f"tucker2 compresses exactly two modes, got {list(modes)}; use tucker(modes=...)"
+            f"tucker2 compresses exactly two modes, got {modes!r}; use tucker(modes=...)"
         )
 
     def build(all_modes: tuple[str, ...], core: Array, bases: Bases) -> Tucker2:
