@@ -22,6 +22,8 @@ format: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench.against_tensorly
+	$(BIN)/python -m tests.bench.als_success
 
 # The environment, remade when what it is made of changes.
 .venv/ready: pyproject.toml constraints.txt
