@@ -23,6 +23,7 @@ __all__ = [
     "double",
     "float64_scope",
     "namespace",
+    "quick_sum_of_squares",
     "sum_of_squares",
     "to_numpy",
     "tol",
@@ -32,6 +33,7 @@ __all__ = [
 Array = Any
 """A numpy, torch, jax or cupy array: anything with an array API namespace."""
 
+_ROW = 1 << 12  # squares summed in float32 at a time
 _TILE = 1 << 22  # numbers widened to float64 at a time: 32 MiB
 
 
@@ -100,6 +102,26 @@ def sum_of_squares(x: Array) -> float:
             tile = xp.abs(tile)
         total += float(xp.sum(tile * tile))
     return total
+
+
+def quick_sum_of_squares(x: Array) -> float:
+    """‖x‖² to about 1e-7: as `sum_of_squares`, in one pass over float32 data without widening it.
+
+    Rows of 4096 squares are summed in float32, the rows in float64; where float32 cannot hold the
+    squares, `sum_of_squares` does it.
+    """
+    xp = namespace(x)
+    n = math.prod(x.shape)
+    if x.dtype != xp.float32 or n < _ROW:
+        return sum_of_squares(x)
+    flat = xp.reshape(x, (-1,))
+    whole = n // _ROW * _ROW
+    rows = xp.reshape(flat[:whole], (-1, _ROW))
+    with np.errstate(over="ignore", under="ignore"):
+        total = float(xp.sum(double(xp.vecdot(rows, rows))))
+    if not 1e-30 * n < total < math.inf:
+        return sum_of_squares(x)
+    return total + sum_of_squares(flat[whole:])
 
 
 def tol(dtype: Any, n: int) -> float:

@@ -17,6 +17,7 @@ from tdecomp._xp import (
     double,
     float64_scope,
     namespace,
+    quick_sum_of_squares,
     sum_of_squares,
     to_numpy,
     working,
@@ -38,6 +39,7 @@ __all__ = [
     "in_float64",
     "make_fit",
     "measure",
+    "raw_slices",
     "relative",
     "residual_of_pair",
     "slices",
@@ -50,6 +52,7 @@ Input = Array | Stack | Format
 """What a decomposition takes: an array, a stack of slices read lazily, or a tensor as factors."""
 
 _DIRECT_IN_DOUBLE = 1e-4  # below this, float32 products would round the residual itself
+_ROWS = 1 << 18  # numbers of a matrix looked at together: 1 MiB of float32, so that they stay near
 _WHOLE = 1 << 20  # numbers up to which the residual is formed at once, not site by site
 _SQUARED = 1e150  # entries whose squares still fit float64, and the inverse of the smallest
 
@@ -219,6 +222,16 @@ def slices(x: Array | Stack) -> Iterator[Array]:
         yield from (dense(matrices[i, ...]) for i in range(matrices.shape[0]))
 
 
+def raw_slices(x: Array | Stack) -> Iterator[Array]:
+    """`slices` that nobody has looked at: NaN and Inf show only in what is computed from them."""
+    if isinstance(x, Stack):
+        yield from (detached(working(x.slice(i))) for i in range(x.n_sites))
+    else:
+        xp = namespace(x)
+        matrices = detached(xp.reshape(x, (-1, *x.shape[-2:])))
+        yield from (working(matrices[i, ...]) for i in range(matrices.shape[0]))
+
+
 def measure(x: Array | Stack, tensor: Format) -> tuple[np.ndarray, np.ndarray]:
     """Squared residual and squared norm of every matrix, formed directly.
 
@@ -229,9 +242,11 @@ def measure(x: Array | Stack, tensor: Format) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(x, Stack) and (math.prod(x.shape) <= _WHOLE or len(x.shape) < 2):
         return _measure_whole(dense(x), tensor)
     pairs = [
-        residual_of_pair(matrix, *tensor.pair(site)) for site, matrix in enumerate(slices(x))
+        residual_of_pair(matrix, *tensor.pair(site)) for site, matrix in enumerate(raw_slices(x))
     ]  # one (residual², norm²) per site
     residual, energy = np.array(pairs, dtype=np.float64).T
+    if not np.isfinite(energy).all():
+        raise DataError("the array contains NaN or Inf")
     return residual, energy
 
 
@@ -301,9 +316,17 @@ def _measure_whole(x: Array, tensor: Format) -> tuple[np.ndarray, np.ndarray]:
 
 
 def residual_of_pair(matrix: Array, left: Array, right: Array) -> tuple[float, float]:
-    """``‖M − L R‖²`` and ``‖M‖²``, as `measure` forms them."""
-    energy = sum_of_squares(matrix)
-    residual = sum_of_squares(matrix - left @ right)
+    """``‖M − L R‖²`` and ``‖M‖²``, as `measure` forms them, a few rows at a time."""
+    residual = energy = 0.0
+    step = max(1, _ROWS // matrix.shape[1])
+    tiles = [slice(i, i + step) for i in range(0, matrix.shape[0], step)]
+    for rows in tiles:
+        tile = matrix[rows, :]
+        energy += quick_sum_of_squares(tile)
+        residual += quick_sum_of_squares(tile - left[rows, :] @ right)
     if residual < _DIRECT_IN_DOUBLE**2 * energy:
-        residual = sum_of_squares(double(matrix) - double(left) @ double(right))
+        wide = double(right)
+        residual = sum(
+            sum_of_squares(double(matrix[rows, :]) - double(left[rows, :]) @ wide) for rows in tiles
+        )
     return residual, energy

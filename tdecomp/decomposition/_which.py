@@ -27,6 +27,10 @@ class Which:
         self._svd, self._exact = svd, always_exact
         self._used: dict[str, None] = {}
 
+    def used(self, name: str) -> None:
+        """Note what was used beside the functions called here."""
+        self._used[name] = None
+
     @property
     def names(self) -> str:
         """Functions used so far, ``"exact"`` if none."""

@@ -21,7 +21,12 @@ __all__ = ["format_bases", "hooi", "random_bases", "trimmed"]
 
 
 def hooi(
-    x: Array, bases: Bases, n_iter_max: int, tol: float, progress: Progress = silent
+    x: Array,
+    bases: Bases,
+    n_iter_max: int,
+    tol: float,
+    progress: Progress = silent,
+    energy: float | None = None,
 ) -> tuple[Bases, Trace]:
     """Higher-order orthogonal iteration from given bases.
 
@@ -30,12 +35,17 @@ def hooi(
     iteration, [sun2025hoqri]), which costs two skinny products. Either way the captured energy
     ``‖core‖²`` never falls.
 
+    Parameters
+    ----------
+    energy
+        Squared norm of the tensor that `x` is a part of; that of `x` by default.
+
     Returns
     -------
     bases, trace
         `trace.errors` are ``√(1 − ‖core‖²/‖X‖²)``: good for stopping, not the error to report.
     """
-    energy = sum_of_squares(x)
+    energy = sum_of_squares(x) if energy is None else energy
     if n_iter_max == 0 or energy == 0 or any(u.shape[1] == 0 for u in bases.values()):
         return bases, Trace()
     bases, errors = dict(bases), []

@@ -16,6 +16,7 @@ from tdecomp.decomposition._fit import Fit, Input, Rounding, Trace, dense, make_
 from tdecomp.decomposition._frame import Frame, Metric, format_frame, metric_frame
 from tdecomp.decomposition._ranks import Target, box_frontier
 from tdecomp.decomposition._run import Analysis, Method, Progress, Share, floor, mode_names, part
+from tdecomp.decomposition._sketch import is_worth_sketching, sketched_core
 from tdecomp.decomposition._tucker.hooi import format_bases, hooi, random_bases, trimmed
 from tdecomp.decomposition._tucker.hosvd import (
     Bases,
@@ -109,11 +110,17 @@ def tucker_like(build: Build, options: Options) -> Method:
         rank = dict(zip(where, choice[0], strict=True))
         if options.weights is not None:
             return weighted(x, options.weights, rank, progress)
-        array, frame = load(x)
-        progress(0.1)
         which = Which(options.svd)
-        bases, spectra = begin(array, rank, state, frame, which, part(progress, 0.1, 0.5))
-        bases, trace = improve(array, bases, part(progress, 0.5, 0.9))
+        if state is None and sketches(x, rank):
+            longest = len(x.shape) - 2, len(x.shape) - 1
+            ranks = rank[longest[0]], rank[longest[1]]
+            array, frame, energy = sketched_core(x, ranks, seed_of(options.random_state))
+            which.used("sketch")
+        else:
+            (array, frame), energy = load(x), None
+        progress(0.3)
+        bases, spectra = begin(array, rank, state, frame, which, part(progress, 0.3, 0.5))
+        bases, trace = improve(array, bases, part(progress, 0.5, 0.9), energy)
         tensor = frame.up(build(names, project(array, bases), bases))
         named = {names[k]: s for k, s in spectra.items()}
         return finish(x, tensor, named, trace, (array, frame), which.names)
@@ -134,8 +141,17 @@ def tucker_like(build: Build, options: Options) -> Method:
             bases, spectra = sequential_bases(array, rank, progress, which.basis)
         return {k: leading(u, rank[k]) for k, u in bases.items()}, spectra
 
-    def improve(array: Array, bases: Bases, progress: Progress):
-        return hooi(array, bases, options.n_iter_max, options.tol, progress)
+    def improve(array: Array, bases: Bases, progress: Progress, energy: float | None = None):
+        return hooi(array, bases, options.n_iter_max, options.tol, progress, energy)
+
+    def sketches(x: Input, rank: dict[int, int]) -> bool:
+        """Whether both long modes are reduced by a sketch first, large and nothing else asked."""
+        order = len(x.shape)
+        ranks = [rank.get(k, 0) for k in (order - 2, order - 1)]
+        plain = options.svd is None and options.metric is None and options.init == "hosvd"
+        if isinstance(x, Format) or not plain or not options.sequential or 0 in ranks:
+            return False
+        return is_worth_sketching(tuple(x.shape), (ranks[0], ranks[1]))
 
     def spend(
         x: Input, choice: list[tuple[int, ...]], share: Share, state, progress: Progress

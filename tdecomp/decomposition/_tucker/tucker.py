@@ -74,8 +74,10 @@ def tucker(
         Seed or generator of a random start; None is seed 0.
     svd
         Truncated SVD of the HOSVD of a given rank, for example `linalg.svd_randomized`; None: exact
-        where that is cheap, else sketched until the captured energy settles (`linalg.svd_auto`).
-        An error or a budget needs whole spectra, which are exact.
+        where that is cheap, else sketched until the captured energy settles (`linalg.svd_auto`);
+        where both last modes are long and their ranks small, they are reduced by a few passes of
+        skinny products first, one slice of a stack in memory at a time (``fit.svd`` begins with
+        ``"sketch"``). An error or a budget needs whole spectra, which are exact.
     metric
         ``{"in": C}``: a symmetric positive semidefinite matrix for some modes, such as the
         covariance of what comes in there. The error that is minimised and returned is
