@@ -101,6 +101,8 @@ def plan(
     flops 1.27e+07, peak 1.57e+06 numbers
     """
     equation = Equation.parse(equation) if isinstance(equation, str) else equation
+    if not isinstance(equation, Equation):
+        raise ArgumentError(f"plan takes an equation and then sizes, got {equation!r} first")
     terms = [flatten(term) for term in equation.terms]
     if isinstance(sizes, Mapping):
         if missing := sorted({n for term in terms for n in term} - set(sizes)):

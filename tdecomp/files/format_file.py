@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tdecomp._xp import Array, to_numpy, working
-from tdecomp.errors import FileError
+from tdecomp.errors import ArgumentError, FileError
 from tdecomp.files import safetensors
 from tdecomp.files.atomic import output_file
 from tdecomp.formats import FORMATS, Format
@@ -62,6 +62,8 @@ def save(
 
     Raises
     ------
+    ArgumentError
+        If these are not a format and a path.
     FileError
         If the file exists, cannot be written, or safetensors has no such numbers (complex128,
         integers).
@@ -77,6 +79,11 @@ def save(
     >>> again.modes, again.rank, again.weights.tolist()
     (('out', 'in'), 2, [1.0, 1.0])
     """
+    if not isinstance(fmt, Format):
+        raise ArgumentError(
+            f"save takes a format and then a path, got a {type(fmt).__name__} first"
+        )
+    path = _path(path)
     codes = {name: _code(name, array) for name, array in fmt.arrays.items()}
     arrays = {name: _on_host(array, codes[name]) for name, array in fmt.arrays.items()}
     document = {
@@ -113,7 +120,7 @@ def load(path: str | os.PathLike[str]) -> Format:
     FileError
         If the file is missing, damaged, not one of these, or of a newer version.
     """
-    path = Path(path)
+    path = _path(path)
     entries, document = _read(path)
     try:
         arrays = {name: safetensors.load(entry) for name, entry in entries.items()}
@@ -173,3 +180,10 @@ def _kind(array: Array) -> str:
 
 def _on_host(array: Array, code: str) -> np.ndarray:
     return to_numpy(working(array) if code == "BF16" else array)  # numpy has no bfloat16
+
+
+def _path(path: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(path)
+    except TypeError:
+        raise ArgumentError(f"a path is needed, got a {type(path).__name__}") from None

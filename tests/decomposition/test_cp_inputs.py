@@ -224,7 +224,7 @@ def test_nonnegative_is_as_good_as_tensorlys():
             3,
             init="svd",
             random_state=np.random.RandomState(0),
-            tol=1e-7,  # noqa: NPY002
+            tol=1e-7,
         )
         left = np.linalg.norm(x - tensorly.cp_to_tensor(theirs)) / np.linalg.norm(x)
         assert td.cp(x, rank=3, nonnegative=True).error <= 1.02 * left
@@ -305,6 +305,8 @@ def test_complex_formats_are_refused():
 
 def test_errors_never_rise_on_a_core():
     core, rng = planted((6, 7, 5), decay=0.9), np.random.default_rng(0)
-    factors = tuple(rng.standard_normal((n, r)) for n, r in zip((30, 20, 25), core.shape))  # noqa: B905
+    factors = tuple(
+        rng.standard_normal((n, r)) for n, r in zip((30, 20, 25), core.shape, strict=True)
+    )
     errors = td.cp(Tucker(MODES, core, factors), rank=4).trace.errors
     assert all(b <= a + 1e-12 for a, b in itertools.pairwise(errors))

@@ -312,6 +312,7 @@ def test_any_format_becomes_an_mpo(target):
 
 
 REFUSED = [
+    (lambda x: td.mpo(x, out=8, inp=6, rank=2), "must be the factors"),
     (lambda x: td.tensor_train(random_train(SHAPE, (2, 2)), rank=2, names="a b c"), "for arrays"),
     (lambda x: td.mpo(mpo_of(x), out=(3, 4), inp=(3, 2), rank=2), "multiply to 12 x 6"),
     (lambda x: td.tensor_train(random_train(SHAPE, (2, 2)), rank=(3, 2)), "rank 3 is above 2"),

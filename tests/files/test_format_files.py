@@ -145,3 +145,13 @@ def test_a_file_that_is_cut_short_or_missing(tmp_path):
         load(file)
     with pytest.raises(td.FileError, match="does not exist"):
         load(tmp_path / "none.safetensors")
+
+
+def test_the_wrong_order_of_arguments_is_said(tmp_path):
+    with pytest.raises(td.ArgumentError, match="a format and then a path, got a .*Path"):
+        save(tmp_path / "x.safetensors", CP)  # type: ignore[arg-type]
+    for call in (lambda: load(3), lambda: save(CP, 3)):  # type: ignore[arg-type]
+        with pytest.raises(td.ArgumentError, match="a path is needed, got a int"):
+            call()
+    with pytest.raises(td.ArgumentError, match="an equation and then sizes"):
+        td.plan({"a": 2}, "a b, b c -> a c")  # type: ignore[arg-type]

@@ -334,6 +334,10 @@ def mpo_method(
     rounding: Rounding | None = None,
 ) -> Method:
     """`mpo` as the driver sees it."""
+    if not (isinstance(out, Sequence) and isinstance(inp, Sequence)):
+        raise ArgumentError(
+            f"out={out!r} and inp={inp!r} must be the factors of both sizes: (8, 96)"
+        )
     out, inp = tuple(out), tuple(inp)
     if len(out) != len(inp) or min((*out, *inp), default=0) < 1:
         raise ArgumentError(f"out={out} and inp={inp} must be equally many sizes, 1 or more each")

@@ -49,8 +49,8 @@ def tucker(
     Parameters
     ----------
     x
-        Array of order 1 or more, or a `Stack` (loaded whole, one at a time), or any format: it is
-        decomposed in orthonormal coordinates, without ever being formed (recompression, and
+        Array of order 1 or more, a `Stack` (loaded whole unless `svd` sketches), or any format: it
+        is decomposed in orthonormal coordinates, without ever being formed (recompression, and
         conversion with an error).
     rank
         An int (``min(rank, size)`` in every mode), one entry per compressed mode, or a mapping from

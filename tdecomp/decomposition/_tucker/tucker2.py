@@ -48,7 +48,7 @@ def tucker2(
     Parameters
     ----------
     x
-        Array of order 2 or more, a `Stack` (loaded whole, one at a time), or any format.
+        Array of order 2 or more, a `Stack` (loaded whole unless sketched), or any format.
     rank, error, budget
         Exactly one; see `tucker`. Rank tuples are ``(left, right)``.
     modes
