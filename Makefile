@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench bench-long clean
 
 demo: .venv/ready
 	$(BIN)/python docs/demo/run.py
@@ -24,6 +24,21 @@ bench: .venv/ready
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench.against_tensorly
 	$(BIN)/python -m tests.bench.als_success
+
+# The tables of docs/benchmarks.md: about an hour, and 5 GB of disk for the pair.
+bench-long: .venv/bench build/pair-1b
+	$(BIN)/python -m tests.bench.in_memory --markdown
+	$(BIN)/python -m tests.bench.whole_model build/pair-1b --markdown
+	$(BIN)/python -m tests.bench.scaling --markdown
+
+build/pair-1b:
+	$(BIN)/python -m tests.bench.synthetic 1b $@
+
+# The libraries that are only compared with. torchTT compiles against the torch that is there.
+.venv/bench: .venv/ready
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation torchTT
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
+	touch $@
 
 # The environment, remade when what it is made of changes.
 .venv/ready: pyproject.toml constraints.txt

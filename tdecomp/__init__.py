@@ -8,6 +8,7 @@
 ((7, 7), 490)
 """
 
+from tdecomp.decomposition import Exploration as Exploration
 from tdecomp.decomposition import Fit as Fit
 from tdecomp.decomposition import Fits as Fits
 from tdecomp.decomposition import Spectra as Spectra
@@ -15,6 +16,7 @@ from tdecomp.decomposition import Trace as Trace
 from tdecomp.decomposition import als as als
 from tdecomp.decomposition import cp as cp
 from tdecomp.decomposition import decompose as decompose
+from tdecomp.decomposition import explore as explore
 from tdecomp.decomposition import hosvd as hosvd
 from tdecomp.decomposition import mpo as mpo
 from tdecomp.decomposition import ranks as ranks
@@ -51,6 +53,7 @@ __all__ = [
     "TT",
     "ArgumentError",
     "DataError",
+    "Exploration",
     "FileError",
     "Fit",
     "Fits",
@@ -71,6 +74,7 @@ __all__ = [
     "als",
     "cp",
     "decompose",
+    "explore",
     "hosvd",
     "load",
     "mpo",

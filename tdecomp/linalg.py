@@ -14,14 +14,19 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from tdecomp._xp import Array, adjoint, namespace, sum_of_squares
+from tdecomp._xp import Array, adjoint, double, namespace, quick_sum_of_squares, to_numpy
 from tdecomp.errors import ArgumentError
 from tdecomp.tensor import gram, unfold
 
 __all__ = [
+    "SETTLED",
     "Svd",
+    "Triplets",
+    "excess",
     "is_cheap",
     "left_basis",
+    "orthonormal",
+    "random_matrix",
     "range_basis",
     "singular_values",
     "svd_auto",
@@ -39,8 +44,10 @@ Svd = Callable[[Array, int], Triplets]
 """``(matrix (out, in), rank) -> u (out, rank), s (rank,), vh (rank, in)``."""
 
 _EXACT_FLOPS = 2e9  # svd_auto: about 0.1 s in float64 on two cores
-_SETTLED = 1e-4  # svd_auto: relative change of the captured energy that ends the power steps
+SETTLED = 1e-3  # of the energy left out: what is not worth another power step
+_ROUNDING = 1e-7  # of the captured energy: changes that float32 cannot tell
 _POWER_STEPS = 8  # svd_auto: at most
+_CONDITION = 1e-10  # of a float64 Gram matrix: what keeps 1e-6 of its inverse root
 
 
 def left_basis(x: Array, mode: int) -> tuple[Array, Array]:
@@ -186,7 +193,7 @@ def svd_randomized(
     n_power_iter: int = 1,
     random_state: int | np.random.Generator | None = None,
 ) -> Triplets:
-    """Truncated SVD of a Gaussian sketch with power steps.
+    """Truncated SVD of a random sketch with power steps.
 
     ``Q = orth(X Ω)``, then ``n_power_iter`` times ``Q = orth(X orth(Xᴴ Q))``, then the SVD of
     ``Qᴴ X``.
@@ -242,10 +249,10 @@ def svd_settled(
     n_oversamples: int = 10,
     random_state: int | np.random.Generator | None = None,
 ) -> Triplets:
-    """Truncated SVD of a Gaussian sketch, with power steps until the captured energy settles.
+    """Truncated SVD of a random sketch, with power steps until the captured energy settles.
 
-    As `svd_randomized`, with power steps added until the energy ``Σ s²`` of the leading `rank`
-    changes by less than 1e-4 of itself, eight at most. Parameters and result as there.
+    As `svd_randomized`, with power steps, eight at most, until the last one saved less than 1e-3 of
+    the energy left out or another is expected to (`excess`). Parameters and result as there.
 
     >>> import numpy as np
     >>> svd_settled(np.diag([3.0, 2.0, 1.0]), 2)[1].round(12).tolist()
@@ -255,16 +262,51 @@ def svd_settled(
     if rank == 0:
         return _nothing(x)
     width = min(rank + n_oversamples, *x.shape)
+    energy, before = quick_sum_of_squares(x), -math.inf
     steps = _power_steps(x, width, np.random.default_rng(random_state or 0))
     q, b = next(steps)
-    captured = _leading_energy(b, rank)
-    for _ in range(_POWER_STEPS):
-        q, b = next(steps)
-        before, captured = captured, _leading_energy(b, rank)
-        if captured - before <= _SETTLED * captured:
+    for step in range(_POWER_STEPS):
+        values = to_numpy(singular_values(b)).astype(np.float64)
+        captured = float(np.sum(values[:rank] ** 2))
+        lost = max(0.0, energy - captured)
+        won, before = captured - before, captured
+        if won <= max(SETTLED * lost, _ROUNDING * captured):
             break
+        outside = max(0.0, energy - float(np.sum(values**2)))
+        if step and excess(values, rank, outside, 2 * step + 1) <= SETTLED:
+            break
+        q, b = next(steps)
     u, s, vh = _from_basis(q, b)
     return u[:, :rank], s[:rank], vh[:rank, :]
+
+
+def excess(s: np.ndarray, rank: int, outside: float, power: int) -> float:
+    """Energy that a sketched subspace is expected to miss, per energy that the best one leaves out.
+
+    ``Σ_j σ_j² Σ_i (σ_i / σ_j)^(2 power) / (width - rank - 1)`` over the directions ``j`` kept and
+    those ``i`` that are not, with those outside the sketch as strong as its weakest one: theorem
+    10.5 of [halko2011] for the singular values to that power, direction by direction.
+
+    Parameters
+    ----------
+    s : ``(width,)``
+        Singular values that the sketch sees.
+    rank
+        How many of them are kept.
+    outside
+        Energy outside the sketch.
+    power
+        1 for a plain sketch, 2 more for each power step.
+    """
+    kept, rest, weakest = s[:rank], s[rank:], float(s[-1])
+    kept = kept[kept > 0]
+    lost = float(np.sum(rest**2)) + outside
+    if lost == 0 or len(kept) == 0:
+        return 0.0
+    weaker = np.append(rest, weakest)
+    counts = np.append(np.ones(len(rest)), outside / weakest**2 if weakest > 0 else 0.0)
+    missed = kept[:, None] ** 2 * (weaker[None, :] / kept[:, None]) ** (2 * power) @ counts
+    return float(np.sum(missed)) / (max(1, len(rest) - 1) * lost)
 
 
 def svd_auto(
@@ -296,6 +338,51 @@ def is_cheap(shape: tuple[int, ...], width: int) -> bool:
     """
     short, long = min(shape), max(shape)
     return 4 * width > short or long * short**2 + 10 * short**3 <= _EXACT_FLOPS
+
+
+def orthonormal(y: Array) -> Array:
+    """Orthonormal basis of the columns of a tall matrix, ``(n, k)``, at the speed of products.
+
+    Twice ``Y (Yᴴ Y)^(-1/2)`` in float64, in the manner of Cholesky QR ([yamamoto2015]); Householder
+    QR where the columns depend on each other too much (a condition number above 1e5) or are hardly
+    fewer than the rows.
+
+    >>> import numpy as np
+    >>> q = orthonormal(np.arange(24.0).reshape(12, 2))
+    >>> bool(abs(q.T @ q - np.eye(2)).max() < 1e-14)
+    True
+    """
+    xp = namespace(y)
+    if y.shape[0] < 4 * y.shape[1]:
+        return xp.linalg.qr(y, mode="reduced")[0]
+    wide = double(y)  # in float32 the products would let strong directions leak out of the span
+    for _ in range(2):
+        products = adjoint(wide) @ wide  # (k, k)
+        norms = xp.sqrt(_real(xp.linalg.diagonal(products)))
+        if not 0 < float(xp.min(norms)) <= float(xp.max(norms)) < math.inf:
+            return xp.linalg.qr(y, mode="reduced")[0]
+        values, vectors = xp.linalg.eigh(products / norms[:, None] / norms[None, :])
+        if not float(values[0]) > _CONDITION * float(values[-1]):
+            return xp.linalg.qr(y, mode="reduced")[0]
+        root = vectors / xp.sqrt(values)[None, :] @ adjoint(vectors) / norms[:, None]
+        wide = wide @ root
+    return xp.astype(wide, y.dtype)
+
+
+def random_matrix(rng: np.random.Generator, shape: tuple[int, int], like: Array) -> Array:
+    """Random matrix to sketch with, in the library, dtype and device of `like`.
+
+    Independent ±1, which cost a bit each to draw and do what Gaussian numbers do; those for small
+    matrices, where signs could well be singular.
+    """
+    if max(shape) < 64:
+        drawn = rng.standard_normal(shape)
+    else:
+        numbers = math.prod(shape)
+        drawn = np.frombuffer(rng.bytes(-(-numbers // 8)), dtype=np.uint8)
+        drawn = 2 * np.unpackbits(drawn, count=numbers).astype(np.int8).reshape(shape) - 1
+        drawn = drawn.astype(np.float32)
+    return namespace(like).asarray(drawn, dtype=like.dtype, device=like.device)
 
 
 def range_basis(
@@ -375,7 +462,7 @@ def svd_to_error(
     u, s, vh = _from_basis(q, adjoint(q) @ x)
     values = np.array([float(v) for v in s])
     tails = np.append(np.cumsum(values[::-1] ** 2)[::-1], 0.0)
-    rank = int(np.argmax(tails <= max(0.0, error**2 * _energy(x) - left)))
+    rank = int(np.argmax(tails <= max(0.0, error**2 * quick_sum_of_squares(x) - left)))
     return u[:, :rank], s[:rank], vh[:rank, :]
 
 
@@ -397,7 +484,7 @@ def _range(
         )
     rng = np.random.default_rng(random_state or 0)
     basis, rest = x[:, :0], x
-    left = _energy(x)
+    left = quick_sum_of_squares(x)
     allowed = error**2 * left
     while left > allowed and basis.shape[1] < min(x.shape):
         steps = _power_steps(rest, min(block, min(x.shape) - basis.shape[1]), rng)
@@ -408,38 +495,30 @@ def _range(
         new = xp.linalg.qr(new, mode="reduced")[0]
         rest = rest - new @ (adjoint(new) @ rest)
         basis = xp.concat([basis, new], axis=1)
-        left = _energy(rest)
+        left = quick_sum_of_squares(rest)
     return basis, left
 
 
 def _power_steps(x: Array, width: int, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
     """Bases ``Q (out, width)`` with ``Qᴴ X``, after 0, 1, 2, ... power steps."""
-    xp = namespace(x)
-    test = rng.standard_normal((x.shape[1], width))
-    y = x @ xp.asarray(test, dtype=x.dtype, device=x.device)  # (out, width)
+    y = x @ random_matrix(rng, (x.shape[1], width), x)  # (out, width)
     while True:
-        q = xp.linalg.qr(y, mode="reduced")[0]
+        q = orthonormal(y)
         b = adjoint(q) @ x  # (width, in)
         yield q, b
-        y = x @ xp.linalg.qr(adjoint(b), mode="reduced")[0]
+        y = x @ orthonormal(adjoint(b))
 
 
 def _from_basis(q: Array, b: Array) -> Triplets:
     """Triplets of ``q b`` for an orthonormal ``q (out, k)`` and ``b (k, in)``."""
-    u, s, vh = _svd(namespace(b), b)
-    return q @ u, s, vh
-
-
-def _leading_energy(b: Array, rank: int) -> float:
     xp = namespace(b)
-    return float(xp.sum(xp.flip(xp.linalg.eigvalsh(gram(b, 0)))[:rank]))
-
-
-def _energy(x: Array) -> float:
-    xp = namespace(x)
-    if xp.isdtype(x.dtype, "complex floating"):
-        return sum_of_squares(xp.real(x)) + sum_of_squares(xp.imag(x))
-    return sum_of_squares(x)
+    if b.shape[1] < 4 * b.shape[0]:
+        u, s, vh = _svd(xp, b)
+        return q @ u, s, vh
+    p = orthonormal(adjoint(b))  # (in, k)
+    u, s, vh = _svd(xp, double(b @ p))
+    u, vh = xp.astype(u, b.dtype), xp.astype(vh, b.dtype)
+    return q @ u, xp.astype(s, _real(b[:1, 0]).dtype), vh @ adjoint(p)
 
 
 def _flipped(triplets: Triplets) -> Triplets:
@@ -450,9 +529,7 @@ def _flipped(triplets: Triplets) -> Triplets:
 
 def _nothing(x: Array) -> Triplets:
     """Rank 0."""
-    xp = namespace(x)
-    s = xp.real(x[:1, 0]) if xp.isdtype(x.dtype, "complex floating") else x[:1, 0]
-    return x[:, :0], s[:0], x[:0, :]
+    return x[:, :0], _real(x[:1, 0])[:0], x[:0, :]
 
 
 def _check_rank(x: Array, rank: int) -> None:
@@ -470,6 +547,11 @@ def _reduce(xp, matrix: Array) -> Array:
     if matrix.shape[1] <= matrix.shape[0]:
         return matrix
     return adjoint(xp.linalg.qr(adjoint(matrix), mode="reduced")[1])
+
+
+def _real(x: Array) -> Array:
+    xp = namespace(x)
+    return xp.real(x) if xp.isdtype(x.dtype, "complex floating") else x
 
 
 def _is_double(x: Array) -> bool:

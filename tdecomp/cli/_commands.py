@@ -10,8 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from tdecomp import __version__
-from tdecomp.cli import _job, _report
-from tdecomp.cli._parse import DTYPES, parse_budget, parse_dtype, parse_rank, parse_share
+from tdecomp.cli import _explored, _job, _report
+from tdecomp.cli._parse import (
+    DTYPES,
+    parse_budget,
+    parse_dtype,
+    parse_formats,
+    parse_modes,
+    parse_rank,
+    parse_share,
+)
 from tdecomp.cli._screen import Screen
 from tdecomp.errors import ArgumentError
 from tdecomp.files.factors import load_factors
@@ -55,6 +63,7 @@ Share = Annotated[
         "slice per head, `site` for one flat mode, `none` for every matrix alone."
     ),
 ]
+_BY_MODES = ("tucker", "tucker2")
 LoraRank = Annotated[
     int, typer.Option(min=1, help="Widest LoRA pair; wider ones are truncated by SVD.")
 ]
@@ -121,6 +130,13 @@ def decompose(
     tuned: Tuned,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.", show_default=False)],
     method: Annotated[str, typer.Option(help=f"One of {', '.join(_job.METHODS)}.")] = "svd",
+    modes: Annotated[
+        str | None,
+        typer.Option(
+            help="Modes that tucker (any) or tucker2 (two) compresses: `in` for one basis of the "
+            "inputs alone, by default all, and `out,in`."
+        ),
+    ] = None,
     rank: Annotated[
         str | None, typer.Option(help="`16`, or per compressed mode `64,32`, or `layer=4,out=64`.")
     ] = None,
@@ -151,6 +167,8 @@ def decompose(
     """Factorise TUNED - BASE, by exactly one of --rank, --error and --budget."""
     if method not in _job.METHODS:
         raise ArgumentError(f"--method {method!r}: choose {', '.join(_job.METHODS)}")
+    if modes is not None and method not in _BY_MODES:
+        raise ArgumentError(f"--modes goes with --method {' or '.join(_BY_MODES)}, not {method}")
     code = parse_dtype(dtype) or "F32"
     given = [
         n for n, v in (("--rank", rank), ("--error", error), ("--budget", budget)) if v is not None
@@ -172,6 +190,7 @@ def decompose(
         tuned,
         out,
         method=method,
+        modes=parse_modes(modes),
         target=target,
         selection=_selection(targets, exclude, layers, pattern, share),
         dtype=code,
@@ -185,6 +204,61 @@ def decompose(
     if "lora" in report:
         _print_lines(_report.lora_lines(report["lora"], str(out / "lora")), screen)
     screen.out.print(f"Written to {out}.", highlight=False)
+    _print_json(report, as_json)
+
+
+@app.command()
+def explore(
+    base: Base,
+    tuned: Tuned,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Numbers to store, `60k`, or bytes in float32, `2MB`; can be repeated. By default "
+            "1/256 to 1/16 of the delta."
+        ),
+    ] = None,
+    formats: Annotated[
+        str | None,
+        typer.Option(help=f"Some of {', '.join(_job.FORMATS)}; by default all but cp."),
+    ] = None,
+    targets: Targets = None,
+    exclude: Exclude = None,
+    layers: Layers = None,
+    pattern: Pattern = None,
+    share: Share = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="JSON file to write the report to.")
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Compare formats for TUNED - BASE: error against stored numbers, from a few reads."""
+    screen = Screen(quiet, as_json)
+    chosen = {
+        "targets": targets,
+        "exclude": exclude,
+        "layers": layers,
+        "pattern": pattern,
+        "share": share,
+    }
+    report = _job.explore(
+        base,
+        tuned,
+        budgets=[parse_budget(text, "F32") for text in budget] if budget else None,
+        formats=parse_formats(formats, _job.FORMATS),
+        selection=_selection(targets, exclude, layers, pattern, share),
+        out=out,
+        overwrite=overwrite,
+        screen=screen,
+        command=lambda words: _explored.command(str(base), str(tuned), chosen, words),
+    )
+    screen.out.print(_explored.explore_table(report))
+    _print_lines(_explored.drawing(report), screen)
+    _print_lines(_explored.explore_lines(report), screen)
+    if out is not None:
+        screen.out.print(f"Written to {out}.", highlight=False)
     _print_json(report, as_json)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import numpy as np
 
 import tdecomp as td
 from tdecomp.adapters import lora_modules
+from tdecomp.cli._explored import explore_report
 from tdecomp.cli._report import fit_report, lora_report, verify_report
 from tdecomp.cli._screen import Screen
 from tdecomp.decomposition import measure
 from tdecomp.errors import FileError
 from tdecomp.files import safetensors
-from tdecomp.files.atomic import output_folder
+from tdecomp.files.atomic import output_file, output_folder
 from tdecomp.files.checkpoint import Checkpoint, fingerprint, open_checkpoint, pair, write_model
 from tdecomp.files.delta import Delta, open_delta, stacks_of, survey_model, updates
 from tdecomp.files.factors import (
@@ -31,21 +33,26 @@ from tdecomp.files.peft_lora import VLLM_RANKS, write_lora
 from tdecomp.stack import Survey, Targets, group_sites
 
 __all__ = [
+    "FORMATS",
     "METHODS",
     "LoraOptions",
     "Selection",
     "apply",
     "decompose",
+    "explore",
     "export",
     "inspect",
     "verify",
 ]
 
-METHODS: Mapping[str, Callable[..., td.Fit]] = {
+METHODS: dict[str, Callable[..., td.Fit]] = {
     "svd": td.svd,
     "tucker2": td.tucker2,
     "tucker": td.tucker,
+    "tensor_train": td.tensor_train,
 }
+FORMATS = METHODS | {"cp": td.cp}
+"""What `explore` compares; a factors file is made by `METHODS` only."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,7 @@ def decompose(
     out: Path,
     *,
     method: str,
+    modes: tuple[str | int, ...] | None = None,
     target: Mapping[str, Any],
     selection: Selection,
     dtype: str,
@@ -101,7 +109,8 @@ def decompose(
     """Decompose tuned - base into the folder `out`; returns the report written there."""
     with output_folder(out, overwrite=overwrite, inputs=[base, tuned]) as folder:
         delta = open_delta(base, tuned, **selection.find, share=selection.share)
-        fits = _fit(delta, METHODS[method], target, dtype, screen)
+        options = {} if modes is None else {"modes": modes}
+        fits = _fit(delta, METHODS[method], {**target, **options}, dtype, screen)
         with screen.progress("what is not covered", _numbers(delta), "numbers") as tick:
             uncovered, rounding = delta.uncovered(tick), delta.rounding_floor(tick)
         sources = {
@@ -117,7 +126,7 @@ def decompose(
             tuple(fit.energy for fit in fits),
             delta.shapes,
             sources,
-            {**target, **selection.find, "share": selection.share},
+            {**target, **options, **selection.find, "share": selection.share},
         )
         save_factors(folder / FACTORS, factors)
         report = fit_report(factors, delta.survey, uncovered, rounding)
@@ -125,6 +134,41 @@ def decompose(
             (folder / "lora").mkdir()
             report["lora"] = _write_lora(folder / "lora", factors, lora)
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def explore(
+    base: Path,
+    tuned: Path,
+    *,
+    budgets: Sequence[int] | None,
+    formats: Sequence[str] | None,
+    selection: Selection,
+    out: Path | None,
+    overwrite: bool,
+    screen: Screen,
+    command: Callable[[Sequence[str]], str],
+) -> dict[str, Any]:
+    """Compare formats for tuned - base; returns the report, written to `out` too if given.
+
+    `command` makes the whole command of the options of one candidate.
+    """
+    with ExitStack() as stack:
+        file = None
+        if out is not None:
+            places = [base, tuned]
+            file = stack.enter_context(output_file(out, overwrite=overwrite, inputs=places))
+        delta = open_delta(base, tuned, **selection.find, share=selection.share)
+        with _progress(delta, "exploring", screen) as progress:
+            found = td.explore(
+                delta.stacks,
+                budgets,
+                formats=None if formats is None else [FORMATS[name] for name in formats],
+                progress=progress,
+            )
+        report = explore_report(found, delta.survey, delta.groups, tuple(METHODS), command)
+        if file is not None:
+            file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 
 
@@ -179,15 +223,7 @@ def _fit(
     dtype: str,
     screen: Screen,
 ) -> td.Fits:
-    numbers = sum(int(np.prod(group.shape)) for group in delta.groups)
-    with screen.progress("decomposing", numbers, "numbers") as tick:
-        done = 0
-
-        def progress(fraction: float) -> None:
-            nonlocal done
-            tick(int(fraction * numbers) - done)
-            done = int(fraction * numbers)
-
+    with _progress(delta, "decomposing", screen) as progress:
         return td.decompose(
             delta.stacks,
             method,
@@ -195,6 +231,21 @@ def _fit(
             rounding=lambda array: safetensors.rounded(array, dtype),
             progress=progress,
         )
+
+
+@contextmanager
+def _progress(delta: Delta, what: str, screen: Screen) -> Iterator[Callable[[float], None]]:
+    """A bar over the numbers of the delta, moved by the fraction that is done."""
+    numbers = sum(int(np.prod(group.shape)) for group in delta.groups)
+    with screen.progress(what, numbers, "numbers") as tick:
+        done = 0
+
+        def progress(fraction: float) -> None:
+            nonlocal done
+            tick(int(fraction * numbers) - done)
+            done = int(fraction * numbers)
+
+        yield progress
 
 
 def _write_lora(folder: Path, factors: Factors, options: LoraOptions) -> dict[str, Any]:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from tdecomp.errors import ArgumentError
 
-__all__ = ["DTYPES", "parse_budget", "parse_dtype", "parse_rank", "parse_share"]
+__all__ = [
+    "DTYPES",
+    "parse_budget",
+    "parse_dtype",
+    "parse_formats",
+    "parse_modes",
+    "parse_rank",
+    "parse_share",
+]
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """Storage dtypes by the name torch users know, and their safetensors codes."""
@@ -50,6 +59,31 @@ def parse_rank(text: str) -> int | tuple[int, ...] | dict[str, int]:
     if len(set(modes)) < len(modes):
         raise ArgumentError(f"--rank {text!r} names a mode twice")
     return dict(zip(modes, ranks, strict=True))
+
+
+def parse_modes(text: str | None) -> tuple[str | int, ...] | None:
+    """Modes to compress, names or positions: ``in``, ``out,in``, ``-1``.
+
+    >>> parse_modes("out, in"), parse_modes("-1")
+    (('out', 'in'), (-1,))
+    """
+    if text is None:
+        return None
+    words = tuple(word.strip() for word in text.split(","))
+    if "" in words:
+        raise ArgumentError(f"--modes {text!r}: write in, or out,in, or positions such as -1")
+    return tuple(int(w) if re.fullmatch(r"-?\d{1,9}", w) else w for w in words)
+
+
+def parse_formats(text: str | None, known: Collection[str]) -> tuple[str, ...] | None:
+    """Some of the known formats: ``svd,tucker2``."""
+    if text is None:
+        return None
+    words = tuple(word.strip() for word in text.split(","))
+    for word in words:
+        if word not in known:
+            raise ArgumentError(f"--formats {text!r}: choose some of {', '.join(known)}")
+    return words
 
 
 def parse_share(text: str | None) -> tuple[str, ...] | None:

@@ -2,6 +2,8 @@
 
 from tdecomp.decomposition._als.als import als as als
 from tdecomp.decomposition._cp.cp import cp as cp
+from tdecomp.decomposition._explore.explore import Exploration as Exploration
+from tdecomp.decomposition._explore.explore import explore as explore
 from tdecomp.decomposition._fit import Fit as Fit
 from tdecomp.decomposition._fit import Fits as Fits
 from tdecomp.decomposition._fit import Trace as Trace
@@ -19,6 +21,7 @@ from tdecomp.decomposition._tucker.tucker import tucker as tucker
 from tdecomp.decomposition._tucker.tucker2 import tucker2 as tucker2
 
 __all__ = [
+    "Exploration",
     "Fit",
     "Fits",
     "Spectra",
@@ -26,6 +29,7 @@ __all__ = [
     "als",
     "cp",
     "decompose",
+    "explore",
     "hosvd",
     "measure",
     "mpo",

@@ -102,6 +102,8 @@ class Fit:
     svd
         Which singular value decompositions were used: ``"exact"``, or names of functions of
         `tdecomp.linalg`.
+    passes
+        Reads of the data, the last one for the error.
     """
 
     tensor: Format
@@ -113,6 +115,7 @@ class Fit:
     error_method: str = "residual"
     error_plain: float | None = None
     svd: str = "exact"
+    passes: int = 2
 
     @property
     def n_params(self) -> int:
@@ -215,7 +218,7 @@ def dense(x: Array | Stack) -> Array:
 def slices(x: Array | Stack) -> Iterator[Array]:
     """The matrices of `x`, one at a time, in C order over the site modes."""
     if isinstance(x, Stack):
-        yield from (dense(x.slice(i)) for i in range(x.n_sites))
+        yield from map(dense, x.slices())
     else:
         xp = namespace(x)
         matrices = xp.reshape(x, (-1, *x.shape[-2:]))
@@ -225,7 +228,7 @@ def slices(x: Array | Stack) -> Iterator[Array]:
 def raw_slices(x: Array | Stack) -> Iterator[Array]:
     """`slices` that nobody has looked at: NaN and Inf show only in what is computed from them."""
     if isinstance(x, Stack):
-        yield from (detached(working(x.slice(i))) for i in range(x.n_sites))
+        yield from (detached(working(matrix)) for matrix in x.slices())
     else:
         xp = namespace(x)
         matrices = detached(xp.reshape(x, (-1, *x.shape[-2:])))
@@ -260,6 +263,7 @@ def make_fit(
     seen: tuple[Array, Frame] | None = None,
     in_metric: bool = False,
     svd: str = "exact",
+    passes: int = 2,
 ) -> Fit:
     """Round the arrays as they will be stored, then measure what is left of `x`.
 
@@ -274,7 +278,7 @@ def make_fit(
         if isinstance(x, Format):
             raise ArgumentError("rounding needs an array or a stack: cast the arrays of a format")
         tensor = tensor.with_arrays({name: rounding(a) for name, a in tensor.arrays.items()})
-    kept = {"spectra": spectra, "trace": trace, "svd": svd}
+    kept = {"spectra": spectra, "trace": trace, "svd": svd, "passes": passes}
     if isinstance(x, Format):
         assert seen is not None
         array, frame = seen
@@ -319,7 +323,8 @@ def residual_of_pair(matrix: Array, left: Array, right: Array) -> tuple[float, f
     """``‖M − L R‖²`` and ``‖M‖²``, as `measure` forms them, a few rows at a time."""
     residual = energy = 0.0
     step = max(1, _ROWS // matrix.shape[1])
-    tiles = [slice(i, i + step) for i in range(0, matrix.shape[0], step)]
+    n = matrix.shape[0]
+    tiles = [slice(i, min(i + step, n)) for i in range(0, n, step)]
     for rows in tiles:
         tile = matrix[rows, :]
         energy += quick_sum_of_squares(tile)

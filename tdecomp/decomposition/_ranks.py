@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from numbers import Real
 
@@ -104,6 +104,15 @@ class Frontier:
     params: np.ndarray
     lost: np.ndarray
     ranks: np.ndarray
+
+    def plus(self, outside: float) -> Frontier:
+        """With a squared error that is lost at any rank."""
+        return replace(self, lost=self.lost + outside)
+
+    def up_to(self, rank: int) -> Frontier:
+        """Without ranks above a limit."""
+        keep = np.all(self.ranks <= rank, axis=1)
+        return Frontier(self.params[keep], self.lost[keep], self.ranks[keep])
 
     def cheapest(self, lost: float) -> int:
         """Position of the least storage whose squared error is at most `lost`."""

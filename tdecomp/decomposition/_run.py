@@ -37,12 +37,28 @@ _TRIES = 3  # times an error target is tightened because rounding or a cast push
 
 @dataclass(frozen=True)
 class Analysis:
-    """Frontiers of one input, the error its precision can reach, and what its fit can reuse."""
+    """Frontiers of one input, the error its precision can reach, and what its fit can reuse.
+
+    Attributes
+    ----------
+    state, state_size
+        What the fit can reuse, and how many numbers that holds.
+    limits, wider
+        Where the frontiers come from a sketch: the largest ranks it can tell anything about, and a
+        wider look at the input, for when one of them is chosen.
+    """
 
     frontiers: list[Frontier]
     floor: float
     state: Any = None
     state_size: int = 0
+    limits: tuple[int, ...] = ()
+    wider: Callable[[Progress], Analysis] | None = None
+
+    def is_at_limit(self, positions: Sequence[int]) -> bool:
+        """Whether one of the positions on the frontiers has a rank at its limit."""
+        pairs = zip(self.frontiers, positions, strict=True)
+        return self.wider is not None and any((f.ranks[i] >= self.limits).any() for f, i in pairs)
 
 
 @dataclass(frozen=True)
@@ -128,7 +144,9 @@ def _run(method: Method, xs: Sequence[Any], target: Target, progress: Progress) 
     def fit(choices: list[list[tuple[int, ...]]], states: Sequence[Any], over: Progress) -> Fits:
         return Fits(tuple(each(lambda i, p: method.fit(xs[i], choices[i], states[i], p), over)))
 
-    def spend(choices: list[list[tuple[int, ...]]], shares: list[Share]) -> Fits:
+    def spend(
+        analyses: list[Analysis], choices: list[list[tuple[int, ...]]], shares: list[Share]
+    ) -> Fits:
         states, over, by = [a.state for a in analyses], part(progress, 0.5, 1), method.spend
         if by is None:
             return fit(choices, states, over)
@@ -138,28 +156,26 @@ def _run(method: Method, xs: Sequence[Any], target: Target, progress: Progress) 
     if target.rank is not None:
         return fit([method.ranks(x, target) for x in xs], [None] * len(xs), progress)
 
-    room, analyses = max(math.prod(x.shape) for x in xs), []
+    room = max(math.prod(x.shape) for x in xs)
 
-    def analyse(i: int, over: Progress) -> None:
+    def analyse(i: int, over: Progress) -> Analysis:
         nonlocal room
         analysis = method.analyse(xs[i], over)
         room -= analysis.state_size
-        analyses.append(analysis if room >= 0 else replace(analysis, state=None))
+        return analysis if room >= 0 else replace(analysis, state=None)
 
-    each(analyse, part(progress, 0, 0.5))
-    return _meet(target, analyses, spend)
+    return _meet(target, each(analyse, part(progress, 0, 0.5)), spend)
 
 
 def _meet(
     target: Target,
     analyses: list[Analysis],
-    fit: Callable[[list[list[tuple[int, ...]]], list[Share]], Fits],
+    fit: Callable[[list[Analysis], list[list[tuple[int, ...]]], list[Share]], Fits],
 ) -> Fits:
-    frontiers = [f for a in analyses for f in a.frontiers]
     if target.budget is not None:
-        chosen = allocate(frontiers, budget=target.budget)
+        analyses, chosen = _allocated(analyses, budget=target.budget)
         shares = [Share(params=int(n)) for n in _shares(analyses, chosen, "params", target.budget)]
-        return fit(_choices(analyses, chosen), shares)
+        return fit(analyses, _choices(analyses, chosen), shares)
 
     assert target.error is not None
     floor = max(a.floor for a in analyses)
@@ -167,13 +183,14 @@ def _meet(
         raise ArgumentError(
             f"error={target.error:g} is below {floor:g}, what this precision can reach"
         )
-    energy = math.fsum(float(f.lost[0]) for f in frontiers)
+    firsts = [float(f.lost[0]) for a in analyses for f in a.frontiers]
+    energy = math.fsum(firsts)
     wanted, fits = target.error, None
     for _ in range(_TRIES):
-        lost = energy * wanted**2 * (1 - tol("float64", len(frontiers)))
-        chosen = allocate(frontiers, lost=lost)
+        lost = energy * wanted**2 * (1 - tol("float64", len(firsts)))
+        analyses, chosen = _allocated(analyses, lost=lost)
         shares = [Share(lost=n) for n in _shares(analyses, chosen, "lost", lost)]
-        fits = fit(_choices(analyses, chosen), shares)
+        fits = fit(analyses, _choices(analyses, chosen), shares)
         if fits.error <= target.error:
             return fits
         wanted *= 0.98 * target.error / fits.error
@@ -182,6 +199,23 @@ def _meet(
         f"error={target.error:g} cannot be met: the factors as stored reach {fits.error:.3g}; "
         "store them in a wider dtype or ask for a larger error"
     )
+
+
+def _allocated(analyses: list[Analysis], **target: Any) -> tuple[list[Analysis], list[int]]:
+    """Positions on all frontiers; inputs are looked at again where a sketch was too narrow."""
+    analyses = list(analyses)
+    while True:
+        chosen = allocate([f for a in analyses for f in a.frontiers], **target)
+        at, narrow = iter(chosen), []
+        for i, analysis in enumerate(analyses):
+            if analysis.is_at_limit([next(at) for _ in analysis.frontiers]):
+                narrow.append(i)
+        if not narrow:
+            return analyses, chosen
+        for i in narrow:
+            wider = analyses[i].wider
+            assert wider is not None
+            analyses[i] = wider(silent)
 
 
 def _choices(analyses: list[Analysis], positions: list[int]) -> list[list[tuple[int, ...]]]:

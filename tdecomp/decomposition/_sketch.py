@@ -1,45 +1,77 @@
-"""Coordinates of the two long modes of a stack, from a few passes of skinny products over it.
+"""Coordinates of the long modes of a stack, from a few passes of skinny products over its slices.
 
-One slice is in memory at a time. With ``k = rank + 10`` columns a pass costs ``2 k · numbers``
-flops, and everything after it is small.
+Slices are visited one at a time, in any order, anywhere. With ``k = rank + 10`` columns a pass
+costs ``2 k · numbers`` flops, and everything after it is small.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
-from tdecomp._xp import Array, adjoint, namespace, quick_sum_of_squares, sum_of_squares
+from tdecomp._xp import Array, adjoint, namespace, quick_sum_of_squares, sum_of_squares, to_numpy
 from tdecomp.decomposition._fit import Input, raw_slices
 from tdecomp.decomposition._frame import Frame
-from tdecomp.errors import DataError
-from tdecomp.linalg import is_cheap, left_basis, svd_randomized
+from tdecomp.errors import ArgumentError, DataError
+from tdecomp.linalg import (
+    SETTLED,
+    excess,
+    is_cheap,
+    left_basis,
+    orthonormal,
+    random_matrix,
+    singular_values,
+    svd_randomized,
+    truncated_svd,
+)
+from tdecomp.tensor import unfold
 
-__all__ = ["is_worth_sketching", "sketched_core"]
+__all__ = [
+    "OVERSAMPLES",
+    "Ranks",
+    "Seen",
+    "Stream",
+    "is_worth_sketching",
+    "sketched_core",
+    "streamed",
+    "worth_sketching",
+]
 
-_OVERSAMPLES = 10
-_SETTLED = 1e-4  # relative change of the captured energy that ends the passes
-_PASSES = 17  # over the slices, at most
+OVERSAMPLES = 10  # columns beyond the rank
+FIRST_WIDTH = 32  # ranks seen by the first sketch for an error or a budget, doubled as needed
+CLOSE = 1e-5  # share of the energy below which what a sketch leaves out has to be measured
+_ROUNDING = 1e-7  # of the captured energy: changes that float32 cannot tell
+_ROUNDS = 8  # of two passes each, at most
+
+Ranks = tuple[int | None, int | None]
+"""Of ``out`` and ``in``; None: that mode keeps its size and is not shared."""
 
 
-def is_worth_sketching(shape: tuple[int, ...], ranks: tuple[int, int]) -> bool:
+def is_worth_sketching(shape: tuple[int, ...], ranks: Ranks) -> bool:
     """Whether exact bases of both long modes would cost more than a few skinny products."""
+    return worth_sketching(shape, ranks) == ranks
+
+
+def worth_sketching(shape: tuple[int, ...], ranks: Ranks) -> Ranks | None:
+    """The ranks of those long modes whose exact basis would cost more than a few skinny products.
+
+    None if there are none.
+    """
     numbers = math.prod(shape)
-    unfolded = ((n, numbers // n) for n in shape[-2:])
-    return not any(
-        is_cheap(s, rank + _OVERSAMPLES) for s, rank in zip(unfolded, ranks, strict=True)
-    )
+
+    def worth(n: int, rank: int | None) -> int | None:
+        return rank if rank and not is_cheap((n, numbers // n), rank + OVERSAMPLES) else None
+
+    out, inp = (worth(n, rank) for n, rank in zip(shape[-2:], ranks, strict=True))
+    return None if out is None and inp is None else (out, inp)
 
 
-def sketched_core(x: Input, ranks: tuple[int, int], seed: int) -> tuple[Array, Frame, float]:
-    """A stack in coordinates that hold nearly all of what Tucker2 of these ranks can capture.
-
-    ``Q2`` comes from the sketch ``Σ_l Ω_lᵀ X_l`` ([halko2011]). Then by turns ``A_l = X_l Q2``
-    gives ``Q1``, the leading left singular vectors of all ``A_l`` side by side, and
-    ``B_l = Q1ᵀ X_l`` gives ``Q2``, until the captured energy ``Σ‖Q1ᵀ X_l Q2‖²`` changes by less
-    than 1e-4 of itself. Three passes are the least.
+def sketched_core(x: Input, ranks: Ranks, seed: int) -> tuple[Array, Frame, float]:
+    """A stack in coordinates that hold nearly all of what bases of these ranks can capture.
 
     Parameters
     ----------
@@ -48,12 +80,12 @@ def sketched_core(x: Input, ranks: tuple[int, int], seed: int) -> tuple[Array, F
     ranks
         Of ``out`` and ``in``.
     seed
-        Ω is drawn in numpy, a generator for every slice, keyed by the seed and its position.
+        Of the sketch, see `Stream`.
 
     Returns
     -------
     core : ``(..., k1, k2)``
-        ``Q1ᵀ X_l Q2``.
+        `x` in the coordinates.
     frame
         The bases, as lifts of the last two modes.
     energy
@@ -64,52 +96,208 @@ def sketched_core(x: Input, ranks: tuple[int, int], seed: int) -> tuple[Array, F
     DataError
         NaN or Inf, seen in the sketch.
     """
-    k1, k2 = (rank + _OVERSAMPLES for rank in ranks)
-    sketch, energy = _sketch(x, k2, seed)
-    xp = namespace(sketch)
-    q2 = xp.linalg.qr(adjoint(sketch), mode="reduced")[0]  # (in, k2)
-    passes, captured = 1, 0.0
-    while True:
-        a = _side_by_side(m @ q2 for m in raw_slices(x))  # (out, sites k2)
-        q1 = _leading(a, k1)
-        half = sum_of_squares(adjoint(q1) @ a)
-        projected = [adjoint(q1) @ m for m in raw_slices(x)]  # (k1, in) each
-        q2 = _leading(_side_by_side(adjoint(p) for p in projected), k2)
-        core = xp.stack([p @ q2 for p in projected])  # (sites, k1, k2)
-        captured, passes = sum_of_squares(core), passes + 2
-        if captured - half <= _SETTLED * captured or passes >= _PASSES:
-            break
-    n = len(x.shape)
-    core = xp.reshape(core, (*x.shape[:-2], *core.shape[-2:]))
-    lift = {n - 2: q1, n - 1: adjoint(q2).T}
-    return core, Frame(lift, {k: adjoint(q) for k, q in lift.items()}), energy
+    stream = streamed(x, ranks, seed)
+    assert stream.core is not None
+    return stream.core, stream.frame, stream.energy
 
 
-def _sketch(x: Input, width: int, seed: int) -> tuple[Array, float]:
-    """``Σ_l Ω_lᵀ X_l``, ``(width, in)``, and ``‖X‖²``."""
-    total, energy = None, 0.0
-    for site, matrix in enumerate(raw_slices(x)):
-        xp = namespace(matrix)
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(site,)))
-        drawn = rng.standard_normal((width, matrix.shape[0]), dtype=np.float32)
-        part = xp.asarray(drawn, dtype=matrix.dtype, device=matrix.device) @ matrix
-        total = part if total is None else total + part
-        energy += quick_sum_of_squares(matrix)
-    assert total is not None
-    if not math.isfinite(energy) or not bool(
-        namespace(total).all(namespace(total).isfinite(total))
-    ):
+def streamed(x: Input, ranks: Ranks, seed: int) -> Stream:
+    """All passes over the slices of `x`."""
+    stream = Stream(tuple(int(n) for n in x.shape), ranks, seed)
+    while not stream.done:
+        stream = stream.after(stream.visit(enumerate(raw_slices(x))))
+    return stream
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one pass has seen of some slices: states of different slices add up, in any order.
+
+    Attributes
+    ----------
+    products
+        The skinny product of every slice visited.
+    energies
+        ``‖X_l‖²``, in the first pass.
+    """
+
+    products: Mapping[int, Array] = field(default_factory=dict)
+    energies: Mapping[int, float] = field(default_factory=dict)
+
+    def __add__(self, other: Seen) -> Seen:
+        if twice := self.products.keys() & other.products.keys():
+            raise ArgumentError(f"slice {min(twice)} was visited twice in one pass")
+        return Seen({**self.products, **other.products}, {**self.energies, **other.energies})
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Where the passes over the slices of a stack stand.
+
+    The first pass sketches: ``Q2`` spans the rows of ``Σ_l Ω_l X_l`` with random Ω
+    ([halko2011]). Then by turns ``A_l = X_l Q2`` gives ``Q1``, the leading left singular vectors of
+    all ``A_l`` side by side, and ``B_l = Q1ᴴ X_l`` gives ``Q2`` and the core. Where only ``in`` has
+    a rank, all ``A_l`` stand on top of each other, ``Q1`` has rows for every slice and the ``B_l``
+    are summed; where only ``out`` has one, the slices are turned.
+
+    Rounds of two passes end when the last one saved less than 1e-3 of the energy left out, or
+    another is expected to (`tdecomp.linalg.excess`, with the power 2 for each round).
+
+    Examples
+    --------
+    Slices visited in two places, in any order:
+
+    >>> x = np.ones((4, 30, 20)) * np.arange(20.0)
+    >>> stream = Stream(x.shape, (2, 2))
+    >>> while not stream.done:
+    ...     here, there = stream.visit([(3, x[3]), (0, x[0])]), stream.visit([(2, x[2]), (1, x[1])])
+    ...     stream = stream.after(here + there)
+    >>> stream.core.shape, stream.passes
+    ((4, 12, 12), 3)
+    """
+
+    shape: tuple[int, ...]
+    ranks: Ranks
+    seed: int = 0
+    step: Literal["sketch", "left", "right", "done"] = "sketch"
+    left: Array | None = field(default=None, repr=False)
+    right: Array | None = field(default=None, repr=False)
+    core: Array | None = field(default=None, repr=False)
+    energies: tuple[float, ...] = field(default=(), repr=False)
+    captured: float = 0.0
+    passes: int = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether `core` and `frame` are final."""
+        return self.step == "done"
+
+    @property
+    def energy(self) -> float:
+        """``‖X‖²``."""
+        return math.fsum(self.energies)
+
+    @property
+    def outside(self) -> float:
+        """``‖X‖² − ‖core‖²``, to about 1e-7 of ``‖X‖²``."""
+        return max(0.0, self.energy - self.captured)
+
+    @property
+    def frame(self) -> Frame:
+        """Coordinates of `core`, once done."""
+        out, inp = len(self.shape) - 2, len(self.shape) - 1
+        bases = {inp: self.right} if self.ranks[1] is not None else {}
+        if self.ranks[0] is not None:
+            bases[out] = self.right if self._turned else self.left
+        lift = {k: q if k == out else adjoint(q).T for k, q in bases.items()}
+        return Frame(lift, {k: adjoint(q) for k, q in lift.items()})
+
+    def visit(self, slices: Iterable[tuple[int, Array]]) -> Seen:
+        """One pass over some of the slices, given as ``(position in C order, matrix)``."""
+        products, energies = {}, {}
+        for site, matrix in slices:
+            if self.step == "sketch":
+                energies[site] = quick_sum_of_squares(matrix)
+            products[site] = self._product(site, matrix.T if self._turned else matrix)
+        return Seen(products, energies)
+
+    def after(self, seen: Seen) -> Stream:
+        """The stream once every slice has been visited."""
+        if missing := set(range(math.prod(self.shape[:-2]))) - seen.products.keys():
+            raise ArgumentError(f"slice {min(missing)} was not visited in this pass")
+        parts = [seen.products[site] for site in sorted(seen.products)]
+        stream = replace(self, passes=self.passes + 1)
+        if self.step == "sketch":
+            energies = tuple(seen.energies[site] for site in sorted(seen.energies))
+            return replace(stream, step="left", right=_sketched(parts, energies), energies=energies)
+        return stream._after_left(parts) if self.step == "left" else stream._after_right(parts)
+
+    @property
+    def _two_sided(self) -> bool:
+        return None not in self.ranks
+
+    @property
+    def _turned(self) -> bool:
+        return self.ranks[1] is None
+
+    def _width(self, side: int) -> int:
+        return min((self.ranks[side] or 0) + OVERSAMPLES, self.shape[side - 2])
+
+    def _product(self, site: int, matrix: Array) -> Array:
+        if self.step == "left":
+            return matrix @ self.right  # (out, k2)
+        if self.step == "right":
+            assert self.left is not None
+            return adjoint(self.left if self._two_sided else self.left[site, ...]) @ matrix
+        width = self._width(0 if self._turned else 1)
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(site,)))
+        return random_matrix(rng, (width, matrix.shape[0]), matrix) @ matrix
+
+    def _after_left(self, parts: list[Array]) -> Stream:
+        if self._two_sided:
+            left = _leading(_beside(parts), self._width(0))
+        else:
+            xp = namespace(*parts)
+            tall = orthonormal(xp.concat(parts, axis=0))  # (sites out, k2)
+            left = xp.reshape(tall, (len(parts), -1, tall.shape[1]))
+        return replace(self, step="right", left=left)
+
+    def _after_right(self, parts: list[Array]) -> Stream:
+        xp = namespace(*parts)
+        if self._two_sided:
+            right = _leading(_beside([adjoint(p) for p in parts]), self._width(1))
+            core = xp.stack([p @ right for p in parts])  # (sites, k1, k2)
+            sides = [(1, self.ranks[0]), (2, self.ranks[1])]
+        else:
+            total = _sum(parts)  # (k2, in)
+            u, s, vh = truncated_svd(total, min(total.shape))
+            right = adjoint(vh)
+            core = self.left @ (u * s)  # (sites, out, k2)
+            sides = [(2, self.ranks[0 if self._turned else 1])]
+        captured = sum_of_squares(core)
+        spectra = [(to_numpy(singular_values(unfold(core, k))), rank or 0) for k, rank in sides]
+        if self._turned:
+            core = xp.permute_dims(core, (0, 2, 1))
+        core = xp.reshape(core, (*self.shape[:-2], *core.shape[1:]))
+        step = "done" if self._is_settled(captured, spectra) else "left"
+        return replace(self, step=step, right=right, core=core, captured=captured)
+
+    def _is_settled(self, captured: float, spectra: list[tuple[np.ndarray, int]]) -> bool:
+        """Whether another round is not worth its two passes."""
+        rounds = self.passes // 2
+        outside = max(self.energy - captured, 0.0)
+        if rounds >= _ROUNDS or captured == 0:
+            return True
+        won = captured - self.captured
+        if rounds > 1 and won <= max(SETTLED * outside, _ROUNDING * captured):
+            return True
+        return all(excess(s, rank, outside, 2 * rounds) <= SETTLED for s, rank in spectra)
+
+
+def _sketched(parts: list[Array], energies: tuple[float, ...]) -> Array:
+    """Orthonormal basis of the rows of the sum of all sketches."""
+    xp = namespace(*parts)
+    total = _sum(parts)
+    if not math.isfinite(math.fsum(energies)) or not bool(xp.all(xp.isfinite(total))):
         raise DataError("the array to decompose contains NaN or Inf")
-    return total, energy
+    return orthonormal(adjoint(total))
 
 
 def _leading(matrix: Array, width: int) -> Array:
-    """Leading left singular vectors; of a wide matrix by a sketch with two power steps."""
-    if matrix.shape[1] > 4 * (width + _OVERSAMPLES):
-        return svd_randomized(matrix, width, n_oversamples=_OVERSAMPLES, n_power_iter=2)[0]
+    """Leading left singular vectors; of a wide matrix by a sketch with three power steps."""
+    width = min(width, *matrix.shape)
+    if matrix.shape[1] > 2 * (width + OVERSAMPLES):
+        return svd_randomized(matrix, width, n_oversamples=OVERSAMPLES, n_power_iter=3)[0]
     return left_basis(matrix, 0)[0][:, :width]
 
 
-def _side_by_side(parts: Iterable[Array]) -> Array:
-    blocks = list(parts)
-    return namespace(blocks[0]).concat(blocks, axis=1)
+def _beside(parts: list[Array]) -> Array:
+    return namespace(*parts).concat(parts, axis=1)
+
+
+def _sum(parts: list[Array]) -> Array:
+    """In the order of the sites, whoever visited them."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total

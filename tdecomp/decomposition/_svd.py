@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tdecomp._xp import Array, adjoint, namespace, to_numpy
+from tdecomp._xp import Array, adjoint, namespace, quick_sum_of_squares, to_numpy
 from tdecomp.decomposition._fit import (
     Fit,
     Input,
     Rounding,
     check_matrices,
     dense,
-    make_fit,
     measure,
+    raw_slices,
     relative,
     residual_of_pair,
     slices,
@@ -33,10 +33,11 @@ from tdecomp.decomposition._run import (
     run,
     silent,
 )
+from tdecomp.decomposition._sketch import CLOSE, FIRST_WIDTH, OVERSAMPLES
 from tdecomp.decomposition._which import Which
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format, LowRank
-from tdecomp.linalg import Svd, singular_values
+from tdecomp.linalg import Svd, Triplets, is_cheap, singular_values, svd_settled
 from tdecomp.tensor import mode_product
 
 __all__ = ["svd", "svd_method"]
@@ -58,7 +59,8 @@ def svd(
 
     Give exactly one of `rank`, `error` and `budget`. For an error or a budget the singular values
     of all matrices compete: each costs ``out + in + 1`` numbers and returns its square, so a matrix
-    may get any rank, 0 included. That choice is optimal for independent SVDs ([eckart1936]).
+    may get any rank, 0 included. That choice is optimal for independent SVDs ([eckart1936]); where
+    the singular values of large matrices are sketched, to about 1e-3 of the energy left out.
 
     Parameters
     ----------
@@ -76,7 +78,7 @@ def svd(
     svd
         Truncated SVD once the ranks are chosen, for example `linalg.svd_randomized`; None: exact
         where that is cheap, else sketched until the captured energy settles (`linalg.svd_auto`),
-        and exact again where an error would be missed by that.
+        which also finds the singular values that ranks are chosen by.
     metric
         For ``out`` and ``in``, as in `tucker`: the error is that of ``C_out^½ (X − X̂) C_in^½``, for
         which the result is optimal too ([chen2021drone]); ``u`` and ``vh`` are orthonormal in it.
@@ -134,21 +136,35 @@ def svd_method(
         return x.shape[-2:]
 
     def analyse(x: Input, progress: Progress) -> Analysis:
-        spectra, reach = [], 0.0
+        return looked(x, FIRST_WIDTH, progress)
+
+    def looked(x: Input, width: int, progress: Progress) -> Analysis:
+        """Spectra of all matrices, down to `width` where a sketch is worth it."""
+        plain = svd is None and metric is None and not isinstance(x, Format)
+        sketched = plain and not is_cheap(tuple(x.shape[-2:]), width + OVERSAMPLES)
+        cost, frontiers, found, reach = sum(x.shape[-2:]) + 1, [], [], 0.0
         for i, site in enumerate(sites(x)):
-            spectra.append(to_numpy(singular_values(site.matrix)))
+            if sketched:
+                found.append(svd_settled(site.matrix, width))
+                s = to_numpy(found[-1][1])
+                outside = _outside(site.matrix, found[-1])
+                frontiers.append(spectrum_frontier(s, cost).plus(outside))
+            else:
+                frontiers.append(spectrum_frontier(to_numpy(singular_values(site.matrix)), cost))
             reach = max(reach, floor(site.matrix.dtype))
             progress((i + 1) / _n_sites(x))
-        cost = x.shape[-2] + x.shape[-1] + 1
-        return Analysis([spectrum_frontier(s, cost) for s in spectra], reach)
+        if not sketched:
+            return Analysis(frontiers, reach)
+        kept = len(found) * cost * width
+        again = lambda progress: looked(x, 2 * width, progress)
+        return Analysis(frontiers, reach, found, kept, (width,), again)
 
     def ranks(x: Input, target: Target) -> list[tuple[int, ...]]:
         sides = ("rank",), (min(x.shape[-2:]),)
         return [target.ranks_of(*sides)] * _n_sites(x)
 
     def fit(x: Input, choice: list[tuple[int, ...]], state, progress: Progress) -> Fit:
-        del state
-        return fitted(x, choice, Which(svd), progress)
+        return fitted(x, choice, Which(svd), state, progress)
 
     def spend(
         x: Input, choice: list[tuple[int, ...]], share: Share, state, progress: Progress
@@ -156,43 +172,53 @@ def svd_method(
         """Exact where the sketch would lose more than the tails that the ranks were chosen by."""
         found = fit(x, choice, state, progress)
         sketched = svd is None and found.svd != "exact"
-        if not sketched or share.lost is None or float(found.residual.sum()) <= share.lost:
+        if state or not sketched or share.lost is None:
             return found
-        return fitted(x, choice, Which(None, always_exact=True), progress)
+        if float(found.residual.sum()) <= share.lost:
+            return found
+        return fitted(x, choice, Which(None, always_exact=True), None, progress)
 
-    def fitted(x: Input, choice: list[tuple[int, ...]], which: Which, progress: Progress) -> Fit:
-        factors = []
+    def fitted(
+        x: Input,
+        choice: list[tuple[int, ...]],
+        which: Which,
+        state: list[Triplets] | None,
+        progress: Progress,
+    ) -> Fit:
+        """Factors of every matrix and, while it is at hand, what they leave of it."""
+        factors, left = [], []
         for i, ((rank,), site) in enumerate(zip(choice, sites(x), strict=True)):
-            factors.append(site.lifted(*which.triplets(site.matrix, min(rank, *site.matrix.shape))))
+            if state is None:
+                triplets = which.triplets(site.matrix, min(rank, *site.matrix.shape))
+            else:
+                u, s, vh = state[i]
+                triplets = u[:, :rank], s[:rank], vh[:rank, :]
+            factors.append(tuple(cast(x, a) for a in site.lifted(*triplets)))
+            u, s, vh = factors[-1]
+            left.append(residual_of_pair(site.matrix, *site.dropped(u * s, vh)))
             progress((i + 1) / _n_sites(x))
         tensor = _assemble(mode_names(x, names), x.shape[:-2], factors)
-        spectra = {"sites": [to_numpy(s) for _, s, _ in factors]}
-        if isinstance(x, Format) or metric:
-            return measured(x, tensor, spectra, which.names)
-        return make_fit(x, tensor, rounding, spectra, svd=which.names)
-
-    def measured(x: Input, tensor: LowRank, spectra: dict, used: str) -> Fit:
-        """The error in the coordinates of every site."""
-        if rounding is not None:
-            if isinstance(x, Format):
-                raise ArgumentError("rounding needs an array or a stack: cast a format's arrays")
-            tensor = tensor.with_arrays({name: rounding(a) for name, a in tensor.arrays.items()})
-        residual, energy = _left_of(sites(x), tensor)
-        if isinstance(x, Format):
-            how = "coordinates"
-            plain = _left_of(_format_sites(x, lambda *_: Frame()), tensor) if metric else None
-        else:
-            how, plain = "residual", measure(x, tensor)
+        if state is not None:
+            which.used("svd_settled")
+        residual, energy = np.array(left, dtype=np.float64).T
         return Fit(
             tensor,
             _error(residual, energy),
             residual,
             energy,
-            spectra,
-            error_method=how,
-            error_plain=None if plain is None else _error(*plain),
-            svd=used,
+            {"sites": [to_numpy(s) for _, s, _ in factors]},
+            error_method="coordinates" if isinstance(x, Format) else "residual",
+            error_plain=_error(*_measured_plain(x, tensor)) if metric else None,
+            svd=which.names,
+            passes=1 if state is None else 2,
         )
+
+    def cast(x: Input, array: Array) -> Array:
+        if rounding is None:
+            return array
+        if isinstance(x, Format):
+            raise ArgumentError("rounding needs an array or a stack: cast a format's arrays")
+        return rounding(array)
 
     return Method(sizes, analyse, ranks, fit, spend)
 
@@ -215,11 +241,18 @@ class _Site(NamedTuple):
 
 def _array_sites(x: Input, frame_of) -> Iterator[_Site]:
     k, frame = len(x.shape) - 2, None
-    for matrix in slices(x):
+    assert not isinstance(x, Format)
+    cheap = is_cheap(tuple(x.shape[-2:]), 0)
+    for matrix in slices(x) if cheap else map(_finite, raw_slices(x)):
         frame = frame_of(x, matrix) if frame is None else frame
         for mode in frame.drop:
             matrix = mode_product(matrix, frame.drop[mode], mode - k)
         yield _Site(matrix, *(_both(frame, mode) for mode in (k, k + 1)))
+
+
+def _finite(matrix: Array) -> Array:
+    """The matrix, refused in words only if its norm is no number."""
+    return matrix if math.isfinite(quick_sum_of_squares(matrix)) else dense(matrix)
 
 
 def _format_sites(x: Format, frame_of) -> Iterator[_Site]:
@@ -238,6 +271,21 @@ def _format_sites(x: Format, frame_of) -> Iterator[_Site]:
         inner = Frame({k: q, k + 1: p}, {k: adjoint(q), k + 1: adjoint(p)})
         whole = frame.then(inner)
         yield _Site(dense(r @ t.T), *(_both(whole, mode) for mode in (k, k + 1)))
+
+
+def _measured_plain(x: Input, tensor: LowRank) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(x, Format):
+        return _left_of(_format_sites(x, lambda *_: Frame()), tensor)
+    return measure(x, tensor)
+
+
+def _outside(matrix: Array, found: Triplets) -> float:
+    """Squared norm of what a truncated SVD leaves of a matrix."""
+    energy, s = quick_sum_of_squares(matrix), to_numpy(found[1]).astype(np.float64)
+    outside = energy - float(np.sum(s**2))
+    if outside > CLOSE * energy or energy == 0:
+        return max(0.0, outside)
+    return residual_of_pair(matrix, found[0] * found[1], found[2])[0]
 
 
 def _left_of(sites: Iterator[_Site], tensor: LowRank) -> tuple[np.ndarray, np.ndarray]:

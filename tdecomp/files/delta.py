@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from tdecomp._xp import sum_of_squares
+from tdecomp._xp import Array, quick_sum_of_squares
 from tdecomp.errors import SiteError
 from tdecomp.files.checkpoint import Checkpoint, Pair, Update, open_checkpoint, pair
+from tdecomp.files.device import numpy_place, torch_place
 from tdecomp.files.factors import Factors
 from tdecomp.stack import Group, Site, Stack, Survey, Targets, find_sites, group_sites
 
@@ -47,17 +48,27 @@ class Uncovered:
 
 @dataclass(frozen=True)
 class Delta:
-    """Tuned minus base: the stacks to decompose, and what they leave out."""
+    """Tuned minus base: the stacks to decompose, and what they leave out.
+
+    The first reading of a slice also measures its rounding, which `rounding_floor` then need not.
+    """
 
     pair: Pair
     survey: Survey
     groups: tuple[Group, ...]
     left_out: tuple[tuple[str, str], ...]
+    _roundings: dict[Site, float] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
-        """One lazy stack of float32 deltas per group."""
-        return stacks_of(self.pair, self.groups)
+        """One lazy stack of float32 numpy deltas per group, read ahead."""
+        return stacks_of(self.pair, self.groups, roundings=self._roundings)
+
+    def stacks_on(self, device: str) -> tuple[Stack, ...]:
+        """As `stacks`, as torch tensors on a device; see `stacks_of`."""
+        return stacks_of(self.pair, self.groups, device, roundings=self._roundings)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -70,17 +81,22 @@ class Delta:
         measured = {*self.pair.common, *(head for head, _ in self.pair.tied)}
         rows = []
         for tensor, reason in self.left_out:
-            energy = sum_of_squares(self.pair.delta(tensor)) if tensor in measured else 0.0
+            energy = self.pair.energy(tensor) if tensor in measured else 0.0
             rows.append(Uncovered(tensor, reason, energy))
             if tensor in measured:
                 tick(math.prod(self.pair.base.shape(self.pair.base_name(tensor))))
         return rows + self._partly_covered()
 
     def rounding_floor(self, tick: Callable[[int], None] = lambda numbers: None) -> float:
-        """Expected squared error of the covered delta that is only half-precision storage."""
+        """Expected squared error of the covered delta that is only half-precision storage.
+
+        Reads only those sites that no stack has read yet.
+        """
         total = 0.0
         for site in (site for group in self.groups for site in group.sites):
-            total += self.pair.rounding(site.tensor, site.slices)
+            if site not in self._roundings:
+                self._roundings[site] = self.pair.rounding(site.tensor, site.slices)
+            total += self._roundings[site]
             tick(math.prod(site.shape))
         return total
 
@@ -98,7 +114,9 @@ class Delta:
                     delta[site.slices] = 0
                 rows.append(
                     Uncovered(
-                        tensor, f"{rest} of its numbers were not targeted", sum_of_squares(delta)
+                        tensor,
+                        f"{rest} of its numbers were not targeted",
+                        quick_sum_of_squares(delta),
                     )
                 )
         return rows
@@ -155,13 +173,47 @@ def open_delta(
     return Delta(both, survey, groups, (*missing, *_other_tensors(both, survey)))
 
 
-def stacks_of(both: Pair, groups: Sequence[Group]) -> tuple[Stack, ...]:
-    """Lazy stacks of the deltas of the given groups."""
+def stacks_of(
+    both: Pair,
+    groups: Sequence[Group],
+    device: str | None = None,
+    *,
+    roundings: dict[Site, float] | None = None,
+) -> tuple[Stack, ...]:
+    """Lazy stacks of the deltas of the given groups, read ahead by one slice.
 
-    def read(site: Site) -> np.ndarray:
-        return site.view(both.delta(site.tensor, site.slices))
+    Two slices are in memory while one iterates, at times a third; one iteration and the next use
+    the same memory.
 
-    return tuple(Stack(group, read) for group in groups)
+    Parameters
+    ----------
+    both
+        The models.
+    groups
+        Of sites that both have.
+    device
+        ``"cuda"``, ``"cuda:1"``, ``"cpu"``, ...: slices are torch tensors there, copied while the
+        caller computes. By default they are numpy arrays.
+    roundings
+        Takes up `Pair.rounding` of every site that is not in it, when the site is read.
+
+    Raises
+    ------
+    ArgumentError
+        If torch is not installed, or has no such device here.
+    """
+    place = numpy_place() if device is None else torch_place(device)
+
+    def read(site: Site) -> Array:
+        if roundings is None or site in roundings:
+            delta = both.delta(site.tensor, site.slices, empty=place.empty)
+        else:
+            delta, roundings[site] = both.delta_and_rounding(
+                site.tensor, site.slices, empty=place.empty
+            )
+        return site.view(place.put(delta))
+
+    return tuple(Stack(group, read, ahead=True) for group in groups)
 
 
 def updates(factors: Factors) -> Mapping[str, Update]:

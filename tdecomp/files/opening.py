@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import FileError, SiteError
 from . import fp8, safetensors
+from .parts import Part
 from .safetensors import Entry
 
 __all__ = ["INDEX_SUFFIX", "Checkpoint", "fingerprint", "open_checkpoint", "read_json"]
@@ -88,13 +89,22 @@ class Checkpoint:
         ndarray
             A new array; float64 and integers as they are stored.
         """
-        entry = self.entry(name)
+        entry, scale = self.entry(name), self.scales.get(name)
         values = safetensors.load(entry, index)
-        scale = self.scales.get(name)
         if scale is None:
             return values
         blocks = fp8.block_sizes(entry, scale, fp8.configured_block(self.config))
         return fp8.apply_scale(values, safetensors.load(scale), blocks, entry.shape, index)
+
+    def part(self, name: str, index: tuple[slice | int, ...] = ()) -> Part:
+        """Open what `read` reads, to be widened tile by tile.
+
+        fp8 weights with a scale are read whole here: their scales do not lie in tiles.
+        """
+        if name in self.scales:
+            values = np.asarray(self.read(name, index))
+            return Part(values, values.dtype)
+        return safetensors.part(self.entry(name), index)
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:

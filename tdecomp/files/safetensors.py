@@ -7,18 +7,19 @@ ourselves so that numpy can read bfloat16 and fp8, and so that only the part ask
 
 import json
 import math
+import mmap
 import os
 import stat
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
 from ..errors import DataError, FileError
+from .dtypes import DTYPES, FLOATS, FP8, DType
+from .parts import Part
 
 __all__ = [
     "DTYPES",
@@ -30,6 +31,7 @@ __all__ = [
     "Entry",
     "encode",
     "load",
+    "part",
     "raw",
     "read_header",
     "rounded",
@@ -41,7 +43,6 @@ PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 CONVERT = "convert it first, e.g. with model.save_pretrained(folder, safe_serialization=True)"
 _MAX_HEADER = 100_000_000  # bytes, the limit of the reference implementation
 _MAX_MODES = 32  # numpy 1.26 takes no more
-_HIGH = 1 if sys.byteorder == "little" else 0  # which 16-bit half of a float32 holds the exponent
 
 
 @dataclass(frozen=True)
@@ -69,119 +70,6 @@ class Entry:
     def nbytes(self) -> int:
         """Number of stored bytes."""
         return self.stop - self.start
-
-
-# ------------------------------------------------------------------------------------- dtypes
-
-
-def _native(stored: np.ndarray) -> np.ndarray:
-    return stored.astype(stored.dtype.newbyteorder("="), order="C")
-
-
-def _widen_f16(stored: np.ndarray) -> np.ndarray:
-    return stored.astype(np.float32, order="C")
-
-
-def _widen_bf16(stored: np.ndarray) -> np.ndarray:
-    # One strided store into zeros: several times faster than astype(uint32) << 16.
-    out = np.zeros(stored.shape, np.float32)
-    out.reshape(-1).view(np.uint16).reshape((*stored.shape, 2))[..., _HIGH] = stored
-    return out
-
-
-def _widen_bool(stored: np.ndarray) -> np.ndarray:
-    return stored.astype(np.bool_, order="C")  # any non-zero byte is true
-
-
-def _widen_fp8(stored: np.ndarray, *, code: str) -> np.ndarray:
-    return np.asarray(_fp8_values(code)[stored])
-
-
-@cache
-def _fp8_values(code: str) -> np.ndarray:  # (256,) float32
-    """Compute the value of each of the 256 codes from the bit layout (OCP FP8 and MX formats)."""
-    codes = np.arange(256)
-    if code == "F8_E8M0":  # an exponent only: scales of the MX formats
-        return np.where(codes == 255, np.nan, np.ldexp(1.0, codes - 127)).astype(np.float32)
-    mantissa_bits, bias = {"F8_E4M3": (3, 7), "F8_E5M2": (2, 15)}[code]
-    exponent = (codes & 0x7F) >> mantissa_bits
-    fraction = (codes & (2**mantissa_bits - 1)) / 2**mantissa_bits
-    normal = exponent > 0
-    values = np.ldexp(fraction + normal, np.where(normal, exponent, 1) - bias)
-    if code == "F8_E4M3":  # the "FN" variant: no infinity, one NaN per sign
-        values[(codes & 0x7F) == 0x7F] = np.nan
-    else:
-        special = exponent == 31
-        values[special] = np.where(fraction[special] == 0, np.inf, np.nan)
-    return np.copysign(values, np.where(codes < 128, 1.0, -1.0)).astype(np.float32)
-
-
-def _round_to_bf16(values: np.ndarray) -> np.ndarray:
-    """Upper halves of the float32 bits, rounded to nearest, ties to even; as uint16."""
-    bits = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint32)
-    rounded = (bits >> 16) & 1
-    rounded += 0x7FFF
-    rounded += bits
-    rounded >>= 16
-    nan = (bits & 0x7FFFFFFF) > 0x7F800000  # rounding could carry a NaN into infinity
-    rounded[nan] = (bits[nan] >> 16) | 0x40
-    return rounded.astype("<u2")
-
-
-@dataclass(frozen=True)
-class DType:
-    """One row of ``DTYPES``: how a code is stored, widened and written.
-
-    Parameters
-    ----------
-    bits
-        Stored bits per number.
-    storage
-        numpy dtype of the stored items; ``None``: can be listed and copied, not decoded.
-    widen
-        Stored array to the array that callers compute with; always a copy.
-    accepts
-        numpy dtype of the values that `encode` takes; ``None``: cannot be encoded.
-    narrow
-        Those values to stored items.
-    """
-
-    bits: int
-    storage: str | None
-    widen: Callable[[np.ndarray], np.ndarray] = _native
-    accepts: str | None = None
-    narrow: Callable[[np.ndarray], np.ndarray] | None = None
-
-
-def _plain(storage: str, widen: Callable[[np.ndarray], np.ndarray] = _native) -> DType:
-    bits = 8 * np.dtype(storage).itemsize
-    return DType(bits, storage, widen, storage, partial(np.asarray, dtype=storage))
-
-
-DTYPES: Mapping[str, DType] = {
-    "F64": _plain("<f8"),
-    "F32": _plain("<f4"),
-    "F16": _plain("<f2", _widen_f16),
-    "BF16": DType(16, "<u2", _widen_bf16, "<f4", _round_to_bf16),
-    "F8_E4M3": DType(8, "u1", partial(_widen_fp8, code="F8_E4M3")),
-    "F8_E5M2": DType(8, "u1", partial(_widen_fp8, code="F8_E5M2")),
-    "F8_E8M0": DType(8, "u1", partial(_widen_fp8, code="F8_E8M0")),
-    "F6_E2M3": DType(6, None),
-    "F6_E3M2": DType(6, None),
-    "F4": DType(4, None),
-    "C64": _plain("<c8"),
-    "I64": _plain("<i8"),
-    "I32": _plain("<i4"),
-    "I16": _plain("<i2"),
-    "I8": _plain("i1"),
-    "U64": _plain("<u8"),
-    "U32": _plain("<u4"),
-    "U16": _plain("<u2"),
-    "U8": _plain("u1"),
-    "BOOL": DType(8, "u1", _widen_bool, "?", partial(np.asarray, dtype=np.bool_)),
-}
-FP8 = frozenset({"F8_E4M3", "F8_E5M2"})
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"}) | FP8
 
 
 def size_in_bytes(dtype: str, shape: Sequence[int]) -> int:
@@ -336,17 +224,41 @@ def _check_no_holes(path: Path, entries: Sequence[Entry], start: int, size: int)
 
 def raw(entry: Entry) -> np.ndarray:
     """Read-only memory map of exactly the tensor's stored bytes, ``(nbytes,)`` uint8."""
+    return _map(entry)[0]
+
+
+def _map(entry: Entry) -> tuple[np.ndarray, mmap.mmap | None]:
+    """Return the stored bytes and the map they lie in; there is none below an empty tensor."""
     if entry.nbytes == 0:
         empty = np.empty(0, np.uint8)
         empty.flags.writeable = False
-        return empty
+        return empty, None
+    before = entry.start % mmap.ALLOCATIONGRANULARITY
+    start, length = entry.start - before, entry.nbytes + before
     try:
-        mapped = np.memmap(entry.file, np.uint8, "r", offset=entry.start, shape=(entry.nbytes,))
+        with entry.file.open("rb") as file:
+            if os.fstat(file.fileno()).st_size < entry.stop:
+                raise FileError(f"{entry.file} has changed while it was in use")
+            mapped = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, offset=start)
     except OSError as error:
         raise FileError(f"cannot read {entry.file}: {error.strerror}") from error
-    except ValueError as error:  # the file has shrunk since its header was read
-        raise FileError(f"{entry.file} has changed while it was in use") from error
-    return mapped.view(np.ndarray)
+    return np.frombuffer(mapped, np.uint8, entry.nbytes, before), mapped
+
+
+def part(entry: Entry, index: tuple[slice | int, ...] = ()) -> Part:
+    """Open a tensor, or the part of it that ``index`` selects, to be widened tile by tile.
+
+    Raises
+    ------
+    FileError
+        If the file cannot be read or the dtype cannot be decoded.
+    """
+    row = DTYPES.get(entry.dtype)
+    if row is None or row.storage is None or row.wide is None:
+        raise FileError(f"{entry.file}: cannot decode {entry.name!r}, its dtype is {entry.dtype}")
+    stored, mapped = _map(entry)
+    stored = stored.view(row.storage).reshape(entry.shape)
+    return Part(stored[(*index, ...)], row.wide, row.fill, mapped)
 
 
 def load(entry: Entry, index: tuple[slice | int, ...] = ()) -> np.ndarray:
@@ -369,13 +281,9 @@ def load(entry: Entry, index: tuple[slice | int, ...] = ()) -> np.ndarray:
     Raises
     ------
     FileError
-        If the dtype cannot be decoded.
+        If the file cannot be read or the dtype cannot be decoded.
     """
-    row = DTYPES.get(entry.dtype)
-    if row is None or row.storage is None:
-        raise FileError(f"{entry.file}: cannot decode {entry.name!r}, its dtype is {entry.dtype}")
-    stored = raw(entry).view(row.storage).reshape(entry.shape)
-    return row.widen(np.asarray(stored[index]))
+    return part(entry, index).whole()
 
 
 def encode(array: np.ndarray, dtype: str) -> np.ndarray:
@@ -426,7 +334,8 @@ def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
     """
     stored = encode(array, dtype)  # refuses what has no storage
     row = DTYPES[dtype]
-    out = row.widen(stored.view(str(row.storage))).reshape(np.shape(array))
+    out = np.empty(np.shape(array), row.wide)
+    row.fill(stored.view(str(row.storage)).reshape(out.shape), out)
     if np.isinf(out).sum() > np.isinf(array).sum():
         largest = np.abs(array, where=np.isfinite(array), out=np.zeros(np.shape(array))).max()
         raise DataError(

@@ -1,4 +1,4 @@
-"""Stacks: a group of sites and a way to read them, one slice in memory at a time."""
+"""Stacks: a group of sites and a way to read them, one or two slices in memory at a time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError, DataError
+from tdecomp.stack.ahead import read_ahead
 from tdecomp.stack.find import find_sites
 from tdecomp.stack.groups import Group, group_sites
 from tdecomp.stack.select import Targets
@@ -26,6 +27,9 @@ class Stack:
         The sites and their grid.
     read
         Site -> its matrix (out, in); called once per slice and pass, nothing is kept.
+    ahead
+        Iteration has the next slice read in a thread while the caller computes: `read` takes
+        time and may run in another thread. Two slices are then in memory instead of one.
 
     Examples
     --------
@@ -38,6 +42,7 @@ class Stack:
 
     group: Group
     read: Callable[[Site], Array] = field(repr=False)
+    ahead: bool = field(default=False, repr=False)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -75,24 +80,29 @@ class Stack:
         return matrix
 
     def slices(self) -> Iterator[Array]:
-        """All matrices (out, in), in C order over the site modes."""
-        return map(self.slice, range(self.n_sites))
+        """All matrices (out, in), in C order over the site modes, read ahead if the stack says so.
+
+        An iterator that is not exhausted should be closed or dropped: it holds the thread.
+        """
+        positions = range(self.n_sites)
+        return read_ahead(self.slice, positions) if self.ahead else map(self.slice, positions)
 
     def __iter__(self) -> Iterator[Array]:
         return self.slices()
 
     def dense(self) -> Array:
         """Load the whole tensor (site modes..., out, in), in the dtype of the first slice."""
-        first = self.slice(0)
+        slices = self.slices()
+        first = next(slices)
         xp = namespace(first)
         if type(first).__module__.startswith("jax"):  # cannot be written in place
-            rest = (xp.astype(self.slice(i), first.dtype) for i in range(1, self.n_sites))
+            rest = (xp.astype(matrix, first.dtype) for matrix in slices)
             return xp.reshape(xp.stack([first, *rest]), self.shape)
         device = getattr(first, "device", None)  # numpy 1 arrays have none
         flat = xp.empty((self.n_sites, *first.shape), dtype=first.dtype, device=device)
         flat[0, ...] = first
-        for i in range(1, self.n_sites):
-            flat[i, ...] = self.slice(i)
+        for i, matrix in enumerate(slices, 1):
+            flat[i, ...] = matrix
         return xp.reshape(flat, self.shape)
 
     @classmethod

@@ -6,6 +6,7 @@ Every row gives both errors, their ratio and both median times. The tests assert
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import statistics
 import time
@@ -17,12 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import tensorly
-from rich.console import Console
-from rich.table import Table
 from safetensors.numpy import load_file
 
 import tdecomp as td
 from tdecomp import linalg
+from tests.bench.tables import Printer, printing
 
 RANK = 4
 STARTS = 2
@@ -48,7 +48,8 @@ class Case:
 def low_rank_and_noise(shape: tuple[int, ...]) -> np.ndarray:
     """A CP tensor of rank 4 with noise of a tenth of its norm."""
     rng = np.random.default_rng(0)
-    x = tensorly.cp_to_tensor((None, [rng.standard_normal((n, RANK)) for n in shape]))
+    factors = [rng.standard_normal((n, RANK)) for n in shape]
+    x = np.asarray(tensorly.cp_to_tensor((None, factors)))
     e = rng.standard_normal(shape)
     return x / np.linalg.norm(x) + 0.1 * e / np.linalg.norm(e)
 
@@ -113,7 +114,8 @@ def _train(x: np.ndarray) -> np.ndarray:
 
 def _their_train(x: np.ndarray) -> np.ndarray:
     bonds = [1, *([RANK] * (x.ndim - 1)), 1]
-    return tensorly.tt_to_tensor(tensorly.decomposition.tensor_train(x, rank=bonds))
+    found = tensorly.decomposition.tensor_train(x, rank=bonds)
+    return np.asarray(tensorly.tt_to_tensor(found))
 
 
 def _cp(x: np.ndarray) -> np.ndarray:
@@ -150,22 +152,27 @@ def timed(work: Callable[[], np.ndarray], runs: int) -> tuple[np.ndarray, float]
 
 def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(description="Errors and times against TensorLy.")
+    printing(parser)
+    printer = Printer(parser.parse_args().markdown)
     warnings.simplefilter("ignore")  # TensorLy's, on ranks above a size
-    table = Table(
-        "input", "shape", "kind", "our error", "their error", "ratio", "our s", "their s", "faster",
-        title=f"rank {RANK}, float64, TensorLy {tensorly.__version__}, {STARTS} starts of CP",
-    )  # fmt: skip
+    rows = []
     for row in itertools.starmap(case, itertools.product(DATA, KINDS)):
         runs = 3 if row.x.size < 1 << 20 else 1
         ours, our_time = timed(lambda r=row: r.ours(r.x), runs)
         theirs, their_time = timed(lambda r=row: r.theirs(r.x), runs)
         a, b = row.error(ours), row.error(theirs)
         shape = "×".join(map(str, row.x.shape))
-        table.add_row(
+        rows.append([
             row.data, shape, row.kind, f"{a:.6f}", f"{b:.6f}", f"{a / b:.5f}",
             f"{our_time:.3f}", f"{their_time:.3f}", f"{their_time / our_time:.1f}×",
-        )  # fmt: skip
-    Console(width=150).print(table)
+        ])  # fmt: skip
+    printer.table(
+        f"rank {RANK}, float64, TensorLy {tensorly.__version__}, {STARTS} starts of CP",
+        ("input", "shape", "kind", "our error", "their error", "ratio", "our s", "their s",
+         "faster"),
+        rows,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

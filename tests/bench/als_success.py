@@ -7,18 +7,18 @@ bring the slow ones: ``python -m tests.bench.als_success "LoHa, rank 3"``.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from tdecomp.decomposition._als.als import als
 from tdecomp.decomposition._als.parse import parse
 from tdecomp.plan import contract
+from tests.bench.tables import Printer, printing
 
 STARTS = 20
 EXACT = 1e-9
@@ -126,19 +126,24 @@ def success(case: Case, **options) -> tuple[int, float]:
     return n, float(np.median(seconds))
 
 
-def main(chosen: list[str]) -> None:
+def main() -> None:
     """Print the table: the rows named, or all but the slow ones."""
-    if unknown := set(chosen) - set(HARD):
+    parser = argparse.ArgumentParser(description="How often als finds planted networks.")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of: {'; '.join(HARD)}")
+    printing(parser)
+    given = parser.parse_args()
+    if unknown := set(given.rows) - set(HARD):
         sys.exit(f"no such row: {', '.join(sorted(unknown))}; there are: {'; '.join(HARD)}")
-    table = Table("equation", "sizes", "start", f"successes of {STARTS}", "median seconds")
+    rows = []
     for name, case in HARD.items():
         for start in ("auto", "random"):
-            if name in chosen or (not chosen and (name, start) not in SLOW):
+            if name in given.rows or (not given.rows and (name, start) not in SLOW):
                 n, seconds = success(case, init=start)
                 sizes = " ".join(f"{k}={v}" for k, v in case.used.items())
-                table.add_row(f"{name}: {case.equation}", sizes, start, str(n), f"{seconds:.2f}")
-    Console(width=160).print(table)
+                rows.append([f"{name}: {case.equation}", sizes, start, str(n), f"{seconds:.2f}"])
+    columns = ("equation", "sizes", "start", f"successes of {STARTS}", "median seconds")
+    Printer(given.markdown).table("td.als from random and informed starts", columns, rows)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import tdecomp as td
 from tdecomp import linalg
 from tdecomp._xp import to_numpy, tol
 from tdecomp.decomposition import _sketch
+from tdecomp.decomposition._tucker import method as method_of_tucker
 
 SHAPES = [(6, 320, 300), (2, 3, 300, 320), (340, 330)]
 
@@ -89,3 +92,165 @@ def test_zero_and_extreme_scales():
     expected = td.tucker2(x, rank=12).error
     for scale in (1e-20, 1e20):
         assert td.tucker2(x * np.float32(scale), rank=12).error == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("noise", "error"), [(0.0, 0.2), (1e-3, 0.01), (0.3, 0.4), (1.0, 0.8)])
+@pytest.mark.parametrize("method", [td.tucker2, td.tucker])
+def test_an_error_is_met_by_no_more_than_exact_spectra_need(method, shape, noise, error):
+    x = stack(shape, noise)
+    fit, exact = method(x, error=error), method(x, error=error, svd=linalg.svd_full)
+    assert "sketch" in fit.svd
+    assert exact.svd == "exact"
+    assert fit.error <= error
+    assert fit.n_params <= 1.02 * exact.n_params
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("noise", [0.0, 1e-3, 0.3, 3.0])
+@pytest.mark.parametrize("method", [td.tucker2, td.tucker])
+def test_a_budget_is_spent_as_well_as_with_exact_spectra(method, shape, noise):
+    x = stack(shape, noise)
+    budget = x.size // 40
+    fit, exact = method(x, budget=budget), method(x, budget=budget, svd=linalg.svd_full)
+    assert "sketch" in fit.svd
+    assert fit.n_params <= budget
+    assert fit.error <= 1.005 * exact.error + 2e-6  # many directions of mere noise
+
+
+def test_a_sketch_that_is_too_narrow_is_widened(monkeypatch):
+    """An error that needs more directions than the first sketch has."""
+    monkeypatch.setattr(method_of_tucker, "FIRST_WIDTH", 4)
+    x = stack(SHAPES[0], 1e-3)
+    fit, exact = td.tucker2(x, error=0.01), td.tucker2(x, error=0.01, svd=linalg.svd_full)
+    assert max(fit.tensor.rank) > 4
+    assert fit.error <= 0.01
+    assert fit.tensor.rank == exact.tensor.rank
+
+
+def test_what_needs_most_directions_is_decomposed_exactly():
+    x = stack(SHAPES[0], 3.0)
+    fit = td.tucker2(x, error=0.05)
+    assert (fit.svd, fit.error <= 0.05) == ("exact", True)
+
+
+@pytest.mark.parametrize("order", ["layer out in", "out layer in", "in out layer"])
+@pytest.mark.parametrize(
+    ("noise", "target"),
+    [
+        (0.0, {"rank": 12}),
+        (1e-3, {"rank": 12}),
+        (0.3, {"rank": 12}),
+        (3.0, {"rank": 12}),
+        (1e-3, {"error": 0.01}),
+        (0.3, {"error": 0.4}),
+        (1e-3, {"budget": 30_000}),
+        (0.3, {"budget": 30_000}),
+    ],
+    ids=str,
+)
+def test_trains(order, noise, target):
+    x = stack(SHAPES[0], noise)
+    given = {**target, "modes": order.split(), "names": "layer out in"}
+    fit, exact = td.tensor_train(x, **given), td.tensor_train(x, **given, svd=linalg.svd_full)
+    assert "sketch" in fit.svd
+    if "error" in target:
+        assert fit.error <= target["error"]
+        assert fit.n_params <= 1.02 * exact.n_params
+    else:
+        assert fit.n_params <= 1.02 * exact.n_params
+        assert fit.error <= 1.005 * exact.error + 2e-6
+    true = np.linalg.norm(x - fit.tensor.to_dense()) / np.linalg.norm(x)
+    assert fit.error == pytest.approx(true, rel=1e-3, abs=tol("float32", 1000))
+
+
+@pytest.mark.parametrize("target", [{"rank": 12}, {"budget": 12 * 640}], ids=str)
+@pytest.mark.parametrize("noise", [0.0, 1e-3, 0.3])
+def test_cp(noise, target):
+    rng = np.random.default_rng(3)
+    factors = [rng.standard_normal((n, 6)) for n in SHAPES[0]]
+    x = np.einsum("ar,br,cr->abc", *factors)
+    e = rng.standard_normal(x.shape)
+    x = (x / np.linalg.norm(x) + noise * e / np.linalg.norm(e)).astype(np.float32)
+    fit, exact = td.cp(x, **target), td.cp(x, **target, compress=False)
+    assert ("sketch" in fit.svd, fit.tensor.rank) == (True, exact.tensor.rank)
+    assert fit.error <= 1.005 * exact.error + 2e-6  # half of the components are mere noise
+
+
+@pytest.mark.parametrize("mode", ["out", "in"])
+@pytest.mark.parametrize("noise", [0.0, 1e-3, 0.3, 3.0])
+@pytest.mark.parametrize("target", [{"rank": 12}, {"budget": 60_000}], ids=str)
+def test_one_side_alone(mode, noise, target):
+    x = stack(SHAPES[1], noise)
+    given = {**target, "modes": (mode,), "names": "layer proj out in"}
+    fit, exact = td.tucker(x, **given), td.tucker(x, **given, svd=linalg.svd_full)
+    assert "sketch" in fit.svd
+    assert fit.error <= (1.001 if "rank" in target else 1.01) * exact.error + 2e-6
+    assert fit.tensor.rank == exact.tensor.rank
+
+
+def test_passes_are_counted():
+    x = stack(SHAPES[0], 1e-3)
+    seen = [0] * len(x)
+
+    def read(site):
+        layer = dict(site.labels)["layer"]
+        seen[layer] += 1
+        return x[layer]
+
+    (lazy,) = td.Stack.from_arrays({f"h.{i}.w.weight": m for i, m in enumerate(x)})
+    counted = td.Stack(lazy.group, read)
+    for target in ({"rank": 12}, {"error": 0.01}, {"budget": 20_000}):
+        seen[:] = [0] * len(x)
+        fit = td.tucker2(counted, **target)
+        assert set(seen[1:]) == {fit.passes}  # the first may be asked for its library
+
+
+# ------------------------------------------------------------ slices anywhere, in any order
+
+
+def run(x, ranks, parts, order, seed=0):
+    """All passes with the slices split among `parts` places, each in its own order."""
+    stream = _sketch.Stream(x.shape, ranks, seed)
+    matrices = x.reshape(-1, *x.shape[-2:])
+    while not stream.done:
+        places = [order[i::parts] for i in range(parts)]
+        states = [stream.visit((i, matrices[i]) for i in place) for place in places]
+        stream = stream.after(sum(states[1:], start=states[0]))
+    return stream
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    order=st.permutations(range(6)),
+    parts=st.integers(1, 6),
+    ranks=st.sampled_from([(4, 5), (None, 5), (4, None)]),
+    noise=st.sampled_from([0.0, 0.3, 3.0]),
+)
+def test_order_and_split_of_the_slices_do_not_matter(order, parts, ranks, noise):
+    x = stack((6, 60, 50), noise)
+    one, other = run(x, ranks, 1, list(range(6))), run(x, ranks, parts, order)
+    assert one.passes == other.passes
+    assert (one.core == other.core).all()
+    for k, lift in one.frame.lift.items():
+        assert (lift == other.frame.lift[k]).all()
+
+
+@pytest.mark.parametrize("ranks", [(4, 5), (None, 5), (4, None)])
+def test_what_a_stream_leaves_outside_is_what_it_says(ranks):
+    x = stack((2, 3, 60, 50), 0.3).astype(np.float64)
+    stream = run(x, ranks, 2, list(range(6)))
+    frame = stream.frame
+    inside = frame.up(td.Tucker(("a", "b", "o", "i"), stream.core, (None,) * 4)).to_dense()
+    assert np.linalg.norm(x - inside) ** 2 == pytest.approx(stream.outside, rel=1e-9)
+    assert stream.energy == pytest.approx(np.linalg.norm(x) ** 2, rel=1e-12)
+
+
+def test_a_slice_left_out_or_visited_twice_is_refused():
+    x = stack((3, 60, 50), 0.3)
+    stream = _sketch.Stream(x.shape, (4, 5))
+    some = stream.visit([(0, x[0]), (2, x[2])])
+    with pytest.raises(td.ArgumentError, match="slice 1 was not visited"):
+        stream.after(some)
+    with pytest.raises(td.ArgumentError, match="slice 2 was visited twice"):
+        some + stream.visit([(2, x[2])])

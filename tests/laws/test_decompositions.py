@@ -165,15 +165,17 @@ def test_one_matrix_gets_the_smallest_rank(rows, columns, error, seed):
         assert max(rank) in (smallest, smallest + (abs(tails[smallest] - error) < 1e-9))
 
 
-def test_a_large_matrix_gets_the_smallest_rank_too(rng):
-    """Sketched singular vectors lose a little more than the tail that the rank was chosen by."""
+def test_a_large_matrix_gets_nearly_the_smallest_rank(rng):
+    """Sketched singular values are a little too small, so the error is met a column later."""
     n = 700
     u, v = (np.linalg.qr(rng.standard_normal((n, n)))[0] for _ in range(2))
     s = 1 / np.sqrt(1 + np.arange(n) / 40)
     tails = np.sqrt(np.append(np.cumsum(s[::-1] ** 2)[::-1], 0.0) / np.sum(s**2))
-    fit = td.svd(((u * s) @ v).astype(np.float32), error=tails[100] * (1 + 1e-6))
-    assert fit.tensor.ranks == (100,)
-    assert fit.svd == "exact"
+    error = tails[100] * (1 + 1e-6)
+    fit = td.svd(((u * s) @ v).astype(np.float32), error=error)
+    assert 100 <= fit.tensor.ranks[0] <= 101
+    assert fit.error <= error
+    assert fit.svd == "svd_settled"
 
 
 def test_independent_ranks_are_the_best_for_the_budget(rng):

@@ -47,6 +47,7 @@ from tdecomp.decomposition._run import (
     silent,
 )
 from tdecomp.decomposition._search import search_rank
+from tdecomp.decomposition._sketch import FIRST_WIDTH, Stream, streamed, worth_sketching
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import CP, Format
 
@@ -94,9 +95,11 @@ def cp(
     Parameters
     ----------
     x
-        Real array, `Stack` (loaded whole), or any format: then CP is computed on the core of
+        Real array, `Stack`, or any format: then CP is computed on the core of
         `tdecomp.formats.to_tucker`, whose bases are orthonormal and expand the factors again. The
-        dense tensor of a format is never formed.
+        dense tensor of a format is never formed. Where exact bases of both long modes would cost
+        more than a few passes of skinny products, those make the core, one slice of a stack in
+        memory at a time (``fit.svd`` begins with ``"sketch"``); else a stack is loaded whole.
     rank
         Number of components; it may be above the sizes of the modes. No tensor needs more than the
         product of all sizes but the largest: a rank up to the largest size is cut to that.
@@ -231,8 +234,17 @@ def cp_method(
         seed_of(random_state),
     )
 
-    def problem(x: Any) -> _Problem:
-        modes = mode_names(x, names)
+    def sketch(x: Input, rank: int) -> Stream | None:
+        """Coordinates of the long modes from a few passes, where the exact ones would cost more."""
+        plain = compress and weights is None and not nonnegative and not isinstance(init, Format)
+        if not plain or isinstance(x, Format) or len(x.shape) < 3:
+            return None
+        ranks = worth_sketching(tuple(x.shape), (rank, rank))
+        return None if ranks is None else streamed(x, ranks, options.seed)
+
+    def problem(x: Any, rank: int) -> _Problem:
+        """As the iteration sees it; of a large stack what matters for this rank."""
+        modes, stream = mode_names(x, names), None
         if isinstance(x, Format):
             for option, given in (
                 ("weights", weights is not None),
@@ -246,8 +258,10 @@ def cp_method(
             core, frame = format_frame(x)
             own = x if init is None and isinstance(x, CP) else None
         else:
-            core = x if weights is None else None
-            own, frame = None, Frame()
+            core, frame, own = x, Frame(), None
+            stream = sketch(x, rank)
+            if stream is not None:
+                core, frame = stream.core, stream.frame
         entries = None if weights is None else checked_weights(weights, x)
         array = dense(core) if entries is None else observed(x, entries)
         check_real(array, "cp")
@@ -261,27 +275,37 @@ def cp_method(
             array,
             frame,
             start,
-            replace(options, entries=entries, also=own is not None),
+            replace(
+                options,
+                entries=entries,
+                also=own is not None,
+                outside=stream.outside if stream else 0.0,
+            ),
             nonnegative,
             rounding,
+            stream.passes if stream else 0,
         )
 
     def analyse(x, progress: Progress) -> Analysis:
-        p = problem(x)
+        return looked(x, FIRST_WIDTH, progress)
+
+    def looked(x, width: int, progress: Progress) -> Analysis:
+        """What can be traded, seen through a sketch of this width where it is worth it."""
+        p = problem(x, width)
         spectra = {} if weights is not None else spectra_of(p.array, part(progress, 0.1, 1))
-        kept = sum(map(len, spectra.values()))
-        return Analysis(
-            [frontier(p.energy, cost(tuple(x.shape)), p.most, spectra)],
-            floor(p.array.dtype),
-            spectra,
-            kept,
-        )
+        kept, reach_ = sum(map(len, spectra.values())), floor(p.array.dtype)
+        found = frontier(p.energy, cost(tuple(x.shape)), p.most, spectra)
+        if not p.passes:
+            return Analysis([found], reach_, spectra, kept)
+        known = found.up_to(width).plus(p.options.outside)
+        again = lambda progress: looked(x, 2 * width, progress)
+        return Analysis([known], reach_, {}, 0, (width,), again)
 
     def ranks(x, target: Target) -> list[tuple[int, ...]]:
         return [(given_rank(target, tuple(x.shape)),)]
 
     def fit(x, choice: list[tuple[int, ...]], state, progress: Progress) -> Fit:
-        p = problem(x)
+        p = problem(x, choice[0][0])
         return p.solve(min(choice[0][0], p.most), None, state, progress)
 
     def spend(x, choice: list[tuple[int, ...]], share: Share, state, progress: Progress) -> Fit:
@@ -290,12 +314,16 @@ def cp_method(
         if share.params is not None:
             return fit(x, [(share.params // cost(tuple(x.shape)),)], state, progress)
         assert share.lost is not None
-        p = problem(x)
-        wanted = max(math.sqrt(share.lost / p.energy), floor(p.array.dtype))
+        p = problem(x, FIRST_WIDTH)
+        wanted = max(math.sqrt(share.lost / (p.energy + p.options.outside)), floor(p.array.dtype))
         if wanted >= 1:
             return p.solve(0, None, state, progress)
+
+        def attempt(rank: int, smaller: Fit | None) -> Fit:
+            return (problem(x, rank) if p.passes else p).solve(rank, smaller, state, silent)
+
         return search_rank(
-            lambda rank, smaller: p.solve(rank, smaller, state, silent),
+            attempt,
             error=wanted,
             least=least_rank(state or {}, share.lost),
             most=min(rank_max, p.most),
@@ -324,6 +352,8 @@ class _Problem:
         A format to begin from, in the coordinates.
     options, nonnegative, rounding
         As given.
+    passes
+        Over a stack that is seen through a sketch.
     """
 
     x: Any
@@ -334,6 +364,7 @@ class _Problem:
     options: Options
     nonnegative: bool
     rounding: Rounding | None
+    passes: int = 0
 
     @property
     def most(self) -> int:
@@ -365,8 +396,16 @@ class _Problem:
             return weighted_fit(
                 self.array, self.options.entries, tensor, self.rounding, trace, spectra
             )
-        where = (self.array, self.frame)
-        return make_fit(self.x, tensor, self.rounding, spectra, trace, seen=where)
+        return make_fit(
+            self.x,
+            tensor,
+            self.rounding,
+            spectra,
+            trace,
+            seen=(self.array, self.frame),
+            svd="sketch, exact" if self.passes else "exact",
+            passes=(self.passes or 1) + 1,
+        )
 
     def _warm(self, rank: int, smaller: Fit | None) -> Components | None:
         if smaller is not None:

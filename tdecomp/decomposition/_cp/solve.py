@@ -35,6 +35,8 @@ class Options:
         Weights of the entries, the largest 1.
     also
         Whether the start named `init` is tried beside the one that is given.
+    outside
+        Squared norm of what the tensor to fit lacks of the one to count errors by.
     """
 
     init: str
@@ -47,6 +49,7 @@ class Options:
     seed: int
     entries: Array | None = None
     also: bool = False
+    outside: float = 0.0
 
 
 Spectra = dict[int, np.ndarray]
@@ -80,6 +83,7 @@ def solve_cp(
         found, spectra = _matrix(x, rank)
         return found, Trace(), spectra
     energy = sum_of_squares(x if entries is None else double(x) * namespace(x).sqrt(entries))
+    energy += options.outside
     if energy == 0:
         return _zero(x, rank), Trace(), {}
     if warm is not None:
@@ -88,7 +92,7 @@ def solve_cp(
             warm = _grown(x, rank, warm, options)
     core, bases, lost, spectra = _compressed(x, rank, warm, options.compress)
     found, trace = _best_start(
-        core, bases, rank, warm, options, energy, lost, part(progress, 0, 0.7)
+        core, bases, rank, warm, options, energy, lost + options.outside, part(progress, 0, 0.7)
     )
     found = Components(
         found.weights,
@@ -103,6 +107,7 @@ def solve_cp(
             ridge=options.ridge,
             line_search=options.line_search,
             energy=energy,
+            lost=options.outside,
             progress=part(progress, 0.7, 1),
         )
         reason = f"{polish.reason}; before that, on the core: {trace.reason}"
@@ -122,7 +127,7 @@ def _grown(x: Array, rank: int, c: Components, options: Options) -> Components:
     left = x - namespace(x).astype(dense_of(c), x.dtype)
     if options.entries is not None:
         left = namespace(x).where(options.entries > 0, left, 0 * left)
-    short = replace(options, n_iter_max=SHORT, n_restarts=1, also=False)
+    short = replace(options, n_iter_max=SHORT, n_restarts=1, also=False, outside=0.0)
     more, _, _ = solve_cp(left, rank - c.rank, None, short, silent)
     return c.joined(more)
 

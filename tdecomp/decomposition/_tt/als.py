@@ -14,7 +14,12 @@ __all__ = ["tt_als"]
 
 
 def tt_als(
-    x: Array, cores: Sequence[Array], n_iter_max: int, tol: float, progress: Progress = silent
+    x: Array,
+    cores: Sequence[Array],
+    n_iter_max: int,
+    tol: float,
+    progress: Progress = silent,
+    energy: float | None = None,
 ) -> tuple[list[Array], Trace]:
     """Improve a train of given bonds for a dense tensor ``(n_1, ..., n_d)``.
 
@@ -22,12 +27,17 @@ def tt_als(
     on those sides ([holtz2012], one-site). A sweep goes from left to right; what is projected from
     the left is kept, so that it costs about two skinny products with `x`.
 
+    Parameters
+    ----------
+    energy
+        Squared norm of the tensor that `x` is a part of; that of `x` by default.
+
     Returns
     -------
     cores, trace
         Left-orthonormal but the last. `trace.errors` are ``√(1 − captured / ‖X‖²)``.
     """
-    energy = sum_of_squares(x)
+    energy = sum_of_squares(x) if energy is None else energy
     if n_iter_max == 0 or energy == 0 or len(cores) < 3:
         return list(cores), Trace()
     cores, errors = list(cores), []

@@ -7,9 +7,9 @@ step projects orthogonally, so the squared error is the sum of what the steps cu
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from tdecomp.decomposition._run import (
     run,
     silent,
 )
+from tdecomp.decomposition._sketch import FIRST_WIDTH, Stream, streamed, worth_sketching
 from tdecomp.decomposition._tt.als import tt_als
 from tdecomp.decomposition._tt.bonds import (
     Bonds,
@@ -71,6 +72,7 @@ def tensor_train(
     names: str | Sequence[str] | None = None,
     n_iter_max: int = 30,
     tol: float = 1e-6,
+    random_state: int | np.random.Generator | None = None,
     svd: Svd | None = None,
     rounding: Rounding | None = None,
     progress: Progress = silent,
@@ -85,9 +87,9 @@ def tensor_train(
     Parameters
     ----------
     x
-        Array, `Stack` (loaded whole, one at a time), or any format: then it is written as an exact
-        train of the chain asked for, and that one is rounded (a `TT` is taken in its own chain
-        unless `modes` says otherwise). The dense tensor of a format is never formed.
+        Array, `Stack` (loaded whole unless it is sketched), or any format: then it is written as an
+        exact train of the chain asked for, and that one is rounded (a `TT` is taken in its own
+        chain unless `modes` says otherwise). The dense tensor of a format is never formed.
     rank
         An int (``min(rank, size)`` at every bond), or the ``d - 1`` inner bonds in chain order, or
         ``d + 1`` bonds with a 1 at both ends, or bonds by name, ``{"layer | out in": 3}``, the
@@ -106,8 +108,11 @@ def tensor_train(
         the error at which they stop; 0 sweeps leaves TT-SVD. Formats get none.
     svd
         Truncated SVD of every step once the bonds are chosen, for example `linalg.svd_randomized`;
-        None: exact, by Gram matrices in float64 or LAPACK. Not used for an error, which needs whole
-        spectra.
+        None: exact, by Gram matrices in float64 or LAPACK, after long modes at the ends of the
+        chain were reduced by a few passes of skinny products where that is cheaper, one slice of a
+        stack in memory at a time (``fit.svd`` begins with ``"sketch"``). Not used for an error.
+    random_state
+        Seed or generator of that reduction; None is seed 0.
     rounding
         Applied to every core before the error is measured (storage precision).
     progress
@@ -153,7 +158,13 @@ def tensor_train(
     ((1, 2, 2, 1), 32, 0.0)
     """
     method = tensor_train_method(
-        modes=modes, names=names, n_iter_max=n_iter_max, tol=tol, svd=svd, rounding=rounding
+        modes=modes,
+        names=names,
+        n_iter_max=n_iter_max,
+        tol=tol,
+        random_state=random_state,
+        svd=svd,
+        rounding=rounding,
     )
     return run(method, [x], Target(rank, error, budget), progress)[0]
 
@@ -301,12 +312,13 @@ def tensor_train_method(
     names: str | Sequence[str] | None = None,
     n_iter_max: int = 30,
     tol: float = 1e-6,
+    random_state: int | np.random.Generator | None = None,
     svd: Svd | None = None,
     rounding: Rounding | None = None,
 ) -> Method:
     """`tensor_train` as the driver sees it."""
 
-    def chain(x) -> Chain:
+    def chain(x, array: Array | None = None) -> Chain:
         present = mode_names(x, names)
         order = positions(present, present if modes is None else modes)
         if len(order) != len(present):
@@ -318,9 +330,10 @@ def tensor_train_method(
             if isinstance(x, TT) and (modes is None or x.axes == axes):
                 return chain_of_train(x)
             return chain_of_train(to_tt(x, [present[k] for k in order]))
-        return chain_of_array(x, axes, present, tuple(x.shape), order)
+        given = x if array is None else array
+        return chain_of_array(given, axes, present, tuple(given.shape), order)
 
-    return _method(chain, Options(n_iter_max, tol, svd, rounding))
+    return _method(chain, Options(n_iter_max, tol, svd, rounding, seed_of(random_state), True))
 
 
 def mpo_method(
@@ -342,7 +355,8 @@ def mpo_method(
     if len(out) != len(inp) or min((*out, *inp), default=0) < 1:
         raise ArgumentError(f"out={out} and inp={inp} must be equally many sizes, 1 or more each")
 
-    def chain(x) -> Chain:
+    def chain(x, array: Array | None = None) -> Chain:
+        assert array is None
         if len(x.shape) < 2:
             raise DataError(f"mpo needs matrices, got an array of shape {tuple(x.shape)}")
         if (math.prod(out), math.prod(inp)) != tuple(x.shape[-2:]):
@@ -376,21 +390,106 @@ class Options:
     tol: float
     svd: Svd | None
     rounding: Rounding | None
+    seed: int = 0
+    may_sketch: bool = False
 
     def __post_init__(self):
         check_sweeps(self.n_iter_max, self.tol)
 
 
-def _method(chain: Callable[[Any], Chain], options: Options) -> Method:
+@dataclass(frozen=True)
+class _View:
+    """An input as a chain, in the coordinates of a sketch where that is worth it.
+
+    Attributes
+    ----------
+    where
+        The chain of the coordinates.
+    sizes
+        Of the cores of the result.
+    stream, width
+        The sketch, and the largest rank it can tell anything about.
+    """
+
+    where: Chain
+    sizes: tuple[int, ...]
+    stream: Stream | None = None
+    width: int = sys.maxsize
+
+    @property
+    def limits(self) -> Bonds:
+        """Largest bonds that are known."""
+        sketched = [a < b for a, b in zip(self.where.sizes, self.sizes, strict=True)]
+        inner = [sys.maxsize] * (len(self.sizes) - 3)
+        ends = [self.width if sketched[end] else sys.maxsize for end in (0, -1)]
+        return (ends[0], *inner, ends[1]) if len(self.sizes) > 2 else (min(ends),)
+
+    def is_at_limit(self, bonds: Bonds) -> bool:
+        """Whether a wider sketch could tell of larger bonds."""
+        if self.stream is None:
+            return False
+        return any(b >= limit for b, limit in zip(bonds, self.limits, strict=True))
+
+    @property
+    def outside(self) -> float:
+        """Squared norm of what the coordinates lack."""
+        return self.stream.outside if self.stream else 0.0
+
+    def source(self, many: bool) -> Source:
+        """What is swept; it counts numbers as the result will store them."""
+        return replace(self.where.open(many), sizes=self.sizes)
+
+    def train(self, cores: Sequence[Array]) -> TT:
+        """The format in the modes of the input."""
+        tensor = self.where.train(cores)
+        if self.stream is None:
+            return tensor
+        lifted = self.stream.frame.up(tensor)
+        assert isinstance(lifted, TT)
+        return lifted
+
+
+def _method(chain: Callable[..., Chain], options: Options) -> Method:
     """Driver's view of a train over the chain that `chain` makes of an input."""
 
-    def analyse(x, progress: Progress) -> Analysis:
+    def view(x, ends: Sequence[int]) -> _View:
+        """The chain of `x`; the first and last of `ends` are ranks for its ends."""
         where = chain(x)
-        source = where.open(True)
+        if not options.may_sketch or options.svd is not None or where.given is not None:
+            return _View(where, where.sizes)
+        ranks = None
+        if len(x.shape) > 1:
+            of_end = {where.axes[0]: ends[0], where.axes[-1]: ends[-1]}
+            out, inp = (of_end.get((str(mode),)) for mode in where.output[-2:])
+            ranks = worth_sketching(tuple(x.shape), (out, inp))
+        if ranks is None:
+            return _View(where, where.sizes)
+        stream = streamed(x, ranks, options.seed)
+        width = min(rank for rank in ranks if rank is not None)
+        return _View(chain(x, stream.core), where.sizes, stream, width)
+
+    def analyse(x, progress: Progress) -> Analysis:
+        return looked(x, FIRST_WIDTH, progress)
+
+    def looked(x, width: int, progress: Progress) -> Analysis:
+        """What can be traded, seen through a sketch of this width where it is worth it."""
+        seen = view(x, (width, width))
+        source = seen.source(True)
         spectra = source.spectra(part(progress, 0.1, 1))
-        kept = sum(map(len, spectra))
-        frontier = _frontier(where, spectra, source)
-        return Analysis([frontier], floor(source.like.dtype), spectra, kept)
+        if seen.stream is None:
+            frontier = _frontier(seen.where, spectra, source)
+            return Analysis([frontier], floor(source.like.dtype), (spectra, None), _count(spectra))
+        pairs = list(zip(spectra, seen.limits, strict=True))
+        known = [s[:limit] for s, limit in pairs]
+        outside = seen.outside + sum(float(np.sum(s[limit:] ** 2)) for s, limit in pairs)
+        return Analysis(
+            [_frontier(seen, known, source).plus(outside)],
+            floor(source.like.dtype),
+            (known, seen),
+            _count(spectra) + math.prod(source.like.shape),
+            seen.limits,
+            lambda progress: looked(x, 2 * width, progress),
+        )
 
     def ranks(x, target: Target) -> list[Bonds]:
         where = chain(x)
@@ -398,40 +497,58 @@ def _method(chain: Callable[[Any], Chain], options: Options) -> Method:
         return [usable_bonds(wanted, where.sizes)]
 
     def fit(x, choice: list[Bonds], state, progress: Progress) -> Fit:
-        del state
-        where, which = chain(x), Which(options.svd)
-        bonds, source = choice[0][: len(where.sizes) - 1], where.open(False)
+        seen = state[1] if state else None
+        if seen is None:
+            seen = view(x, choice[0])
+        which, source = Which(options.svd), seen.source(False)
+        bonds = choice[0][: len(seen.sizes) - 1]
+        if 0 in bonds:
+            seen, source = _View(chain(x), seen.sizes), chain(x).open(False)
         cores, spectra = fixed_bonds(source, bonds, None if options.svd is None else which)
         trace = Trace()
-        if where.given is None and 0 not in bonds:
-            cores, trace = tt_als(source.like, cores, options.n_iter_max, options.tol)
-        return finish(x, where, (cores, spectra), which.names, progress, trace)
+        if seen.where.given is None and 0 not in bonds:
+            energy = seen.stream.energy if seen.stream else None
+            sweeps = options.n_iter_max, options.tol
+            cores, trace = tt_als(source.like, cores, *sweeps, energy=energy)
+        return finish(x, seen, (cores, spectra), which.names, progress, trace)
 
     def spend(x, choice: list[Bonds], share: Share, state, progress: Progress) -> Fit:
         (bonds,) = choice
         if 0 in bonds:
-            return fit(x, choice, state, progress)
-        where = chain(x)
+            return fit(x, choice, None, progress)
+        seen = (state[1] if state else None) or view(x, bonds)
+        source = seen.source(True)
+        energies = [e**2 for e in (state[0] if state else source.spectra(silent))]
         if share.params is not None:
-            spectra = where.open(True).spectra(silent) if state is None else state
-            energies = [e**2 for e in spectra]
-            some = within_budget(where.sizes, energies, bonds[: len(energies)], share.params)
-            return fit(x, [least_loss(where.open(True), some)], state, progress)
+            some = within_budget(seen.sizes, energies, bonds[: len(energies)], share.params)
+            best = least_loss(source, some)
+            if seen.is_at_limit(best):
+                wider = looked(x, 2 * seen.width, silent).state
+                return spend(x, [best], share, wider, progress)
+            return fit(x, [best], ([], seen), progress)
         assert share.lost is not None
-        source = where.open(True)
-        energies = [e**2 for e in (source.spectra(silent) if state is None else state)]
-        return finish(x, where, within_loss(source, energies, share.lost), "exact", progress)
+        found = within_loss(source, energies, max(0.0, share.lost - seen.outside))
+        return finish(x, seen, found, "exact", progress)
 
     def finish(
-        x, where: Chain, found: Cores, used: str, progress: Progress, trace: Trace | None = None
+        x, seen: _View, found: Cores, used: str, progress: Progress, trace: Trace | None = None
     ) -> Fit:
         cores, spectra = found
         progress(0.8)
-        named = dict(zip(bond_names(where.axes), spectra, strict=True))
-        tensor = where.train(cores)
-        if where.given is None:
-            return make_fit(x, tensor, options.rounding, named, trace or Trace(), svd=used)
-        return _rounded_fit(where, tensor, options.rounding, named, used)
+        named = dict(zip(bond_names(seen.where.axes), spectra, strict=True))
+        tensor = seen.train(cores)
+        if seen.where.given is not None:
+            return _rounded_fit(seen.where, tensor, options.rounding, named, used)
+        passes = seen.stream.passes if seen.stream else 1
+        return make_fit(
+            x,
+            tensor,
+            options.rounding,
+            named,
+            trace or Trace(),
+            svd=f"sketch, {used}" if seen.stream else used,
+            passes=passes + 1,
+        )
 
     def sizes(x) -> list[int]:
         return [*x.shape, *chain(x).largest]
@@ -439,7 +556,11 @@ def _method(chain: Callable[[Any], Chain], options: Options) -> Method:
     return Method(sizes, analyse, ranks, fit, spend)
 
 
-def _frontier(where: Chain, spectra: list[np.ndarray], source: Source) -> Frontier:
+def _count(spectra: list[np.ndarray]) -> int:
+    return sum(map(len, spectra))
+
+
+def _frontier(where: Chain | _View, spectra: list[np.ndarray], source: Source) -> Frontier:
     if len(where.sizes) > 1:
         path = grow_bonds(where.sizes, [s**2 for s in spectra])
         return bond_frontier(where.sizes, spectra, path)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from tdecomp.decomposition._fit import Fit, Input, Rounding, Trace, dense, make_
 from tdecomp.decomposition._frame import Frame, Metric, format_frame, metric_frame
 from tdecomp.decomposition._ranks import Target, box_frontier
 from tdecomp.decomposition._run import Analysis, Method, Progress, Share, floor, mode_names, part
-from tdecomp.decomposition._sketch import is_worth_sketching, sketched_core
+from tdecomp.decomposition._sketch import CLOSE, FIRST_WIDTH, streamed, worth_sketching
 from tdecomp.decomposition._tucker.hooi import format_bases, hooi, random_bases, trimmed
 from tdecomp.decomposition._tucker.hosvd import (
     Bases,
@@ -29,9 +29,10 @@ from tdecomp.decomposition._tucker.hosvd import (
 from tdecomp.decomposition._tucker.masked import weighted_hooi
 from tdecomp.decomposition._which import Which
 from tdecomp.errors import ArgumentError
-from tdecomp.formats import Format
+from tdecomp.formats import Format, Tucker
 from tdecomp.linalg import Svd
 from tdecomp.modes import positions
+from tdecomp.stack import Stack
 
 __all__ = ["Build", "Init", "Modes", "Options", "tucker_like"]
 
@@ -69,8 +70,43 @@ class Options:
             raise ArgumentError("weights of the entries and a metric cannot be combined")
 
 
+@dataclass(frozen=True)
+class _Look:
+    """A tensor in the coordinates it is decomposed in.
+
+    Attributes
+    ----------
+    energy, outside
+        Squared norm of the whole tensor, where `array` is only a part of it, and of the rest.
+    passes
+        Over the data.
+    """
+
+    array: Array
+    frame: Frame
+    energy: float | None = None
+    outside: float = 0.0
+    passes: int = 1
+
+    def measured(self, x: Array | Stack) -> _Look:
+        """With `outside` from a pass over the data: a difference of norms ends at 1e-7 of them."""
+        names = tuple(f"m{k}" for k in range(len(x.shape)))
+        bases = tuple(self.frame.lift.get(k) for k in range(len(x.shape)))
+        left = measure(x, Tucker(names, self.array, bases))[0]
+        return replace(self, outside=float(left.sum()), passes=self.passes + 1)
+
+
+class _State(NamedTuple):
+    """What the look for a choice of ranks leaves for the fit; the array only if it is small."""
+
+    bases: Bases
+    spectra: dict[int, np.ndarray]
+    look: _Look | None = None
+
+
 def tucker_like(build: Build, options: Options) -> Method:
     """Driver's view of a format that is a core and bases of some modes; `build` makes it."""
+    seed = seed_of(options.random_state)
 
     def chosen(x: Input) -> tuple[tuple[str, ...], tuple[int, ...]]:
         names = mode_names(x, options.names)
@@ -79,27 +115,60 @@ def tucker_like(build: Build, options: Options) -> Method:
     def sizes(x: Input) -> list[int]:
         return [x.shape[k] for k in chosen(x)[1]]
 
-    def load(x: Input) -> tuple[Array, Frame]:
+    def load(x: Input) -> _Look:
         names, where = chosen(x)
         if not isinstance(x, Format):
             array = dense(x)
             frame = metric_frame(options.metric, names, array.shape, array)
-            return frame.into(array), frame
+            return _Look(frame.into(array), frame)
         outer = metric_frame(options.metric, names, x.shape, next(iter(x.arrays.values())))
         opened = [name for k, name in enumerate(names) if k not in where]
         core, inner = format_frame(outer.down(x), opened)
-        return dense(core), outer.then(inner)
+        return _Look(dense(core), outer.then(inner))
+
+    def sketch(x: Input, rank: Mapping[int, int]) -> _Look | None:
+        """Coordinates of the long modes from a few passes; None where the exact ones are better."""
+        plain = options.svd is None and options.metric is None and options.init == "hosvd"
+        order = len(x.shape)
+        if isinstance(x, Format) or order < 2 or not (plain and options.sequential):
+            return None
+        ranks = worth_sketching(tuple(x.shape), (rank.get(order - 2), rank.get(order - 1)))
+        if ranks is None:
+            return None
+        stream = streamed(x, ranks, seed)
+        assert stream.core is not None
+        return _Look(stream.core, stream.frame, stream.energy, stream.outside, stream.passes)
 
     def analyse(x: Input, progress: Progress) -> Analysis:
+        return looked(x, FIRST_WIDTH, progress)
+
+    def looked(x: Input, width: int, progress: Progress) -> Analysis:
+        """What can be traded, seen through a sketch of this width where it is worth it."""
         _only_rank(options)
         _, where = chosen(x)
-        array, _ = load(x)
-        bases, spectra = bases_of(array, where, part(progress, 0.1, 0.7))
-        energy = core_energy(project(array, bases), sorted(where))
+        look = sketch(x, dict.fromkeys(where, width))
+        if look is not None and look.outside < CLOSE * (look.energy or 0):
+            look = look.measured(x)
+        seen = look or load(x)
+        bases, spectra = bases_of(seen.array, where, part(progress, 0.1, 0.7))
+        energy = core_energy(project(seen.array, bases), sorted(where))
         energy = energy.transpose(np.argsort(np.argsort(where)))
-        frontier = box_frontier(energy, sizes(x), fixed(x))
         kept = sum(math.prod(u.shape) for u in bases.values())
-        return Analysis([frontier], floor(array.dtype), (bases, spectra), kept)
+        reach = floor(seen.array.dtype)
+        if look is None:
+            frontier = box_frontier(energy, sizes(x), fixed(x))
+            return Analysis([frontier], reach, _State(bases, spectra), kept)
+        limits = [width if k in look.frame.lift else x.shape[k] + 1 for k in where]
+        known = energy[tuple(slice(limit) for limit in limits)]
+        outside = look.outside + float(energy.sum() - known.sum())
+        return Analysis(
+            [box_frontier(known, sizes(x), fixed(x)).plus(outside)],
+            reach,
+            _State(bases, spectra, look),
+            kept + math.prod(look.array.shape),
+            tuple(limits),
+            lambda progress: looked(x, 2 * width, progress),
+        )
 
     def ranks(x: Input, target: Target) -> list[tuple[int, ...]]:
         names, where = chosen(x)
@@ -111,47 +180,36 @@ def tucker_like(build: Build, options: Options) -> Method:
         if options.weights is not None:
             return weighted(x, options.weights, rank, progress)
         which = Which(options.svd)
-        if state is None and sketches(x, rank):
-            longest = len(x.shape) - 2, len(x.shape) - 1
-            ranks = rank[longest[0]], rank[longest[1]]
-            array, frame, energy = sketched_core(x, ranks, seed_of(options.random_state))
+        look = state.look if state else sketch(x, rank)
+        if look is not None:
             which.used("sketch")
-        else:
-            (array, frame), energy = load(x), None
+        look = look or load(x)
         progress(0.3)
-        bases, spectra = begin(array, rank, state, frame, which, part(progress, 0.3, 0.5))
-        bases, trace = improve(array, bases, part(progress, 0.5, 0.9), energy)
-        tensor = frame.up(build(names, project(array, bases), bases))
+        bases, spectra = begin(look, rank, state, which, part(progress, 0.3, 0.5))
+        bases, trace = improve(look, bases, part(progress, 0.5, 0.9))
+        tensor = look.frame.up(build(names, project(look.array, bases), bases))
         named = {names[k]: s for k, s in spectra.items()}
-        return finish(x, tensor, named, trace, (array, frame), which.names)
+        return finish(x, tensor, named, trace, look, which.names)
 
     def begin(
-        array: Array, rank: dict[int, int], state, frame: Frame, which: Which, progress: Progress
+        look: _Look, rank: dict[int, int], state: _State | None, which: Which, progress: Progress
     ) -> tuple[Bases, dict[int, np.ndarray]]:
+        array = look.array
         if options.init == "random":
             rng = np.random.default_rng(seed_of(options.random_state))
             return random_bases(array, rank, rng), {}
         if isinstance(options.init, Format):
-            return format_bases(array, options.init, rank, frame), {}
+            return format_bases(array, options.init, rank, look.frame), {}
         if state is not None:
-            bases, spectra = state
+            bases, spectra = state.bases, state.spectra
         elif 0 in rank.values() or not options.sequential:
             bases, spectra = bases_of(array, list(rank), progress)
         else:
             bases, spectra = sequential_bases(array, rank, progress, which.basis)
         return {k: leading(u, rank[k]) for k, u in bases.items()}, spectra
 
-    def improve(array: Array, bases: Bases, progress: Progress, energy: float | None = None):
-        return hooi(array, bases, options.n_iter_max, options.tol, progress, energy)
-
-    def sketches(x: Input, rank: dict[int, int]) -> bool:
-        """Whether both long modes are reduced by a sketch first, large and nothing else asked."""
-        order = len(x.shape)
-        ranks = [rank.get(k, 0) for k in (order - 2, order - 1)]
-        plain = options.svd is None and options.metric is None and options.init == "hosvd"
-        if isinstance(x, Format) or not plain or not options.sequential or 0 in ranks:
-            return False
-        return is_worth_sketching(tuple(x.shape), (ranks[0], ranks[1]))
+    def improve(look: _Look, bases: Bases, progress: Progress):
+        return hooi(look.array, bases, options.n_iter_max, options.tol, progress, look.energy)
 
     def spend(
         x: Input, choice: list[tuple[int, ...]], share: Share, state, progress: Progress
@@ -159,29 +217,39 @@ def tucker_like(build: Build, options: Options) -> Method:
         if share.lost is None or 0 in choice[0]:
             return fit(x, choice, state, progress)
         names, where = chosen(x)
-        array, frame = load(x)
-        bases, spectra = bases_of(array, where) if state is None else state
-        rank = _cheaper(choice[0], _even(spectra, where, share.lost), sizes(x), fixed(x))
-        bases = {k: bases[k][:, :r] for k, r in zip(where, rank, strict=True)}
-        bases, trace = improve(array, bases, part(progress, 0.2, 0.7))
-        core = project(array, bases)
-        lost = float(measure(array, build(names, core, bases))[0].sum())
+        rank = dict(zip(where, choice[0], strict=True))
+        look = (state.look if state else sketch(x, rank)) or load(x)
+        bases, spectra = state[:2] if state else bases_of(look.array, where)
+        even = _even(spectra, where, max(0.0, share.lost - look.outside))
+        cheaper = _cheaper(choice[0], even, sizes(x), fixed(x))
+        bases = {k: bases[k][:, :r] for k, r in zip(where, cheaper, strict=True)}
+        bases, trace = improve(look, bases, part(progress, 0.2, 0.7))
+        core = project(look.array, bases)
+        lost = float(measure(look.array, build(names, core, bases))[0].sum()) + look.outside
         core, bases = trimmed(core, bases, share.lost - lost, x.shape)
-        tensor = frame.up(build(names, core, bases))
+        tensor = look.frame.up(build(names, core, bases))
         named = {names[k]: s for k, s in spectra.items()}
-        return finish(x, tensor, named, trace, (array, frame), "exact")
+        used = "exact" if look.energy is None else "sketch, exact"
+        return finish(x, tensor, named, trace, look, used)
 
     def finish(
         x: Input,
         tensor: Format,
         spectra: dict[str, np.ndarray],
         trace: Trace,
-        seen: tuple[Array, Frame],
+        look: _Look,
         used: str,
     ) -> Fit:
-        in_metric = bool(options.metric)
         return make_fit(
-            x, tensor, options.rounding, spectra, trace, seen=seen, in_metric=in_metric, svd=used
+            x,
+            tensor,
+            options.rounding,
+            spectra,
+            trace,
+            seen=(look.array, look.frame),
+            in_metric=bool(options.metric),
+            svd=used,
+            passes=look.passes + 1,
         )
 
     def weighted(x: Input, weights: Array, rank: dict[int, int], progress: Progress) -> Fit:
@@ -191,7 +259,7 @@ def tucker_like(build: Build, options: Options) -> Method:
         entries = checked_weights(weights, x)
         array = observed(x, entries)
         which = Which(options.svd)
-        bases, _ = begin(array, rank, None, Frame(), which, part(progress, 0, 0.2))
+        bases, _ = begin(_Look(array, Frame()), rank, None, which, part(progress, 0, 0.2))
         core, bases, trace = weighted_hooi(
             array, entries, bases, options.n_iter_max, options.tol, part(progress, 0.2, 0.9)
         )

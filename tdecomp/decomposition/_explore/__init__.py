@@ -1,0 +1,1 @@
+"""Error against stored numbers for every format, from a few reads of the data."""

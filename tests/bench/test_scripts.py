@@ -1,0 +1,95 @@
+"""The scripts that make the tables of docs/benchmarks.md, on sizes that take no time."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import tdecomp as td
+from tdecomp.files.delta import open_delta
+from tests.bench import in_memory, limits, scaling, whole_model
+from tests.bench.children import run_child
+from tests.bench.synthetic import write_pair
+from tests.bench.tables import Printer
+
+SHAPE = (3, 2, 40, 32)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair") / "tiny"
+    write_pair("tiny", folder)
+    return folder
+
+
+@pytest.mark.parametrize("data", in_memory.DATA)
+def test_data_are_float32_stacks_and_repeat(data):
+    x = in_memory.DATA[data](SHAPE, 4)
+    assert (x.shape, x.dtype, x.flags.c_contiguous) == (SHAPE, np.float32, True)
+    np.testing.assert_array_equal(x, in_memory.DATA[data](SHAPE, 4))
+
+
+def test_planted_ranks_leave_the_noise():
+    """Noise of a tenth: an error of 0.1 / √1.01, less what the factors catch of it."""
+    noise = 0.1 / 1.01**0.5
+    shared, cp = in_memory.shared(SHAPE, 4), in_memory.components(SHAPE, 4)
+    assert 0.85 * noise < td.tucker2(shared, rank=4).error < noise
+    assert 0.85 * noise < td.cp(cp, rank=4).error < 1.05 * noise
+
+
+def test_the_error_of_a_row_is_the_one_of_the_fit():
+    x = in_memory.shared(SHAPE, 8)
+    fit = td.tucker2(x, rank=4)
+    assert in_memory.relative_error(x, fit.tensor.to_dense()) == pytest.approx(fit.error, rel=1e-4)
+
+
+@pytest.mark.parametrize("data", in_memory.DATA)
+def test_tables_in_memory(data, capsys):
+    x = in_memory.DATA[data]((2, 64, 48), in_memory.RANK)
+    in_memory.table(Printer(markdown=True), data, x, runs=1, peers=False)
+    shown = capsys.readouterr().out
+    assert ("td.cp" in shown) == (data == "components")
+    assert ("| td.tucker (2, 16, 16) |" in shown) == (data != "components")
+
+
+def test_steps_add_up(capsys):
+    in_memory.steps(Printer(markdown=True), in_memory.shared((2, 96, 80), 16), runs=1)
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line[:2] == "| "]
+    spent = [float(row[2]) for row in rows[2:]]
+    assert sum(spent[:-1]) == pytest.approx(spent[-1], abs=1e-3)
+
+
+def test_passes_are_told_apart(pair, capsys):
+    delta = open_delta(pair / "base", pair / "tuned", targets=["k_proj", "v_proj"])
+    (stack,) = delta.stacks
+    watched = whole_model.Watched(stack.read)
+    for _ in range(3):
+        assert len(list(replace(stack, read=watched))) == 6
+    spent = watched.passes(end=watched.times[2][-1])
+    assert len(spent) == 3
+    assert sum(spent) == pytest.approx(watched.times[2][-1] - watched.times[0][0])
+    parts = {site.shape: whole_model.Parts(1.0, 1.0, 1.0) for site in stack.group.sites}
+    whole_model.passes_table(Printer(markdown=True), delta, "tucker2", parts)
+    assert "| attn_in.48x96 | 6 |" in capsys.readouterr().out
+
+
+def test_memory_of_a_child_is_its_own():
+    held = np.ones(25_000_000)  # what the parent holds does not count
+    child = run_child([sys.executable, "-c", "print('x' * 5); import time; time.sleep(0.2)"])
+    assert child.output == "xxxxx\n"
+    assert 0 < child.anonymous <= child.rss < held.nbytes
+    with pytest.raises(RuntimeError, match="failed with 3"):
+        run_child([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_memory_of_a_lazy_stack_is_less_than_the_stack(tmp_path):
+    size, layers = 512, 24  # above what is decomposed exactly, and then as a whole
+    scaling.write_layers(tmp_path, layers, size)
+    assert size**2 * 4 < scaling.measure_memory(tmp_path, rank=4) < layers * size**2 * 4
+
+
+def test_widening_gives_the_difference():
+    assert limits.widen_and_subtract((8, 16)) > 0
