@@ -12,6 +12,7 @@ from tdecomp.decomposition import Exploration as Exploration
 from tdecomp.decomposition import Fit as Fit
 from tdecomp.decomposition import Fits as Fits
 from tdecomp.decomposition import Spectra as Spectra
+from tdecomp.decomposition import Stream as Stream
 from tdecomp.decomposition import Trace as Trace
 from tdecomp.decomposition import als as als
 from tdecomp.decomposition import cp as cp
@@ -66,6 +67,7 @@ __all__ = [
     "SiteError",
     "Spectra",
     "Stack",
+    "Stream",
     "Sum",
     "TdecompError",
     "Trace",

@@ -16,6 +16,7 @@ from tdecomp.cli._parse import (
     parse_budget,
     parse_dtype,
     parse_formats,
+    parse_memory,
     parse_modes,
     parse_rank,
     parse_share,
@@ -66,6 +67,14 @@ Share = Annotated[
 _BY_MODES = ("tucker", "tucker2")
 LoraRank = Annotated[
     int, typer.Option(min=1, help="Widest LoRA pair; wider ones are truncated by SVD.")
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Torch device to compute on, `cuda` or `cuda:1`; by default numpy."),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(help="Refuse what would take more, `2GB`; by default half of what is free."),
 ]
 RankPattern = Annotated[
     bool,
@@ -160,6 +169,8 @@ def decompose(
     ] = False,
     lora_rank: LoraRank = VLLM_RANKS[-1],
     rank_pattern: RankPattern = False,
+    device: Device = None,
+    max_memory: MaxMemory = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -195,6 +206,7 @@ def decompose(
         selection=_selection(targets, exclude, layers, pattern, share),
         dtype=code,
         lora=_job.LoraOptions(lora_rank, rank_pattern, code) if lora else None,
+        machine=_job.Machine(device, parse_memory(max_memory)),
         overwrite=overwrite,
         screen=screen,
     )
@@ -230,6 +242,8 @@ def explore(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="JSON file to write the report to.")
     ] = None,
+    device: Device = None,
+    max_memory: MaxMemory = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -250,6 +264,7 @@ def explore(
         formats=parse_formats(formats, _job.FORMATS),
         selection=_selection(targets, exclude, layers, pattern, share),
         out=out,
+        machine=_job.Machine(device, parse_memory(max_memory)),
         overwrite=overwrite,
         screen=screen,
         command=lambda words: _explored.command(str(base), str(tuned), chosen, words),

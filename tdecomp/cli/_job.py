@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import tdecomp as td
+from tdecomp._xp import namespace, to_numpy
 from tdecomp.adapters import lora_modules
 from tdecomp.cli._explored import explore_report
 from tdecomp.cli._report import fit_report, lora_report, verify_report
@@ -30,12 +31,14 @@ from tdecomp.files.factors import (
     save_factors,
 )
 from tdecomp.files.peft_lora import VLLM_RANKS, write_lora
-from tdecomp.stack import Survey, Targets, group_sites
+from tdecomp.formats import Format
+from tdecomp.stack import Stack, Survey, Targets, group_sites
 
 __all__ = [
     "FORMATS",
     "METHODS",
     "LoraOptions",
+    "Machine",
     "Selection",
     "apply",
     "decompose",
@@ -77,6 +80,27 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Machine:
+    """Where to compute, and in how much memory.
+
+    Attributes
+    ----------
+    device
+        Torch device; None: the processor, with numpy.
+    max_memory
+        Bytes, None for no limit.
+    """
+
+    device: str | None = None
+    max_memory: int | None = None
+
+    def stacks(self, delta: Delta) -> tuple[Stack, ...]:
+        """The stacks of a delta, there."""
+        stacks = delta.stacks if self.device is None else delta.stacks_on(self.device)
+        return tuple(replace(stack, max_memory=self.max_memory) for stack in stacks)
+
+
+@dataclass(frozen=True)
 class LoraOptions:
     """How LoRA folders are written."""
 
@@ -103,6 +127,7 @@ def decompose(
     selection: Selection,
     dtype: str,
     lora: LoraOptions | None,
+    machine: Machine,
     overwrite: bool,
     screen: Screen,
 ) -> dict[str, Any]:
@@ -110,7 +135,7 @@ def decompose(
     with output_folder(out, overwrite=overwrite, inputs=[base, tuned]) as folder:
         delta = open_delta(base, tuned, **selection.find, share=selection.share)
         options = {} if modes is None else {"modes": modes}
-        fits = _fit(delta, METHODS[method], {**target, **options}, dtype, screen)
+        fits = _fit(delta, METHODS[method], {**target, **options}, dtype, machine, screen)
         with screen.progress("what is not covered", _numbers(delta), "numbers") as tick:
             uncovered, rounding = delta.uncovered(tick), delta.rounding_floor(tick)
         sources = {
@@ -121,7 +146,7 @@ def decompose(
             method,
             dtype,
             delta.groups,
-            tuple(fit.tensor for fit in fits),
+            tuple(_on_host(fit.tensor) for fit in fits),
             tuple(fit.residual for fit in fits),
             tuple(fit.energy for fit in fits),
             delta.shapes,
@@ -145,6 +170,7 @@ def explore(
     formats: Sequence[str] | None,
     selection: Selection,
     out: Path | None,
+    machine: Machine,
     overwrite: bool,
     screen: Screen,
     command: Callable[[Sequence[str]], str],
@@ -161,7 +187,7 @@ def explore(
         delta = open_delta(base, tuned, **selection.find, share=selection.share)
         with _progress(delta, "exploring", screen) as progress:
             found = td.explore(
-                delta.stacks,
+                machine.stacks(delta),
                 budgets,
                 formats=None if formats is None else [FORMATS[name] for name in formats],
                 progress=progress,
@@ -221,16 +247,22 @@ def _fit(
     method: Callable[..., td.Fit],
     target: Mapping[str, Any],
     dtype: str,
+    machine: Machine,
     screen: Screen,
 ) -> td.Fits:
+    def rounding(array: Any) -> Any:
+        stored = safetensors.rounded(to_numpy(array), dtype)
+        if isinstance(array, np.ndarray):
+            return stored
+        return namespace(array).asarray(stored, device=array.device)
+
     with _progress(delta, "decomposing", screen) as progress:
-        return td.decompose(
-            delta.stacks,
-            method,
-            **target,
-            rounding=lambda array: safetensors.rounded(array, dtype),
-            progress=progress,
-        )
+        stacks = machine.stacks(delta)
+        return td.decompose(stacks, method, **target, rounding=rounding, progress=progress)
+
+
+def _on_host(tensor: Format) -> Format:
+    return tensor.with_arrays({name: to_numpy(a) for name, a in tensor.arrays.items()})
 
 
 @contextmanager

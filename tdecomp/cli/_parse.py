@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
+from pathlib import Path
 
 from tdecomp.errors import ArgumentError
 
@@ -12,6 +14,7 @@ __all__ = [
     "parse_budget",
     "parse_dtype",
     "parse_formats",
+    "parse_memory",
     "parse_modes",
     "parse_rank",
     "parse_share",
@@ -38,6 +41,34 @@ def parse_budget(text: str, dtype: str) -> int:
         )
     amount = float(found[1]) * _FACTOR[(found[2] or "").upper()]
     return int(amount / _BYTES[dtype] if found[3] else amount)
+
+
+def parse_memory(text: str | None) -> int | None:
+    """Bytes of memory: ``500MB``, ``2GB``; None for half of what is free, where that is known.
+
+    >>> parse_memory("1.5GB")
+    1500000000
+    """
+    if text is None:
+        return _free_memory()
+    found = _BUDGET.fullmatch(text.strip())
+    if not found or not found[3]:
+        raise ArgumentError(f"--max-memory {text!r}: write 500MB or 2GB")
+    return int(float(found[1]) * _FACTOR[(found[2] or "").upper()])
+
+
+def _free_memory() -> int | None:
+    """Half of the memory that is free now, on Linux; else half of all there is."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(line for line in lines if line.startswith("MemAvailable"))
+        return 1024 * int(free.split()[1]) // 2
+    except (OSError, StopIteration, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        return None
 
 
 def parse_rank(text: str) -> int | tuple[int, ...] | dict[str, int]:

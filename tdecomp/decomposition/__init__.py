@@ -10,6 +10,8 @@ from tdecomp.decomposition._fit import Trace as Trace
 from tdecomp.decomposition._fit import measure as measure
 from tdecomp.decomposition._fit import relative as relative
 from tdecomp.decomposition._model import decompose as decompose
+from tdecomp.decomposition._sketch import Seen as Seen
+from tdecomp.decomposition._sketch import Stream as Stream
 from tdecomp.decomposition._spectra import Spectra as Spectra
 from tdecomp.decomposition._spectra import ranks as ranks
 from tdecomp.decomposition._svd import svd as svd
@@ -24,7 +26,9 @@ __all__ = [
     "Exploration",
     "Fit",
     "Fits",
+    "Seen",
     "Spectra",
+    "Stream",
     "Trace",
     "als",
     "cp",

@@ -17,6 +17,7 @@ from tdecomp._xp import Array, adjoint, namespace, quick_sum_of_squares, sum_of_
 from tdecomp.decomposition._fit import Input, raw_slices
 from tdecomp.decomposition._frame import Frame
 from tdecomp.errors import ArgumentError, DataError
+from tdecomp.formats import Tucker
 from tdecomp.linalg import (
     SETTLED,
     excess,
@@ -28,6 +29,8 @@ from tdecomp.linalg import (
     svd_randomized,
     truncated_svd,
 )
+from tdecomp.modes import name_modes
+from tdecomp.stack import Stack
 from tdecomp.tensor import unfold
 
 __all__ = [
@@ -36,7 +39,6 @@ __all__ = [
     "Seen",
     "Stream",
     "is_worth_sketching",
-    "sketched_core",
     "streamed",
     "worth_sketching",
 ]
@@ -45,6 +47,8 @@ OVERSAMPLES = 10  # columns beyond the rank
 FIRST_WIDTH = 32  # ranks seen by the first sketch for an error or a budget, doubled as needed
 CLOSE = 1e-5  # share of the energy below which what a sketch leaves out has to be measured
 _ROUNDING = 1e-7  # of the captured energy: changes that float32 cannot tell
+_SLICES = 3  # in memory at once: in use, read ahead, just dropped
+_PRODUCTS = 3  # of all slices: of this pass and the last, and side by side
 _ROUNDS = 8  # of two passes each, at most
 
 Ranks = tuple[int | None, int | None]
@@ -70,40 +74,24 @@ def worth_sketching(shape: tuple[int, ...], ranks: Ranks) -> Ranks | None:
     return None if out is None and inp is None else (out, inp)
 
 
-def sketched_core(x: Input, ranks: Ranks, seed: int) -> tuple[Array, Frame, float]:
-    """A stack in coordinates that hold nearly all of what bases of these ranks can capture.
-
-    Parameters
-    ----------
-    x
-        ``(..., out, in)`` or a stack.
-    ranks
-        Of ``out`` and ``in``.
-    seed
-        Of the sketch, see `Stream`.
-
-    Returns
-    -------
-    core : ``(..., k1, k2)``
-        `x` in the coordinates.
-    frame
-        The bases, as lifts of the last two modes.
-    energy
-        ``‖X‖²``.
+def streamed(x: Input, ranks: Ranks, seed: int) -> Stream:
+    """All passes over the slices of ``(..., out, in)`` or a stack.
 
     Raises
     ------
+    ArgumentError
+        A stack whose `max_memory` the sketches would exceed.
     DataError
         NaN or Inf, seen in the sketch.
     """
-    stream = streamed(x, ranks, seed)
-    assert stream.core is not None
-    return stream.core, stream.frame, stream.energy
-
-
-def streamed(x: Input, ranks: Ranks, seed: int) -> Stream:
-    """All passes over the slices of `x`."""
     stream = Stream(tuple(int(n) for n in x.shape), ranks, seed)
+    if isinstance(x, Stack):
+        width = OVERSAMPLES + max(rank or 0 for rank in ranks)
+        slices = _SLICES * math.prod(x.shape[-2:])
+        x.require(
+            slices + _PRODUCTS * x.n_sites * width * max(x.shape[-2:]),
+            f"a sketch {width} columns wide",
+        )
     while not stream.done:
         stream = stream.after(stream.visit(enumerate(raw_slices(x))))
     return stream
@@ -143,6 +131,15 @@ class Stream:
     Rounds of two passes end when the last one saved less than 1e-3 of the energy left out, or
     another is expected to (`tdecomp.linalg.excess`, with the power 2 for each round).
 
+    Parameters
+    ----------
+    shape
+        Of the stack, ``(..., out, in)``.
+    ranks
+        Of ``out`` and ``in``; None for a mode that keeps its size.
+    seed
+        Of the sketch. Ω is drawn for each slice by itself, from the seed and its position.
+
     Examples
     --------
     Slices visited in two places, in any order:
@@ -154,6 +151,12 @@ class Stream:
     ...     stream = stream.after(here + there)
     >>> stream.core.shape, stream.passes
     ((4, 12, 12), 3)
+
+    What is left is a small format, for any decomposition:
+
+    >>> from tdecomp.decomposition import tucker2
+    >>> tucker2(stream.tensor, rank=1).tensor.shape
+    (4, 30, 20)
     """
 
     shape: tuple[int, ...]
@@ -191,6 +194,14 @@ class Stream:
             bases[out] = self.right if self._turned else self.left
         lift = {k: q if k == out else adjoint(q).T for k, q in bases.items()}
         return Frame(lift, {k: adjoint(q) for k, q in lift.items()})
+
+    @property
+    def tensor(self) -> Tucker:
+        """What the coordinates keep of the tensor, once done: bases for the modes with a rank."""
+        if self.core is None:
+            raise ArgumentError(f"the stream is not done: after pass {self.passes} comes another")
+        bases = tuple(self.frame.lift.get(k) for k in range(len(self.shape)))
+        return Tucker(name_modes(len(self.shape), None), self.core, bases)
 
     def visit(self, slices: Iterable[tuple[int, Array]]) -> Seen:
         """One pass over some of the slices, given as ``(position in C order, matrix)``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from tdecomp.stack.select import Targets
 from tdecomp.stack.sites import Site
 
 __all__ = ["Stack"]
+
+_COPIES = 4  # of a whole stack, at most, while it is decomposed: unfoldings, float64
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class Stack:
     ahead
         Iteration has the next slice read in a thread while the caller computes: `read` takes
         time and may run in another thread. Two slices are then in memory instead of one.
+    max_memory
+        Bytes that decomposing this stack may take, as far as they are foreseen: loading it whole,
+        or the sketches of its slices, is refused beyond. None: no limit.
 
     Examples
     --------
@@ -43,6 +49,7 @@ class Stack:
     group: Group
     read: Callable[[Site], Array] = field(repr=False)
     ahead: bool = field(default=False, repr=False)
+    max_memory: int | None = field(default=None, repr=False)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -90,8 +97,21 @@ class Stack:
     def __iter__(self) -> Iterator[Array]:
         return self.slices()
 
+    def require(self, numbers: int, what: str) -> None:
+        """Refuse `what` if so many float32 numbers are more than `max_memory`."""
+        if self.max_memory is not None and 4 * numbers > self.max_memory:
+            raise ArgumentError(
+                f"{self.group.name}: {what} takes about {_megabytes(4 * numbers)}, the limit is"
+                f" {_megabytes(self.max_memory)}: ask for a small rank, which is found slice by"
+                " slice, take fewer layers or targets together, or raise the limit"
+            )
+
     def dense(self) -> Array:
-        """Load the whole tensor (site modes..., out, in), in the dtype of the first slice."""
+        """Load the whole tensor (site modes..., out, in), in the dtype of the first slice.
+
+        An `ArgumentError` where this and a few copies to work on are above `max_memory`.
+        """
+        self.require(_COPIES * math.prod(self.shape), "to work on it whole")
         slices = self.slices()
         first = next(slices)
         xp = namespace(first)
@@ -135,3 +155,7 @@ class Stack:
             return site.take(arrays[site.tensor])
 
         return tuple(cls(group, read) for group in group_sites(survey.sites, share=share))
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -240,8 +242,7 @@ def test_order_and_split_of_the_slices_do_not_matter(order, parts, ranks, noise)
 def test_what_a_stream_leaves_outside_is_what_it_says(ranks):
     x = stack((2, 3, 60, 50), 0.3).astype(np.float64)
     stream = run(x, ranks, 2, list(range(6)))
-    frame = stream.frame
-    inside = frame.up(td.Tucker(("a", "b", "o", "i"), stream.core, (None,) * 4)).to_dense()
+    inside = stream.tensor.to_dense()
     assert np.linalg.norm(x - inside) ** 2 == pytest.approx(stream.outside, rel=1e-9)
     assert stream.energy == pytest.approx(np.linalg.norm(x) ** 2, rel=1e-12)
 
@@ -254,3 +255,12 @@ def test_a_slice_left_out_or_visited_twice_is_refused():
         stream.after(some)
     with pytest.raises(td.ArgumentError, match="slice 2 was visited twice"):
         some + stream.visit([(2, x[2])])
+
+
+def test_a_sketch_beyond_the_memory_of_a_stack_is_refused():
+    x = stack(SHAPES[0], 0.3)
+    (lazy,) = td.Stack.from_arrays({f"h.{i}.w.weight": m for i, m in enumerate(x)})
+    numbers = 3 * 320 * 300 + 3 * 6 * 22 * 320
+    assert td.tucker2(replace(lazy, max_memory=4 * numbers), rank=12).error < 0.31
+    with pytest.raises(td.ArgumentError, match="a sketch 22 columns wide takes about 2 MB"):
+        td.tucker2(replace(lazy, max_memory=4 * numbers - 1), rank=12)

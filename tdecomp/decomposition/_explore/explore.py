@@ -35,7 +35,8 @@ from tdecomp.stack import Stack
 
 __all__ = ["Cell", "Exploration", "Row", "Winner", "explore"]
 
-_FRACTIONS = (256, 128, 64, 32, 16)
+_BUDGETS = 5  # by default, each twice the one before, the last 1/16 of the data
+_LARGEST = 20_000_000  # numbers in it at most: what a look keeps is some 15 times as much
 _FORMATS: tuple[Callable[..., Fit], ...] = (svd, tucker2, tucker, tensor_train)
 _WIDER = 3  # times a sketch is made twice as wide
 
@@ -172,7 +173,8 @@ def explore(
         A stack, an array ``(..., out, in)``, or several.
     budgets
         Numbers to store, one or several; by default 1/256, 1/128, 1/64, 1/32 and 1/16 of the
-        numbers in the stacks, without those below rank 1.
+        numbers in the stacks, without those below rank 1. All are halved as often as the largest
+        would be above 20 million.
     formats
         The functions to compare, some of `td.svd`, `td.tucker2`, `td.tucker` (with it, the bases
         of one side), `td.tensor_train` and `td.cp`; all but `td.cp` by default, which iterates
@@ -279,7 +281,8 @@ def _checked_formats(formats: Any) -> tuple[Callable[..., Fit], ...]:
 def _budgets(budgets: Any, total: int) -> list[int]:
     """Increasing whole numbers."""
     if budgets is None:
-        return sorted({max(1, total // f) for f in _FRACTIONS})
+        largest = 16 * 2 ** max(0, math.ceil(math.log2(total / 16 / _LARGEST)))
+        return sorted({max(1, total // (largest << k)) for k in range(_BUDGETS)})
     given = list(budgets) if isinstance(budgets, list | tuple | np.ndarray) else [budgets]
     if not given:
         raise ArgumentError("budgets=[] names no budget: give stored numbers, or None")

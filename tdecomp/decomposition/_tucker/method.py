@@ -29,10 +29,9 @@ from tdecomp.decomposition._tucker.hosvd import (
 from tdecomp.decomposition._tucker.masked import weighted_hooi
 from tdecomp.decomposition._which import Which
 from tdecomp.errors import ArgumentError
-from tdecomp.formats import Format, Tucker
+from tdecomp.formats import Format
 from tdecomp.linalg import Svd
 from tdecomp.modes import positions
-from tdecomp.stack import Stack
 
 __all__ = ["Build", "Init", "Modes", "Options", "tucker_like"]
 
@@ -88,13 +87,6 @@ class _Look:
     outside: float = 0.0
     passes: int = 1
 
-    def measured(self, x: Array | Stack) -> _Look:
-        """With `outside` from a pass over the data: a difference of norms ends at 1e-7 of them."""
-        names = tuple(f"m{k}" for k in range(len(x.shape)))
-        bases = tuple(self.frame.lift.get(k) for k in range(len(x.shape)))
-        left = measure(x, Tucker(names, self.array, bases))[0]
-        return replace(self, outside=float(left.sum()), passes=self.passes + 1)
-
 
 class _State(NamedTuple):
     """What the look for a choice of ranks leaves for the fit; the array only if it is small."""
@@ -126,8 +118,11 @@ def tucker_like(build: Build, options: Options) -> Method:
         core, inner = format_frame(outer.down(x), opened)
         return _Look(dense(core), outer.then(inner))
 
-    def sketch(x: Input, rank: Mapping[int, int]) -> _Look | None:
-        """Coordinates of the long modes from a few passes; None where the exact ones are better."""
+    def sketch(x: Input, rank: Mapping[int, int], *, measured: bool = False) -> _Look | None:
+        """Coordinates of the long modes from a few passes; None where the exact ones are better.
+
+        What they leave out is a difference of norms, to 1e-7 of them, or measured where it is less.
+        """
         plain = options.svd is None and options.metric is None and options.init == "hosvd"
         order = len(x.shape)
         if isinstance(x, Format) or order < 2 or not (plain and options.sequential):
@@ -137,7 +132,11 @@ def tucker_like(build: Build, options: Options) -> Method:
             return None
         stream = streamed(x, ranks, seed)
         assert stream.core is not None
-        return _Look(stream.core, stream.frame, stream.energy, stream.outside, stream.passes)
+        look = _Look(stream.core, stream.frame, stream.energy, stream.outside, stream.passes)
+        if not measured or stream.outside > CLOSE * stream.energy:
+            return look
+        left = float(measure(x, stream.tensor)[0].sum())
+        return replace(look, outside=left, passes=look.passes + 1)
 
     def analyse(x: Input, progress: Progress) -> Analysis:
         return looked(x, FIRST_WIDTH, progress)
@@ -146,9 +145,7 @@ def tucker_like(build: Build, options: Options) -> Method:
         """What can be traded, seen through a sketch of this width where it is worth it."""
         _only_rank(options)
         _, where = chosen(x)
-        look = sketch(x, dict.fromkeys(where, width))
-        if look is not None and look.outside < CLOSE * (look.energy or 0):
-            look = look.measured(x)
+        look = sketch(x, dict.fromkeys(where, width), measured=True)
         seen = look or load(x)
         bases, spectra = bases_of(seen.array, where, part(progress, 0.1, 0.7))
         energy = core_energy(project(seen.array, bases), sorted(where))
