@@ -248,11 +248,13 @@ def svd_settled(
     *,
     n_oversamples: int = 10,
     random_state: int | np.random.Generator | None = None,
+    energy: float | None = None,
 ) -> Triplets:
     """Truncated SVD of a random sketch, with power steps until the captured energy settles.
 
     As `svd_randomized`, with power steps, eight at most, until the last one saved less than 1e-3 of
-    the energy left out or another is expected to (`excess`). Parameters and result as there.
+    the energy left out or another is expected to (`excess`). Parameters and result as there;
+    `energy` is ``‖x‖²`` where that is known.
 
     >>> import numpy as np
     >>> svd_settled(np.diag([3.0, 2.0, 1.0]), 2)[1].round(12).tolist()
@@ -262,7 +264,7 @@ def svd_settled(
     if rank == 0:
         return _nothing(x)
     width = min(rank + n_oversamples, *x.shape)
-    energy, before = quick_sum_of_squares(x), -math.inf
+    energy, before = quick_sum_of_squares(x) if energy is None else energy, -math.inf
     steps = _power_steps(x, width, np.random.default_rng(random_state or 0))
     q, b = next(steps)
     for step in range(_POWER_STEPS):
@@ -343,9 +345,9 @@ def is_cheap(shape: tuple[int, ...], width: int) -> bool:
 def orthonormal(y: Array) -> Array:
     """Orthonormal basis of the columns of a tall matrix, ``(n, k)``, at the speed of products.
 
-    Twice ``Y (Yᴴ Y)^(-1/2)`` in float64, in the manner of Cholesky QR ([yamamoto2015]); Householder
-    QR where the columns depend on each other too much (a condition number above 1e5) or are hardly
-    fewer than the rows.
+    ``Y (Yᴴ Y)^(-1/2)`` in float64, and where that is not yet orthonormal to the precision of `y`
+    once more, in the manner of Cholesky QR ([yamamoto2015]); Householder QR where the columns
+    depend on each other too much (a condition number above 1e5) or are hardly fewer than the rows.
 
     >>> import numpy as np
     >>> q = orthonormal(np.arange(24.0).reshape(12, 2))
@@ -356,17 +358,18 @@ def orthonormal(y: Array) -> Array:
     if y.shape[0] < 4 * y.shape[1]:
         return xp.linalg.qr(y, mode="reduced")[0]
     wide = double(y)  # in float32 the products would let strong directions leak out of the span
-    for _ in range(2):
+    while True:
         products = adjoint(wide) @ wide  # (k, k)
         norms = xp.sqrt(_real(xp.linalg.diagonal(products)))
         if not 0 < float(xp.min(norms)) <= float(xp.max(norms)) < math.inf:
             return xp.linalg.qr(y, mode="reduced")[0]
         values, vectors = xp.linalg.eigh(products / norms[:, None] / norms[None, :])
-        if not float(values[0]) > _CONDITION * float(values[-1]):
+        least = float(values[0]) / float(values[-1])
+        if not least > _CONDITION:
             return xp.linalg.qr(y, mode="reduced")[0]
-        root = vectors / xp.sqrt(values)[None, :] @ adjoint(vectors) / norms[:, None]
-        wide = wide @ root
-    return xp.astype(wide, y.dtype)
+        wide = wide @ (vectors / xp.sqrt(values)[None, :] @ adjoint(vectors) / norms[:, None])
+        if least > (0.5 if _is_double(y) else 1e-8):
+            return xp.astype(wide, y.dtype)
 
 
 def random_matrix(rng: np.random.Generator, shape: tuple[int, int], like: Array) -> Array:

@@ -88,7 +88,8 @@ class Machine:
     device
         Torch device; None: the processor, with numpy.
     max_memory
-        Bytes, None for no limit.
+        Bytes: half for matrices kept from one pass to the next, half for work. None: no limit,
+        nothing kept.
     """
 
     device: str | None = None
@@ -96,8 +97,11 @@ class Machine:
 
     def stacks(self, delta: Delta) -> tuple[Stack, ...]:
         """The stacks of a delta, there."""
-        stacks = delta.stacks if self.device is None else delta.stacks_on(self.device)
-        return tuple(replace(stack, max_memory=self.max_memory) for stack in stacks)
+        if self.max_memory is None:
+            return delta.stacks_on(self.device)
+        half = self.max_memory // 2
+        stacks = delta.stacks_on(self.device, keep=half)
+        return tuple(replace(stack, max_memory=half) for stack in stacks)
 
 
 @dataclass(frozen=True)

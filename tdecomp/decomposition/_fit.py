@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -235,8 +235,10 @@ def raw_slices(x: Array | Stack) -> Iterator[Array]:
         yield from (working(matrices[i, ...]) for i in range(matrices.shape[0]))
 
 
-def measure(x: Array | Stack, tensor: Format) -> tuple[np.ndarray, np.ndarray]:
-    """Squared residual and squared norm of every matrix, formed directly.
+def measure(
+    x: Array | Stack, tensor: Format, energies: Sequence[float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Squared residual and squared norm of every matrix, formed directly; norms may be known.
 
     One matrix at a time, or at once for arrays of up to 10⁶ numbers. Differences are taken in the
     working precision and summed in float64; where the relative error is below 1e-4 the products
@@ -245,7 +247,8 @@ def measure(x: Array | Stack, tensor: Format) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(x, Stack) and (math.prod(x.shape) <= _WHOLE or len(x.shape) < 2):
         return _measure_whole(dense(x), tensor)
     pairs = [
-        residual_of_pair(matrix, *tensor.pair(site)) for site, matrix in enumerate(raw_slices(x))
+        residual_of_pair(matrix, *tensor.pair(i), None if energies is None else energies[i])
+        for i, matrix in enumerate(raw_slices(x))
     ]  # one (residual², norm²) per site
     residual, energy = np.array(pairs, dtype=np.float64).T
     if not np.isfinite(energy).all():
@@ -264,6 +267,7 @@ def make_fit(
     in_metric: bool = False,
     svd: str = "exact",
     passes: int = 2,
+    energies: Sequence[float] | None = None,
 ) -> Fit:
     """Round the arrays as they will be stored, then measure what is left of `x`.
 
@@ -273,6 +277,8 @@ def make_fit(
         The coordinates the error counts in, and their frame; `x` itself by default.
     in_metric
         Whether those are the coordinates of a metric, and the plain error is wanted too.
+    energies
+        Squared norm of every matrix, where they are known.
     """
     if rounding is not None:
         if isinstance(x, Format):
@@ -288,7 +294,7 @@ def make_fit(
         assert seen is not None
         residual, energy = measure(seen[0], seen[1].down(tensor))
     else:
-        residual, energy = measure(x, tensor)
+        residual, energy = measure(x, tensor, energies)
     if in_metric:
         plain = _measured_plain(x, tensor)
         kept |= {"error_plain": relative(float(plain[0].sum()), float(plain[1].sum()))}
@@ -319,19 +325,35 @@ def _measure_whole(x: Array, tensor: Format) -> tuple[np.ndarray, np.ndarray]:
     return residual, energy
 
 
-def residual_of_pair(matrix: Array, left: Array, right: Array) -> tuple[float, float]:
+def residual_of_pair(
+    matrix: Array, left: Array, right: Array, energy: float | None = None
+) -> tuple[float, float]:
     """``‖M − L R‖²`` and ``‖M‖²``, as `measure` forms them, a few rows at a time."""
-    residual = energy = 0.0
-    step = max(1, _ROWS // matrix.shape[1])
     n = matrix.shape[0]
+    step = max(1, _ROWS // matrix.shape[1])
     tiles = [slice(i, min(i + step, n)) for i in range(0, n, step)]
+    arrays = matrix, left, right
+    plain = all(isinstance(a, np.ndarray) and a.dtype == matrix.dtype for a in arrays)
+    room = np.empty((min(step, n), matrix.shape[1]), matrix.dtype) if plain else None
+    residual = seen = 0.0
     for rows in tiles:
         tile = matrix[rows, :]
-        energy += quick_sum_of_squares(tile)
-        residual += quick_sum_of_squares(tile - left[rows, :] @ right)
+        if energy is None:
+            seen += quick_sum_of_squares(tile)
+        residual += quick_sum_of_squares(_rest(tile, left[rows, :], right, room))
+    energy = seen if energy is None else energy
     if residual < _DIRECT_IN_DOUBLE**2 * energy:
         wide = double(right)
         residual = sum(
             sum_of_squares(double(matrix[rows, :]) - double(left[rows, :]) @ wide) for rows in tiles
         )
     return residual, energy
+
+
+def _rest(tile: Array, left: Array, right: Array, room: np.ndarray | None) -> Array:
+    """``tile − left right``, in `room` if given: new memory would cost more than the product."""
+    if room is None:
+        return tile - left @ right
+    out = room[: tile.shape[0]]
+    np.matmul(left, right, out=out)
+    return np.subtract(tile, out, out=out)

@@ -145,9 +145,9 @@ def svd_method(
         cost, frontiers, found, reach = sum(x.shape[-2:]) + 1, [], [], 0.0
         for i, site in enumerate(sites(x)):
             if sketched:
-                found.append(svd_settled(site.matrix, width))
+                found.append(svd_settled(site.matrix, width, energy=site.energy))
                 s = to_numpy(found[-1][1])
-                outside = _outside(site.matrix, found[-1])
+                outside = _outside(site, found[-1])
                 frontiers.append(spectrum_frontier(s, cost).plus(outside))
             else:
                 frontiers.append(spectrum_frontier(to_numpy(singular_values(site.matrix)), cost))
@@ -189,13 +189,13 @@ def svd_method(
         factors, left = [], []
         for i, ((rank,), site) in enumerate(zip(choice, sites(x), strict=True)):
             if state is None:
-                triplets = which.triplets(site.matrix, min(rank, *site.matrix.shape))
+                triplets = which.triplets(site.matrix, min(rank, *site.matrix.shape), site.energy)
             else:
                 u, s, vh = state[i]
                 triplets = u[:, :rank], s[:rank], vh[:rank, :]
             factors.append(tuple(cast(x, a) for a in site.lifted(*triplets)))
             u, s, vh = factors[-1]
-            left.append(residual_of_pair(site.matrix, *site.dropped(u * s, vh)))
+            left.append(residual_of_pair(site.matrix, *site.dropped(u * s, vh), site.energy))
             progress((i + 1) / _n_sites(x))
         tensor = _assemble(mode_names(x, names), x.shape[:-2], factors)
         if state is not None:
@@ -227,6 +227,7 @@ class _Site(NamedTuple):
     """A matrix in coordinates, with the ways back and there: ``W = lift matrix liftᵀ``."""
 
     matrix: Array
+    energy: float | None = None  # ‖matrix‖², where it is known
     out: tuple[Array, Array] | None = None  # lift (out, k), drop (k, out)
     inp: tuple[Array, Array] | None = None
 
@@ -243,16 +244,14 @@ def _array_sites(x: Input, frame_of) -> Iterator[_Site]:
     k, frame = len(x.shape) - 2, None
     assert not isinstance(x, Format)
     cheap = is_cheap(tuple(x.shape[-2:]), 0)
-    for matrix in slices(x) if cheap else map(_finite, raw_slices(x)):
+    for matrix in slices(x) if cheap else raw_slices(x):
+        energy = None
+        if not cheap and not math.isfinite(energy := quick_sum_of_squares(matrix)):
+            dense(matrix)  # refuses it in words
         frame = frame_of(x, matrix) if frame is None else frame
         for mode in frame.drop:
-            matrix = mode_product(matrix, frame.drop[mode], mode - k)
-        yield _Site(matrix, *(_both(frame, mode) for mode in (k, k + 1)))
-
-
-def _finite(matrix: Array) -> Array:
-    """The matrix, refused in words only if its norm is no number."""
-    return matrix if math.isfinite(quick_sum_of_squares(matrix)) else dense(matrix)
+            matrix, energy = mode_product(matrix, frame.drop[mode], mode - k), None
+        yield _Site(matrix, energy, *(_both(frame, mode) for mode in (k, k + 1)))
 
 
 def _format_sites(x: Format, frame_of) -> Iterator[_Site]:
@@ -270,7 +269,7 @@ def _format_sites(x: Format, frame_of) -> Iterator[_Site]:
         p, t = xp.linalg.qr(right.T, mode="reduced")
         inner = Frame({k: q, k + 1: p}, {k: adjoint(q), k + 1: adjoint(p)})
         whole = frame.then(inner)
-        yield _Site(dense(r @ t.T), *(_both(whole, mode) for mode in (k, k + 1)))
+        yield _Site(dense(r @ t.T), None, *(_both(whole, mode) for mode in (k, k + 1)))
 
 
 def _measured_plain(x: Input, tensor: LowRank) -> tuple[np.ndarray, np.ndarray]:
@@ -279,13 +278,13 @@ def _measured_plain(x: Input, tensor: LowRank) -> tuple[np.ndarray, np.ndarray]:
     return measure(x, tensor)
 
 
-def _outside(matrix: Array, found: Triplets) -> float:
+def _outside(site: _Site, found: Triplets) -> float:
     """Squared norm of what a truncated SVD leaves of a matrix."""
-    energy, s = quick_sum_of_squares(matrix), to_numpy(found[1]).astype(np.float64)
-    outside = energy - float(np.sum(s**2))
-    if outside > CLOSE * energy or energy == 0:
+    assert site.energy is not None
+    outside = site.energy - float(np.sum(to_numpy(found[1]).astype(np.float64) ** 2))
+    if outside > CLOSE * site.energy or site.energy == 0:
         return max(0.0, outside)
-    return residual_of_pair(matrix, found[0] * found[1], found[2])[0]
+    return residual_of_pair(site.matrix, found[0] * found[1], found[2], site.energy)[0]
 
 
 def _left_of(sites: Iterator[_Site], tensor: LowRank) -> tuple[np.ndarray, np.ndarray]:

@@ -36,9 +36,11 @@ class Which:
         """Functions used so far, ``"exact"`` if none."""
         return ", ".join(self._used) or "exact"
 
-    def triplets(self, matrix: Array, rank: int) -> tuple[Array, Array, Array]:
-        """``u, s, vh`` of a matrix."""
-        svd = self._chosen(tuple(matrix.shape), rank)
+    def triplets(
+        self, matrix: Array, rank: int, energy: float | None = None
+    ) -> tuple[Array, Array, Array]:
+        """``u, s, vh`` of a matrix, whose squared norm may be known."""
+        svd = self._chosen(tuple(matrix.shape), rank, energy)
         return truncated_svd(matrix, rank) if svd is None else svd(matrix, rank)
 
     def basis(self, x: Array, mode: int, rank: int) -> tuple[Array, Array]:
@@ -51,11 +53,11 @@ class Which:
         u, s, _ = svd(unfold(x, mode), min(rank, *rows))
         return u, s
 
-    def _chosen(self, shape: tuple[int, ...], rank: int) -> Svd | None:
+    def _chosen(self, shape: tuple[int, ...], rank: int, energy: float | None = None) -> Svd | None:
         """The function to call; None for an exact SVD of our choice."""
         svd = self._svd
         if svd is None and not self._exact and not is_cheap(shape, rank + _OVERSAMPLES):
-            svd = partial(svd_settled, n_oversamples=_OVERSAMPLES)
+            svd = partial(svd_settled, n_oversamples=_OVERSAMPLES, energy=energy)
         self._used["exact" if svd is None else _name(svd)] = None
         return svd
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -66,9 +67,9 @@ class Delta:
         """One lazy stack of float32 numpy deltas per group, read ahead."""
         return stacks_of(self.pair, self.groups, roundings=self._roundings)
 
-    def stacks_on(self, device: str) -> tuple[Stack, ...]:
-        """As `stacks`, as torch tensors on a device; see `stacks_of`."""
-        return stacks_of(self.pair, self.groups, device, roundings=self._roundings)
+    def stacks_on(self, device: str | None, *, keep: int = 0) -> tuple[Stack, ...]:
+        """As `stacks`, as torch tensors on a device, kept between passes; see `stacks_of`."""
+        return stacks_of(self.pair, self.groups, device, roundings=self._roundings, keep=keep)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -179,6 +180,7 @@ def stacks_of(
     device: str | None = None,
     *,
     roundings: dict[Site, float] | None = None,
+    keep: int = 0,
 ) -> tuple[Stack, ...]:
     """Lazy stacks of the deltas of the given groups, read ahead by one slice.
 
@@ -196,6 +198,9 @@ def stacks_of(
         caller computes. By default they are numpy arrays.
     roundings
         Takes up `Pair.rounding` of every site that is not in it, when the site is read.
+    keep
+        Bytes of slices that stay in memory for the next pass over the same group: the first ones
+        that fit, until a slice of another group is read. Callers must not write into a slice.
 
     Raises
     ------
@@ -203,6 +208,7 @@ def stacks_of(
         If torch is not installed, or has no such device here.
     """
     place = numpy_place() if device is None else torch_place(device)
+    kept = _Kept(keep)
 
     def read(site: Site) -> Array:
         if roundings is None or site in roundings:
@@ -213,7 +219,31 @@ def stacks_of(
             )
         return site.view(place.put(delta))
 
-    return tuple(Stack(group, read, ahead=True) for group in groups)
+    readers = [partial(kept.read, group, read) for group in groups]
+    return tuple(Stack(g, reader, ahead=True) for g, reader in zip(groups, readers, strict=True))
+
+
+class _Kept:
+    """Slices of one group that stay in memory, the first ones that there is room for."""
+
+    def __init__(self, room: int) -> None:
+        self._room, self._left = room, room
+        self._group: Group | None = None
+        self._slices: dict[Site, Array] = {}
+
+    def read(self, group: Group, read: Callable[[Site], Array], site: Site) -> Array:
+        """The slice of a site, read unless it is there."""
+        if group is not self._group:
+            self._group, self._left = group, self._room
+            self._slices = {}
+        if site in self._slices:
+            return self._slices[site]
+        matrix = read(site)
+        size = matrix.dtype.itemsize * math.prod(matrix.shape)
+        if size <= self._left:
+            self._slices[site] = matrix
+            self._left -= size
+        return matrix
 
 
 def updates(factors: Factors) -> Mapping[str, Update]:

@@ -118,3 +118,23 @@ def test_a_body_is_paired_with_the_model_that_wraps_it(tmp_path):
     wrap = lambda arrays: {f"inner.{n}": a for n, a in arrays.items()}
     delta = open_delta(*changed(tmp_path, wrap))
     assert delta.groups[0].sites[0].tensor.startswith("model.layers.0")
+
+
+@pytest.mark.parametrize(("room", "again"), [(0, 3), (2 * 1024 + 1000, 1), (1 << 30, 0)])
+def test_slices_are_kept_for_the_next_pass_as_far_as_there_is_room(pair, monkeypatch, room, again):
+    """And all are read again once another group has been."""
+    delta, reads = open_delta(*pair), []
+    original = type(delta.pair).delta
+
+    def counted(self, name, *rest, **options):
+        reads.append(name)
+        return original(self, name, *rest, **options)
+
+    plain = [list(stack) for stack in delta.stacks]
+    monkeypatch.setattr(type(delta.pair), "delta", counted)
+    kept = delta.stacks_on(None, keep=room)  # the first has three slices of 1024 bytes
+    for at, expected in ((0, 3), (0, again), (0, again), (1, 6), (0, 3)):
+        reads.clear()
+        for one, other in zip(kept[at], plain[at], strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert len(reads) == expected

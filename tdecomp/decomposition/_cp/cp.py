@@ -283,7 +283,7 @@ def cp_method(
             ),
             nonnegative,
             rounding,
-            stream.passes if stream else 0,
+            stream,
         )
 
     def analyse(x, progress: Progress) -> Analysis:
@@ -295,7 +295,7 @@ def cp_method(
         spectra = {} if weights is not None else spectra_of(p.array, part(progress, 0.1, 1))
         kept, reach_ = sum(map(len, spectra.values())), floor(p.array.dtype)
         found = frontier(p.energy, cost(tuple(x.shape)), p.most, spectra)
-        if not p.passes:
+        if p.stream is None:
             return Analysis([found], reach_, spectra, kept)
         known = found.up_to(width).plus(p.options.outside)
         again = lambda progress: looked(x, 2 * width, progress)
@@ -320,7 +320,7 @@ def cp_method(
             return p.solve(0, None, state, progress)
 
         def attempt(rank: int, smaller: Fit | None) -> Fit:
-            return (problem(x, rank) if p.passes else p).solve(rank, smaller, state, silent)
+            return (problem(x, rank) if p.stream else p).solve(rank, smaller, state, silent)
 
         return search_rank(
             attempt,
@@ -352,8 +352,8 @@ class _Problem:
         A format to begin from, in the coordinates.
     options, nonnegative, rounding
         As given.
-    passes
-        Over a stack that is seen through a sketch.
+    stream
+        The sketch that a large stack is seen through.
     """
 
     x: Any
@@ -364,7 +364,7 @@ class _Problem:
     options: Options
     nonnegative: bool
     rounding: Rounding | None
-    passes: int = 0
+    stream: Stream | None = None
 
     @property
     def most(self) -> int:
@@ -403,8 +403,9 @@ class _Problem:
             spectra,
             trace,
             seen=(self.array, self.frame),
-            svd="sketch, exact" if self.passes else "exact",
-            passes=(self.passes or 1) + 1,
+            svd="sketch, exact" if self.stream else "exact",
+            passes=(self.stream.passes if self.stream else 1) + 1,
+            energies=self.stream.energies if self.stream else None,
         )
 
     def _warm(self, rank: int, smaller: Fit | None) -> Components | None:

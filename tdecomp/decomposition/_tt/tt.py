@@ -548,6 +548,7 @@ def _method(chain: Callable[..., Chain], options: Options) -> Method:
             trace or Trace(),
             svd=f"sketch, {used}" if seen.stream else used,
             passes=passes + 1,
+            energies=seen.stream.energies if seen.stream else None,
         )
 
     def sizes(x) -> list[int]:

@@ -77,6 +77,8 @@ class _Look:
     ----------
     energy, outside
         Squared norm of the whole tensor, where `array` is only a part of it, and of the rest.
+    energies
+        Squared norm of every matrix, where they are known.
     passes
         Over the data.
     """
@@ -85,6 +87,7 @@ class _Look:
     frame: Frame
     energy: float | None = None
     outside: float = 0.0
+    energies: Sequence[float] | None = None
     passes: int = 1
 
 
@@ -132,10 +135,17 @@ def tucker_like(build: Build, options: Options) -> Method:
             return None
         stream = streamed(x, ranks, seed)
         assert stream.core is not None
-        look = _Look(stream.core, stream.frame, stream.energy, stream.outside, stream.passes)
+        look = _Look(
+            stream.core,
+            stream.frame,
+            stream.energy,
+            stream.outside,
+            stream.energies,
+            stream.passes,
+        )
         if not measured or stream.outside > CLOSE * stream.energy:
             return look
-        left = float(measure(x, stream.tensor)[0].sum())
+        left = float(measure(x, stream.tensor, stream.energies)[0].sum())
         return replace(look, outside=left, passes=look.passes + 1)
 
     def analyse(x: Input, progress: Progress) -> Analysis:
@@ -247,6 +257,7 @@ def tucker_like(build: Build, options: Options) -> Method:
             in_metric=bool(options.metric),
             svd=used,
             passes=look.passes + 1,
+            energies=look.energies,
         )
 
     def weighted(x: Input, weights: Array, rank: dict[int, int], progress: Progress) -> Fit:
