@@ -73,8 +73,9 @@ def left_basis(x: Array, mode: int) -> tuple[Array, Array]:
         u, s, _ = _svd(xp, _reduce(xp, unfold(x, mode)))
         return u[:, :width], s[:width]
     if width < n:
-        q, r = xp.linalg.qr(unfold(x, mode), mode="reduced")  # (n, width), (width, width)
-        u, s = left_basis(r, 0)
+        rows = unfold(x, mode)
+        q = orthonormal(rows)  # (n, width)
+        u, s = left_basis(adjoint(q) @ rows, 0)
         return q @ u, s
     values, u = xp.linalg.eigh(gram(x, mode))
     s = xp.sqrt(xp.clip(xp.flip(values), min=0.0))

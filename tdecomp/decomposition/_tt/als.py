@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tdecomp._xp import Array, adjoint, namespace, sum_of_squares
+from tdecomp._xp import Array, adjoint, sum_of_squares
 from tdecomp.decomposition._fit import Trace
 from tdecomp.decomposition._run import Progress, silent
 from tdecomp.decomposition._tt.sweeps import reshape, right_orthonormal
+from tdecomp.linalg import orthonormal
 
 __all__ = ["tt_als"]
 
@@ -63,7 +64,7 @@ def _left_to_right(x: Array, cores: list[Array]) -> list[Array]:
         best = reshape(best, (r * n, s))
         if k == len(cores) - 1:
             return [*done, reshape(best, (r, n, s))]
-        q = namespace(best).linalg.qr(best, mode="reduced")[0]
+        q = orthonormal(best)
         done.append(reshape(q, (r, n, q.shape[1])))
         rest = adjoint(q) @ reshape(rest, (r * n, -1))
     return done

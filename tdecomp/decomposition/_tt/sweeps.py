@@ -17,7 +17,7 @@ from tdecomp._xp import Array, adjoint, double, namespace, sum_of_squares, to_nu
 from tdecomp.decomposition._run import Progress
 from tdecomp.decomposition._tt.bonds import Bonds
 from tdecomp.decomposition._which import Which
-from tdecomp.linalg import left_basis, singular_values
+from tdecomp.linalg import left_basis, orthonormal, singular_values
 
 __all__ = [
     "Cores",
@@ -213,11 +213,12 @@ def _sweep(x: Array, sizes: Sequence[int], step: Step, *, from_right: bool) -> l
 
 def right_orthonormal(cores: Sequence[Array]) -> list[Array]:
     """The same train, all cores but the first orthonormal, no bond wider than it can use."""
-    xp = namespace(cores[0])
     done, core = [], cores[-1]
     for before in reversed(cores[:-1]):
         r, n, s = core.shape
-        q, carry = xp.linalg.qr(adjoint(reshape(core, (r, n * s))), mode="reduced")
+        rows = adjoint(reshape(core, (r, n * s)))
+        q = orthonormal(rows)
+        carry = adjoint(q) @ rows
         done.append(reshape(adjoint(q), (q.shape[1], n, s)))
         core = _absorb(before, adjoint(carry))
     return [core, *reversed(done)]
