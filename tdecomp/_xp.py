@@ -118,10 +118,10 @@ def quick_sum_of_squares(x: Array) -> float:
     whole = n // _ROW * _ROW
     rows = xp.reshape(flat[:whole], (-1, _ROW))
     with np.errstate(over="ignore", under="ignore"):
-        total = float(xp.sum(double(xp.vecdot(rows, rows))))
+        total = float(xp.sum(xp.vecdot(rows, rows), dtype=xp.float64))
     if not 1e-30 * n < total < math.inf:
         return sum_of_squares(x)
-    return total + sum_of_squares(flat[whole:])
+    return total if whole == n else total + sum_of_squares(flat[whole:])
 
 
 def tol(dtype: Any, n: int) -> float:

@@ -26,6 +26,7 @@ __all__ = [
     "is_cheap",
     "left_basis",
     "orthonormal",
+    "power_steps",
     "random_matrix",
     "range_basis",
     "singular_values",
@@ -235,7 +236,7 @@ def svd_randomized(
     if rank == 0:
         return _nothing(x)
     width = min(rank + n_oversamples, *x.shape)
-    steps = _power_steps(x, width, np.random.default_rng(random_state or 0))
+    steps = power_steps(x, width, np.random.default_rng(random_state or 0))
     q, b = next(steps)
     for _ in range(n_power_iter):
         q, b = next(steps)
@@ -266,7 +267,7 @@ def svd_settled(
         return _nothing(x)
     width = min(rank + n_oversamples, *x.shape)
     energy, before = quick_sum_of_squares(x) if energy is None else energy, -math.inf
-    steps = _power_steps(x, width, np.random.default_rng(random_state or 0))
+    steps = power_steps(x, width, np.random.default_rng(random_state or 0))
     q, b = next(steps)
     for step in range(_POWER_STEPS):
         values = to_numpy(singular_values(b)).astype(np.float64)
@@ -491,7 +492,7 @@ def _range(
     left = quick_sum_of_squares(x)
     allowed = error**2 * left
     while left > allowed and basis.shape[1] < min(x.shape):
-        steps = _power_steps(rest, min(block, min(x.shape) - basis.shape[1]), rng)
+        steps = power_steps(rest, min(block, min(x.shape) - basis.shape[1]), rng)
         for _ in range(n_power_iter):
             next(steps)
         new = next(steps)[0]
@@ -503,7 +504,7 @@ def _range(
     return basis, left
 
 
-def _power_steps(x: Array, width: int, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
+def power_steps(x: Array, width: int, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
     """Bases ``Q (out, width)`` with ``Qᴴ X``, after 0, 1, 2, ... power steps."""
     y = x @ random_matrix(rng, (x.shape[1], width), x)  # (out, width)
     while True:

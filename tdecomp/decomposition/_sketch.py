@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -24,9 +25,9 @@ from tdecomp.linalg import (
     is_cheap,
     left_basis,
     orthonormal,
+    power_steps,
     random_matrix,
     singular_values,
-    svd_randomized,
     truncated_svd,
 )
 from tdecomp.modes import name_modes
@@ -47,6 +48,9 @@ OVERSAMPLES = 10  # columns beyond the rank
 FIRST_WIDTH = 32  # ranks seen by the first sketch for an error or a budget, doubled as needed
 CLOSE = 1e-5  # share of the energy below which what a sketch leaves out has to be measured
 _ROUNDING = 1e-7  # of the captured energy: changes that float32 cannot tell
+_POWER_STEPS = 3  # for the leading vectors of all skinny products together
+_TILE = 1 << 21  # numbers of a slice that are sketched and squared together
+_ROWS = 256  # of them at least
 _SLICES = 3  # in memory at once: in use, read ahead, just dropped
 _PRODUCTS = 3  # of all slices: of this pass and the last, and side by side
 _ROUNDS = 8  # of two passes each, at most
@@ -207,9 +211,15 @@ class Stream:
         """One pass over some of the slices, given as ``(position in C order, matrix)``."""
         products, energies = {}, {}
         for site, matrix in slices:
+            turned = matrix.T if self._turned else matrix
             if self.step == "sketch":
-                energies[site] = quick_sum_of_squares(matrix)
-            products[site] = self._product(site, matrix.T if self._turned else matrix)
+                products[site], energies[site] = self._sketch(site, turned)
+            elif self.step == "left":
+                products[site] = turned @ self.right  # (out, k2)
+            else:
+                assert self.left is not None
+                left = self.left if self._two_sided else self.left[site, ...]
+                products[site] = adjoint(left) @ turned
         return Seen(products, energies)
 
     def after(self, seen: Seen) -> Stream:
@@ -234,15 +244,19 @@ class Stream:
     def _width(self, side: int) -> int:
         return min((self.ranks[side] or 0) + OVERSAMPLES, self.shape[side - 2])
 
-    def _product(self, site: int, matrix: Array) -> Array:
-        if self.step == "left":
-            return matrix @ self.right  # (out, k2)
-        if self.step == "right":
-            assert self.left is not None
-            return adjoint(self.left if self._two_sided else self.left[site, ...]) @ matrix
-        width = self._width(0 if self._turned else 1)
+    def _sketch(self, site: int, matrix: Array) -> tuple[Array, float]:
+        """``Ω_l X_l`` and ``‖X_l‖²``, by rows that stay in the cache for both."""
+        n, width = matrix.shape[0], self._width(0 if self._turned else 1)
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(site,)))
-        return random_matrix(rng, (width, matrix.shape[0]), matrix) @ matrix
+        test = random_matrix(rng, (width, n), matrix)
+        step = max(_ROWS, 1 + _TILE // matrix.shape[1])
+        total, energy = None, 0.0
+        for start in range(0, n, step):
+            rows = slice(start, min(start + step, n))
+            part = test[:, rows] @ matrix[rows, :]
+            total = part if total is None else total + part
+            energy += quick_sum_of_squares(matrix[rows, :])
+        return total, energy
 
     def _after_left(self, parts: list[Array]) -> Stream:
         if self._two_sided:
@@ -295,11 +309,16 @@ def _sketched(parts: list[Array], energies: tuple[float, ...]) -> Array:
 
 
 def _leading(matrix: Array, width: int) -> Array:
-    """Leading left singular vectors; of a wide matrix by a sketch with three power steps."""
+    """Orthonormal basis near the leading left singular vectors; exact for few columns.
+
+    Of a wide matrix a sketch with three power steps, without further columns: the width already is
+    more than the rank.
+    """
     width = min(width, *matrix.shape)
-    if matrix.shape[1] > 2 * (width + OVERSAMPLES):
-        return svd_randomized(matrix, width, n_oversamples=OVERSAMPLES, n_power_iter=3)[0]
-    return left_basis(matrix, 0)[0][:, :width]
+    if matrix.shape[1] <= 2 * (width + OVERSAMPLES):
+        return left_basis(matrix, 0)[0][:, :width]
+    steps = power_steps(matrix, width, np.random.default_rng(0))
+    return next(islice(steps, _POWER_STEPS, None))[0]
 
 
 def _beside(parts: list[Array]) -> Array:

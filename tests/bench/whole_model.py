@@ -12,13 +12,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
 import tdecomp as td
+from tdecomp import linalg
 from tdecomp.files.checkpoint import Pair
 from tdecomp.files.delta import Delta, open_delta
 from tdecomp.files.safetensors import Entry
@@ -28,12 +31,8 @@ from tests.bench.children import Child, run_child
 from tests.bench.tables import Printer, printing, say
 
 RANK = 64
+MEMORY = "2GB"
 METHODS: dict[str, Callable[..., td.Fit]] = {"tucker2": td.tucker2, "svd": td.svd}
-PRODUCTS = {"tucker2": (1,), "svd": (4, 1)}
-"""Skinny products for each slice in the first pass, the second, ...; the last for all further ones.
-tucker2: the sketch, ``X_l Q2``, ``Q1ᵀ X_l`` and the residual read the data once each. svd: a matrix
-is read for its sketch, a power step (two) and ``Qᵀ X``, and again for the residual."""
-
 Shape = tuple[int, int]
 
 
@@ -48,7 +47,7 @@ def command(pair: Path, method: str) -> tuple[Child, dict]:
                 *(sys.executable, "-m", "tdecomp", "decompose"),
                 *(str(pair / "base"), str(pair / "tuned")),
                 *("-o", str(Path(folder) / "out"), "--method", method, "--rank", str(RANK)),
-                "--json",
+                *("--max-memory", MEMORY, "--json"),
             ]
         )
     return child, json.loads(child.output)
@@ -61,7 +60,7 @@ def commands_table(printer: Printer, pair: Path, methods: list[str], svds: float
     read = limits.file_read(*files)
     rows = [["read both files", f"{read:.2f}", *[""] * 2, "1.0", *[""] * 3]]
     for method in methods:
-        say(f"tdecomp decompose --method {method} --rank {RANK}")
+        say(f"tdecomp decompose --method {method} --rank {RANK} --max-memory {MEMORY}")
         child, report = command(pair, method)
         rows.append(
             [
@@ -76,7 +75,7 @@ def commands_table(printer: Printer, pair: Path, methods: list[str], svds: float
             ]
         )
     printer.table(
-        f"tdecomp decompose, {_size(files)}",
+        f"tdecomp decompose --max-memory {MEMORY}, {_size(files)}",
         ("what", "wall s", "peak RSS GiB", "of it without files", "× reading both files",
          "× faster than full SVDs", "numbers, millions", "error"),
         rows,
@@ -118,6 +117,20 @@ class Watched:
         return [later - sooner for sooner, later in zip(starts, starts[1:], strict=False)]
 
 
+@contextmanager
+def counted_power_steps() -> Iterator[list[int]]:
+    """How many bases ``Q`` with ``Qᵀ X`` are made meanwhile: two skinny products each."""
+    count, original = [0], linalg.power_steps
+
+    def counting(*given):
+        for found in original(*given):
+            count[0] += 1
+            yield found
+
+    with patch.object(linalg, "power_steps", counting):
+        yield count
+
+
 @dataclass(frozen=True)
 class Parts:
     """One read of one slice, piece by piece, in seconds."""
@@ -156,11 +169,14 @@ def passes_table(printer: Printer, delta: Delta, method: str, parts: dict[Shape,
     for stack in delta.stacks:
         say(f"  {method}: {stack.group.name}")
         watched = Watched(stack.read)
-        METHODS[method](replace(stack, read=watched), rank=RANK)
-        spent = watched.passes(time.perf_counter())
+        with counted_power_steps() as steps:
+            METHODS[method](replace(stack, read=watched), rank=RANK)
+            spent = watched.passes(time.perf_counter())
         out, in_ = stack.shape[-2:]
         one = parts[out, in_]
-        products = [PRODUCTS[method][min(i, len(PRODUCTS[method]) - 1)] for i in range(len(spent))]
+        products = [1.0] * len(spent)
+        if method == "svd":  # all of a matrix's products in one read, and one for the residual
+            products = [2 * steps[0] / stack.n_sites + 1]
         alone = [stack.n_sites * (one.file + one.widen + n * one.product) for n in products]
         rows.append(
             [
@@ -171,7 +187,7 @@ def passes_table(printer: Printer, delta: Delta, method: str, parts: dict[Shape,
                 f"{stack.n_sites * one.file:.2f}",
                 f"{stack.n_sites * one.widen:.2f}",
                 f"{stack.n_sites * one.product:.2f}",
-                " ".join(map(str, products)),
+                " ".join(f"{n:.3g}" for n in products),
                 " ".join(f"{a / b:.2f}" for a, b in zip(spent, alone, strict=True)),
             ]
         )

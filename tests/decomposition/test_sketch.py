@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 import tdecomp as td
 from tdecomp import linalg
 from tdecomp._xp import to_numpy, tol
-from tdecomp.decomposition import _sketch
+from tdecomp.decomposition import _fit, _sketch
 from tdecomp.decomposition._tucker import method as method_of_tucker
 
 SHAPES = [(6, 320, 300), (2, 3, 300, 320), (340, 330)]
@@ -43,7 +44,7 @@ def test_the_error_is_that_of_exact_bases(method, shape, noise):
     x = stack(shape, noise)
     fit, exact = method(x, rank=12), method(x, rank=12, svd=linalg.svd_full)
     assert ("sketch" in fit.svd, exact.svd) == (True, "svd_full")
-    assert fit.error <= 1.001 * exact.error + 2e-6
+    assert fit.error <= (1.001 if noise < 1 else 1.002) * exact.error + 2e-6
     assert fit.tensor.rank == exact.tensor.rank
     true = np.linalg.norm(x - to_numpy(fit.tensor.to_dense())) / np.linalg.norm(x)
     assert fit.error == pytest.approx(true, rel=1e-3, abs=tol("float32", 1000))
@@ -264,3 +265,33 @@ def test_a_sketch_beyond_the_memory_of_a_stack_is_refused():
     assert td.tucker2(replace(lazy, max_memory=4 * numbers), rank=12).error < 0.31
     with pytest.raises(td.ArgumentError, match="a sketch 22 columns wide takes about 2 MB"):
         td.tucker2(replace(lazy, max_memory=4 * numbers - 1), rank=12)
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    rows=st.sampled_from([1 << 10, 1 << 14, 1 << 22]),
+    threads=st.integers(1, 2),
+    case=st.sampled_from(
+        [
+            (td.tucker2, {"rank": 12}),
+            (td.tucker, {"error": 0.4}),
+            (td.tensor_train, {"rank": 12}),
+            (td.svd, {"budget": 30_000}),
+        ]
+    ),
+)
+def test_tiles_and_threads_change_rounding_only(rows, threads, case):
+    method, target = case
+    x = stack(SHAPES[0], 0.3)
+    plain = method(x, **target)
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(threads):
+        patch.setattr(_fit, "_ROWS", rows)
+        fit = method(x, **target)
+    assert [a.shape for a in fit.tensor.arrays.values()] == [
+        a.shape for a in plain.tensor.arrays.values()
+    ]
+    away = np.linalg.norm(fit.tensor.to_dense() - plain.tensor.to_dense())
+    assert away <= tol("float32", x.size) * np.linalg.norm(x)
+    assert fit.error == pytest.approx(plain.error, rel=tol("float32", x.size))

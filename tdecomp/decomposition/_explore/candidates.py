@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from tdecomp.decomposition._ranks import Frontier, box_frontier, spectrum_fronti
 from tdecomp.decomposition._run import silent
 from tdecomp.decomposition._svd import svd
 from tdecomp.decomposition._tt import bonds as tt_bonds
+from tdecomp.decomposition._tt.loss import least_loss
+from tdecomp.decomposition._tt.sweeps import tensor_source
 from tdecomp.decomposition._tt.tt import tensor_train
 from tdecomp.decomposition._tucker.hosvd import bases_of, core_energy, project
 from tdecomp.decomposition._tucker.tucker import tucker
@@ -229,10 +231,6 @@ def _tt_candidate() -> Candidate:
             for rows in cuts
         ]
 
-    def train(seen: Look, bonds: Ranks, n_iter_max: int = 30) -> Fit:
-        names = seen.stack.modes
-        return tensor_train(seen.half.array, rank=bonds, names=names, n_iter_max=n_iter_max)
-
     def frontiers(seen: Look) -> list[Frontier]:
         found = spectra(seen)
         path = tt_bonds.grow_bonds(seen.shape, [s**2 for s in found])
@@ -249,9 +247,10 @@ def _tt_candidate() -> Candidate:
         energies = [s**2 for s in spectra(seen)]
         room = max(share, tt_bonds.count_numbers(seen.shape, ranks[0]))
         tried = tt_bonds.within_budget(seen.shape, energies, ranks[0], room)
-        tried = [tuple(min(r, len(e)) for r, e in zip(b, energies, strict=True)) for b in tried]
-        bonds = tried[0] if len(tried) == 1 else min(tried, key=lambda b: train(seen, b, 0).error)
-        fit = train(seen, bonds)
+        source = replace(tensor_source(seen.half.array), sizes=seen.shape)
+        best = least_loss(source, energies, tried, room)
+        rank = tuple(min(r, len(e)) for r, e in zip(best, energies, strict=True))
+        fit = tensor_train(seen.half.array, rank=rank, names=seen.stack.modes)
         found = tuple(int(r) for r in fit.tensor.rank[1:-1])
         return _of_fit(seen.half, fit, tt_bonds.count_numbers(seen.shape, found), found)
 

@@ -19,6 +19,7 @@ __all__ = [
     "bond_frontier",
     "bond_names",
     "count_numbers",
+    "exchanges",
     "fill_budget",
     "grow_bonds",
     "raise_bond",
@@ -114,22 +115,44 @@ def _for_price(sizes: Sequence[int], tails: list[np.ndarray], price: float) -> B
     return tuple(reversed(bonds))
 
 
-def fill_budget(
+def exchanges(
     sizes: Sequence[int], energies: list[np.ndarray], bonds: Bonds, budget: int
+) -> list[Bonds]:
+    """Bonds with one of them 1, 3, 9, ... lower and what that saves spent on the others."""
+    found = []
+    for k, bond in enumerate(bonds):
+        step = 1
+        while step < bond:
+            fewer = usable_bonds((*bonds[:k], bond - step, *bonds[k + 1 :]), sizes)
+            found.append(fill_budget(sizes, energies, fewer, budget, held=k))
+            step *= 3
+    return list(dict.fromkeys(found))
+
+
+def fill_budget(
+    sizes: Sequence[int],
+    energies: list[np.ndarray],
+    bonds: Bonds,
+    budget: int,
+    held: int | None = None,
 ) -> Bonds:
-    """Bonds raised as long as any raise fits the budget."""
-    while best := _best_step(sizes, energies, bonds, budget):
+    """Bonds raised as long as any raise fits the budget; the one `held` only once no other does."""
+    while best := _best_step(sizes, energies, bonds, budget, held):
         bonds = best
-    return bonds
+    return bonds if held is None else fill_budget(sizes, energies, bonds, budget)
 
 
 def _best_step(
-    sizes: Sequence[int], energies: list[np.ndarray], bonds: Bonds, budget: float
+    sizes: Sequence[int],
+    energies: list[np.ndarray],
+    bonds: Bonds,
+    budget: float,
+    held: int | None = None,
 ) -> Bonds | None:
     """The raise of one bond that returns the most per number within the budget, if any."""
     best, most, now = None, 0.0, count_numbers(sizes, bonds)
     for k in range(len(bonds)):
-        if bonds[k] == len(energies[k]):
+        if bonds[k] == len(energies[k]) or k == held:
             continue
         raised = raise_bond(sizes, bonds, k)
         after = count_numbers(sizes, raised)

@@ -9,6 +9,7 @@ import numpy as np
 from tdecomp.decomposition._tt.bonds import (
     Bonds,
     count_numbers,
+    exchanges,
     grow_bonds,
     tails_of,
     usable_bonds,
@@ -20,13 +21,37 @@ __all__ = ["least_loss", "within_loss"]
 Loss = Callable[[Bonds], list[float]]
 """Squared error that each bond adds when the tensor is cut to these bonds, by a sweep."""
 
+_GAIN = 1e-6  # relative change of a loss that is not rounding
+_NOTHING = 1e-12  # share of the energy that is
 
-def least_loss(source: Source, candidates: Sequence[Bonds]) -> Bonds:
-    """The bonds that lose least in a sweep."""
-    if len(candidates) == 1:
+
+def least_loss(
+    source: Source, energies: list[np.ndarray], candidates: Sequence[Bonds], budget: int
+) -> Bonds:
+    """The bonds that lose least in a sweep, of some candidates and what exchanges lead to.
+
+    Tails of the unfoldings do not show what several bonds cut together: bonds are exchanged for
+    others within the budget as long as a sweep loses less.
+    """
+    if not candidates[0]:
         return candidates[0]
     first: dict = {}
-    return min(candidates, key=lambda bonds: sum(_losses(source, bonds, first)))
+    known: dict[Bonds, float] = {}
+    nothing = _NOTHING * float(np.sum(energies[0]))
+
+    def loss(bonds: Bonds) -> float:
+        if bonds not in known:
+            known[bonds] = max(sum(_losses(source, bonds, first)), nothing)
+        return known[bonds]
+
+    def better_of(best: Bonds, others: Sequence[Bonds]) -> Bonds:
+        least = min(others, key=loss, default=best)
+        return least if loss(least) < (1 - _GAIN) * loss(best) else best
+
+    best, before = better_of(candidates[0], candidates[1:]), None
+    while best != before:
+        best, before = better_of(best, exchanges(source.sizes, energies, best, budget)), best
+    return best
 
 
 def _losses(source: Source, bonds: Bonds, first: dict) -> list[float]:

@@ -140,9 +140,10 @@ def tensor_train(
     The paper cuts every bond at ``error · ‖X‖ / √(d - 1)``. Here bonds grow one by one, always the
     one whose next singular value returns the most energy per number stored. A budget takes the
     best, by a sweep, of where that path stops, of the bonds with the least sum of tails for a price
-    per number, and of one rank for all bonds, each filled up with any bond that still fits; an
-    error is met by bisection on
-    the path with the exact error of every trial, and what is unused is carried from bond to bond.
+    per number, and of one rank for all bonds, each filled up with any bond that still fits, and
+    from there exchanges numbers between bonds as long as a sweep loses less. An error is met by
+    bisection on the path with the exact error of every trial, and what is unused is carried from
+    bond to bond.
     Then bonds are lowered while the error allows. So noise that all bonds see is not counted once
     per bond; the price is some tens of sweeps, where a rank takes one. From five modes on, these
     run on the exact train of the tensor.
@@ -521,7 +522,7 @@ def _method(chain: Callable[..., Chain], options: Options) -> Method:
         energies = [e**2 for e in (state[0] if state else source.spectra(silent))]
         if share.params is not None:
             some = within_budget(seen.sizes, energies, bonds[: len(energies)], share.params)
-            best = least_loss(source, some)
+            best = least_loss(source, energies, some, share.params)
             if seen.is_at_limit(best):
                 wider = looked(x, 2 * seen.width, silent).state
                 return spend(x, [best], share, wider, progress)
