@@ -254,8 +254,9 @@ def svd_settled(
 ) -> Triplets:
     """Truncated SVD of a random sketch, with power steps until the captured energy settles.
 
-    As `svd_randomized`, with power steps, eight at most, until the last one saved less than 1e-3 of
-    the energy left out or another is expected to (`excess`). Parameters and result as there;
+    As `svd_randomized`, with power steps, eight at most, until the last one saved less than 2e-3 of
+    the energy left out, or another is expected to save less than 1e-3 (`excess`); the error is then
+    about 1e-3 of itself above the least. Parameters and result as there;
     `energy` is ``‖x‖²`` where that is known.
 
     >>> import numpy as np
@@ -274,7 +275,7 @@ def svd_settled(
         captured = float(np.sum(values[:rank] ** 2))
         lost = max(0.0, energy - captured)
         won, before = captured - before, captured
-        if won <= max(SETTLED * lost, _ROUNDING * captured):
+        if won <= max(2 * SETTLED * lost, _ROUNDING * captured):
             break
         outside = max(0.0, energy - float(np.sum(values**2)))
         if step and excess(values, rank, outside, 2 * step + 1) <= SETTLED:

@@ -103,7 +103,7 @@ class Fit:
         Which singular value decompositions were used: ``"exact"``, or names of functions of
         `tdecomp.linalg`.
     passes
-        Reads of the data, the last one for the error.
+        Reads of the data where they were sketched, the last one for the error; else 2.
     """
 
     tensor: Format

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -25,9 +24,9 @@ from tdecomp.linalg import (
     is_cheap,
     left_basis,
     orthonormal,
-    power_steps,
     random_matrix,
     singular_values,
+    svd_randomized,
     truncated_svd,
 )
 from tdecomp.modes import name_modes
@@ -48,7 +47,6 @@ OVERSAMPLES = 10  # columns beyond the rank
 FIRST_WIDTH = 32  # ranks seen by the first sketch for an error or a budget, doubled as needed
 CLOSE = 1e-5  # share of the energy below which what a sketch leaves out has to be measured
 _ROUNDING = 1e-7  # of the captured energy: changes that float32 cannot tell
-_POWER_STEPS = 3  # for the leading vectors of all skinny products together
 _TILE = 1 << 21  # numbers of a slice that are sketched and squared together
 _ROWS = 256  # of them at least
 _SLICES = 3  # in memory at once: in use, read ahead, just dropped
@@ -132,8 +130,9 @@ class Stream:
     a rank, all ``A_l`` stand on top of each other, ``Q1`` has rows for every slice and the ``B_l``
     are summed; where only ``out`` has one, the slices are turned.
 
-    Rounds of two passes end when the last one saved less than 1e-3 of the energy left out, or
-    another is expected to (`tdecomp.linalg.excess`, with the power 2 for each round).
+    Rounds of two passes end when the last one saved less than 2e-3 of the energy left out, or
+    another is expected to save less than 1e-3 (`tdecomp.linalg.excess`, the power being 2 for each
+    round).
 
     Parameters
     ----------
@@ -294,7 +293,7 @@ class Stream:
         if rounds >= _ROUNDS or captured == 0:
             return True
         won = captured - self.captured
-        if rounds > 1 and won <= max(SETTLED * outside, _ROUNDING * captured):
+        if rounds > 1 and won <= max(2 * SETTLED * outside, _ROUNDING * captured):
             return True
         return all(excess(s, rank, outside, 2 * rounds) <= SETTLED for s, rank in spectra)
 
@@ -309,16 +308,11 @@ def _sketched(parts: list[Array], energies: tuple[float, ...]) -> Array:
 
 
 def _leading(matrix: Array, width: int) -> Array:
-    """Orthonormal basis near the leading left singular vectors; exact for few columns.
-
-    Of a wide matrix a sketch with three power steps, without further columns: the width already is
-    more than the rank.
-    """
+    """Leading left singular vectors; of a wide matrix by a sketch with three power steps."""
     width = min(width, *matrix.shape)
     if matrix.shape[1] <= 2 * (width + OVERSAMPLES):
         return left_basis(matrix, 0)[0][:, :width]
-    steps = power_steps(matrix, width, np.random.default_rng(0))
-    return next(islice(steps, _POWER_STEPS, None))[0]
+    return svd_randomized(matrix, width, n_oversamples=OVERSAMPLES, n_power_iter=3)[0]
 
 
 def _beside(parts: list[Array]) -> Array:

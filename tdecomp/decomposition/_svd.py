@@ -138,7 +138,7 @@ def svd_method(
     def analyse(x: Input, progress: Progress) -> Analysis:
         return looked(x, FIRST_WIDTH, progress)
 
-    def looked(x: Input, width: int, progress: Progress) -> Analysis:
+    def looked(x: Input, width: int, progress: Progress, before: int = 0) -> Analysis:
         """Spectra of all matrices, down to `width` where a sketch is worth it."""
         plain = svd is None and metric is None and not isinstance(x, Format)
         sketched = plain and not is_cheap(tuple(x.shape[-2:]), width + OVERSAMPLES)
@@ -156,8 +156,8 @@ def svd_method(
         if not sketched:
             return Analysis(frontiers, reach)
         kept = len(found) * cost * width
-        again = lambda progress: looked(x, 2 * width, progress)
-        return Analysis(frontiers, reach, found, kept, (width,), again)
+        again = lambda progress: looked(x, 2 * width, progress, before + 1)
+        return Analysis(frontiers, reach, _Found(found, before + 1), kept, (width,), again)
 
     def ranks(x: Input, target: Target) -> list[tuple[int, ...]]:
         sides = ("rank",), (min(x.shape[-2:]),)
@@ -182,7 +182,7 @@ def svd_method(
         x: Input,
         choice: list[tuple[int, ...]],
         which: Which,
-        state: list[Triplets] | None,
+        state: _Found | None,
         progress: Progress,
     ) -> Fit:
         """Factors of every matrix and, while it is at hand, what they leave of it."""
@@ -191,7 +191,7 @@ def svd_method(
             if state is None:
                 triplets = which.triplets(site.matrix, min(rank, *site.matrix.shape), site.energy)
             else:
-                u, s, vh = state[i]
+                u, s, vh = state.triplets[i]
                 triplets = u[:, :rank], s[:rank], vh[:rank, :]
             factors.append(tuple(cast(x, a) for a in site.lifted(*triplets)))
             u, s, vh = factors[-1]
@@ -210,7 +210,7 @@ def svd_method(
             error_method="coordinates" if isinstance(x, Format) else "residual",
             error_plain=_error(*_measured_plain(x, tensor)) if metric else None,
             svd=which.names,
-            passes=1 if state is None else 2,
+            passes=1 if state is None else 1 + state.passes,
         )
 
     def cast(x: Input, array: Array) -> Array:
@@ -221,6 +221,13 @@ def svd_method(
         return rounding(array)
 
     return Method(sizes, analyse, ranks, fit, spend)
+
+
+class _Found(NamedTuple):
+    """Leading triplets of every matrix, and how often the data were read for them."""
+
+    triplets: list[Triplets]
+    passes: int
 
 
 class _Site(NamedTuple):

@@ -233,6 +233,8 @@ class _Kept:
 
     def read(self, group: Group, read: Callable[[Site], Array], site: Site) -> Array:
         """The slice of a site, read unless it is there."""
+        if self._room == 0:
+            return read(site)
         if group is not self._group:
             self._group, self._left = group, self._room
             self._slices = {}

@@ -13,7 +13,8 @@ from threadpoolctl import threadpool_limits
 import tdecomp as td
 from tdecomp import linalg
 from tdecomp._xp import to_numpy, tol
-from tdecomp.decomposition import _fit, _sketch
+from tdecomp.decomposition import _fit, _sketch, _svd
+from tdecomp.decomposition._tt import tt
 from tdecomp.decomposition._tucker import method as method_of_tucker
 
 SHAPES = [(6, 320, 300), (2, 3, 300, 320), (340, 330)]
@@ -23,6 +24,7 @@ SHAPES = [(6, 320, 300), (2, 3, 300, 320), (340, 330)]
 def _small_is_large(monkeypatch):
     """Exact bases count as dear from a fraction of the usual size on."""
     monkeypatch.setattr(_sketch, "is_cheap", lambda shape, width: 4 * width > min(shape))
+    monkeypatch.setattr(_svd, "is_cheap", lambda shape, width: 4 * width > min(shape))
 
 
 def stack(shape, noise: float, dtype="float32", seed: int = 0) -> np.ndarray:
@@ -192,7 +194,7 @@ def test_one_side_alone(mode, noise, target):
     assert fit.tensor.rank == exact.tensor.rank
 
 
-def test_passes_are_counted():
+def test_passes_are_counted(monkeypatch):
     x = stack(SHAPES[0], 1e-3)
     seen = [0] * len(x)
 
@@ -203,9 +205,15 @@ def test_passes_are_counted():
 
     (lazy,) = td.Stack.from_arrays({f"h.{i}.w.weight": m for i, m in enumerate(x)})
     counted = td.Stack(lazy.group, read)
-    for target in ({"rank": 12}, {"error": 0.01}, {"budget": 20_000}):
+    for module in (method_of_tucker, tt, _svd):
+        monkeypatch.setattr(module, "FIRST_WIDTH", 4)
+    wide = {"budget": 30_000}  # more than the first sketches can tell of
+    cases = [(m, t) for m in (td.tucker2, td.tensor_train) for t in ({"rank": 12}, wide)]
+    cases += [(td.tucker2, {"error": 0.01}), (td.tucker2, {"budget": 20_000}), (td.svd, wide)]
+    for method, target in cases:
         seen[:] = [0] * len(x)
-        fit = td.tucker2(counted, **target)
+        fit = method(counted, **target)
+        assert fit.svd != "exact"
         assert set(seen[1:]) == {fit.passes}  # the first may be asked for its library
 
 

@@ -410,12 +410,20 @@ class _View:
         Of the cores of the result.
     stream, width
         The sketch, and the largest rank it can tell anything about.
+    before
+        Reads of the data for narrower ones.
     """
 
     where: Chain
     sizes: tuple[int, ...]
     stream: Stream | None = None
     width: int = sys.maxsize
+    before: int = 0
+
+    @property
+    def passes(self) -> int:
+        """Reads of the data so far."""
+        return self.before + (self.stream.passes if self.stream else 1)
 
     @property
     def limits(self) -> Bonds:
@@ -472,9 +480,9 @@ def _method(chain: Callable[..., Chain], options: Options) -> Method:
     def analyse(x, progress: Progress) -> Analysis:
         return looked(x, FIRST_WIDTH, progress)
 
-    def looked(x, width: int, progress: Progress) -> Analysis:
+    def looked(x, width: int, progress: Progress, before: int = 0) -> Analysis:
         """What can be traded, seen through a sketch of this width where it is worth it."""
-        seen = view(x, (width, width))
+        seen = replace(view(x, (width, width)), before=before)
         source = seen.source(True)
         spectra = source.spectra(part(progress, 0.1, 1))
         if seen.stream is None:
@@ -489,7 +497,7 @@ def _method(chain: Callable[..., Chain], options: Options) -> Method:
             (known, seen),
             _count(spectra) + math.prod(source.like.shape),
             seen.limits,
-            lambda progress: looked(x, 2 * width, progress),
+            lambda progress: looked(x, 2 * width, progress, seen.passes),
         )
 
     def ranks(x, target: Target) -> list[Bonds]:
@@ -524,7 +532,7 @@ def _method(chain: Callable[..., Chain], options: Options) -> Method:
             some = within_budget(seen.sizes, energies, bonds[: len(energies)], share.params)
             best = least_loss(source, energies, some, share.params)
             if seen.is_at_limit(best):
-                wider = looked(x, 2 * seen.width, silent).state
+                wider = looked(x, 2 * seen.width, silent, seen.passes).state
                 return spend(x, [best], share, wider, progress)
             return fit(x, [best], ([], seen), progress)
         assert share.lost is not None
@@ -540,7 +548,6 @@ def _method(chain: Callable[..., Chain], options: Options) -> Method:
         tensor = seen.train(cores)
         if seen.where.given is not None:
             return _rounded_fit(seen.where, tensor, options.rounding, named, used)
-        passes = seen.stream.passes if seen.stream else 1
         return make_fit(
             x,
             tensor,
@@ -548,7 +555,7 @@ def _method(chain: Callable[..., Chain], options: Options) -> Method:
             named,
             trace or Trace(),
             svd=f"sketch, {used}" if seen.stream else used,
-            passes=passes + 1,
+            passes=seen.passes + 1,
             energies=seen.stream.energies if seen.stream else None,
         )
 

@@ -151,11 +151,13 @@ def tucker_like(build: Build, options: Options) -> Method:
     def analyse(x: Input, progress: Progress) -> Analysis:
         return looked(x, FIRST_WIDTH, progress)
 
-    def looked(x: Input, width: int, progress: Progress) -> Analysis:
+    def looked(x: Input, width: int, progress: Progress, before: int = 0) -> Analysis:
         """What can be traded, seen through a sketch of this width where it is worth it."""
         _only_rank(options)
         _, where = chosen(x)
         look = sketch(x, dict.fromkeys(where, width), measured=True)
+        if look is not None:
+            look = replace(look, passes=look.passes + before)
         seen = look or load(x)
         bases, spectra = bases_of(seen.array, where, part(progress, 0.1, 0.7))
         energy = core_energy(project(seen.array, bases), sorted(where))
@@ -174,7 +176,7 @@ def tucker_like(build: Build, options: Options) -> Method:
             _State(bases, spectra, look),
             kept + math.prod(look.array.shape),
             tuple(limits),
-            lambda progress: looked(x, 2 * width, progress),
+            lambda progress: looked(x, 2 * width, progress, look.passes),
         )
 
     def ranks(x: Input, target: Target) -> list[tuple[int, ...]]:
