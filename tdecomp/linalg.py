@@ -335,14 +335,15 @@ def svd_auto(
     return svd_settled(x, rank, n_oversamples=n_oversamples, random_state=random_state)
 
 
-def is_cheap(shape: tuple[int, ...], width: int) -> bool:
+def is_cheap(shape: tuple[int, ...], width: int, *, many: bool = False) -> bool:
     """Whether a matrix gets an exact SVD where a sketch of this width would do.
 
-    Up to 2·10⁹ flops, counted as ``long · short² + 10 · short³``, or where the sketch would be
-    wider than a quarter of the shorter side.
+    Up to 2·10⁹ flops, counted as ``long · short² + 10 · short³``, half of that for one of many
+    matrices, or where the sketch would be wider than a quarter of the shorter side.
     """
     short, long = min(shape), max(shape)
-    return 4 * width > short or long * short**2 + 10 * short**3 <= _EXACT_FLOPS
+    flops = long * short**2 + 10 * short**3
+    return 4 * width > short or flops <= _EXACT_FLOPS / (1 + many)
 
 
 def orthonormal(y: Array) -> Array:

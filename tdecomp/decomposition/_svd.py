@@ -141,7 +141,7 @@ def svd_method(
     def looked(x: Input, width: int, progress: Progress, before: int = 0) -> Analysis:
         """Spectra of all matrices, down to `width` where a sketch is worth it."""
         plain = svd is None and metric is None and not isinstance(x, Format)
-        sketched = plain and not is_cheap(tuple(x.shape[-2:]), width + OVERSAMPLES)
+        sketched = plain and not is_cheap(tuple(x.shape[-2:]), width + OVERSAMPLES, many=True)
         cost, frontiers, found, reach = sum(x.shape[-2:]) + 1, [], [], 0.0
         for i, site in enumerate(sites(x)):
             if sketched:
@@ -250,7 +250,7 @@ class _Site(NamedTuple):
 def _array_sites(x: Input, frame_of) -> Iterator[_Site]:
     k, frame = len(x.shape) - 2, None
     assert not isinstance(x, Format)
-    cheap = is_cheap(tuple(x.shape[-2:]), 0)
+    cheap = is_cheap(tuple(x.shape[-2:]), 0, many=True)
     for matrix in slices(x) if cheap else raw_slices(x):
         energy = None
         if not cheap and not math.isfinite(energy := quick_sum_of_squares(matrix)):

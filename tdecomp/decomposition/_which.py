@@ -40,7 +40,7 @@ class Which:
         self, matrix: Array, rank: int, energy: float | None = None
     ) -> tuple[Array, Array, Array]:
         """``u, s, vh`` of a matrix, whose squared norm may be known."""
-        svd = self._chosen(tuple(matrix.shape), rank, energy)
+        svd = self._chosen(tuple(matrix.shape), rank, energy, many=True)
         return truncated_svd(matrix, rank) if svd is None else svd(matrix, rank)
 
     def basis(self, x: Array, mode: int, rank: int) -> tuple[Array, Array]:
@@ -53,10 +53,17 @@ class Which:
         u, s, _ = svd(unfold(x, mode), min(rank, *rows))
         return u, s
 
-    def _chosen(self, shape: tuple[int, ...], rank: int, energy: float | None = None) -> Svd | None:
+    def _chosen(
+        self,
+        shape: tuple[int, ...],
+        rank: int,
+        energy: float | None = None,
+        *,
+        many: bool = False,
+    ) -> Svd | None:
         """The function to call; None for an exact SVD of our choice."""
-        svd = self._svd
-        if svd is None and not self._exact and not is_cheap(shape, rank + _OVERSAMPLES):
+        svd, width = self._svd, rank + _OVERSAMPLES
+        if svd is None and not self._exact and not is_cheap(shape, width, many=many):
             svd = partial(svd_settled, n_oversamples=_OVERSAMPLES, energy=energy)
         self._used["exact" if svd is None else _name(svd)] = None
         return svd
