@@ -13,7 +13,16 @@ from typing import Literal
 
 import numpy as np
 
-from tdecomp._xp import Array, adjoint, namespace, quick_sum_of_squares, sum_of_squares, to_numpy
+from tdecomp._xp import (
+    Array,
+    adjoint,
+    detached,
+    namespace,
+    quick_sum_of_squares,
+    sum_of_squares,
+    to_numpy,
+    working,
+)
 from tdecomp.decomposition._fit import Input, raw_slices
 from tdecomp.decomposition._frame import Frame
 from tdecomp.errors import ArgumentError, DataError
@@ -173,6 +182,16 @@ class Stream:
     captured: float = 0.0
     passes: int = 0
 
+    def __post_init__(self):
+        if len(self.shape) < 2 or len(self.ranks) != 2 or self.ranks == (None, None):
+            raise ArgumentError(
+                f"a stream of {self.shape} with ranks {self.ranks} needs (..., out, in) and a rank"
+                " of out, of in, or of both"
+            )
+        for name, n, rank in zip(("out", "in"), self.shape[-2:], self.ranks, strict=True):
+            if rank is not None and not 1 <= rank <= n:
+                raise ArgumentError(f"rank {rank} of {name!r} must be 1 to its size {n}")
+
     @property
     def done(self) -> bool:
         """Whether `core` and `frame` are final."""
@@ -209,7 +228,9 @@ class Stream:
     def visit(self, slices: Iterable[tuple[int, Array]]) -> Seen:
         """One pass over some of the slices, given as ``(position in C order, matrix)``."""
         products, energies = {}, {}
-        for site, matrix in slices:
+        for site, given in slices:
+            self._check(site, given)
+            matrix = detached(working(given))
             turned = matrix.T if self._turned else matrix
             if self.step == "sketch":
                 products[site], energies[site] = self._sketch(site, turned)
@@ -231,6 +252,14 @@ class Stream:
             energies = tuple(seen.energies[site] for site in sorted(seen.energies))
             return replace(stream, step="left", right=_sketched(parts, energies), energies=energies)
         return stream._after_left(parts) if self.step == "left" else stream._after_right(parts)
+
+    def _check(self, site: int, matrix: Array) -> None:
+        n_sites = math.prod(self.shape[:-2])
+        if not 0 <= site < n_sites or tuple(matrix.shape) != self.shape[-2:]:
+            raise ArgumentError(
+                f"slice {site} of shape {tuple(matrix.shape)} does not belong to a stack of"
+                f" {n_sites} slices {self.shape[-2:]}"
+            )
 
     @property
     def _two_sided(self) -> bool:

@@ -303,3 +303,28 @@ def test_tiles_and_threads_change_rounding_only(rows, threads, case):
     away = np.linalg.norm(fit.tensor.to_dense() - plain.tensor.to_dense())
     assert away <= tol("float32", x.size) * np.linalg.norm(x)
     assert fit.error == pytest.approx(plain.error, rel=tol("float32", x.size))
+
+
+@pytest.mark.parametrize(
+    ("shape", "ranks", "text"),
+    [
+        ((3, 60, 50), (None, None), "needs"),
+        ((60,), (4, 5), "needs"),
+        ((3, 60, 50), (0, 5), "rank 0 of 'out' must be 1 to its size 60"),
+        ((3, 60, 50), (4, 51), "rank 51 of 'in' must be 1 to its size 50"),
+    ],
+)
+def test_a_stream_that_cannot_be_is_refused(shape, ranks, text):
+    with pytest.raises(td.ArgumentError, match=text):
+        td.Stream(shape, ranks)
+
+
+@pytest.mark.parametrize(("site", "matrix"), [(3, (60, 50)), (-1, (60, 50)), (0, (50, 60))])
+def test_a_slice_of_another_stack_is_refused(site, matrix):
+    with pytest.raises(td.ArgumentError, match=f"slice {site} of shape"):
+        td.Stream((3, 60, 50), (4, 5)).visit([(site, np.zeros(matrix))])
+
+
+def test_the_tensor_of_a_stream_that_is_not_done_is_refused():
+    with pytest.raises(td.ArgumentError, match="not done"):
+        _ = td.Stream((3, 60, 50), (4, 5)).tensor
