@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -116,6 +117,12 @@ def out(tmp_path, base, tuned, done) -> Path:
     return folder
 
 
+def _signals_as_usual() -> None:
+    """Not ignored, as they are where the tests themselves run under nohup or in the background."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def spawn() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start the command line in a process of its own, ended with the test."""
@@ -125,7 +132,8 @@ def spawn() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         program = program or "from tdecomp.cli import main; main()"
         words = [sys.executable, "-B", "-c", program, *map(str, arguments)]
         pipe = subprocess.PIPE
-        process = subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, preexec_fn=limit)
+        before = limit or _signals_as_usual
+        process = subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, preexec_fn=before)
         started.append(process)
         return process
 
