@@ -28,7 +28,7 @@ class Agreement(NamedTuple):
     method: str
     budget: int
     logits_difference: float  # relative Frobenius, apply in float32
-    same_class: float  # share of the test items, apply in bfloat16
+    same_class: float  # share of the items that are no ties, apply in bfloat16
 
 
 def table(rows: list[Row]) -> Table:
