@@ -47,7 +47,6 @@ __all__ = [
     "Ranks",
     "Seen",
     "Stream",
-    "is_worth_sketching",
     "streamed",
     "worth_sketching",
 ]
@@ -64,11 +63,6 @@ _ROUNDS = 8  # of two passes each, at most
 
 Ranks = tuple[int | None, int | None]
 """Of ``out`` and ``in``; None: that mode keeps its size and is not shared."""
-
-
-def is_worth_sketching(shape: tuple[int, ...], ranks: Ranks) -> bool:
-    """Whether exact bases of both long modes would cost more than a few skinny products."""
-    return worth_sketching(shape, ranks) == ranks
 
 
 def worth_sketching(shape: tuple[int, ...], ranks: Ranks) -> Ranks | None:
@@ -183,13 +177,16 @@ class Stream:
     passes: int = 0
 
     def __post_init__(self):
+        for name, value in (("shape", self.shape), ("ranks", self.ranks)):
+            if not isinstance(value, tuple):
+                raise ArgumentError(f"{name} must be a tuple, not a {type(value).__name__}")
         if len(self.shape) < 2 or len(self.ranks) != 2 or self.ranks == (None, None):
             raise ArgumentError(
                 f"a stream of {self.shape} with ranks {self.ranks} needs (..., out, in) and a rank"
                 " of out, of in, or of both"
             )
         for name, n, rank in zip(("out", "in"), self.shape[-2:], self.ranks, strict=True):
-            if rank is not None and not 1 <= rank <= n:
+            if rank is not None and not (isinstance(rank, int | np.integer) and 1 <= rank <= n):
                 raise ArgumentError(f"rank {rank} of {name!r} must be 1 to its size {n}")
 
     @property
@@ -228,7 +225,10 @@ class Stream:
     def visit(self, slices: Iterable[tuple[int, Array]]) -> Seen:
         """One pass over some of the slices, given as ``(position in C order, matrix)``."""
         products, energies = {}, {}
-        for site, given in slices:
+        for pair in slices:
+            if not isinstance(pair, tuple) or len(pair) != 2:
+                raise ArgumentError("slices are visited as (position, matrix): enumerate them")
+            site, given = pair
             self._check(site, given)
             matrix = detached(working(given))
             turned = matrix.T if self._turned else matrix
@@ -244,6 +244,8 @@ class Stream:
 
     def after(self, seen: Seen) -> Stream:
         """The stream once every slice has been visited."""
+        if not isinstance(seen, Seen):
+            raise ArgumentError(f"after takes what visit gave, not a {type(seen).__name__}")
         if missing := set(range(math.prod(self.shape[:-2]))) - seen.products.keys():
             raise ArgumentError(f"slice {min(missing)} was not visited in this pass")
         parts = [seen.products[site] for site in sorted(seen.products)]

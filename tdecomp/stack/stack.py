@@ -101,9 +101,9 @@ class Stack:
         """Refuse `what` if so many float32 numbers are more than `max_memory`."""
         if self.max_memory is not None and 4 * numbers > self.max_memory:
             raise ArgumentError(
-                f"{self.group.name}: {what} takes about {_megabytes(4 * numbers)}, the limit is"
-                f" {_megabytes(self.max_memory)}: ask for a small rank, which is found slice by"
-                " slice, take fewer layers or targets together, or raise the limit"
+                f"{self.group.name}: {what} takes about {_megabytes(4 * numbers)}, the limit for"
+                f" work is {_megabytes(self.max_memory)}: ask for a small rank, which is found"
+                " slice by slice, take fewer layers or targets together, or raise the limit"
             )
 
     def dense(self) -> Array:
@@ -158,4 +158,5 @@ class Stack:
 
 
 def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB"
+    amount = count / 1e6
+    return f"{amount:,.0f} MB" if amount >= 100 else f"{amount:.3g} MB"

@@ -38,7 +38,7 @@ def test_what_takes_more_memory_is_refused_before_it_begins(words, refused, tmp_
     refused(
         [*words, "--method", "tucker2", "--rank", "2", "--max-memory", "1kB"],
         "to work on it whole takes about",
-        "the limit is",
+        "the limit for work is",
     )
     assert not (tmp_path / "out").exists()
 
@@ -56,4 +56,4 @@ def test_explore_takes_both(pair, report, refused):
     here = report("explore", *pair, "--budget", "900")
     there = report("explore", *pair, "--budget", "900", "--device", "cpu", "--max-memory", "1GB")
     assert [w["name"] for w in here["winners"]] == [w["name"] for w in there["winners"]]
-    refused(["explore", *pair, "--max-memory", "1kB"], "the limit is")
+    refused(["explore", *pair, "--max-memory", "1kB"], "the limit for work is")

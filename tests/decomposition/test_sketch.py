@@ -271,7 +271,7 @@ def test_a_sketch_beyond_the_memory_of_a_stack_is_refused():
     (lazy,) = td.Stack.from_arrays({f"h.{i}.w.weight": m for i, m in enumerate(x)})
     numbers = 3 * 320 * 300 + 3 * 6 * 22 * 320
     assert td.tucker2(replace(lazy, max_memory=4 * numbers), rank=12).error < 0.31
-    with pytest.raises(td.ArgumentError, match="a sketch 22 columns wide takes about 2 MB"):
+    with pytest.raises(td.ArgumentError, match="a sketch 22 columns wide takes about 1.66 MB"):
         td.tucker2(replace(lazy, max_memory=4 * numbers - 1), rank=12)
 
 
@@ -311,6 +311,9 @@ def test_tiles_and_threads_change_rounding_only(rows, threads, case):
         ((3, 60, 50), (None, None), "needs"),
         ((60,), (4, 5), "needs"),
         ((3, 60, 50), (0, 5), "rank 0 of 'out' must be 1 to its size 60"),
+        ((3, 60, 50), 4, "ranks must be a tuple, not a int"),
+        (np.ones((3, 60, 50)), (4, 5), "shape must be a tuple, not a ndarray"),
+        ((3, 60, 50), (4.5, 5), "rank 4.5 of 'out'"),
         ((3, 60, 50), (4, 51), "rank 51 of 'in' must be 1 to its size 50"),
     ],
 )
@@ -323,6 +326,14 @@ def test_a_stream_that_cannot_be_is_refused(shape, ranks, text):
 def test_a_slice_of_another_stack_is_refused(site, matrix):
     with pytest.raises(td.ArgumentError, match=f"slice {site} of shape"):
         td.Stream((3, 60, 50), (4, 5)).visit([(site, np.zeros(matrix))])
+
+
+def test_what_is_no_slice_and_no_pass_is_refused():
+    stream = td.Stream((3, 60, 50), (4, 5))
+    with pytest.raises(td.ArgumentError, match="enumerate"):
+        stream.visit(np.zeros((3, 60, 50)))
+    with pytest.raises(td.ArgumentError, match="what visit gave"):
+        stream.after(None)
 
 
 def test_the_tensor_of_a_stream_that_is_not_done_is_refused():

@@ -16,9 +16,9 @@ import numpy as np
 from tdecomp._xp import Array, adjoint, namespace, quick_sum_of_squares, sum_of_squares, to_numpy
 from tdecomp.decomposition._fit import dense, raw_slices
 from tdecomp.decomposition._frame import Frame
-from tdecomp.decomposition._sketch import is_worth_sketching
+from tdecomp.decomposition._sketch import worth_sketching
 from tdecomp.errors import DataError
-from tdecomp.linalg import random_matrix, svd_auto
+from tdecomp.linalg import Triplets, random_matrix, svd_auto
 from tdecomp.stack import Group, Site, Stack
 from tdecomp.tensor import gram
 
@@ -30,7 +30,6 @@ SIDES = {"in": -1, "out": -2}
 SPARE = 10
 """Columns beyond the ranks that are trusted."""
 
-Triplets = tuple[Array, Array, Array]
 Family = tuple[str, tuple[str, ...]]
 """A side, and the site modes that vary under one basis of it."""
 Place = tuple[str, tuple[int, ...]]
@@ -151,7 +150,7 @@ def look(stack: Stack, share: float, room: Room, seed: int) -> Look:
     seed
         Of the sketches.
     """
-    small = not is_worth_sketching(stack.shape, (1, 1))
+    small = worth_sketching(stack.shape, (1, 1)) != (1, 1)
     source = _array_stack(dense(stack), stack.modes) if small else stack
     triplets, norms = _triplets(source, share * room.slices, seed)
     kept = np.array([sum_of_squares(s) for _, s, _ in triplets])
