@@ -113,32 +113,49 @@ def fine_tune(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        torch.nn.init.normal_(model.classifier.weight, std=model.config.initializer_range)
-        torch.nn.init.zeros_(model.classifier.bias)
+        fresh_head(model)
         model.bert.embeddings.requires_grad_(False)
         model.bert.pooler.requires_grad_(False)
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": model.bert.encoder.parameters(), "lr": recipe.lr},
-                {"params": model.classifier.parameters(), "lr": recipe.head_lr},
-            ],
-            weight_decay=0.0,  # what changes is what was learnt
-        )
-        warmup = max(1, round(recipe.warmup * recipe.steps))
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: min((step + 1) / warmup, (recipe.steps - step) / recipe.steps),
-        )
-        model.train()
-        for items in _batches(train, recipe):
-            labels = torch.tensor([item.label for item in items])
-            loss = model(**encode(tokens, items), labels=labels).loss
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            on_step(loss.item())
-        model.eval()
+        groups = [
+            {"params": model.bert.encoder.parameters(), "lr": recipe.lr},
+            {"params": model.classifier.parameters(), "lr": recipe.head_lr},
+        ]
+        train_steps(model, tokens, train, recipe, groups, on_step=on_step)
+
+
+def fresh_head(model: Any) -> None:
+    """Start the classifier anew, from torch's present random state."""
+    torch.nn.init.normal_(model.classifier.weight, std=model.config.initializer_range)
+    torch.nn.init.zeros_(model.classifier.bias)
+
+
+def train_steps(
+    model: Any,
+    tokens: Any,
+    train: list[Item],
+    recipe: Recipe,
+    groups: list[dict[str, Any]],
+    *,
+    on_step: Callable[[float], None] = lambda loss: None,
+) -> None:
+    """Take the steps of `recipe` with the parameter groups given; dropout is drawn by torch."""
+    # without decay: what changes is what was learnt
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    warmup = max(1, round(recipe.warmup * recipe.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / warmup, (recipe.steps - step) / recipe.steps),
+    )
+    model.train()
+    for items in _batches(train, recipe):
+        labels = torch.tensor([item.label for item in items])
+        loss = model(**encode(tokens, items), labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        on_step(loss.item())
+    model.eval()
 
 
 def _batches(train: list[Item], recipe: Recipe) -> Iterator[list[Item]]:

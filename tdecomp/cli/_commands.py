@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from tdecomp import __version__
+from tdecomp.adapters import CATALOGUE, method
 from tdecomp.cli import _explored, _job, _report
 from tdecomp.cli._parse import (
     DTYPES,
@@ -347,6 +348,20 @@ def info(out: Out, quiet: Quiet = False, as_json: Json = False) -> None:
     screen = Screen(quiet, as_json)
     report = _report.factors_report(load_factors(out))
     _show_factors(report, screen)
+    _print_json(report, as_json)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One row, whole.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """List the adapter methods that `tdecomp_torch.attach` knows by name."""
+    rows = [method(name)] if name else list(CATALOGUE.values())
+    report = {spec.name: spec.to_json() for spec in rows}
+    if not as_json:
+        screen = Screen(False, as_json)
+        _print_lines(_report.method_lines(rows, whole=name is not None), screen)
     _print_json(report, as_json)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from tdecomp.adapters import LoRAModule
+from tdecomp.adapters import LoRAModule, Spec
+from tdecomp.adapters.spec import BASES
 from tdecomp.cli._screen import short
 from tdecomp.decomposition import relative
 from tdecomp.files.checkpoint import Checkpoint
@@ -28,6 +29,7 @@ __all__ = [
     "inspect_report",
     "inspect_table",
     "lora_lines",
+    "method_lines",
     "lora_report",
     "summary_lines",
     "uncovered_table",
@@ -314,3 +316,17 @@ def _rank(kind: str, rank: Sequence[int]) -> str:
     if kind == "LowRank" and len(rank) > 1:
         return f"{min(rank)}..{max(rank)} (mean {sum(rank) / len(rank):.1f})"
     return "×".join(map(str, rank))
+
+
+def method_lines(specs: Sequence[Spec], *, whole: bool) -> list[str]:
+    """Adapter methods, one per line; or everything that a row says."""
+    if not whole:
+        return [str(spec) for spec in specs]
+    lines = []
+    for spec in specs:
+        lines += [str(spec), *(f"  {f.name} starts as {f.init}" for f in spec.factors)]
+        lines += [f"  {name} = {text}" for name, text in spec.where]
+        lines += [f"  scale {spec.scale}, alpha {spec.alpha}", f"  {BASES[spec.base]}"]
+        lines += [f"  norm of {spec.wrap}"] if spec.wrap else []
+        lines += [f"  {spec.source}"] if spec.source else []
+    return lines

@@ -12,7 +12,7 @@ from typing import Any
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.stack.sites import Site, head_sites
 
-__all__ = ["Group", "group_sites"]
+__all__ = ["Group", "group_sites", "open_heads"]
 
 Label = int | str
 Cells = dict[tuple[Label, ...], Site]
@@ -128,7 +128,7 @@ def group_sites(sites: Iterable[Site], *, share: Sequence[str] | None = None) ->
         raise SiteError("no sites to group: select some with find_sites")
     shared = _shared(sites, share)
     if "head" in shared:
-        sites = _open_heads(sites)
+        sites = open_heads(sites)
     buckets: dict[tuple[Any, ...], list[Site]] = {}
     for site in sites:
         buckets.setdefault(_key(site, shared), []).append(site)
@@ -158,7 +158,7 @@ def _shared(sites: Sequence[Site], share: Sequence[str] | None) -> frozenset[str
     return frozenset(known if "site" in share else ()) | frozenset(share)
 
 
-def _open_heads(sites: Sequence[Site]) -> tuple[Site, ...]:
+def open_heads(sites: Sequence[Site]) -> tuple[Site, ...]:
     """Sites made of heads opened into heads; the others as they are."""
     if any(_is_head(site) for site in sites):
         return tuple(sites)

@@ -1,0 +1,261 @@
+"""Compare adapters of equal size on the docstring task: ``python docs/demo/compare.py``.
+
+Every method trains as many adapter parameters as LoRA of rank 1 on query, key and value (within 5 %
+where its ranks allow), and the classifier besides. One grid of learning rates for all; each method
+takes the one that is best on a part of the training items, with a seed that is not reported. Then
+it is trained on all of them with the reported seeds. It takes hours; every run is kept in
+``comparison.json`` beside this file as soon as it is done, and a second start goes on from there.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import finetune
+import torch
+from adapter import (
+    TARGETS,
+    Trained,
+    fresh_model,
+    quietly,
+    test_accuracy,
+    timed_steps,
+    train_adapter,
+)
+from docstrings import Item, task
+from rich.console import Console
+from rich.table import Table
+
+from tdecomp_torch import Adapter, attach
+
+RESULTS = Path(__file__).parent / "comparison.json"
+SIZE = 13_824  # LoRA of rank 1 on 18 matrices of 384 x 384
+GRID = (1e-3, 3e-3, 1e-2, 3e-2)
+WIDER = (1e-4, 3e-4, 1e-1, 3e-1)
+CHOOSING = (100,)
+REPORTED = (0, 1, 2, 3, 4)
+STEPS = 80
+PEFT = "PEFT LoRA"
+
+METHODS: Mapping[str, dict[str, int] | None] = {
+    PEFT: None,
+    "lora": {"r": 1},
+    "lotr": {"r": 14, "s": 14},
+    "lorta": {"r": 32},
+    "tenslora_qkv_depth": {"r": 14, "s": 14, "u": 3, "v": 6},
+    "tenslora_qkv_depth_cp": {"r": 18},
+    "fact_tk": {"r": 14, "s": 14, "t": 14},
+    "tt_lora": {"r1": 5, "r2": 5, "r3": 5, "r4": 5, "r5": 4},
+    "vera": {"r": 384},
+    "lora_xs": {"r": 28},
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: what was trained how, and how it went.
+
+    Attributes
+    ----------
+    accuracy
+        On the items held out: of the training items while a rate is chosen, else the test items.
+    """
+
+    method: str
+    lr: float
+    seed: int
+    choosing: bool
+    n_adapter: int
+    n_head: int
+    accuracy: float
+    loss: float
+    ms_per_step: float
+
+    @property
+    def key(self) -> tuple[str, float, int, bool]:
+        """What makes it another run."""
+        return self.method, self.lr, self.seed, self.choosing
+
+
+def train(method: str, items: list[Item], recipe: finetune.Recipe) -> Trained:
+    """One training of one method."""
+    if method == PEFT:
+        return _train_peft(items, recipe)
+
+    def put(model: Any) -> Adapter:
+        return attach(
+            model,
+            method,
+            targets=list(TARGETS),
+            rank=METHODS[method],
+            seed=recipe.seed,
+            also_train=["classifier"],
+            tokens=recipe.batch * finetune.MAX_LENGTH,
+        )
+
+    return train_adapter(put, items, recipe)
+
+
+def _train_peft(items: list[Item], recipe: finetune.Recipe) -> Trained:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=1, lora_alpha=1, target_modules=list(TARGETS))
+    model = fresh_model(recipe.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        adapted = get_peft_model(model, config)
+    factors = [p for p in adapted.parameters() if p.requires_grad]
+    head = list(model.classifier.parameters())
+    for p in head:
+        p.requires_grad_(True)
+    groups = [{"params": factors, "lr": recipe.lr}, {"params": head, "lr": recipe.head_lr}]
+    silent: Any = lambda _: None
+    seconds, loss = timed_steps(model, items, recipe, groups, on_step=silent, after=silent)
+    sizes = [sum(p.numel() for p in group) for group in (factors, head)]
+    return Trained(model, None, sizes[0], sizes[1], seconds, loss)
+
+
+class Results:
+    """The runs so far, in a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        plain = json.loads(path.read_text()) if path.exists() else {"runs": []}
+        self.runs = {run.key: run for run in (Run(**row) for row in plain["runs"])}
+
+    def add(self, run: Run) -> None:
+        """Keep one run; the file is replaced whole."""
+        self.runs[run.key] = run
+        plain = {
+            "command": "python docs/demo/compare.py",
+            "steps": STEPS,
+            "batch": finetune.Recipe.batch,
+            "size": SIZE,
+            "runs": [vars(r) for r in self.runs.values()],
+        }
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(plain, indent=1) + "\n")
+        temporary.replace(self.path)
+
+    def accuracy(self, method: str, lr: float, *, choosing: bool) -> list[float]:
+        """Accuracies of a method at a rate."""
+        return [
+            r.accuracy
+            for r in self.runs.values()
+            if (r.method, r.lr, r.choosing) == (method, lr, choosing)
+        ]
+
+    def tried(self, method: str) -> list[float]:
+        """Rates that were tried, in ascending order."""
+        return sorted({r.lr for r in self.runs.values() if r.method == method and r.choosing})
+
+    def best(self, method: str) -> float:
+        """Rate with the best mean accuracy while choosing."""
+        return max(
+            self.tried(method),
+            key=lambda lr: statistics.mean(self.accuracy(method, lr, choosing=True)),
+        )
+
+
+class Comparison:
+    """All trainings, in an order in which early ones already tell something."""
+
+    def __init__(self, results: Results, console: Console):
+        self.results, self.console = results, console
+        data = task(0)
+        cut = len(data.train) // 5
+        self.all, self.test = data.train, data.test
+        self.held_out, self.rest = data.train[:cut], data.train[cut:]
+
+    def run(self, method: str, lr: float, seed: int, *, choosing: bool) -> None:
+        """One training, unless it was done before."""
+        if (method, lr, seed, choosing) in self.results.runs:
+            return
+        items = self.rest if choosing else self.all
+        recipe = finetune.Recipe(steps=STEPS, lr=lr, seed=seed)
+        done = train(method, items, recipe)
+        accuracy = test_accuracy(done.model, self.held_out if choosing else self.test)
+        run = Run(
+            method,
+            lr,
+            seed,
+            choosing,
+            done.n_adapter,
+            done.n_head,
+            accuracy,
+            done.loss,
+            1e3 * done.seconds,
+        )
+        self.results.add(run)
+        what = "choosing" if choosing else "reported"
+        self.console.print(
+            f"{method}, rate {lr:g}, seed {seed} ({what}): accuracy {accuracy:.3f},"
+            f" {done.n_adapter:,} parameters, {1e3 * done.seconds:.0f} ms a step",
+            highlight=False,
+        )
+
+    def choose(self, method: str) -> None:
+        """Try the grid, and beyond the edge where an edge is best."""
+        for lr in GRID:
+            for seed in CHOOSING:
+                self.run(method, lr, seed, choosing=True)
+        while True:
+            tried, best = self.results.tried(method), self.results.best(method)
+            low = [lr for lr in WIDER if lr < tried[0]][-1:] if best == tried[0] else []
+            high = [lr for lr in WIDER if lr > tried[-1]][:1] if best == tried[-1] else []
+            if not low + high:
+                return
+            for lr in low + high:
+                for seed in CHOOSING:
+                    self.run(method, lr, seed, choosing=True)
+
+
+def table(results: Results) -> Table:
+    """Mean and spread of the reported seeds."""
+    made = Table("method", title="Docstring task, MiniLM, query, key and value")
+    for heading in ("adapter", "of LoRA's", "classifier", "rate", "test accuracy", "seeds"):
+        made.add_column(heading, justify="right")
+    for method in METHODS:
+        own = [r for r in results.runs.values() if r.method == method and not r.choosing]
+        if own:
+            found = [r.accuracy for r in own]
+            spread = statistics.stdev(found) if len(found) > 1 else 0.0
+            share = own[0].n_adapter / SIZE
+            made.add_row(
+                method,
+                f"{own[0].n_adapter:,}",
+                f"{share:.3f}{'' if abs(share - 1) <= 0.05 else ' *'}",
+                f"{own[0].n_head:,}",
+                f"{own[0].lr:g}",
+                f"{statistics.mean(found):.3f} ± {spread:.3f}",
+                str(len(found)),
+            )
+    return made
+
+
+def main() -> None:
+    """Run what has not been run, then print the table."""
+    parser = argparse.ArgumentParser(description="Compare adapters of equal size.")
+    parser.add_argument("--methods", default=",".join(METHODS), help="some of them")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of the runs")
+    parser.add_argument("--show", action="store_true", help="only print the table")
+    options = parser.parse_args()
+    quietly()
+    console, results = Console(), Results(options.results)
+    if not options.show:
+        comparison = Comparison(results, console)
+        methods = options.methods.split(",")
+        for method in methods:
+            comparison.choose(method)
+        for seed in REPORTED:
+            for method in methods:
+                comparison.run(method, results.best(method), seed, choosing=False)
+    console.print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,572 @@
+"""A method put on a group of weights: every letter has a size, every site its part of a factor."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from array_api_compat import device
+
+from tdecomp._xp import Array, namespace
+from tdecomp.adapters.expressions import nearest
+from tdecomp.adapters.from_weights import FROM_WEIGHTS, Piece
+from tdecomp.adapters.inits import INITS, Init, Request
+from tdecomp.adapters.spec import SIDES, SITE_MODES, Factor, Operand, Spec, Term
+from tdecomp.adapters.wraps import WRAPS
+from tdecomp.errors import ArgumentError
+from tdecomp.formats import Format, Network, Sum
+from tdecomp.modes import Axis, Equation, flatten, write_axis
+from tdecomp.plan import contract
+
+__all__ = ["Bound", "Grid", "bind"]
+
+_NOT_SITES = ("site", "out", "in", "long", "short", "alpha", "step")
+
+Label = int | str
+Rank = int | Mapping[str, int]
+Weights = Callable[[int], np.ndarray]
+"""The base weight of a site, ``(out, in)``."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Weights of one shape, and where each stands along the site modes.
+
+    Attributes
+    ----------
+    name
+        Name of the group.
+    shape
+        (out, in) of every weight.
+    modes
+        Site modes and their labels: ``(("layer", (0, 1)), ("proj", ("q", "v")))``.
+    places
+        Per site, the position of its label in each mode. Not every cell need be taken.
+    heads
+        Number of heads; 0 where unknown.
+    heads_in
+        The heads lie along ``in`` (an output projection), not along ``out``.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    modes: tuple[tuple[str, tuple[Label, ...]], ...]
+    places: tuple[tuple[int, ...], ...]
+    heads: int = 0
+    heads_in: bool = False
+
+    def __post_init__(self):
+        names = [mode for mode, _ in self.modes]
+        if wrong := [n for n in names if n in _NOT_SITES or names.count(n) > 1]:
+            raise ArgumentError(
+                f"{wrong[0]!r} cannot be a site mode of {self.name}: give every site mode a name of"
+                " its own"
+            )
+        sizes = tuple(len(labels) for _, labels in self.modes)
+        for place in self.places:
+            if len(place) != len(sizes) or not all(
+                0 <= k < n for k, n in zip(place, sizes, strict=True)
+            ):
+                raise ArgumentError(
+                    f"the place {place} of a weight of {self.name} is outside of its site modes"
+                    f" {' '.join(names)} of sizes {sizes}"
+                )
+
+    @classmethod
+    def full(
+        cls, shape: tuple[int, int], *, heads: int = 0, name: str = "weights", **modes: int
+    ) -> Grid:
+        """A grid without gaps, by the sizes of its site modes.
+
+        >>> Grid.full((768, 768), layer=12, proj=3).n_sites
+        36
+        """
+        labels = tuple((mode, tuple(range(n))) for mode, n in modes.items())
+        places = tuple(np.ndindex(*modes.values()))
+        return cls(name, shape, labels, places, heads)
+
+    @property
+    def n_sites(self) -> int:
+        """Number of weights."""
+        return len(self.places)
+
+    @cached_property
+    def rows(self) -> dict[str, np.ndarray]:
+        """Position of every site along each site mode, and along ``site``."""
+        places = np.array(self.places, dtype=np.intp).reshape(self.n_sites, len(self.modes))
+        found = {mode: places[:, k] for k, (mode, _) in enumerate(self.modes)}
+        return found | {"site": np.arange(self.n_sites)}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A method on a grid of weights, all sizes known.
+
+    Attributes
+    ----------
+    spec
+        The method, its base rule written out as terms.
+    grid
+        The weights.
+    sizes
+        Size of every letter.
+    numbers
+        Every number that formulas can use: sizes, ``alpha``, ``out``, ``in``, ...
+    shapes
+        Shape of every factor, in the order of the method; those of a wrap come last.
+    turned
+        The equation is that of the transposed weight.
+    """
+
+    spec: Spec
+    grid: Grid
+    sizes: Mapping[str, int]
+    numbers: Mapping[str, float] = field(repr=False)
+    shapes: Mapping[str, tuple[int, ...]]
+    turned: bool = False
+
+    @cached_property
+    def factors(self) -> tuple[Factor, ...]:
+        """Every factor that is stored, those of the wrap included."""
+        return self.spec.factors + wrap_factors(self.spec)
+
+    @property
+    def n_trainable(self) -> int:
+        """Numbers that are trained."""
+        return sum(math.prod(self.shapes[f.name]) for f in self.factors if f.trainable)
+
+    @property
+    def n_frozen(self) -> int:
+        """Numbers of the constants, whether stored or made from a seed."""
+        return sum(math.prod(self.shapes[f.name]) for f in self.factors if not f.trainable)
+
+    def scale(self, step: float = 0) -> float:
+        """What the sum of terms is multiplied by at a step."""
+        return float(self.spec.scale({**self.numbers, "step": step}))
+
+    def coefficient(self, term: Term, step: float = 0) -> float:
+        """What one term is multiplied by at a step."""
+        return term.sign * (self.scale(step) if term.scaled else 1.0)
+
+    @cached_property
+    def redundant(self) -> tuple[str, ...]:
+        """Ranks that join two factors and are larger than one of them can fill.
+
+        A rank that stands in more factors (of a CP adapter) is not limited in this way.
+        """
+        fixed = {*self.spec.weight_modes, *self.grid.rows}
+        found: dict[str, None] = {}
+        for term in self.spec.terms:
+            for operand in term.operands:
+                sizes = [self.sizes[n] for n in operand.letters]
+                for n, size in zip(operand.letters, sizes, strict=True):
+                    joined = sum(n in other.letters for other in term.operands)
+                    if n not in fixed and joined == 2 and size * size > math.prod(sizes):
+                        found[n] = None
+        return tuple(found)
+
+    # -- the part of every factor that a site uses -------------------------------------------
+
+    def letters(self, operand: Operand) -> tuple[str, ...]:
+        """Letters of an operand of one site: those of its factor that are no site modes."""
+        return tuple(n for n in operand.letters if n not in self.grid.rows)
+
+    def where(self, operand: Operand, site: int) -> tuple[int | slice, ...]:
+        """Index of a site's part of a factor."""
+        rows = self.grid.rows
+        shape = self.shapes[operand.factor]
+        return tuple(
+            int(rows[n][site])
+            if n in rows
+            else slice(None if self.sizes.get(n, size) == size else self.sizes[n])
+            for n, size in zip(operand.letters, shape, strict=True)
+        )
+
+    def gathered(self, operand: Operand, array: Array) -> tuple[tuple[str, ...], Array]:
+        """Every site's part of a factor: letters and array, ``site`` first where it has any."""
+        rows = self.grid.rows
+        own = [n for n in operand.letters if n in rows]
+        sizes = tuple(self.sizes[n] for n in operand.letters)
+        array = array if tuple(array.shape) == sizes else array[tuple(map(slice, sizes))]
+        if not own:
+            return operand.letters, array
+        rest = tuple(n for n in operand.letters if n not in rows)
+        order = tuple(operand.letters.index(n) for n in (*own, *rest))
+        if order != tuple(range(len(order))):
+            array = namespace(array).permute_dims(array, order)
+        if own != ["site"]:
+            array = array[tuple(_like(rows[n], array) for n in own)]
+        return ("site", *rest), array
+
+    def delta(self, arrays: Mapping[str, Array], site: int, step: float = 0) -> Array:
+        """ΔW of one site, ``(out, in)``, scaled; a norm wrap not applied."""
+        total = None
+        for term in self.spec.terms:
+            equation = Equation(tuple(map(self.letters, term.operands)), self.spec.output)
+            parts = [arrays[o.factor][self.where(o, site)] for o in term.operands]
+            part = self.coefficient(term, step) * contract(equation, parts)
+            total = part if total is None else total + part
+        assert total is not None
+        rows, columns = self.frame
+        total = total[:rows, :columns]
+        return total.T if self.turned else total
+
+    def tensor(self, arrays: Mapping[str, Array], step: float = 0) -> Format:
+        """ΔW of every site as one format over ``site out in``, scaled."""
+        parts: list[Format] = []
+        output: list[Axis] = list(self.spec.output)[:: -1 if self.turned else 1]
+        for term in self.spec.terms:
+            found = [self.gathered(o, arrays[o.factor]) for o in term.operands]
+            terms, tensors = [letters for letters, _ in found], [array for _, array in found]
+            if not any("site" in letters for letters in terms):
+                xp = namespace(tensors[0])
+                ones = xp.ones(self.grid.n_sites, dtype=tensors[0].dtype, device=device(tensors[0]))
+                terms.append(("site",))
+                tensors.append(ones)
+            network = Network(Equation(tuple(terms), ("site", *output)), tuple(tensors))
+            parts.append(network * self.coefficient(term, step))
+        whole = parts[0] if len(parts) == 1 else Sum(tuple(parts))
+        n_out, n_in = self.grid.shape
+        return whole if whole.shape[1:] == (n_out, n_in) else whole[:, :n_out, :n_in]
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """Shape of a weight as the equation sees it: turned if the equation is."""
+        n_out, n_in = self.grid.shape
+        return (n_in, n_out) if self.turned else (n_out, n_in)
+
+    def weight(self, w: Array, arrays: Mapping[str, Array], site: int, step: float = 0) -> Array:
+        """The adapted weight of one site, ``(out, in)``, as the base and wrap rules say."""
+        delta = self.delta(arrays, site, step)
+        if self.spec.base == "replace":
+            return delta
+        if not self.spec.wrap:
+            return w + delta
+        own = {f.name: arrays[f.name][site] for f in wrap_factors(self.spec)}
+        return WRAPS[self.spec.wrap].apply(w, delta, own, lambda norm: norm)
+
+    # -- how the factors start ------------------------------------------------------------------
+
+    def start(
+        self,
+        weights: Weights | None = None,
+        *,
+        seed: int = 0,
+        given: Mapping[str, Any] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Start values of every factor, float64.
+
+        Parameters
+        ----------
+        weights
+            Base weight ``(out, in)`` of a site; needed where a factor is made of it.
+        seed
+            Seed of the random factors; every factor has a stream of its own.
+        given
+            Arrays of the factors whose rule is ``given``, and of any other to be replaced.
+        """
+        found: dict[str, np.ndarray] = {}
+        given = given or {}
+        of_weights = [
+            f for f in self.factors if f.init.kind in FROM_WEIGHTS and f.name not in given
+        ]
+        found |= self._of_weights(of_weights, weights)
+        for factor in self.factors:
+            if factor.name in given:
+                found[factor.name] = self._given(factor, given[factor.name])
+            elif factor.init.kind == "given":
+                raise ArgumentError(
+                    f"the factor {factor.name!r} of {self.spec.name!r} must be given, an array of"
+                    f" {' '.join(factor.modes)}, {self.shapes[factor.name]}"
+                )
+            elif factor.init.kind in INITS:
+                found[factor.name] = self.seeded(factor, seed)
+        for factor in self.factors:
+            if factor.init.kind == "copy" and factor.name not in given:
+                source = found[str(factor.init.args[0])]
+                found[factor.name] = self._given(factor, source).copy()
+        return {f.name: found[f.name] for f in self.factors}
+
+    def seeded(self, factor: Factor, seed: int) -> np.ndarray:
+        """A factor that follows from a seed, float64."""
+        home = "" if factor.across else self.grid.name
+
+        def stream(name: str) -> np.random.Generator:
+            return np.random.default_rng([seed, zlib.crc32(f"{home}/{name}".encode())])
+
+        shape = self.shapes[factor.name]  # of a factor held across grids, that of the largest
+        numbers = {**self.numbers, **dict(zip(factor.modes, shape, strict=True))}
+        ask = Request(shape, self._args(factor.init, numbers), stream, factor.name)
+        array = INITS[factor.init.kind](ask)
+        return np.asarray(array, dtype=np.float64)
+
+    def _args(self, init: Init, numbers: Mapping[str, float]) -> tuple[float, ...]:
+        return tuple(float(arg(numbers)) for arg in init.args)
+
+    def _given(self, factor: Factor, array: Any) -> np.ndarray:
+        found = np.asarray(array, dtype=np.float64)
+        if found.shape != self.shapes[factor.name]:
+            raise ArgumentError(
+                f"the factor {factor.name!r} is {' '.join(factor.modes)} of sizes"
+                f" {self.shapes[factor.name]}, given was an array of {found.shape}"
+            )
+        return found
+
+    def _of_weights(
+        self, factors: Sequence[Factor], weights: Weights | None
+    ) -> dict[str, np.ndarray]:
+        """Factors that are made of the weights, one weight at a time where each has its own.
+
+        What several weights share is made of these side by side.
+        """
+        if not factors:
+            return {}
+        if weights is None:
+            raise ArgumentError(
+                f"{self.spec.name!r} starts from the base weights ({factors[0].init} of"
+                f" {factors[0].name!r}): give weights="
+            )
+        found = {f.name: np.zeros(self.shapes[f.name]) for f in factors}
+        alike: dict[tuple[tuple[int, ...], ...], list[Factor]] = {}
+        for f in factors:
+            alike.setdefault(self._sharing(f), []).append(f)
+        for sharing, group in alike.items():
+            for sites in sharing:
+                frames = [np.asarray(weights(site), dtype=np.float64) for site in sites]
+                frames = [w.T if self.turned else w for w in frames]
+                here = {f.name: self.where(Operand(f.name, f.modes), sites[0]) for f in group}
+                beside: dict[int, tuple[np.ndarray, dict[str, Any]]] = {}
+                for f in group:
+                    axis = int(len(sites) > 1 and not set(f.modes) & set(self.sides[1]))
+                    if axis not in beside:
+                        beside[axis] = np.concatenate(frames, axis=axis), {}
+                    found[f.name][here[f.name]] = self._piece(f, *beside[axis])
+        return found
+
+    def _sharing(self, factor: Factor) -> tuple[tuple[int, ...], ...]:
+        """The sites, those together that have one part of the factor."""
+        rows = [self.grid.rows[n] for n in factor.modes if n in self.grid.rows]
+        places: dict[tuple[int, ...], list[int]] = {}
+        for site in range(self.grid.n_sites):
+            places.setdefault(tuple(int(r[site]) for r in rows), []).append(site)
+        return tuple(map(tuple, places.values()))
+
+    @property
+    def out_letters(self) -> tuple[str, ...]:
+        """Letters that make up the out mode of the weight, slowest first."""
+        return self.sides[self.turned]
+
+    @property
+    def in_letters(self) -> tuple[str, ...]:
+        """Letters that make up the in mode of the weight, slowest first."""
+        return self.sides[not self.turned]
+
+    @property
+    def sides(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Letters of the two sides of the weight as the equation sees it."""
+        rows, columns = self.spec.output
+        return flatten((rows,)), flatten((columns,))
+
+    def _piece(self, factor: Factor, w: np.ndarray, memo: dict[str, Any]) -> np.ndarray:
+        modes = tuple(n for n in factor.modes if n not in self.grid.rows)
+        sides, sizes = self.sides, dict(self.sizes)
+        if factor in wrap_factors(self.spec):  # a wrap sees the weight as it is
+            w = w.T if self.turned else w
+            sides, sizes = (("out",), ("in",)), {"out": w.shape[0], "in": w.shape[1]}
+        piece = Piece(factor.name, modes, sides, sizes, self._args(factor.init, self.numbers), memo)
+        return FROM_WEIGHTS[factor.init.kind](w, piece)
+
+
+def _like(rows: np.ndarray, array: Array) -> Array:
+    xp = namespace(array)
+    return xp.asarray(rows, device=device(array))
+
+
+def wrap_factors(spec: Spec) -> tuple[Factor, ...]:
+    """Factors that the norm wrap of a method adds."""
+    if not spec.wrap:
+        return ()
+    return tuple(Factor(n, modes, Init.parse(i)) for n, modes, i in WRAPS[spec.wrap].factors)
+
+
+def bind(
+    spec: Spec,
+    grid: Grid,
+    rank: Rank | None = None,
+    *,
+    alpha: float | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> Bound:
+    """Give every letter of a method its size on a grid of weights.
+
+    Parameters
+    ----------
+    spec
+        The method.
+    grid
+        The weights.
+    rank
+        Size of every rank that the method leaves open, or sizes by letter; these also replace the
+        method's own.
+    alpha
+        For the scale; default is the paper's for this method.
+    sizes
+        Sizes of the axes of factors that are held ``across`` several grids.
+
+    Raises
+    ------
+    ArgumentError
+        A size is missing, not positive, or a split does not divide.
+
+    Examples
+    --------
+    >>> lotr = Spec.parse("lotr", "out r, site r s, s in", ["normal", "zeros", "normal"])
+    >>> bound = bind(lotr, Grid.full((768, 768), layer=12, proj=2), rank=2)
+    >>> bound.shapes, bound.n_trainable
+    ({'out_r': (768, 2), 'site_r_s': (24, 2, 2), 's_in': (2, 768)}, 3168)
+    """
+    spec = spec.expanded
+    turned = _is_turned(spec, grid)
+    known = _sizes_of(spec, grid, turned)
+    known |= _ranks(spec, rank, known)
+    _resolve(spec, grid, known, turned)
+    known["alpha"] = float(spec.alpha(known)) if alpha is None else float(alpha)
+    axes = {n: int(known[n]) for n in spec.letters}
+    whole = {"out": grid.shape[0], "in": grid.shape[1], "site": grid.n_sites}
+    shapes = {
+        f.name: tuple(((sizes or {}) if f.across else {}).get(n, axes[n]) for n in f.modes)
+        for f in spec.factors
+    } | {f.name: tuple(whole[n] for n in f.modes) for f in wrap_factors(spec)}
+    _check_leading(spec, grid, axes, shapes)
+    return Bound(spec, grid, axes, known, shapes, turned)
+
+
+def _check_leading(
+    spec: Spec, grid: Grid, sizes: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Refuse a factor that is smaller than what a term takes of it."""
+    for operand in {o: None for term in spec.terms for o in term.operands}:
+        for n, size in zip(operand.letters, shapes[operand.factor], strict=True):
+            if sizes[n] > size:
+                raise ArgumentError(
+                    f"{spec.name!r} on {grid.name}: the factor {operand.factor!r} of sizes"
+                    f" {shapes[operand.factor]} cannot stand as '{' '.join(operand.letters)}' with"
+                    f" {n} = {sizes[n]}: say its own axes, modes="
+                    f"{{{operand.factor!r}: '...'}}"
+                )
+
+
+def _is_turned(spec: Spec, grid: Grid) -> bool:
+    """Whether the equation is that of the transposed weight."""
+    if spec.sides == SIDES[1]:
+        return grid.shape[0] < grid.shape[1]
+    rows, columns = (flatten((axis,)) for axis in spec.output)
+    return ("head" in rows and grid.heads_in) or (
+        "head" in columns and bool(grid.heads) and not grid.heads_in
+    )
+
+
+def _sizes_of(spec: Spec, grid: Grid, turned: bool) -> dict[str, Any]:
+    """What the grid says: sizes of site modes and sides."""
+    if clash := sorted(grid.rows.keys() & {*spec.weight_modes}):
+        raise ArgumentError(
+            f"{clash[0]!r} is a part of a weight in '{spec.equation}', and a site mode of"
+            f" {grid.name}: choose one of them"
+        )
+    rows, columns = grid.shape[::-1] if turned else grid.shape
+    known: dict[str, Any] = {mode: len(labels) for mode, labels in grid.modes}
+    known |= {"site": grid.n_sites, "long": max(grid.shape), "short": min(grid.shape)}
+    known |= dict(zip(("out", "in"), grid.shape, strict=True))
+    known |= dict(zip(spec.sides, (rows, columns), strict=True))
+    if "head" in spec.weight_modes:
+        if not grid.heads:
+            raise ArgumentError(
+                f"{spec.name!r} needs the number of heads of {grid.name}: it is known for query,"
+                " key and value (and the output projection) of models with a configuration"
+            )
+        known["head"] = grid.heads
+    own = {n for n in spec.letters if n in SITE_MODES and n not in spec.weight_modes}
+    if absent := sorted(own - known.keys() - dict(spec.where).keys()):
+        modes = [mode for mode, _ in grid.modes]
+        raise ArgumentError(
+            f"{spec.name!r} has the mode {absent[0]!r}, the weights of {grid.name} have"
+            f" {', '.join(modes) or 'no site modes'}{nearest(absent[0], modes)}"
+        )
+    return known
+
+
+def _ranks(spec: Spec, rank: Rank | None, known: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes that the user gives, by letter."""
+    given = dict(rank) if isinstance(rank, Mapping) else {}
+    free = spec.open_ranks(known, given)
+    rules = dict(spec.where)
+    settable = {*free, *rules, *(n for n in spec.weight_modes if n not in spec.sides)}
+    if unknown := sorted(given.keys() - settable):
+        raise ArgumentError(
+            f"rank names {unknown[0]!r}{nearest(unknown[0], settable)}: {spec.name!r} has"
+            f" {', '.join(sorted(settable)) or 'no rank'}"
+        )
+    if rank is not None and not isinstance(rank, Mapping):
+        if not free:
+            raise ArgumentError(
+                f"{spec.name!r} has no rank to be {rank!r}: leave it out"
+                + (f", or set {', '.join(rules)}: rank={{{[*rules][0]!r}: ..}}" if rules else "")
+            )
+        given = dict.fromkeys(free, rank)
+    if missing := [n for n in free if n not in given]:
+        raise ArgumentError(
+            f"{spec.name!r} needs the rank {', '.join(missing)}: give rank=8, or"
+            f" rank={{{missing[0]!r}: 8}}"
+        )
+    for letter, size in given.items():
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+            raise ArgumentError(f"the rank {letter}={size!r} must be a whole number, 1 or more")
+    return {letter: int(size) for letter, size in given.items()}
+
+
+def _resolve(spec: Spec, grid: Grid, known: dict[str, Any], turned: bool) -> None:
+    """Evaluate the formulas for sizes, in whatever order they need each other."""
+    rules = {n: text for n, text in spec.where if n not in known}
+    sides = dict(zip(spec.sides, grid.shape[::-1] if turned else grid.shape, strict=True))
+    parts = {side: axis for side, axis in zip(spec.sides, spec.output, strict=True) if axis != side}
+    progress = True
+    while progress:
+        progress = False
+        for letter, text in list(rules.items()):
+            if text.names <= known.keys():
+                is_size = letter in spec.letters
+                known[letter] = text.size(known, letter) if is_size else text(known)
+                del rules[letter]
+                progress = True
+        for side, axis in parts.items():
+            open_parts = [n for n in flatten((axis,)) if n not in known]
+            if len(open_parts) == 1 and open_parts[0] not in rules:
+                rest = math.prod(known[n] for n in flatten((axis,)) if n in known)
+                if sides[side] % rest and side not in spec.crop:
+                    raise ArgumentError(_misfit(spec, grid, side, axis, known, sides[side]))
+                known[open_parts[0]] = -(-sides[side] // rest)
+                progress = True
+    if missing := sorted({*spec.letters, *rules} - known.keys()):
+        raise ArgumentError(
+            f"{spec.name!r} on {grid.name}: no size for {missing[0]!r}; give rank="
+            f"{{{missing[0]!r}: ...}}"
+        )
+    for side, axis in parts.items():
+        product = math.prod(known[n] for n in flatten((axis,)))
+        if product < sides[side] or (product > sides[side] and side not in spec.crop):
+            raise ArgumentError(_misfit(spec, grid, side, axis, known, sides[side]))
+
+
+def _misfit(
+    spec: Spec, grid: Grid, side: str, axis: Axis, known: Mapping[str, Any], size: int
+) -> str:
+    sizes = ", ".join(f"{n} = {known[n]}" for n in flatten((axis,)) if n in known)
+    return (
+        f"{spec.name!r} splits {side} = {size} of {grid.name} into {write_axis(axis)} with {sizes}:"
+        f" that does not divide; choose sizes whose product is {size}"
+    )

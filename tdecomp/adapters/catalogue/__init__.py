@@ -1,0 +1,36 @@
+"""Published adapter methods, one row each: a method is data, see `tdecomp.adapters.Spec`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from tdecomp.adapters.catalogue.pairs import PAIRS
+from tdecomp.adapters.catalogue.spectral import SPECTRAL
+from tdecomp.adapters.catalogue.structured import STRUCTURED
+from tdecomp.adapters.catalogue.tensors import TENSORS
+from tdecomp.adapters.catalogue.wrapped import WRAPPED
+from tdecomp.adapters.expressions import nearest
+from tdecomp.adapters.spec import Spec
+from tdecomp.errors import ArgumentError
+
+__all__ = ["CATALOGUE", "method"]
+
+CATALOGUE: Mapping[str, Spec] = MappingProxyType(
+    {spec.name: spec for table in (PAIRS, TENSORS, SPECTRAL, STRUCTURED, WRAPPED) for spec in table}
+)
+"""Every row by its name."""
+
+
+def method(name: str) -> Spec:
+    """Look up a row of the catalogue; `ArgumentError` suggests the nearest name.
+
+    >>> print(method("lotr"))
+    lotr: left: out r, core: site r s, right: s in -> out in
+    """
+    found = CATALOGUE.get(name.lower().replace("-", "_"))
+    if found is None:
+        raise ArgumentError(
+            f"no method {name!r}{nearest(name, CATALOGUE)}: there are {', '.join(CATALOGUE)}"
+        )
+    return found

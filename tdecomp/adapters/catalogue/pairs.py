@@ -1,0 +1,170 @@
+"""Two thin factors of every weight, or of many weights at once: LoRA and its nearest relatives."""
+
+from __future__ import annotations
+
+from tdecomp.adapters.spec import Spec
+
+__all__ = ["PAIRS"]
+
+_DOWN = "uniform(1/sqrt(in))"  # torch's Kaiming-uniform with a = sqrt(5)
+
+PAIRS: tuple[Spec, ...] = (
+    Spec.parse(
+        "lora",
+        "b: site out r, a: site r in",
+        {"b": "zeros", "a": _DOWN},
+        scale="alpha / r",
+        alpha="r",
+        source="arXiv:2106.09685, equation 3",
+    ),
+    Spec.parse(
+        "rslora",
+        "b: site out r, a: site r in",
+        {"b": "zeros", "a": _DOWN},
+        scale="alpha / sqrt(r)",
+        alpha="8",
+        source="arXiv:2312.03732",
+    ),
+    Spec.parse(
+        "lora_fa",
+        "b: site out r, *a: site r in",
+        {"b": "zeros", "a": _DOWN},
+        scale="alpha / r",
+        alpha="r",
+        source="arXiv:2308.03303",
+    ),
+    Spec.parse(
+        "asymmetric",
+        "b: site out r, *a: site r in",
+        {"b": "zeros", "a": "orthogonal"},
+        scale="alpha / r",
+        alpha="r",
+        source="arXiv:2402.16842",
+    ),
+    Spec.parse(  # the inner pair trains between the singular vectors of the weight
+        "nora",
+        "*b_outer: site out r, b: site r k, a: site k s, *a_outer: site s in",
+        {
+            "b_outer": "svd_u(1/2)",
+            "b": "zeros",
+            "a": "uniform(1/sqrt(s))",
+            "a_outer": "svd_vh(1/2)",
+        },
+        where={"s": "r"},
+        scale="alpha / k",
+        alpha="k",
+        source="arXiv:2408.10280",
+    ),
+    Spec.parse(  # p and q are the widths of the two frozen outer factors
+        "lora_mini",
+        "*b_outer: site out p, b: site p r, a: site r q, *a_outer: site q in",
+        {
+            "b_outer": "uniform(1/sqrt(p))",
+            "b": "zeros",
+            "a": "uniform(1/sqrt(q))",
+            "a_outer": _DOWN,
+        },
+        scale="alpha / r",
+        alpha="r",
+        source="arXiv:2411.15804",
+    ),
+    # B and A are mixtures of k random matrices; A has a frozen start of its own. The bases are the
+    # same for every weight here, where the public code draws them anew for each.
+    Spec.parse(
+        "nola",
+        "beta: site k, *b: k out r, *a_start: site r in"
+        " + beta: site k, *b: k out r, alphas: site m, *a: m r in",
+        {
+            "beta": "zeros",
+            "b": "uniform(1/sqrt(k))",
+            "a_start": _DOWN,
+            "alphas": "zeros",
+            "a": "uniform(1/sqrt(m))",
+        },
+        where={"k": 256, "m": "k"},
+        scale="alpha / r",
+        alpha="1",
+        source="arXiv:2310.02556",
+    ),
+    # One factor, its leading rows for the shorter side. T is the length of the ramp in steps.
+    Spec.parse(
+        "singlora",
+        "a: site out r, a: site in r",
+        "uniform(1/sqrt(r))",
+        modes={"a": "site long r"},
+        where={"T": 1000},
+        scale="alpha / r * min(step / T, 1)",
+        alpha="r",
+        source="arXiv:2507.05566",
+    ),
+    # The paper finds the mask by a first, dense run (give it as `mask`); a tenth of B is left.
+    Spec.parse(
+        "lori",
+        "b: site out r, *mask: site out r, *a: site r in",
+        {"b": "zeros", "mask": "mask(0.1)", "a": _DOWN},
+        scale="alpha / r",
+        alpha="2 * r",
+        source="arXiv:2504.07448",
+    ),
+    # A of all layers in one, B of g groups of layers. The paper merges B of one layer after another
+    # until g are left: that is a change of `assign`.
+    Spec.parse(
+        "aslora",
+        "b: proj g out r, *assign: layer g, a: proj r in",
+        {"b": "zeros", "assign": "one_hot", "a": _DOWN},
+        where={"g": "ceil(layer / 3)"},
+        scale="alpha / r",
+        alpha="r",
+        source="arXiv:2412.10135",
+    ),
+    # The block shortcut: a layer also uses the pairs of the `before` layers before it. The other
+    # two shortcuts of the paper mix activations of layers and are no update of a weight.
+    Spec.parse(
+        "reslora",
+        "*band: layer m, b: proj m out r, a: proj m r in",
+        {"band": "banded(before)", "b": "zeros", "a": _DOWN},
+        where={"m": "layer", "before": 1},
+        scale="alpha / r",
+        alpha="r",
+        source="arXiv:2402.18039",
+    ),
+    # Terms k that all tasks share, weighted anew for every task. Without a `task` mode there is one
+    # task, the present one: for the next, give the terms so far, padded by new ones, with their
+    # number as `old`: these no longer train. The paper has no base weight; here it is kept.
+    Spec.parse(
+        "itl",
+        "u: layer proj out k, selector: layer proj task k, v: layer proj in k",
+        {"u": "uniform(1/sqrt(k))", "selector": "zeros", "v": _DOWN},
+        freeze={"u": "old / k", "v": "old / k"},
+        where={"task": 1, "old": 0},
+        source="arXiv:2207.09074",
+    ),
+    # k principal directions of adapters that exist already; only the loadings train. They start at
+    # random, or at those of one adapter (give `b` and `a`).
+    Spec.parse(
+        "eigenlorax",
+        "*directions_out: site out k, b: site k r, a: site r j, *directions_in: site j in",
+        {
+            "directions_out": "given",
+            "b": "uniform(1/2)",
+            "a": "uniform(1/2)",
+            "directions_in": "given",
+        },
+        where={"j": "k"},
+        source="arXiv:2502.04700",
+    ),
+    # A pair for every task; one task where there is no such mode.
+    Spec.parse(
+        "flora",
+        "*w: site out in, b: layer proj task out r, a: layer proj task r in",
+        {"w": "weight", "b": "zeros", "a": _DOWN},
+        where={"task": 1},
+        source="arXiv:2312.05677",
+    ),
+    Spec.parse(
+        "hira",
+        "*w: site out in, b: site out r, a: site r in",
+        {"w": "weight", "b": "zeros", "a": _DOWN},
+        source="openreview:TwJrTz9cRS",
+    ),
+)

@@ -1,0 +1,99 @@
+"""Cores between, or diagonals in, fixed bases taken from the base weights."""
+
+from __future__ import annotations
+
+from tdecomp.adapters.spec import Spec
+
+__all__ = ["SPECTRAL"]
+
+_UP, _DOWN = "uniform(sqrt(6 / r))", "uniform(sqrt(6 / in))"  # Kaiming-uniform with a = 0
+_PARTS = {f"{n[0]}{k}": f"part({n}, 3, {k})" for n in ("out", "in") for k in (1, 2, 3)}
+
+SPECTRAL: tuple[Spec, ...] = (
+    Spec.parse(  # the singular values go with the factor on the side of `in`, as in the public code
+        "lora_xs",
+        "*b: site out r, core: site r s, *a: site s in",
+        {"b": "svd_u", "core": "normal(1e-5)", "a": "svd_vh(1)"},
+        where={"s": "r"},
+        scale="alpha / r",
+        alpha="16",
+        source="arXiv:2405.17604",
+    ),
+    # B stops to train column by column until 30 % of the T steps.
+    Spec.parse(
+        "lamda",
+        "b: site out r, core: site r s, *a: site s in",
+        {"b": "svd_u", "core": "eye", "a": "svd_vh(1)"},
+        freeze={"b": "min(step / (0.3 * T), 1)"},
+        where={"s": "r", "T": 1000},
+        scale="alpha / r",
+        alpha="16",
+        base="residual",
+        source="arXiv:2406.12832",
+    ),
+    Spec.parse(  # the law of P is not in the paper
+        "tinylora",
+        "*b: site out r, v: site u, *p: site u r s, *a: site s in",
+        {"b": "svd_u(1/2)", "v": "zeros", "p": "normal(1/sqrt(r))", "a": "svd_vh(1/2)"},
+        where={"s": "r", "u": 64},
+        source="arXiv:2602.04118",
+    ),
+    Spec.parse(
+        "vera",
+        "b: site out, *up: out r, d: site r, *down: r in",
+        {"b": "zeros", "up": _UP, "d": "constant(0.1)", "down": _DOWN},
+        across=("up", "down"),
+        source="arXiv:2310.11454",
+    ),
+    # The share that no longer trains rises from 0 at step t0 to 1 at step t1. The paper chooses the
+    # entries by a score; here it is the leading columns.
+    Spec.parse(
+        "aflora",
+        "b: site out, up: site out r, d: site r, down: site r in",
+        {"b": "zeros", "up": _UP, "d": "constant(0.1)", "down": _DOWN},
+        freeze=dict.fromkeys(
+            ("up", "down"), "1 - (1 - min(max((step - t0) / (t1 - t0), 0), 1)) ** 3"
+        ),
+        where={"t0": 100, "t1": 1000},
+        source="arXiv:2403.13269",
+    ),
+    Spec.parse(
+        "svfit",
+        "*u: site out r, sigma: site r, *vh: site r in",
+        {"u": "svd_u", "sigma": "svd_s", "vh": "svd_vh"},
+        base="residual",
+        source="arXiv:2409.05926",
+    ),
+    Spec.parse(  # the scale is learned; the permutation is in `lower`
+        "loldu",
+        "gain: site, *lower: site out r, z: site r, *upper: site r in",
+        {"gain": "constant(alpha / r)", "lower": "ldu_l", "z": "ldu_d", "upper": "ldu_u"},
+        alpha="1",
+        base="residual",
+        source="arXiv:2410.13618",
+    ),
+    Spec.parse(
+        "kasa",
+        "b: site out r, sigma: site r, a: site r in",
+        {"b": "zeros", "sigma": "normal", "a": "uniform(1/sqrt(in))"},
+        scale="alpha / r",
+        alpha="16",
+        base="truncate",
+        source="arXiv:2412.06071",
+    ),
+    Spec.parse(
+        "pmss",
+        "*columns: site out r, core: site r s, *rows: site s in",
+        {"columns": "cur_columns", "core": "zeros", "rows": "cur_rows"},
+        where={"s": "r"},
+        source="arXiv:2409.16722",
+    ),
+    Spec.parse(
+        "dota",
+        "g1: site o1 i1 r1, g2: site r1 o2 i2 r2, g3: site r2 o3 i3 -> (o1 o2 o3) (i1 i2 i3)",
+        {"g1": "mpo(1)", "g2": "mpo(2)", "g3": "mpo(3)"},
+        where=_PARTS,
+        base="residual",
+        source="arXiv:2412.20891",
+    ),
+)

@@ -1,0 +1,131 @@
+"""Factors shared across layers, projections and heads: Tucker, CP and tensor-train adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from tdecomp.adapters.spec import Spec
+
+__all__ = ["TENSORS"]
+
+_PARTS = {f"{n[0]}{k}": f"part({n}, 3, {k})" for n in ("out", "in") for k in (1, 2, 3)}
+_RANKS = {"in": "r", "out": "s", "hd": "s", "head": "t", "proj": "u", "layer": "v"}
+_STACKED: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {  # modes of one tensor; modes that count the tensors
+        "att": ("in hd head", "site"),
+        "qkv": ("in out proj", "layer"),
+        "depth": ("in out layer", "proj"),
+        "att_qkv": ("in hd head proj", "layer"),
+        "att_depth": ("in hd head layer", "proj"),
+        "qkv_depth": ("in out proj layer", ""),
+        "att_qkv_depth": ("in hd head proj layer", ""),
+    }
+)
+
+
+def _tenslora(stacking: str, *, cp: bool) -> Spec:
+    """TensLoRA: one tensor for every label of the modes that are not stacked.
+
+    Heads are the slow part of ``out``, as transformers packs them; the public code has them fast.
+    """
+    modes, copies = (text.split() for text in _STACKED[stacking])
+    output = "(head hd) in" if "head" in modes else "out in"
+    rank = {n: "r" if cp else _RANKS[n] for n in modes}
+    factors = [f"u_{n}: {' '.join((*copies, n, rank[n]))}" for n in modes]
+    init = {f"u_{n}": "uniform(1/sqrt(r))" if cp else "orthogonal" for n in modes}
+    if cp:
+        init["u_in"] = "zeros"
+    else:
+        factors.append(f"core: {' '.join((*copies, *rank.values()))}")
+        init["core"] = "zeros"
+    return Spec.parse(
+        f"tenslora_{stacking}{'_cp' if cp else ''}",
+        f"{', '.join(factors)} -> {output}",
+        init,
+        source="arXiv:2509.19391",
+    )
+
+
+TENSORS: tuple[Spec, ...] = (
+    Spec.parse(
+        "lotr",
+        "left: out r, core: site r s, right: s in",
+        {"left": "normal", "core": "zeros", "right": "normal"},
+        scale="alpha / r",
+        alpha="1",
+        source="arXiv:2402.01376",
+    ),
+    Spec.parse(  # without the activation after each of the outer factors, which is no weight
+        "denselora",
+        "b: proj out r, core: site r s, a: proj s in",
+        {"b": "zeros", "core": "uniform(1/sqrt(s))", "a": "uniform(1/sqrt(in))"},
+        where={"s": "r"},
+        scale="alpha / r",
+        alpha="16",
+        source="arXiv:2505.23808",
+    ),
+    *(_tenslora(stacking, cp=False) for stacking in _STACKED),
+    *(_tenslora(stacking, cp=True) for stacking in _STACKED),
+    Spec.parse(  # heads split `out`; in the public code they split the columns
+        "lorta",
+        "a: in r, b: hd r, c_head: head r, c_proj: proj r, c_layer: layer r -> (head hd) in",
+        {"b": "zeros"} | dict.fromkeys(("a", "c_head", "c_proj", "c_layer"), "uniform(1/sqrt(r))"),
+        scale="alpha / r",
+        alpha="16",
+        source="arXiv:2410.04060",
+    ),
+    Spec.parse(
+        "fact_tt",
+        "v: out r, sigma: site r s, u: s in",
+        {"v": "zeros", "sigma": "uniform(1/sqrt(s))", "u": "uniform(1/sqrt(in))"},
+        scale="alpha",
+        source="arXiv:2212.03145",
+    ),
+    Spec.parse(
+        "fact_tk",
+        "v: out r, p: site t, core: r s t, u: s in",
+        {
+            "v": "zeros",
+            "p": "uniform(sqrt(6 / (site + t)))",
+            "core": "uniform(sqrt(6 / ((r + s) * t)))",
+            "u": "uniform(1/sqrt(in))",
+        },
+        scale="alpha",
+        source="arXiv:2212.03145",
+    ),
+    # The last core starts as zeros, the others have norm 1 on average. The public code gives every
+    # core norm 1, so that its ΔW is not 0 at the start, and reverses the parts of `in`.
+    Spec.parse(
+        "tt_lora",
+        "g1: site i1 r1, g2: site r1 i2 r2, g3: site r2 i3 r3, g4: site r3 o1 r4,"
+        " g5: site r4 o2 r5, g6: site r5 o3 -> (o1 o2 o3) (i1 i2 i3)",
+        {
+            "g1": "normal(1/sqrt(i1 * r1))",
+            "g2": "normal(1/sqrt(r1 * i2 * r2))",
+            "g3": "normal(1/sqrt(r2 * i3 * r3))",
+            "g4": "normal(1/sqrt(r3 * o1 * r4))",
+            "g5": "normal(1/sqrt(r4 * o2 * r5))",
+            "g6": "zeros",
+        },
+        where=_PARTS,
+        scale="alpha",
+        alpha="16",
+        source="arXiv:2408.01008",
+    ),
+    Spec.parse(
+        "metatt",
+        "g_in: in r1, g_layer: layer r1 r2, g_proj: proj r2 r3, g_out: r3 out",
+        {"g_in": "zeros", "g_layer": "eye", "g_proj": "eye", "g_out": "eye"},
+        scale="alpha",
+        source="arXiv:2506.09105",
+    ),
+    Spec.parse(
+        "metatt_heads",
+        "g_in: in r1, g_layer: layer r1 r2, g_proj: proj r2 r3, g_head: head r3 r4, g_hd: r4 hd"
+        " -> (head hd) in",
+        {"g_in": "zeros", "g_layer": "eye", "g_proj": "eye", "g_head": "eye", "g_hd": "eye"},
+        scale="alpha",
+        source="arXiv:2506.09105",
+    ),
+)

@@ -1,0 +1,231 @@
+"""Arithmetic over named sizes, as text: ``"ceil(short / r)"``, ``"alpha / sqrt(r)"``.
+
+What a method says of its sizes and of its scale is a formula. It is kept as text, so that it can
+be stored and read, and evaluated exactly: division of whole numbers gives a fraction.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import keyword
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+from tdecomp.errors import ArgumentError
+
+__all__ = ["Expression", "nearest"]
+
+Number = int | float | Fraction
+
+_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: lambda a, b: _power(a, b),
+    ast.USub: operator.neg,
+}
+_KEYWORD = re.compile(rf"\b({'|'.join(keyword.kwlist)})\b")
+_BITS = 1000
+"""Longest whole number that a power may give."""
+_LARGEST = 1 << 40
+"""Largest number that is looked through for its divisors."""
+
+
+def _divide(a: Number, b: Number) -> Number:
+    if b == 0:
+        raise ZeroDivisionError("division by zero")
+    return Fraction(a) / Fraction(b) if _is_exact(a) and _is_exact(b) else a / b
+
+
+def _is_exact(x: Number) -> bool:
+    return isinstance(x, int | Fraction)
+
+
+def _power(a: Number, b: Number) -> Number:
+    if _is_exact(a) and _is_exact(b) and abs(b) * math.log2(abs(a) + 2) > _BITS:
+        raise ValueError(f"{a} ** {b} is too large")
+    found = a**b
+    if isinstance(found, complex):
+        raise ValueError(f"{a} ** {b} is no real number")
+    return found
+
+
+def _whole(x: Number) -> int:
+    if x != int(x):
+        raise ValueError(f"{x} is not whole")
+    return int(x)
+
+
+def _gcd(a: Number, b: Number) -> int:
+    return math.gcd(_whole(a), _whole(b))
+
+
+def _sqrt(x: Number) -> Number:
+    root = math.isqrt(int(x))
+    return root if root * root == x else math.sqrt(x)
+
+
+def _part(n: Number, parts: Number, k: Number) -> int:
+    """Factor number `k` (from 1, ascending) of `n` written as `parts` factors of near-equal size.
+
+    The prime factors, largest first, each go to the smallest product so far.
+    """
+    if not 1 <= n <= _LARGEST or not 1 <= k <= parts:
+        raise ValueError(f"part {k} of {parts} of {n}: count the parts from 1")
+    products = [1] * _whole(parts)
+    for prime in reversed(_primes(_whole(n))):
+        products[products.index(min(products))] *= prime
+    return sorted(products)[_whole(k) - 1]
+
+
+def _primes(n: int) -> list[int]:
+    found, p = [], 2
+    while n > 1:
+        while n % p == 0:
+            found.append(p)
+            n //= p
+        p = p + 1 if p * p <= n else max(n, p + 1)
+    return found
+
+
+def _divisor(n: Number, limit: Number) -> int:
+    """Largest divisor of `n` that is no larger than `limit`."""
+    if not 1 <= n <= _LARGEST or limit < 1:
+        raise ValueError(f"{n} has no divisor up to {limit}")
+    n = _whole(n)
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return max(d for pair in ((d, n // d) for d in small) for d in pair if d <= limit)
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "min": min,
+    "max": max,
+    "sqrt": _sqrt,
+    "ceil": math.ceil,
+    "floor": math.floor,
+    "round": round,
+    "gcd": _gcd,
+    "part": _part,
+    "divisor": _divisor,
+}
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A formula over named numbers.
+
+    ``+ - * / // % **``, brackets and the functions ``min max sqrt ceil floor round gcd``;
+    ``part(n, 3, 1)`` is the first of three near-equal factors of n, in ascending order;
+    ``divisor(n, m)`` the largest divisor of n up to m.
+
+    Parameters
+    ----------
+    text
+        The formula.
+
+    Examples
+    --------
+    >>> Expression("ceil(in / r)").size({"in": 10, "r": 4}, "g")
+    3
+    >>> [Expression(f"part(768, 3, {k})").size({}, "o") for k in (1, 2, 3)]
+    [8, 8, 12]
+    """
+
+    text: str
+
+    def __post_init__(self):
+        if not isinstance(self.text, str):
+            object.__setattr__(self, "text", str(self.text))
+        self.names  # noqa: B018 - reads the text
+
+    def __str__(self) -> str:
+        return self.text
+
+    @cached_property
+    def _tree(self) -> ast.expr:
+        try:
+            return ast.parse(_KEYWORD.sub(r"\1_", self.text.strip()), mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            raise ArgumentError(f"cannot read the formula {self.text!r}") from None
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The numbers that it needs."""
+        return frozenset(self._names(self._tree))
+
+    def _names(self, node: ast.expr) -> list[str]:
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+            return []
+        if isinstance(node, ast.Name):
+            return [_name(node)]
+        if isinstance(node, ast.BinOp) and type(node.op) in (*_OPERATORS, ast.Div):
+            return self._names(node.left) + self._names(node.right)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return self._names(node.operand)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
+            if node.func.id not in FUNCTIONS:
+                raise ArgumentError(
+                    f"no function {node.func.id!r} in the formula {self.text!r}"
+                    f"{nearest(node.func.id, FUNCTIONS)}: there are {', '.join(FUNCTIONS)}"
+                )
+            return [name for a in node.args for name in self._names(a)]
+        raise ArgumentError(f"cannot read {ast.unparse(node)!r} in the formula {self.text!r}")
+
+    def __call__(self, values: Mapping[str, Any]) -> Number:
+        """Evaluate it."""
+        if missing := sorted(self.names - values.keys()):
+            raise ArgumentError(
+                f"the formula {self.text!r} needs {missing[0]!r}{nearest(missing[0], values)}:"
+                f" given are {', '.join(sorted(values)) or 'no numbers'}"
+            )
+        try:
+            return self._value(self._tree, values)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise ArgumentError(f"the formula {self.text!r} has no value: {error}") from None
+
+    def _value(self, node: ast.AST, values: Mapping[str, Any]) -> Any:
+        match node:
+            case ast.Constant():
+                return node.value
+            case ast.Name():
+                return values[_name(node)]
+            case ast.UnaryOp():
+                return _OPERATORS[type(node.op)](self._value(node.operand, values))
+            case ast.BinOp():
+                apply = _OPERATORS.get(type(node.op), _divide)
+                return apply(self._value(node.left, values), self._value(node.right, values))
+            case ast.Call(func=ast.Name(id=name)):
+                return FUNCTIONS[name](*(self._value(a, values) for a in node.args))
+        raise AssertionError(node)
+
+    def size(self, values: Mapping[str, Any], name: str) -> int:
+        """Evaluate it to the size of `name`: a positive whole number."""
+        value = self(values)
+        if not math.isfinite(value) or value != int(value) or value < 1:
+            used = ", ".join(f"{n} = {values[n]}" for n in sorted(self.names))
+            shown = float(value) if isinstance(value, Fraction) else value
+            raise ArgumentError(
+                f"the size {name} = {self.text} is {shown}{f' for {used}' if used else ''}: it must"
+                " be a positive whole number"
+            )
+        return int(value)
+
+
+def _name(node: ast.Name) -> str:
+    plain = node.id.removesuffix("_")
+    return plain if keyword.iskeyword(plain) else node.id
+
+
+def nearest(word: str, known: Any) -> str:
+    """Suggest what may have been meant: ``", did you mean 'layer'?"``, or nothing."""
+    near = difflib.get_close_matches(word, sorted(map(str, known)), n=1, cutoff=0.6)
+    return f", did you mean {near[0]!r}?" if near else ""

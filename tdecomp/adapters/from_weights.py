@@ -1,0 +1,238 @@
+"""Start factors made of the base weights: singular vectors, QR, LDU, skeletons, trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tdecomp.decomposition import mpo
+from tdecomp.errors import ArgumentError
+
+__all__ = ["FROM_WEIGHTS", "Piece"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One array to make of one weight.
+
+    Attributes
+    ----------
+    name
+        Name of the factor.
+    modes
+        Names of its axes, without site modes.
+    sides
+        The letters of the two sides of the weight.
+    sizes
+        Size of every letter.
+    args
+        Values of the rule's arguments.
+    memo
+        What other pieces of the same weight found out.
+    """
+
+    name: str
+    modes: tuple[str, ...]
+    sides: tuple[tuple[str, ...], tuple[str, ...]]
+    sizes: Mapping[str, int]
+    args: tuple[float, ...]
+    memo: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return tuple(self.sizes[n] for n in self.modes)
+
+    def arg(self, k: int, default: float) -> float:
+        """Argument number `k`."""
+        return self.args[k] if k < len(self.args) else default
+
+    @property
+    def ranks(self) -> tuple[str, ...]:
+        """Its letters that are no weight modes."""
+        return tuple(n for n in self.modes if n not in (*self.sides[0], *self.sides[1]))
+
+    @property
+    def rank(self) -> int:
+        """Product of the sizes of its ranks."""
+        return math.prod(self.sizes[n] for n in self.ranks)
+
+    def arranged(self, x: np.ndarray, letters: tuple[str, ...]) -> np.ndarray:
+        """`x`, whose axes are `letters` joined in any way, with the axes of the factor."""
+        if set(letters) != set(self.modes):
+            raise ArgumentError(
+                f"the factor {self.name!r} ({' '.join(self.modes)}) cannot start this way: that"
+                f" gives the axes {' '.join(letters)}"
+            )
+        sizes = tuple(self.sizes[n] for n in letters)
+        if x.size != math.prod(sizes):
+            raise ArgumentError(
+                f"the factor {self.name!r} ({' '.join(letters)}) is {sizes}, made of the weights is"
+                f" an array of {x.shape}: choose a smaller rank, or give the factor the site modes"
+                " along which the weights differ"
+            )
+        opened = x.reshape(sizes)
+        return opened.transpose([letters.index(n) for n in self.modes]).copy()
+
+
+Rule = Callable[[np.ndarray, Piece], np.ndarray]
+
+
+def _once(piece: Piece, name: str, compute: Callable[[], Any]) -> Any:
+    if name not in piece.memo:
+        piece.memo[name] = compute()
+    return piece.memo[name]
+
+
+def _triplets(w: np.ndarray, piece: Piece) -> tuple[np.ndarray, np.ndarray, np.ndarray, slice]:
+    """Singular vectors and values, and which of them are asked for."""
+    u, s, vh = _once(piece, "svd", lambda: np.linalg.svd(w, full_matrices=False))
+    start = int(piece.arg(1, 0))
+    which = slice(start, start + piece.rank)
+    if start < 0 or which.stop > len(s):
+        raise ArgumentError(
+            f"the factor {piece.name!r} needs {piece.rank} singular vectors from number {start} on,"
+            f" a weight of {w.shape} has {len(s)}: choose a smaller rank"
+        )
+    return u, s, vh, which
+
+
+def _svd_u(w: np.ndarray, piece: Piece) -> np.ndarray:
+    u, s, _, which = _triplets(w, piece)
+    return piece.arranged(
+        u[:, which] * s[which] ** piece.arg(0, 0), (*piece.sides[0], *piece.ranks)
+    )
+
+
+def _svd_s(w: np.ndarray, piece: Piece) -> np.ndarray:
+    _, s, _, which = _triplets(w, piece)
+    return piece.arranged(s[which] ** piece.arg(0, 1), piece.ranks)
+
+
+def _svd_vh(w: np.ndarray, piece: Piece) -> np.ndarray:
+    _, s, vh, which = _triplets(w, piece)
+    rows = s[which, None] ** piece.arg(0, 0) * vh[which]
+    return piece.arranged(rows, (*piece.ranks, *piece.sides[1]))
+
+
+def _qr(w: np.ndarray, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+    return _once(piece, "qr", lambda: np.linalg.qr(w))
+
+
+def _qr_q(w: np.ndarray, piece: Piece) -> np.ndarray:
+    return piece.arranged(_qr(w, piece)[0][:, : piece.rank], (*piece.sides[0], *piece.ranks))
+
+
+def _qr_r(w: np.ndarray, piece: Piece) -> np.ndarray:
+    return piece.arranged(_qr(w, piece)[1][: piece.rank], (*piece.ranks, *piece.sides[1]))
+
+
+def _ldu(w: np.ndarray, piece: Piece) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``W = (P L) diag(d) U`` with unit triangular L and U."""
+
+    def compute() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        from scipy.linalg import lu
+
+        *_, left, upper = lu(w, permute_l=True)
+        d = np.diagonal(upper).copy()
+        if not d.all():
+            raise ArgumentError(f"{piece.name!r}: the weight is singular, it has no LDU")
+        return left, d, upper / d[:, None]
+
+    return _once(piece, "ldu", compute)
+
+
+def _ldu_l(w: np.ndarray, piece: Piece) -> np.ndarray:
+    return piece.arranged(_ldu(w, piece)[0][:, : piece.rank], (*piece.sides[0], *piece.ranks))
+
+
+def _ldu_d(w: np.ndarray, piece: Piece) -> np.ndarray:
+    return piece.arranged(_ldu(w, piece)[1][: piece.rank], piece.ranks)
+
+
+def _ldu_u(w: np.ndarray, piece: Piece) -> np.ndarray:
+    return piece.arranged(_ldu(w, piece)[2][: piece.rank], (*piece.ranks, *piece.sides[1]))
+
+
+def _pivots(w: np.ndarray, n: int) -> np.ndarray:
+    """The first n columns that QR with pivoting takes, in ascending order."""
+    from scipy.linalg import qr
+
+    *_, order = qr(w, mode="r", pivoting=True)
+    return np.sort(order[:n])
+
+
+def _cur_columns(w: np.ndarray, piece: Piece) -> np.ndarray:
+    chosen = _pivots(w, piece.rank)
+    return piece.arranged(w[:, chosen], (*piece.sides[0], *piece.ranks))
+
+
+def _cur_rows(w: np.ndarray, piece: Piece) -> np.ndarray:
+    chosen = _pivots(w.T, piece.rank)
+    return piece.arranged(w[chosen], (*piece.ranks, *piece.sides[1]))
+
+
+def _weight(w: np.ndarray, piece: Piece) -> np.ndarray:
+    return piece.arranged(w, (*piece.sides[0], *piece.sides[1]))
+
+
+def _norm(w: np.ndarray, piece: Piece) -> np.ndarray:
+    """Norm of each row, each column or the whole, by the modes of the factor."""
+    kept = [axis for axis, side in enumerate(piece.sides) if set(side) <= {*piece.modes}]
+    gone = tuple({0, 1} - {*kept})
+    letters = tuple(n for axis in kept for n in piece.sides[axis])
+    return piece.arranged(np.sqrt((w * w).sum(axis=gone)), letters)
+
+
+def _mpo(w: np.ndarray, piece: Piece) -> np.ndarray:
+    """Core number ``arg 0`` (from 1) of the matrix product operator; zeros beyond its bonds."""
+    out, inp = (tuple(piece.sizes[n] for n in side) for side in piece.sides)
+    if len(out) != len(inp) or not 1 <= piece.args[0] <= len(out) or len(out) < 2:
+        raise ArgumentError(
+            f"the factor {piece.name!r} is no core {piece.args[0]:g} of an MPO: split out and in"
+            f" into as many parts each, two or more; here they have {len(out)} and {len(inp)}"
+        )
+    both = [a * b for a, b in zip(out, inp, strict=True)]
+    bound = max(min(math.prod(both[:k]), math.prod(both[k:])) for k in range(1, len(both)))
+    asked = max(piece.sizes[n] for n in piece.ranks)
+    fit = _once(piece, "mpo", lambda: mpo(w, out=out, inp=inp, rank=min(asked, bound)))
+    k, last = int(piece.args[0]) - 1, len(both) - 1
+    core = fit.tensor.cores[k]
+    core = core[0] if k == 0 else core[..., 0] if k == last else core
+    found = np.zeros(piece.shape)
+    if core.ndim != len(piece.shape) or any(
+        a > b for a, b in zip(core.shape, found.shape, strict=True)
+    ):
+        raise ArgumentError(
+            f"core {k + 1} of the MPO is {core.shape}, the factor {piece.name!r} has the axes"
+            f" {' '.join(piece.modes)} of sizes {piece.shape}: write 'o1 i1 a', 'a o2 i2 b', ..."
+        )
+    found[tuple(map(slice, core.shape))] = core
+    return found
+
+
+FROM_WEIGHTS: Mapping[str, Rule] = {
+    "svd_u": _svd_u,
+    "svd_s": _svd_s,
+    "svd_vh": _svd_vh,
+    "qr_q": _qr_q,
+    "qr_r": _qr_r,
+    "ldu_l": _ldu_l,
+    "ldu_d": _ldu_d,
+    "ldu_u": _ldu_u,
+    "cur_columns": _cur_columns,
+    "cur_rows": _cur_rows,
+    "weight": _weight,
+    "norm": _norm,
+    "mpo": _mpo,
+}
+"""Rules that read the weight of a site, ``(out, in)``, or all weights of a group side by side.
+
+``svd_u(p, k)``: left singular vectors from number k on, times ``s**p``; ``svd_s``, ``svd_vh``
+likewise. A factor without site modes is made of all weights of the group at once: those beside one
+another for the ``out`` side, below one another for ``in``.
+"""

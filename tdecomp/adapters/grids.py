@@ -1,0 +1,160 @@
+"""Grids of sites: which weights of a model a method is put on together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tdecomp.adapters.bound import Grid, Label
+from tdecomp.adapters.spec import SITE_MODES, Spec
+from tdecomp.errors import ArgumentError
+from tdecomp.stack import Site
+from tdecomp.stack.groups import open_heads
+
+__all__ = ["SiteGrid", "make_grids"]
+
+_INSIDE = ("out", "in")
+
+
+@dataclass(frozen=True)
+class SiteGrid:
+    """A grid and the sites that it is made of, in its order."""
+
+    grid: Grid
+    sites: tuple[Site, ...]
+
+
+def make_grids(
+    spec: Spec,
+    sites: Sequence[Site],
+    *,
+    share: Sequence[str] | None = None,
+    everywhere: Sequence[Site] = (),
+) -> tuple[SiteGrid, ...]:
+    """Put sites of equal shape on one grid; nothing is padded, repeated or averaged.
+
+    Parameters
+    ----------
+    spec
+        A method without ``site`` gives every label of a mode that it does not name a grid of its
+        own (T5's encoder, decoder and cross attention, if it names ``layer`` and ``proj``). One
+        that splits heads keeps apart the weights with other heads.
+    sites
+        The chosen sites.
+    share
+        Site modes to stack along; the labels of all others are kept apart. Default: all that the
+        method can stack along. With ``"head"`` every head of q, k and v is a weight of its own.
+    everywhere
+        All sites of the model, from which the number of heads of an output projection is known.
+
+    Returns
+    -------
+    tuple of SiteGrid
+        Every site is in exactly one; models of several towers have grids of each.
+    """
+    if share is not None and "head" in share:
+        spec, sites = spec.over_heads(), open_heads(sites)
+    known = tuple(dict.fromkeys(mode for site in sites for mode, _ in site.labels))
+    together = _together(spec, known, share)
+    heads = _heads_of_outputs((*everywhere, *sites))
+    buckets: dict[tuple[Any, ...], list[Site]] = {}
+    for site in sites:
+        apart = tuple(pair for pair in site.labels if pair[0] not in together)
+        found = _heads(site, heads) if "head" in spec.weight_modes else (0, False)
+        buckets.setdefault((site.prefix, site.shape, apart, found), []).append(site)
+    names = _names(list(buckets))
+    return tuple(
+        _site_grid(spec, name, bucket, together, key[3])
+        for name, (key, bucket) in zip(names, buckets.items(), strict=True)
+    )
+
+
+def _together(spec: Spec, known: Sequence[str], share: Sequence[str] | None) -> frozenset[str]:
+    """The site modes to stack along."""
+    named = {n for n in spec.letters if n not in spec.weight_modes}
+    able = frozenset(known if "site" in named else (mode for mode in known if mode in named))
+    if share is None:
+        return able
+    if isinstance(share, str):
+        raise ArgumentError(f"share={share!r} must be a sequence of modes, such as ({share!r},)")
+    if unknown := [mode for mode in share if mode not in known]:
+        raise ArgumentError(
+            f"share names {unknown[0]!r}: the chosen weights have {', '.join(known) or 'no modes'}"
+        )
+    return able & frozenset(share)
+
+
+def _attention(site: Site) -> tuple[str, Label]:
+    """Tower and kind of attention (encoder, decoder, cross) that a site belongs to."""
+    return site.prefix, dict(site.labels).get("attn", "")
+
+
+def _heads_of_outputs(sites: Sequence[Site]) -> dict[tuple[str, Label], int]:
+    """Number of query heads of every kind of attention."""
+    found: dict[tuple[str, Label], int] = {}
+    for site in sites:
+        if site.role.endswith("_in"):
+            found[_attention(site)] = max(found.get(_attention(site), 0), site.heads)
+    return found
+
+
+def _heads(site: Site, of_outputs: Mapping[tuple[str, Label], int]) -> tuple[int, bool]:
+    """Number of heads, and whether they lie along ``in``."""
+    if site.role in ("attn_out", "cross_out"):
+        return of_outputs.get(_attention(site), 0), True
+    return site.heads, False
+
+
+def _names(keys: Sequence[tuple[Any, ...]]) -> list[str]:
+    """A name for every grid: shape, and what else tells it apart."""
+    towers = len({prefix for prefix, *_ in keys}) > 1
+    names: list[str] = []
+    for prefix, shape, apart, (_, heads_in) in keys:
+        words = [prefix] if towers else []
+        words += [label if isinstance(label, str) else f"{mode}{label}" for mode, label in apart]
+        words += ["x".join(map(str, shape))] + (["heads_in"] if heads_in else [])
+        name = "_".join(word.replace(".", "_") for word in words if word)
+        same = sum(n == name or n.startswith(f"{name}-") for n in names)
+        names.append(f"{name}-{same + 1}" if same else name)
+    return names
+
+
+def _site_grid(
+    spec: Spec,
+    name: str,
+    sites: Sequence[Site],
+    together: frozenset[str],
+    heads: tuple[int, bool],
+) -> SiteGrid:
+    rows = _labels(sites, together)
+    modes: dict[str, dict[Label, int]] = {}
+    for row in rows:
+        for mode, label in row.items():
+            modes.setdefault(mode, {}).setdefault(label, 0)
+    for mode, labels in modes.items():
+        numbers = sorted(label for label in labels if isinstance(label, int))
+        words = [label for label in labels if not isinstance(label, int)]
+        modes[mode] = {label: k for k, label in enumerate((*numbers, *words))}
+    for letter in spec.letters:  # a mode that these weights do not have is one of size 1
+        if letter in SITE_MODES and letter not in (*modes, *spec.weight_modes, "site", "task"):
+            modes[letter] = {0: 0}
+    ordered = sorted(
+        zip(rows, sites, strict=True),
+        key=lambda pair: [modes[m].get(pair[0].get(m, 0), 0) for m in modes],
+    )
+    places = tuple(tuple(modes[m].get(row.get(m, 0), 0) for m in modes) for row, _ in ordered)
+    labels = tuple((mode, tuple(found)) for mode, found in modes.items())
+    grid = Grid(name, sites[0].shape, labels, places, *heads)
+    return SiteGrid(grid, tuple(site for _, site in ordered))
+
+
+def _labels(sites: Sequence[Site], together: frozenset[str]) -> list[dict[str, Label]]:
+    """Labels of every site along the stacked modes; two sites never have all in common."""
+    rows = [{m: v for m, v in site.labels if m in together} for site in sites]
+    if len({tuple(row.items()) for row in rows}) < len(rows) and "proj" in together:
+        rows = [
+            row | {"proj": f"{site.role}.{row.get('proj', '')}"}
+            for row, site in zip(rows, sites, strict=True)
+        ]
+    return rows

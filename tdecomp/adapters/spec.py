@@ -1,0 +1,674 @@
+"""A trainable adapter as data: an einsum over named modes, and what its factors start as.
+
+The equation says everything about sharing: *weight modes* (``out``, ``in``, or the parts they are
+split in) index inside a weight, *site modes* (``layer``, ``proj``, ..., or ``site`` for all of them
+at once) say which weight, every other letter is a rank. A factor is shared over exactly the site
+modes that it does not carry.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from tdecomp.adapters.expressions import Expression, nearest
+from tdecomp.adapters.inits import Init
+from tdecomp.adapters.wraps import WRAPS
+from tdecomp.errors import ArgumentError
+from tdecomp.modes import Axis, flatten, parse_modes, write_axis
+
+__all__ = ["BASES", "SIDES", "SITE_MODES", "Factor", "Operand", "Spec", "Term"]
+
+BASES = {
+    "add": "W + ΔW",
+    "residual": "W + ΔW less ΔW of the start factors: nothing changes at the start",
+    "truncate": "ΔW is added to W without its last r singular values",
+    "replace": "ΔW stands in for W",
+}
+SIDES = (("out", "in"), ("long", "short"))
+SITE_MODES = ("site", "layer", "proj", "attn", "stack", "expert", "task", "head")
+"""Letters that are site modes wherever they are not parts of a weight mode."""
+
+_OPERAND = re.compile(r"(?P<frozen>\*?)\s*(?:(?P<name>[A-Za-z]\w*)\s*:)?(?P<letters>[\w\s]*)")
+_SIGN = re.compile(r"([+-])")
+_TAKEN = ("alpha", "step", "out", "in", "long", "short")
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One stored array of an adapter.
+
+    Attributes
+    ----------
+    name
+        Its name in the equation and in files.
+    modes
+        The names of its axes.
+    init
+        How it starts.
+    trainable
+        Whether it is trained; the others are constants.
+    freeze
+        Share of its columns (last axis) that no longer train, a formula in ``step``; None: all
+        train.
+    across
+        Held once for all groups of a model, as large as the largest needs; the others take the
+        leading part.
+    """
+
+    name: str
+    modes: tuple[str, ...]
+    init: Init
+    trainable: bool = True
+    freeze: Expression | None = None
+    across: bool = False
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A factor where it stands in a term, with the letters of its axes there.
+
+    An axis whose letter is smaller than the factor's own takes the leading part of it.
+    """
+
+    factor: str
+    letters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A product of operands; `sign` is 1 or -1, `scaled` says whether the scale applies."""
+
+    operands: tuple[Operand, ...]
+    sign: int = 1
+    scaled: bool = True
+
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """Every letter, in order of appearance."""
+        return tuple(dict.fromkeys(n for o in self.operands for n in o.letters))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A method: how ΔW of every site is made of factors.
+
+    Made by `parse`, which reads the equation and checks it.
+
+    Attributes
+    ----------
+    name
+        Name of the method.
+    terms
+        ΔW is their sum.
+    factors
+        Every array that the terms use, once.
+    output
+        The two axes of a weight: ``("out", "in")``, an axis split in parts, slowest first, or
+        ``("long", "short")`` where the method depends on which side is longer.
+    where
+        Sizes of letters, and other numbers, as formulas; a rank that is not here is given by the
+        user.
+    scale
+        What the sum is multiplied by, a formula of ``alpha``, sizes and ``step``.
+    alpha
+        The paper's alpha, a formula of sizes.
+    base
+        One of `BASES`.
+    wrap
+        A norm taken of ``W + ΔW``, one of `tdecomp.adapters.wraps.WRAPS`, or empty.
+    crop
+        Weight modes whose parts may make more than their size; what is beyond is cut off.
+    fast
+        Name of a faster way to the same product in `tdecomp_torch`, or empty.
+    source
+        Where the method is published.
+    """
+
+    name: str
+    terms: tuple[Term, ...]
+    factors: tuple[Factor, ...]
+    output: tuple[Axis, Axis] = ("out", "in")
+    where: tuple[tuple[str, Expression], ...] = ()
+    scale: Expression = field(default_factory=lambda: Expression("1"))
+    alpha: Expression = field(default_factory=lambda: Expression("1"))
+    base: str = "add"
+    wrap: str = ""
+    crop: tuple[str, ...] = ()
+    fast: str = ""
+    source: str = ""
+
+    @classmethod
+    def parse(
+        cls,
+        name: str,
+        equation: str,
+        init: str | Sequence[str] | Mapping[str, str],
+        *,
+        where: Mapping[str, str | int] | None = None,
+        modes: Mapping[str, str] | None = None,
+        freeze: Mapping[str, str] | None = None,
+        across: Sequence[str] = (),
+        scale: str | float = "1",
+        alpha: str | float = "1",
+        base: str = "add",
+        wrap: str = "",
+        crop: Sequence[str] = (),
+        fast: str = "",
+        source: str = "",
+    ) -> Spec:
+        """Read an equation over named modes.
+
+        Parameters
+        ----------
+        name
+            Name of the method.
+        equation
+            ``"out r, site r s, s in"``: operands are separated by commas, terms by ``+`` or ``-``.
+            ``*`` before an operand freezes it; ``b: out r`` names the factor, which may then be
+            used again (``b: in r``). ``-> (head hd) in`` splits a weight mode.
+        init
+            How each factor starts, see `tdecomp.adapters.inits`: by name, in order of appearance,
+            or one for all.
+        where
+            Formula for the size of a letter: ``{"g": "ceil(in / r)"}``.
+        modes
+            Axes of a factor that differ from those of its first use: ``{"a": "n r"}``.
+        freeze, across
+            See `Factor`, by factor name.
+        scale, alpha, base, wrap, crop, fast, source
+            See `Spec`.
+
+        Raises
+        ------
+        ArgumentError
+            Naming the part that cannot be read or does not fit.
+
+        Examples
+        --------
+        >>> lotr = Spec.parse(
+        ...     "lotr", "out r, site r s, s in", ["normal", "zeros", "normal"], scale="alpha / r"
+        ... )
+        >>> print(lotr.equation)
+        out_r: out r, site_r_s: site r s, s_in: s in -> out in
+        >>> lotr.starts_at_zero
+        True
+        """
+        terms, frozen, output = _read(equation)
+        names = dict.fromkeys(o.factor for term in terms for o in term.operands)
+        inits = _by_factor(init, names)
+        for what, given in (("modes", modes), ("freeze", freeze), ("across", across)):
+            if unknown := sorted(set(given or ()) - names.keys()):
+                raise ArgumentError(
+                    f"{what} names {unknown[0]!r}{nearest(unknown[0], names)}: the factors of"
+                    f" {name!r} are {', '.join(names)}"
+                )
+        axes = {o.factor: o.letters for term in reversed(terms) for o in reversed(term.operands)}
+        axes |= {f: _letters(text, equation) for f, text in (modes or {}).items()}
+        factors = tuple(
+            Factor(
+                f,
+                axes[f],
+                Init.parse(inits[f]),
+                f not in frozen,
+                Expression(freeze[f]) if freeze and f in freeze else None,
+                f in across,
+            )
+            for f in names
+        )
+        return cls(
+            name,
+            terms,
+            factors,
+            output,
+            tuple((n, Expression(str(text))) for n, text in (where or {}).items()),
+            Expression(str(scale)),
+            Expression(str(alpha)),
+            base,
+            wrap,
+            tuple(crop),
+            fast,
+            source,
+        )
+
+    def __post_init__(self):
+        for what, given, known in (("base", self.base, BASES), ("wrap", self.wrap or None, WRAPS)):
+            if given is not None and given not in known:
+                raise ArgumentError(
+                    f"{what}={given!r}{nearest(given, known)}: expected one of {', '.join(known)}"
+                )
+        if self.wrap and self.base != "add":
+            raise ArgumentError(f"{self.name!r}: a wrap goes with base='add', not {self.base!r}")
+        if (
+            len(self.output) != 2
+            or any(isinstance(a, str) and a != side for a, side in self._axes)
+            or len(set(self.weight_modes)) != len(self.weight_modes)
+        ):
+            raise ArgumentError(
+                f"the output of {self.name!r} must be two axes, out and in (or long and short),"
+                " each whole or its parts in brackets: got"
+                f" {' '.join(map(write_axis, self.output))}"
+            )
+        if wrong := [side for side in self.crop if side not in self.sides]:
+            raise ArgumentError(f"crop={wrong[0]!r}: expected {' or '.join(self.sides)}")
+        self._check_names()
+        self._check_terms()
+        self._check_formulas()
+
+    @property
+    def _axes(self) -> Iterable[tuple[Axis, str]]:
+        """Both axes of the output and the sides that they stand for."""
+        return zip(self.output, self.sides, strict=True)
+
+    def _check_names(self) -> None:
+        wraps = [name for name, *_ in WRAPS[self.wrap].factors] if self.wrap else []
+        names = [*(f.name for f in self.factors), *wraps]
+        if twice := sorted(n for n in {*names} if names.count(n) > 1):
+            raise ArgumentError(
+                f"{self.name!r} has two factors named {twice[0]!r}: rename one of them"
+            )
+        if taken := sorted({"alpha", "step"} & {*self.letters}):
+            raise ArgumentError(
+                f"{taken[0]!r} in '{self.equation}' is a number of the scale: use another letter"
+            )
+        if taken := sorted({*_TAKEN, "site"} & dict(self.where).keys()):
+            raise ArgumentError(
+                f"where gives {taken[0]!r} of {self.name!r} a size: that is known already"
+            )
+
+    def _check_formulas(self) -> None:
+        known = {*self.letters, *dict(self.where), *_TAKEN}
+        named = {n for _, text in self.where for n in text.names} - known
+        # a rank that is no letter, unless it looks like a slip of the pen
+        known |= {n for n in named if len(n) < 3 or not nearest(n, known)}
+        formulas = [("scale", self.scale), ("alpha", self.alpha), *self.where]
+        for f in self.factors:
+            f.init.check(f.name, f.modes)
+            if f.init.kind == "copy":
+                self._check_copy(f)
+            else:
+                formulas += [(f"the init of {f.name}", arg) for arg in f.init.args]
+            if f.freeze is not None:
+                formulas.append((f"the freeze of {f.name}", f.freeze))
+        for what, text in formulas:
+            if unknown := sorted(text.names - known):
+                raise ArgumentError(
+                    f"{what} = {text} of {self.name!r} names {unknown[0]!r}"
+                    f"{nearest(unknown[0], known)}: there are {', '.join(sorted(known))}"
+                )
+
+    def _check_copy(self, factor: Factor) -> None:
+        source = str(factor.init.args[0])
+        found = {f.name: f for f in self.factors if f.init.kind != "copy"}.get(source)
+        if found is None or len(found.modes) != len(factor.modes):
+            raise ArgumentError(
+                f"{factor.name!r} of {self.name!r} cannot start as {factor.init}: name a factor of"
+                " as many axes that is no copy itself"
+            )
+
+    def _check_terms(self) -> None:
+        split = {side for axis, side in self._axes if axis != side}
+        axes = {factor.name: factor.modes for factor in self.factors}
+        for term in self.terms:
+            text = _write_term(term)
+            if missing := [n for n in self.weight_modes if n not in term.letters]:
+                raise ArgumentError(
+                    f"{missing[0]!r} is in the output of {self.name!r} but in no factor of"
+                    f" '{text}': give it a factor (a frozen one of ones repeats values)"
+                )
+            if clash := sorted(split & set(term.letters)):
+                raise ArgumentError(
+                    f"{clash[0]!r} is split in the output of {self.name!r}: use its parts in"
+                    f" '{text}'"
+                )
+            for operand in term.operands:
+                if operand.factor not in axes:
+                    raise ArgumentError(
+                        f"{operand.factor!r} of '{text}' is no factor of {self.name!r}: there are"
+                        f" {', '.join(axes)}"
+                    )
+                letters = " ".join(operand.letters)
+                if len(axes[operand.factor]) != len(operand.letters):
+                    raise ArgumentError(
+                        f"the factor {operand.factor!r} of {self.name!r} has the axes"
+                        f" {' '.join(axes[operand.factor])}, it cannot stand as '{letters}'"
+                    )
+                if len(set(operand.letters)) != len(operand.letters):
+                    raise ArgumentError(
+                        f"'{letters}' of {self.name!r} has a letter twice: use two letters and a"
+                        " frozen 'eye' factor"
+                    )
+        used = {o.factor for term in self.terms for o in term.operands}
+        if unused := [name for name in axes if name not in used]:
+            raise ArgumentError(f"the factor {unused[0]!r} of {self.name!r} stands in no term")
+
+    @cached_property
+    def sides(self) -> tuple[str, str]:
+        """Names of the two output axes: ``("out", "in")`` or ``("long", "short")``."""
+        return SIDES[any(side in self.output for side in SIDES[1])]
+
+    @cached_property
+    def weight_modes(self) -> tuple[str, ...]:
+        """Letters of the output: the modes that index inside a weight."""
+        return flatten(self.output)
+
+    @cached_property
+    def letters(self) -> tuple[str, ...]:
+        """Every letter of the equation and of the factors' own axes."""
+        used = [n for term in self.terms for n in term.letters]
+        return tuple(dict.fromkeys((*used, *(n for f in self.factors for n in f.modes))))
+
+    @cached_property
+    def equation(self) -> str:
+        """The equation as `parse` reads it, every factor named."""
+        frozen = {factor.name for factor in self.factors if not factor.trainable}
+        text = ""
+        for term in self.terms:
+            sign = "- " if term.sign < 0 else "+ " if text else ""
+            text += f"{' ' if text else ''}{sign}{_write_term(term, frozen)}"
+        return f"{text} -> {' '.join(map(write_axis, self.output))}"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.equation}"
+
+    def factor(self, name: str) -> Factor:
+        """Look up a factor by name."""
+        return next(factor for factor in self.factors if factor.name == name)
+
+    @cached_property
+    def starts_at_zero(self) -> bool:
+        """Whether the adapted weight is W at the start, as far as the inits tell.
+
+        True where every term has a factor that starts as zeros or is taken off again (a residual
+        base), and for a scale that is 0 at ``step = 0``.
+        """
+        if self.base in ("replace", "truncate"):
+            return False
+        whole = self.expanded
+        zeros = {f.name for f in whole.factors if f.init.kind == "zeros"}
+        source = {f.name: str(f.init.args[0]) for f in whole.factors if f.init.kind == "copy"}
+        left = Counter()
+        for term in whole.terms:
+            operands = [(source.get(o.factor, o.factor), o.letters) for o in term.operands]
+            if zeros.isdisjoint(name for name, _ in operands):
+                left[term.scaled, tuple(sorted(operands))] += term.sign
+        return not any(left.values()) or self._scale_starts_at_zero
+
+    @property
+    def _scale_starts_at_zero(self) -> bool:
+        names = self.scale.names
+        return "step" in names and self.scale(dict.fromkeys(names, 1) | {"step": 0}) == 0
+
+    @cached_property
+    def expanded(self) -> Spec:
+        """The same method with its base rule written out as terms.
+
+        A residual base gives every term once more with a minus, right after it so that both cancel
+        to the bit at the start, its trainable factors replaced by frozen copies of their start; a
+        truncated one gives minus the last r singular values.
+        """
+        if self.base == "residual":
+            return self._less_start()
+        if self.base == "truncate":
+            return self._less_tail()
+        return self
+
+    def _less_start(self) -> Spec:
+        copies = {
+            f.name: replace(
+                f,
+                name=f"{f.name}_0",
+                trainable=False,
+                freeze=None,
+                init=Init.parse(f"copy({f.name})"),
+            )
+            for f in self.factors
+            if f.trainable
+        }
+        start = tuple(
+            Term(
+                tuple(
+                    replace(o, factor=copies[o.factor].name) if o.factor in copies else o
+                    for o in term.operands
+                ),
+                -term.sign,
+                term.scaled,
+            )
+            for term in self.terms
+        )
+        terms = tuple(t for pair in zip(self.terms, start, strict=True) for t in pair)
+        factors = _in_order((*self.factors, *copies.values()), terms)
+        return replace(self, terms=terms, factors=factors, base="add")
+
+    def _less_tail(self) -> Spec:
+        rows, columns = (flatten((axis,)) for axis in self.output)
+        parts = (
+            ("tail_u", ("site", *rows, "r"), "svd_u(0, short - r)"),
+            ("tail_s", ("site", "r"), "svd_s(1, short - r)"),
+            ("tail_vh", ("site", "r", *columns), "svd_vh(0, short - r)"),
+        )
+        tail = Term(tuple(Operand(name, letters) for name, letters, _ in parts), -1, scaled=False)
+        factors = tuple(Factor(n, letters, Init.parse(i), False) for n, letters, i in parts)
+        return replace(
+            self, terms=(*self.terms, tail), factors=(*self.factors, *factors), base="add"
+        )
+
+    def open_ranks(
+        self, known: Collection[str] = SITE_MODES, given: Collection[str] = ()
+    ) -> tuple[str, ...]:
+        """Letters whose size only the user can say: those that ``rank=8`` sets.
+
+        Parameters
+        ----------
+        known
+            Site modes that the weights have.
+        given
+            Letters that have a size already.
+
+        >>> mora = Spec.parse(
+        ...     "m",
+        ...     "m: a b, *up: k, *down: g -> (k a) (g b)",
+        ...     {"m": "zeros", "up": "ones", "down": "ones"},
+        ...     where={"a": "2 * q", "b": "a"},
+        ... )
+        >>> mora.open_ranks()
+        ('q',)
+        """
+        rules = dict(self.where)
+        used = {n for text in rules.values() for n in text.names}
+        named = {*self.letters, *used} - {*known, *rules, *_TAKEN, "site"}
+        named -= self._parts_that_follow({*known, *given})
+        return tuple(sorted(n for n in named if n in used or n not in self.weight_modes))
+
+    def _parts_that_follow(self, known: set[str]) -> set[str]:
+        """Parts of a weight whose size is what the other parts leave."""
+        rules, found = dict(self.where), set()
+        for axis in self.output:
+            parts = {*flatten((axis,))}
+            free = parts - known - rules.keys()
+            needed, more = set(), parts - free
+            while more:
+                needed |= more
+                more = {m for n in more & rules.keys() for m in rules[n].names} - needed
+            if len(free) == 1 and not free & needed:
+                found |= free
+        return found
+
+    def gated(self, letter: str, init: str = "ones", *, trainable: bool = True) -> Spec:
+        """The same method with a vector per site on the edge of one rank.
+
+        Every term with `letter` gets one more operand ``site letter``: a gate that can be trained,
+        pruned or set by hand (SoRA, AdaLoRA, DyLoRA, DropLoRA).
+
+        >>> lora = Spec.parse("lora", "b: site out r, a: site r in", ["zeros", "normal(1)"])
+        >>> lora.gated("r").equation
+        'b: site out r, a: site r in, gate_r: site r -> out in'
+        """
+        if letter not in self.letters or letter in (*self.weight_modes, *SITE_MODES, *_TAKEN):
+            raise ArgumentError(
+                f"no rank {letter!r} in '{self.equation}'{nearest(letter, self.letters)}"
+            )
+        gate = Operand(f"gate_{letter}", ("site", letter))
+        terms = tuple(
+            replace(t, operands=(*t.operands, gate)) if letter in t.letters else t
+            for t in self.terms
+        )
+        factor = Factor(gate.factor, gate.letters, Init.parse(init), trainable)
+        return replace(self, terms=terms, factors=_in_order((*self.factors, factor), terms))
+
+    def over_heads(self) -> Spec:
+        """The same method for single heads: each is a weight ``hd x in`` of its own.
+
+        `head` becomes a site mode that stands for `proj` too, so that queries, keys and values
+        with different numbers of heads are one ragged stack. A factor of `proj` alone goes, and
+        with it the rank that only it had.
+
+        >>> lorta = Spec.parse("lorta", "hd r, head r, proj r, in r -> (head hd) in", "normal")
+        >>> lorta.over_heads().equation
+        'hd_r: out r, head_r: head r, in_r: in r -> out in'
+        """
+        if self.output[0] != ("head", "hd"):
+            raise ArgumentError(
+                f"{self.name!r} does not split heads, '(head hd)': it cannot be put on single heads"
+            )
+        axes = {f.name: [n for n in f.modes if n != "proj"] for f in self.factors}
+        alone = {f.name for f in self.factors if "proj" in f.modes and len(axes[f.name]) < 2}
+        kept = {name: letters for name, letters in axes.items() if name not in alone}
+        gone = {n for name in alone for n in axes[name]}
+        gone = {n for n in gone if sum(n in letters for letters in kept.values()) < 2} | {"proj"}
+        names = lambda letters: tuple("out" if n == "hd" else n for n in letters if n not in gone)
+        terms = tuple(
+            replace(
+                term,
+                operands=tuple(
+                    replace(o, letters=names(o.letters))
+                    for o in term.operands
+                    if o.factor not in alone
+                ),
+            )
+            for term in self.terms
+        )
+        factors = tuple(replace(f, modes=names(f.modes)) for f in self.factors if f.name in kept)
+        return replace(self, terms=terms, factors=factors, output=("out", "in"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, from which `from_json` makes an equal spec.
+
+        A truncated base written out (`expanded`) has terms that no equation can say: refused.
+        """
+        if not all(term.scaled for term in self.terms):
+            raise ArgumentError(
+                f"{self.name!r} has terms without the scale: write the method as it was before"
+                " expanded"
+            )
+        plain: dict[str, Any] = {
+            "name": self.name,
+            "equation": self.equation,
+            "init": {f.name: str(f.init) for f in self.factors},
+            "modes": {f.name: " ".join(f.modes) for f in self.factors},
+            "freeze": {f.name: str(f.freeze) for f in self.factors if f.freeze},
+            "across": [f.name for f in self.factors if f.across],
+            "where": {name: str(text) for name, text in self.where},
+            "scale": str(self.scale),
+            "alpha": str(self.alpha),
+            "base": self.base,
+            "wrap": self.wrap,
+            "crop": list(self.crop),
+            "fast": self.fast,
+            "source": self.source,
+        }
+        return {key: value for key, value in plain.items() if value not in ({}, [], "")}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Spec:
+        """Read what `to_json` wrote."""
+        try:
+            return cls.parse(**plain)
+        except TypeError as error:
+            raise ArgumentError(f"this is no description of an adapter: {error}") from None
+
+
+def _read(equation: str) -> tuple[tuple[Term, ...], set[str], tuple[Axis, Axis]]:
+    """Terms, names of the frozen factors and the output axes of an equation as text."""
+    left, arrow, right = equation.partition("->")
+    axes = parse_modes(right) if arrow else ("out", "in")
+    pieces = ["+", *_SIGN.split(left)]
+    if not pieces[1].strip() and len(pieces) > 2:  # a sign before the first term
+        pieces = pieces[2:]
+    if not all(text.strip() for text in pieces[1::2]):
+        raise ArgumentError(
+            f"a term of the equation {equation!r} has no factors: write 'out r, r in'"
+        )
+    terms, stars = [], {}
+    for sign, piece in zip(pieces[::2], pieces[1::2], strict=True):
+        operands = tuple(_operand(text, equation, stars) for text in piece.split(","))
+        terms.append(Term(operands, 1 if sign == "+" else -1))
+    frozen = {name for name, (star, _) in stars.items() if star}
+    return tuple(terms), frozen, axes  # pyright: ignore[reportReturnType] - checked by the spec
+
+
+def _operand(text: str, equation: str, seen: dict[str, tuple[bool, tuple[str, ...]]]) -> Operand:
+    """One operand; `seen` has the star and the letters of every factor before it."""
+    found = _OPERAND.fullmatch(text.strip())
+    letters = _letters(found["letters"], equation) if found else ()
+    if found is None or not letters:
+        raise ArgumentError(
+            f"cannot read the factor {text.strip()!r} in {equation!r}: write its modes, as in"
+            " 'out r', with a name 'b: out r', and '*' before a frozen one"
+        )
+    name = found["name"] or "_".join(letters)
+    star, first = seen.setdefault(name, (bool(found["frozen"]), letters))
+    if star != bool(found["frozen"]):
+        raise ArgumentError(
+            f"the factor {name!r} of {equation!r} is frozen in one place and trained in another:"
+            " write '*' at every use, or give two factors two names"
+        )
+    if not found["name"] and first != letters:
+        raise ArgumentError(
+            f"'{' '.join(letters)}' and '{' '.join(first)}' of {equation!r} would both be named"
+            f" {name!r}: name one of them, as in 'b: {' '.join(letters)}'"
+        )
+    return Operand(name, letters)
+
+
+def _letters(text: str, equation: str) -> tuple[str, ...]:
+    axes = parse_modes(text)
+    if any(not isinstance(axis, str) for axis in axes):
+        raise ArgumentError(f"brackets stand in the output only, not in {text!r} of {equation!r}")
+    return flatten(axes)
+
+
+def _by_factor(
+    init: str | Sequence[str] | Mapping[str, str], names: Mapping[str, None]
+) -> dict[str, str]:
+    """`init` as a text for every factor."""
+    if isinstance(init, str):
+        return dict.fromkeys(names, init)
+    given = dict(init) if isinstance(init, Mapping) else dict(zip(names, init, strict=False))
+    if not isinstance(init, Mapping) and len(init) != len(names):
+        raise ArgumentError(f"{len(init)} inits for the {len(names)} factors {', '.join(names)}")
+    if missing := [name for name in names if name not in given]:
+        raise ArgumentError(f"no init for the factor {missing[0]!r}: say how it starts")
+    if unknown := sorted(given.keys() - names.keys()):
+        raise ArgumentError(
+            f"init names {unknown[0]!r}{nearest(unknown[0], names)}: the factors are"
+            f" {', '.join(names)}"
+        )
+    return given
+
+
+def _in_order(factors: Iterable[Factor], terms: Sequence[Term]) -> tuple[Factor, ...]:
+    """Factors in the order of their first use."""
+    order = [o.factor for term in terms for o in term.operands]
+    return tuple(sorted(factors, key=lambda f: order.index(f.name)))
+
+
+def _write_term(term: Term, frozen: Sequence[str] | set[str] = ()) -> str:
+    return ", ".join(
+        f"{'*' if o.factor in frozen else ''}{o.factor}: {' '.join(o.letters)}"
+        for o in term.operands
+    )

@@ -1,0 +1,384 @@
+"""A method on a model: what it holds, and what can be done with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tdecomp import ArgumentError, SiteError
+from tdecomp.adapters import Bound, LoRAModule, Spec
+from tdecomp.adapters.grids import SiteGrid
+from tdecomp.stack.select import Chooser
+from tdecomp_torch.layer import Hook, State
+from tdecomp_torch.modules import Kind
+from tdecomp_torch.pool import FactorPool
+
+__all__ = ["START", "Adapter", "Settings", "Target", "pool_name"]
+
+START = "start__"
+"""Before the key of a factor: its start, kept where it was folded into the weights."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A module with sites, and the hook that adapts it."""
+
+    path: str
+    module: nn.Module
+    kind: Kind
+    hook: Hook
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """Its weight as stored."""
+        return self.module.weight  # pyright: ignore[reportReturnType]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an adapter was attached with, besides the method and the weights.
+
+    Attributes
+    ----------
+    rank, alpha, dropout, shared_dropout, seed, tokens, fold
+        As in `attach`.
+    sides
+        Weight modes whose factors are held once for all groups of equal width.
+    """
+
+    rank: int | Mapping[str, int] | None = None
+    alpha: float | None = None
+    sides: frozenset[str] = frozenset()
+    dropout: float = 0.0
+    shared_dropout: bool = False
+    seed: int = 0
+    tokens: int = 1024
+    fold: bool = False
+
+
+class Adapter:
+    """A method on a model; made by `attach`.
+
+    Attributes
+    ----------
+    model
+        The adapted model. Its modules and their names are the ones it had: the adapter acts
+        through forward hooks.
+    name
+        Name of the adapter on the model.
+    spec
+        The method.
+    pool
+        The module that holds every factor once; a submodule of the model.
+    groups
+        The groups of weights of equal shape that the method was put on, with all sizes.
+    notes
+        What is not as one would expect, one sentence each.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        spec: Spec,
+        pool: FactorPool,
+        grids: Sequence[SiteGrid],
+        targets: Sequence[Target],
+        state: State,
+        notes: Sequence[str],
+        settings: Settings,
+    ):
+        self.model, self.name, self.spec, self.pool = model, name, spec, pool
+        self.grids, self.targets, self.notes = tuple(grids), tuple(targets), tuple(notes)
+        self.settings = settings
+        self._state = state
+        self._flags: dict[nn.Parameter, bool] = {}
+        self._unfolded: dict[str, Tensor] = {}
+        self._handles: list[Any] = []
+        self.originals: Any = None
+        self.at_step = 0.0
+        self.step(0)
+
+    # -- what it is --------------------------------------------------------------------------
+
+    @property
+    def groups(self) -> tuple[Bound, ...]:
+        """The method on every group, with all sizes."""
+        return tuple(member.bound for member in self.pool.members)
+
+    @property
+    def n_trainable(self) -> int:
+        """Numbers that are trained; shared ones count once."""
+        return sum(p.numel() for p in self.pool.parameters())
+
+    @property
+    def n_frozen(self) -> int:
+        """Numbers in constants that the adapter holds; base weights not counted."""
+        return sum(b.numel() for b in self.pool.buffers())
+
+    def factors(self) -> dict[str, nn.Parameter]:
+        """Every trainable factor by its key: group and name."""
+        return dict(self.pool.named_parameters())
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {self.spec.name}, {self.n_trainable:,} trainable numbers"]
+        lines += [
+            f"  {g.grid.name}: {g.grid.n_sites} weights of {g.grid.shape[0]} x {g.grid.shape[1]}"
+            f" ({', '.join(f'{mode} {len(labels)}' for mode, labels in g.grid.modes)}),"
+            f" {g.n_trainable:,} trainable"
+            for g in self.groups
+        ]
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    def delta(self, path: str) -> Tensor:
+        """ΔW of one module, ``(out, in)``, scaled; rows without a site are zero."""
+        target = self._target(path)
+        shape = target.kind.shape(target.module)
+        assert shape is not None
+        first = target.hook.delta(target.hook.places[0])
+        total = torch.zeros(shape, dtype=first.dtype, device=first.device)
+        for place in target.hook.places:
+            total[place.start : place.stop] = target.hook.delta(place)
+        return total
+
+    def base_weight(self, path: str) -> Tensor:
+        """The weight of one module as it was before this adapter, in its stored layout.
+
+        Of an adapter that was merged without keeping the originals: as it is now.
+        """
+        target = self._target(path)
+        kept: dict[str, Tensor] = self.originals.weights if self.originals is not None else {}
+        now = target.weight.detach()
+        return self._unfolded[path] if path in self._unfolded else kept.get(path, now)
+
+    def _target(self, path: str) -> Target:
+        for target in self.targets:
+            if target.path == path:
+                return target
+        known = ", ".join(target.path for target in self.targets[:4])
+        raise ArgumentError(f"{path!r} is not adapted by {self.name!r}: adapted are {known}, ...")
+
+    # -- training ----------------------------------------------------------------------------
+
+    def param_groups(
+        self, lr: float, ratios: Mapping[str, float] | None = None, **heads: float
+    ) -> list[dict[str, Any]]:
+        """Parameter groups for an optimizer.
+
+        Parameters
+        ----------
+        lr
+            Learning rate of the factors.
+        ratios
+            Factor name -> what its rate is multiplied by: ``{"b": 16}`` is LoRA+
+            ([hayou2024]).
+        **heads
+            ``also_train=1e-2``: learning rate of the parameters trained besides.
+        """
+        ratios = dict(ratios or {})
+        names = {f.name for g in self.groups for f in g.factors if f.trainable}
+        if unknown := sorted(set(ratios) - names):
+            raise ArgumentError(
+                f"ratios name {unknown[0]!r}: the trainable factors are {', '.join(sorted(names))}"
+            )
+        by_rate: dict[float, list[nn.Parameter]] = {}
+        for member in self.pool.members:
+            for name, key in member.keys.items():
+                parameter = getattr(self.pool, key)
+                if isinstance(parameter, nn.Parameter):
+                    own = by_rate.setdefault(lr * ratios.get(name, 1.0), [])
+                    if not any(parameter is p for p in own):
+                        own.append(parameter)
+        groups: list[dict[str, Any]] = [
+            {"params": own, "lr": rate} for rate, own in by_rate.items()
+        ]
+        rate = heads.pop("also_train", None)
+        if heads:
+            raise ArgumentError(f"unknown argument {next(iter(heads))!r}: expected also_train")
+        others = [p for p in self._flags if p.requires_grad]
+        if others:
+            groups.append({"params": others, "lr": lr if rate is None else rate})
+        return groups
+
+    def step(self, number: float) -> None:
+        """Say how many steps were trained, for methods whose scale or freezing depends on it."""
+        self.at_step = float(number)
+        self._state.coefficients = [
+            [bound.coefficient(term, number) for term in bound.spec.terms] for bound in self.groups
+        ]
+        self.pool.freeze(number)
+
+    # -- on and off ----------------------------------------------------------------------------
+
+    @property
+    def active(self) -> bool:
+        """Whether the adapter acts in a forward pass (or, merged, in the weights)."""
+        return self._state.active
+
+    @active.setter
+    def active(self, value: bool) -> None:
+        if self.is_merged and not value:
+            raise ArgumentError(f"the adapter {self.name!r} is merged: unmerge it to switch it off")
+        self._state.active = bool(value)
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the weights of the model hold the adapter."""
+        return self._state.merged
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Context in which the model is what it was before."""
+        before, self.active = self.active, False
+        try:
+            yield
+        finally:
+            self.active = before
+
+    def merge(self, *, keep: Literal["cpu", "device"] | None = "cpu", untie: bool = False) -> int:
+        """Write the adapted weights into the model; see `tdecomp_torch.merging.merge_adapter`.
+
+        Returns
+        -------
+        int
+            Bytes of the original weights that are kept for `unmerge`.
+        """
+        from tdecomp_torch.merging import merge_adapter
+
+        self.originals = merge_adapter(self, keep=keep, untie=untie)
+        self._state.merged = True
+        return self.originals.n_bytes
+
+    def unmerge(self) -> None:
+        """Put the original weights back, bit by bit."""
+        from tdecomp_torch.merging import unmerge_adapter
+
+        if not self.is_merged:
+            raise ArgumentError(f"the adapter {self.name!r} is not merged")
+        unmerge_adapter(self, self.originals)
+        self.originals, self._state.merged = None, False
+
+    def merged_state_dict(self) -> dict[str, Tensor]:
+        """``state_dict`` of the unadapted model with the adapted weights; nothing is changed."""
+        from tdecomp_torch.merging import merged_state_dict
+
+        return merged_state_dict(self)
+
+    # -- files -----------------------------------------------------------------------------------
+
+    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the adapter to a folder; see `tdecomp_torch.adapter_file.save_adapter`."""
+        from tdecomp_torch.adapter_file import save_adapter
+
+        save_adapter(self, folder, overwrite=overwrite)
+
+    def to_lora(self, *, max_rank: int | None = None) -> list[LoRAModule]:
+        """LoRA pairs of every adapted module; see `tdecomp_torch.export.to_lora`."""
+        from tdecomp_torch.export import to_lora
+
+        return to_lora(self, max_rank=max_rank)
+
+    def save_lora(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        base: str = "",
+        max_rank: int | None = None,
+        overwrite: bool = False,
+    ) -> list[LoRAModule]:
+        """Write a PEFT LoRA folder; see `tdecomp_torch.export.save_lora`."""
+        from tdecomp_torch.export import save_lora
+
+        return save_lora(self, folder, base=base, max_rank=max_rank, overwrite=overwrite)
+
+    def trained_besides(self) -> dict[str, nn.Parameter]:
+        """Parameters of the model that are trained with the adapter, by name."""
+        inside = {id(p) for p in self.pool.parameters()}
+        return {
+            name: p
+            for name, p in self.model.named_parameters()
+            if p.requires_grad and id(p) not in inside and p in self._flags
+        }
+
+    # -- on the model ----------------------------------------------------------------------------
+
+    def detach(self) -> nn.Module:
+        """Take the adapter off the model; flags and hooks are as they were before `attach`.
+
+        The weights of a merged adapter stay as they are; a folded start is taken out of them.
+        """
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        with torch.no_grad():
+            for target in self.targets if self._unfolded else ():
+                target.weight.copy_(self._unfolded[target.path])
+        self._unfolded.clear()
+        delattr(self.model, pool_name(self.name))
+        for parameter, flag in self._flags.items():
+            parameter.requires_grad_(flag)
+        self._flags.clear()
+        return self.model
+
+    @torch.no_grad()
+    def _fold(self) -> None:
+        """Subtract what the start factors give from the weights; keep the weights and the start."""
+        for key, start in self.factors().items():
+            self.pool.register_buffer(f"{START}{key}", start.detach().clone())
+        for target in self.targets:
+            self._unfolded[target.path] = target.weight.detach().to("cpu", copy=True)
+            folded = target.weight.detach().clone()
+            matrix = target.kind.as_matrix(folded)
+            for place in target.hook.places:
+                own = matrix[place.start : place.stop]
+                own.copy_((own.double() - target.hook.delta(place).double()).to(own.dtype))
+            target.weight.copy_(folded)
+
+    def install(self, also_train: Sequence[str]) -> None:
+        """Change the model: freeze it, add the pool, hook the layers."""
+        chosen = _chosen_parameters(self.model, also_train)
+        self._flags = {p: p.requires_grad for p in self.model.parameters()}
+        for parameter in self._flags:
+            parameter.requires_grad_(False)
+        for parameter in chosen:
+            parameter.requires_grad_(True)
+        self.model.add_module(pool_name(self.name), self.pool)
+        self._handles = [
+            self.model.register_forward_pre_hook(self.pool.begin),
+            self.model.register_forward_hook(self.pool.end, always_call=True),
+        ]
+        self._handles += [
+            target.module.register_forward_hook(target.hook, with_kwargs=True)
+            for target in self.targets
+        ]
+        if self.settings.fold:
+            self._fold()
+
+
+def pool_name(name: str) -> str:
+    """Name of the submodule that holds an adapter's factors."""
+    return f"tdecomp_{name}"
+
+
+def _chosen_parameters(model: nn.Module, also_train: Sequence[str]) -> list[nn.Parameter]:
+    """Parameters that are named, or that lie in modules that are."""
+    if not also_train:
+        return []
+    found = []
+    for pattern in [also_train] if isinstance(also_train, str) else also_train:
+        chooser = Chooser.of([pattern])
+        own = [
+            p
+            for path, p in model.named_parameters()
+            if any(chooser(".".join(path.split(".")[:k])) for k in range(1, path.count(".") + 2))
+        ]
+        if not own:
+            raise SiteError(f"also_train={pattern!r} matches no parameter of the model")
+        found += own
+    return found

@@ -1,0 +1,348 @@
+"""Putting a method on a model: choose the weights, make the factors, hook the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tdecomp import ArgumentError, SiteError
+from tdecomp.adapters import Bound, Spec, bind, method
+from tdecomp.adapters.grids import SiteGrid, make_grids
+from tdecomp.stack import Targets
+from tdecomp_torch.adapter import Adapter, Settings, Target, pool_name
+from tdecomp_torch.layer import Hook, Place, State
+from tdecomp_torch.modules import Kind, kind_of
+from tdecomp_torch.pool import FactorPool, Member
+from tdecomp_torch.program import make_program
+from tdecomp_torch.targets import chosen_sites, known_sites
+
+__all__ = ["attach", "build"]
+
+
+def attach(
+    model: nn.Module,
+    spec: Spec | str,
+    *,
+    targets: Targets | None = None,
+    exclude: Targets | None = None,
+    layers: Collection[int] | None = None,
+    rank: int | Mapping[str, int] | None = None,
+    alpha: float | None = None,
+    dropout: float = 0.0,
+    shared_dropout: bool = False,
+    name: str = "default",
+    share: Sequence[str] | None = None,
+    patterns: Sequence[str] = (),
+    also_train: Sequence[str] = (),
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+    given: Mapping[str, Any] | None = None,
+    tokens: int = 1024,
+    fold: bool = False,
+) -> Adapter:
+    """Put a method on a model and freeze everything else.
+
+    Parameters
+    ----------
+    model
+        Any model; its Linear, Conv1D, Conv2d and Embedding modules can be adapted, fused ones by
+        their parts. It keeps its modules and gets one new submodule, which holds the factors.
+    spec
+        A row of the catalogue by name, or a `tdecomp.adapters.Spec` of your own.
+    targets, exclude, layers
+        As in PEFT: module names or dotted suffixes, one regex for the whole path, or
+        ``"all-linear"``; layer numbers. Default: all matrices that the model's family is known for.
+    rank
+        Size of every rank that the method leaves open, or sizes by letter.
+    alpha
+        For the scale; default is that of the method's paper.
+    dropout, shared_dropout
+        Of the input of the first factor, for every weight by itself, or one mask for all that read
+        the same input.
+    name
+        Several adapters may be on one model under different names; they add up.
+    share
+        Site modes along which weights are stacked (default: all that the method can), and ``"in"``
+        or ``"out"`` to hold factors over that mode once for all groups of equal width. ``"head"``
+        makes every head of q, k and v a weight of its own, in one stack also where keys and values
+        have fewer: `head` stands for `proj` too.
+    patterns
+        Where sites are in an unknown model: ``"blocks.{layer}.att.{proj}"``; they name modes.
+    also_train
+        Parameters or modules to train besides, chosen as `targets`: heads.
+    dtype
+        Of the factors; default float32, or float64 for a model in float64.
+    seed
+        Seed of random factors.
+    given
+        Arrays by factor name, in place of the method's start.
+    tokens
+        Number of tokens (batch times length) that contraction orders are planned for.
+    fold
+        For methods whose start is subtracted (a residual base): subtract it from the weights
+        themselves, which is faster; `Adapter.detach` puts the weights back. The weights are then
+        not the original ones while the adapter is off, and no second adapter can be there.
+
+    Returns
+    -------
+    Adapter
+        The handle to everything else; nothing has changed on the model if an error was raised.
+
+    Raises
+    ------
+    ArgumentError, SiteError
+        An unknown method or mode, sizes that do not fit, targets that match nothing or cannot be
+        adapted, a name that is taken.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(6, 4))
+    >>> adapter = attach(model, "lotr", rank=2)
+    >>> adapter.n_trainable
+    28
+    """
+    spec = method(spec) if isinstance(spec, str) else spec
+    if not isinstance(spec, Spec):
+        raise ArgumentError(f"attach takes the name of a method or a Spec, got {spec!r}")
+    check_name(model, name)
+    if not 0 <= dropout < 1:
+        raise ArgumentError(f"dropout={dropout} must be 0 or more and below 1")
+    survey = chosen_sites(model, targets=targets, exclude=exclude, layers=layers, patterns=patterns)
+    modes, sides = _shared(share)
+    grids = make_grids(spec, survey.sites, share=modes, everywhere=known_sites(model))
+    spec = spec.over_heads() if "head" in (modes or ()) else spec
+    settings = Settings(rank, alpha, sides, dropout, shared_dropout, seed, tokens, fold)
+    adapter = build(
+        model, name, spec, grids, settings, notes=survey.notes, given=given or {}, dtype=dtype
+    )
+    adapter.install(also_train)
+    return adapter
+
+
+def check_name(model: nn.Module, name: str) -> None:
+    """Refuse a name that is no word, or that another adapter of the model has."""
+    if not name.isidentifier():
+        raise ArgumentError(f"name={name!r} must be a word of letters, digits and _")
+    if hasattr(model, pool_name(name)):
+        raise ArgumentError(
+            f"there is an adapter {name!r} on this model: detach it, or give another name"
+        )
+
+
+def build(
+    model: nn.Module,
+    name: str,
+    spec: Spec,
+    grids: Sequence[SiteGrid],
+    settings: Settings,
+    *,
+    notes: Sequence[str] = (),
+    given: Mapping[str, Any] | None = None,
+    stored: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Adapter:
+    """An adapter with all its factors that is not on the model yet.
+
+    Parameters
+    ----------
+    model, name, spec, grids, settings
+        What is put where.
+    notes
+        To be told to the user.
+    given
+        Start values by factor name.
+    stored
+        Start values by key, taken as they are, dtype included.
+    dtype
+        Of all other factors.
+    """
+    acting = replace(spec, base="add") if settings.fold else spec
+    if settings.fold and spec.base != "residual":
+        raise ArgumentError(f"fold=True subtracts a start: {spec.name!r} has base={spec.base!r}")
+    bounds = _bound(acting, grids, settings.rank, settings.alpha)
+    modules = dict(model.named_modules())
+    weights = [_Weights(grid, modules) for grid in grids]
+    members = []
+    for bound, own in zip(bounds, weights, strict=True):
+        looked_up = own.looks_up()
+        programs = tuple(
+            make_program(bound, term, tokens=settings.tokens, looked_up=looked_up)
+            for term in bound.spec.terms
+        )
+        members.append(Member(bound, programs, _keys(bound, settings.sides), own))
+    pool = FactorPool(members)
+    _fill(pool, members, weights, settings.seed, given or {}, stored or {}, dtype)
+    state = State(
+        folded=settings.fold,
+        dropout=settings.dropout,
+        shared_dropout=settings.shared_dropout,
+    )
+    targets = _targeted(grids, modules, pool, state)
+    _check_alone(acting, targets, alone=settings.fold)
+    told = (*notes, *_redundant(bounds))
+    return Adapter(model, name, spec, pool, grids, targets, state, told, settings)
+
+
+def _shared(share: Sequence[str] | None) -> tuple[Sequence[str] | None, frozenset[str]]:
+    """`share` as site modes and weight modes."""
+    if share is None:
+        return None, frozenset()
+    if isinstance(share, str):
+        raise ArgumentError(f"share={share!r} must be a sequence of modes, such as ({share!r},)")
+    sides = frozenset(share) & {"in", "out"}
+    modes = [mode for mode in share if mode not in sides]
+    return (modes if modes or not sides else None), sides
+
+
+def _bound(
+    spec: Spec, grids: Sequence[SiteGrid], rank: int | Mapping[str, int] | None, alpha: float | None
+) -> list[Bound]:
+    """The method on every grid; factors held across grids are as large as the largest needs."""
+    bounds = [bind(spec, grid.grid, rank, alpha=alpha) for grid in grids]
+    across = {f.name: f for f in bounds[0].factors if f.across}
+    if len(bounds) == 1 or not across:
+        return bounds
+    sizes = {n: max(b.sizes[n] for b in bounds) for f in across.values() for n in f.modes}
+    return [bind(spec, grid.grid, rank, alpha=alpha, sizes=sizes) for grid in grids]
+
+
+def _keys(bound: Bound, sides: frozenset[str]) -> dict[str, str]:
+    """Key of every factor in the pool."""
+    keys = {}
+    group = bound.grid.name.replace(".", "_")
+    letters = {"in": set(bound.in_letters), "out": set(bound.out_letters)}
+    for factor in bound.factors:
+        if factor.init.kind == "weight" and not factor.trainable:
+            continue
+        modes = set(factor.modes)
+        touched = [side for side in ("in", "out") if modes & letters[side]]
+        own = modes & set(bound.grid.rows)
+        if factor.across:
+            keys[factor.name] = f"all__{factor.name}"
+        elif len(touched) == 1 and touched[0] in sides and not own:
+            width = bound.grid.shape[touched[0] == "in"]
+            keys[factor.name] = f"{touched[0]}{width}__{factor.name}"
+        else:
+            keys[factor.name] = f"{group}__{factor.name}"
+    return keys
+
+
+class _Weights:
+    """The base weights of one grid, as they are now."""
+
+    def __init__(self, grid: SiteGrid, modules: Mapping[str, nn.Module]):
+        self.sites = grid.sites
+        self.modules = [modules[site.module] for site in grid.sites]
+
+    def looks_up(self) -> bool:
+        """Whether these are embeddings."""
+        kinds = {self._kind(module).looks_up for module in self.modules}
+        if len(kinds) > 1:
+            raise SiteError(
+                f"{self.sites[0].path} and others of one shape are embeddings and matrices: attach"
+                " an adapter of its own to the embeddings"
+            )
+        return kinds.pop()
+
+    @staticmethod
+    def _kind(module: nn.Module) -> Kind:
+        kind = kind_of(module)
+        assert kind is not None
+        return kind
+
+    def __call__(self, site: int) -> Tensor:
+        """``(out, in)`` of one site, a view."""
+        module, where = self.modules[site], self.sites[site]
+        matrix = self._kind(module).matrix(module).detach()
+        return matrix[where.first_row : where.first_row + where.shape[0]]
+
+    def numpy(self, site: int) -> np.ndarray:
+        """The same as float64 in numpy."""
+        return self(site).double().cpu().numpy()
+
+
+def _fill(
+    pool: FactorPool,
+    members: Sequence[Member],
+    weights: Sequence[_Weights],
+    seed: int,
+    given: Mapping[str, Any],
+    stored: Mapping[str, Tensor],
+    dtype: torch.dtype | None,
+) -> None:
+    """Make every factor and put it in the pool."""
+    done: dict[str, tuple[int, ...]] = {}
+    for member, own in zip(members, weights, strict=True):
+        bound, precision = member.bound, dtype or _precision(own(0).dtype)
+        keys = member.keys
+        known = {n: stored[k].double().numpy() for n, k in keys.items() if k in stored}
+        start = bound.start(own.numpy, seed=seed, given={**given, **known})
+        for factor in bound.factors:
+            key, shape = keys.get(factor.name), bound.shapes[factor.name]
+            if key is None:
+                continue
+            if done.setdefault(key, shape) != shape:
+                raise ArgumentError(
+                    f"the factor {factor.name!r} cannot be shared: it is {done[key]} in one group"
+                    f" and {shape} in {bound.grid.name}"
+                )
+            if not hasattr(pool, key):
+                value = stored.get(key, start[factor.name])
+                pool.add(key, factor, value, stored[key].dtype if key in stored else precision)
+    pool.to(weights[0](0).device)
+
+
+def _precision(dtype: torch.dtype) -> torch.dtype:
+    """Of factors beside base weights of some precision: float32, and no less than theirs."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _targeted(
+    grids: Sequence[SiteGrid], modules: Mapping[str, nn.Module], pool: FactorPool, state: State
+) -> list[Target]:
+    """The modules that hold sites, in the order of the model."""
+    places: dict[str, list[Place]] = {}
+    for m, grid in enumerate(grids):
+        for i, site in enumerate(grid.sites):
+            start = site.first_row
+            places.setdefault(site.module, []).append(Place(m, i, start, start + site.shape[0]))
+    found = []
+    for path, module in modules.items():
+        if path in places:
+            kind = kind_of(module)
+            assert kind is not None
+            own = sorted(places[path], key=lambda place: place.start)
+            found.append(Target(path, module, kind, Hook(pool, state, kind, own)))
+    return found
+
+
+def _check_alone(spec: Spec, targets: Sequence[Target], *, alone: bool) -> None:
+    """Refuse two adapters on one module where they do not simply add up."""
+    for target in targets:
+        for hook in target.module._forward_hooks.values():
+            if not isinstance(hook, Hook):
+                continue
+            specs = [spec, *(hook.pool.members[p.member].bound.spec for p in hook.places)]
+            if alone or hook.state.folded or any(s.wrap or s.base == "replace" for s in specs):
+                raise ArgumentError(
+                    f"{target.path} has an adapter already, and one of the two changes or replaces"
+                    " the base weight rather than add to it: detach the other one first"
+                )
+        if alone and not target.weight.is_floating_point():
+            raise ArgumentError(
+                f"fold=True cannot subtract from the {target.weight.dtype} weight of {target.path}"
+            )
+
+
+def _redundant(bounds: Sequence[Bound]) -> list[str]:
+    found = dict.fromkeys(
+        f"The rank {n} = {bound.sizes[n]} is larger than the modes it connects can use."
+        for bound in bounds
+        for n in bound.redundant
+    )
+    return list(found)

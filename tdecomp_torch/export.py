@@ -1,0 +1,122 @@
+"""An adapter as LoRA pairs: exact where its rank allows it, else by SVD with the error stated."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tdecomp.adapters import LoRAModule, lora_modules
+from tdecomp.errors import SiteError
+from tdecomp.files.atomic import output_folder
+from tdecomp.files.peft_lora import write_lora
+from tdecomp.formats import Format, Network
+from tdecomp.modes import Equation
+from tdecomp.stack import Group
+from tdecomp_torch.adapter import Adapter
+from tdecomp_torch.modules import kind_of
+
+__all__ = ["save_lora", "to_lora"]
+
+_DENSE = Equation.parse("site out in -> site out in")
+
+
+def to_lora(adapter: Adapter, *, max_rank: int | None = None) -> list[LoRAModule]:
+    """LoRA pairs of every adapted module, at scale 1, in float64.
+
+    The rank of a weight is the smallest product of ranks that cuts its network between ``out`` and
+    ``in``; terms of a sum add theirs. Where that is no smaller than the weight (interleaved trains,
+    Kronecker and Hadamard products, circulants), and for normalised weights, the pair is the dense
+    ΔW and an identity. Pairs wider than `max_rank` are recompressed by SVD, and
+    `LoRAModule.departure` says what that lost.
+
+    Raises
+    ------
+    SiteError
+        For modules that no LoRA pair of matrices fits: embeddings and convolutions.
+    """
+    for target in adapter.targets:
+        if not hasattr(target.module, "weight") or not _is_matrix(target.module):
+            raise SiteError(
+                f"{target.path} is a {type(target.module).__name__}: LoRA pairs are written for"
+                " Linear and Conv1D modules only"
+            )
+    groups, tensors, shapes = [], [], {}
+    for member, sites in enumerate(adapter.grids):
+        labels = (tuple(site.path for site in sites.sites),)
+        groups.append(Group(sites.grid.name, ("site", "out", "in"), labels, sites.sites))
+        tensors.append(_tensor(adapter, member))
+    for target in adapter.targets:
+        weight: torch.Tensor = target.module.weight  # pyright: ignore[reportAssignmentType]
+        shapes[f"{target.path}.weight"] = tuple(weight.shape)
+    modules, _ = lora_modules(groups, tensors, shapes, max_rank=max_rank)
+    return modules
+
+
+def save_lora(
+    adapter: Adapter,
+    folder: str | os.PathLike[str],
+    *,
+    base: str = "",
+    max_rank: int | None = None,
+    overwrite: bool = False,
+) -> list[LoRAModule]:
+    """Write a folder that PEFT and vLLM load as a LoRA; returns what `to_lora` gives.
+
+    Parameters
+    ----------
+    adapter
+        Attached or merged.
+    folder
+        Made whole or not at all.
+    base
+        Name of the base model for the configuration; default is the model's own.
+    max_rank
+        See `to_lora`.
+    overwrite
+        Whether an existing folder may be replaced.
+    """
+    modules = to_lora(adapter, max_rank=max_rank)
+    name = base or str(getattr(adapter.model, "name_or_path", "") or "")
+    with output_folder(Path(folder), overwrite=overwrite) as temporary:
+        write_lora(temporary, modules, base=name)
+    return modules
+
+
+def _is_matrix(module: torch.nn.Module) -> bool:
+    kind = kind_of(module)
+    weight = getattr(module, "weight", None)
+    return kind is not None and not kind.looks_up and weight is not None and weight.dim() == 2
+
+
+@torch.no_grad()
+def _tensor(adapter: Adapter, member: int) -> Format:
+    """ΔW of every site of a group as one format in numpy."""
+    bound = adapter.groups[member]
+    spec, own = bound.spec, adapter.pool.members[member]
+    if spec.wrap or spec.base == "replace" or any(f.name not in own.keys for f in bound.factors):
+        return Network(_DENSE, (_changes(adapter, member),))
+    arrays = {
+        name: factor.detach().double().cpu().numpy()
+        for name, factor in adapter.pool.factors(member).items()
+    }
+    return bound.tensor(arrays, adapter.at_step)
+
+
+def _changes(adapter: Adapter, member: int) -> np.ndarray:
+    """``W' - W`` of every site, ``(site, out, in)``."""
+    places = {
+        place.site: (target, place)
+        for target in adapter.targets
+        for place in target.hook.places
+        if place.member == member
+    }
+    found = []
+    for site in range(adapter.groups[member].grid.n_sites):
+        target, place = places[site]
+        w = target.kind.matrix(target.module)[place.start : place.stop].double()
+        new = target.hook.adapted_weight(target.module, place).double()
+        found.append((new - w).cpu().numpy())
+    return np.stack(found)

@@ -1,0 +1,58 @@
+"""Faster ways to the same product for rows that name one: transforms in place of their matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+__all__ = ["FAST"]
+
+Parts = Mapping[str, Tensor]
+"""Every factor of a method as one site sees it."""
+
+
+def _circulant(tokens: Tensor, parts: Parts) -> Tensor:
+    """``y[m, x] = Σ_n Σ_z kernel[m, n, z] · tokens[n, x + z]`` for every block, by FFT.
+
+    tokens ``(token, in)``, kernel ``(m, n, b)``; gives ``(token, out)``, unscaled ([chen2024]).
+    """
+    kernel = parts["kernel"]
+    m, n, b = kernel.shape
+    spectrum = torch.fft.rfft(tokens.reshape(-1, n, b))  # (token, n, f)
+    filters = torch.fft.rfft(kernel).conj()  # (m, n, f)
+    found = torch.einsum("tnf,mnf->tmf", spectrum, filters)
+    return torch.fft.irfft(found, n=b).reshape(-1, m * b)
+
+
+def _fourier(tokens: Tensor, parts: Parts) -> Tensor:
+    """``Re(Σ_k c_k e^{i(...)})`` over a few frequencies by one inverse FFT, then the product.
+
+    tokens ``(token, in)``, spectrum ``(k,)``, waves ``(out, k)`` and ``(k, in)``; gives
+    ``(token, out)``, unscaled ([gao2024]).
+    """
+    spectrum = parts["spectrum"]
+    rows = _frequency(parts["cos_out"].T, parts["sin_out"].T)
+    columns = _frequency(parts["cos_in"], parts["sin_in"])
+    shape = (parts["cos_out"].shape[0], parts["cos_in"].shape[1])
+    dense = spectrum.new_zeros(shape).index_put((rows, columns), spectrum, accumulate=True)
+    delta = torch.fft.ifft2(dense).real * math.prod(shape)
+    return tokens @ delta.T
+
+
+def _frequency(cosine: Tensor, sine: Tensor) -> Tensor:
+    """Whole frequencies of waves ``(k, n)``, read off their second entries."""
+    n = cosine.shape[1]
+    if n == 1:
+        return torch.zeros(len(cosine), dtype=torch.long, device=cosine.device)
+    angle = torch.atan2(sine[:, 1], cosine[:, 1])
+    return torch.round(angle * (n / (2 * math.pi))).long() % n
+
+
+FAST: Mapping[str, Callable[[Tensor, Parts], Tensor]] = {
+    "circulant": _circulant,
+    "fourier": _fourier,
+}
+"""By the name that a row gives; each equals the row's einsum."""

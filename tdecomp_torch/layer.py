@@ -1,0 +1,224 @@
+"""The forward pass of an adapted module: its own output plus the contraction of its sites."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tdecomp.adapters import Bound
+from tdecomp.adapters.wraps import WRAPS
+from tdecomp_torch.modules import Kind
+from tdecomp_torch.pool import FactorPool, Member
+from tdecomp_torch.steps import Letters
+
+__all__ = ["Hook", "Place", "State"]
+
+
+@dataclass
+class State:
+    """What all layers of an adapter look at.
+
+    Attributes
+    ----------
+    active
+        Whether the adapter acts.
+    merged
+        Whether it is in the weights, so that layers add nothing.
+    folded
+        Whether the start was subtracted from the weights.
+    coefficients
+        Of every group and term, at the present step.
+    dropout, shared_dropout
+        Probability; one mask for all sites that read the same input, or one per site.
+    """
+
+    active: bool = True
+    merged: bool = False
+    folded: bool = False
+    coefficients: list[list[float]] = field(default_factory=list)
+    dropout: float = 0.0
+    shared_dropout: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """One site of a module: group, number in the group, and the rows of the output it makes."""
+
+    member: int
+    site: int
+    start: int
+    stop: int
+
+
+class Hook:
+    """Adds the adapter to the output of one module; registered as its forward hook."""
+
+    def __init__(self, pool: FactorPool, state: State, kind: Kind, places: Sequence[Place]):
+        self.pool, self.state, self.kind = pool, state, kind
+        self.places = tuple(places)
+
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
+    ) -> Tensor | None:
+        """Output with every site's part added; None leaves it as it is."""
+        if self.state.merged or not self.state.active:
+            return None
+        x = args[0] if args else next(iter(kwargs.values()))
+        dropped = self.state.dropout and module.training and not self.kind.looks_up
+        reader = _Reader(self.kind, module, x, own=not self.kind.reads_alike)
+        rows = self.kind.rows(module, output)
+        pieces, done = [], 0
+        for place in self.places:
+            if dropped:
+                reader = self._dropped(module, place, x)
+            if place.start > done:
+                pieces.append(rows[:, done : place.start])
+            whole = place.stop - place.start == rows.shape[1]
+            own = rows if whole else rows[:, place.start : place.stop]
+            pieces.append(self._adapted(module, place, reader, own))
+            done = place.stop
+        if done < rows.shape[1]:
+            pieces.append(rows[:, done:])
+        found = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+        return self.kind.restored(module, found, output)
+
+    def _dropped(self, module: nn.Module, place: Place, x: Tensor) -> _Reader:
+        if self.state.shared_dropout:
+            x = self.pool.dropped(x, self.state.dropout, (place.member, place.site))
+            return _Reader(self.kind, module, x, own=not self.kind.reads_alike)
+        x = functional.dropout(x, self.state.dropout)
+        return _Reader(self.kind, module, x, own=True)
+
+    def _adapted(self, module: nn.Module, place: Place, reader: _Reader, rows: Tensor) -> Tensor:
+        member = self.pool.members[place.member]
+        spec = member.bound.spec
+        if spec.wrap:
+            return self._wrapped(module, place, reader, rows)
+        if spec.base == "replace":
+            bias = self.kind.bias(module)
+            rows = torch.zeros_like(rows)
+            rows = rows if bias is None else rows + bias[place.start : place.stop]
+        coefficients = self.state.coefficients[place.member]
+        for k, coefficient in enumerate(coefficients):
+            rows = self._with_term(member, place, k, coefficient, reader, rows)
+        return rows
+
+    def _with_term(
+        self, member: Member, place: Place, k: int, scale: float, reader: _Reader, rows: Tensor
+    ) -> Tensor:
+        """``rows + scale * (tokens times one term)``."""
+        bound, program = member.bound, member.programs[k]
+        operands = self.pool.operands(place.member, k, place.site)
+        steps = program.steps(rows.shape[0])
+        if self.kind.looks_up:
+            left, done = (
+                [
+                    _looked_up(bound, letters, operand, reader.x)
+                    for letters, operand in zip(program.letters, operands, strict=True)
+                ],
+                0,
+            )
+        elif program.shares_first(steps) and not reader.own:
+            first = steps.steps[0]
+            product = self.pool.first_product(place.member, k, reader.x)
+            if product is None:
+                left = [reader.tokens(bound, operands[0]), *operands]
+                first.run(left)
+                self.pool.keep_first_product(place.member, k, reader.x, left[-1])
+            else:
+                left = [o for i, o in enumerate(operands, 1) if i != first.right] + [product]
+            done = 1
+        else:
+            left, done = [reader.tokens(bound, operands[0]), *operands], 0
+        n_out = rows.shape[1]
+        if (
+            rows.dtype == left[-1].dtype
+            and math.prod([bound.sizes[n] for n in bound.out_letters]) == n_out
+        ):
+            return steps.run_onto(left, rows, scale, done=done).to(rows.dtype)
+        added = steps.run(left, done=done)[:, :n_out]
+        return torch.add(rows, added.to(rows.dtype), alpha=scale)
+
+    def _wrapped(self, module: nn.Module, place: Place, reader: _Reader, rows: Tensor) -> Tensor:
+        """``rows`` plus the product with what the normalised weight is more than the base's."""
+        w = self.adapted_weight(module, place)
+        change = w - self.kind.matrix(module)[place.start : place.stop]
+        tokens = reader.rows()
+        added = change.T[tokens] if self.kind.looks_up else tokens.to(w.dtype) @ change.T
+        return rows + added.to(rows.dtype)
+
+    def delta(self, place: Place) -> Tensor:
+        """ΔW of one site, ``(out, in)``, scaled."""
+        member, total = self.pool.members[place.member], None
+        bound = member.bound
+        for k, coefficient in enumerate(self.state.coefficients[place.member]):
+            operands = self.pool.operands(place.member, k, place.site)
+            dense = member.programs[k].dense.run(operands)
+            part = dense.reshape(math.prod([bound.sizes[n] for n in bound.out_letters]), -1)
+            total = coefficient * part if total is None else total + coefficient * part
+        assert total is not None
+        n_out, n_in = bound.grid.shape
+        return total[:n_out, :n_in]
+
+    def adapted_weight(
+        self, module: nn.Module, place: Place, *, detach: Any = torch.Tensor.detach
+    ) -> Tensor:
+        """W' of one site, ``(out, in)``, in the precision of the factors or wider."""
+        member = self.pool.members[place.member]
+        delta = self.delta(place)
+        spec = member.bound.spec
+        if spec.base == "replace":
+            return delta
+        w = self.kind.matrix(module)[place.start : place.stop]
+        w = w.to(torch.promote_types(w.dtype, delta.dtype))
+        if not spec.wrap:
+            return w + delta
+        wrap = WRAPS[spec.wrap]
+        factors = self.pool.factors(place.member)
+        own = {name: factors[name][place.site] for name, *_ in wrap.factors}
+        return wrap.apply(w, delta, own, detach)
+
+
+class _Reader:
+    """The input of a module, brought into the shape of tokens only when it is needed."""
+
+    def __init__(self, kind: Kind, module: nn.Module, x: Tensor, *, own: bool = False):
+        self.kind, self.module, self.x, self.own = kind, module, x, own
+        self._rows: Tensor | None = None
+
+    def rows(self) -> Tensor:
+        """``(token, in)``."""
+        if self._rows is None:
+            self._rows = self.kind.tokens(self.module, self.x)
+        return self._rows
+
+    def tokens(self, bound: Bound, like: Tensor) -> Tensor:
+        """``(token, ...)`` over the letters of ``in``, in the precision of `like`."""
+        rows = self.rows()
+        if rows.dtype != like.dtype and not torch.is_autocast_enabled(rows.device.type):
+            rows = rows.to(like.dtype)
+        sizes = [bound.sizes[n] for n in bound.in_letters]
+        if (extra := math.prod(sizes) - rows.shape[1]) > 0:
+            rows = functional.pad(rows, (0, extra))
+        return rows if len(sizes) == 1 else rows.reshape(-1, *sizes)
+
+
+def _looked_up(bound: Bound, letters: Letters, operand: Tensor, positions: Tensor) -> Tensor:
+    """The operand at positions along ``in``: ``(token, ...)``; as it is if it has no such axis."""
+    columns = bound.in_letters
+    touched = [n for n in columns if n in letters]
+    if not touched:
+        return operand
+    rest = [n for n in letters if n not in touched]
+    stride, where, flat = 1, {}, positions.reshape(-1)
+    for n in reversed(columns):
+        where[n] = flat // stride % bound.sizes[n]
+        stride *= bound.sizes[n]
+    order = [letters.index(n) for n in (*touched, *rest)]
+    return operand.permute(order)[tuple(where[n] for n in touched)]

@@ -1,0 +1,133 @@
+"""Merging an adapter into the weights of its model, and taking it out again bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tdecomp import ArgumentError, SiteError
+from tdecomp_torch.adapter import Adapter, Target
+
+__all__ = ["Originals", "merge_adapter", "merged_state_dict", "unmerge_adapter"]
+
+Keep = Literal["cpu", "device"] | None
+
+
+@dataclass(frozen=True)
+class Originals:
+    """What the merged weights were.
+
+    Attributes
+    ----------
+    weights
+        Module path -> values as stored; empty where they were not kept.
+    parameters
+        Module path -> the parameter that the module had before it was untied.
+    """
+
+    weights: dict[str, Tensor]
+    parameters: dict[str, nn.Parameter]
+    kept: bool
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the kept values."""
+        return sum(w.numel() * w.element_size() for w in self.weights.values())
+
+
+@torch.no_grad()
+def merge_adapter(adapter: Adapter, *, keep: Keep = "cpu", untie: bool = False) -> Originals:
+    """Write ``W'`` into the weights of the model; the adapter no longer acts.
+
+    Parameters
+    ----------
+    adapter
+        Not merged yet.
+    keep
+        Where the original weights are kept, so that `unmerge_adapter` restores every bit: in main
+        memory, on the weights' device, or (None) not at all.
+    untie
+        Give a weight that several modules share a copy of its own in the adapted one.
+    """
+    if keep not in ("cpu", "device", None):
+        raise ArgumentError(f"keep={keep!r}: expected 'cpu', 'device' or None")
+    if adapter.is_merged:
+        raise ArgumentError(f"the adapter {adapter.name!r} is merged already: unmerge it first")
+    tied = _tied(adapter.model, adapter.targets)
+    if tied and not untie:
+        raise SiteError(
+            f"{tied[0][0]} shares its weight with {tied[0][1]}, which would change with it: give"
+            " untie=True to give it a copy of its own"
+        )
+    originals = Originals({}, {}, keep is not None)
+    for target in adapter.targets:
+        parameter = target.weight
+        if keep is not None:
+            where = torch.device("cpu") if keep == "cpu" else parameter.device
+            originals.weights[target.path] = parameter.detach().to(where, copy=True)
+    for target in adapter.targets:
+        parameter, merged = target.weight, _merged(target)
+        if any(target.path == path for path, _ in tied):
+            originals.parameters[target.path] = parameter
+            target.module.weight = nn.Parameter(merged, parameter.requires_grad)
+        else:
+            parameter.copy_(merged)
+    return originals
+
+
+def _merged(target: Target) -> Tensor:
+    """The adapted weight of one module, in the layout and dtype that it is stored in."""
+    stored = target.weight.detach().clone()
+    result = target.kind.as_matrix(stored)  # a view: what is written to it is written to `stored`
+    for place in target.hook.places:
+        new = target.hook.adapted_weight(target.module, place)
+        result[place.start : place.stop] = new.to(result.dtype)
+    return stored
+
+
+@torch.no_grad()
+def unmerge_adapter(adapter: Adapter, originals: Originals) -> None:
+    """Put the original weights back, bit by bit; the adapter acts again."""
+    if not originals.kept:
+        raise ArgumentError(
+            f"the adapter {adapter.name!r} was merged without keeping the original weights: merge"
+            " with keep='cpu' or 'device' to be able to unmerge"
+        )
+    for target in adapter.targets:
+        if target.path in originals.parameters:
+            target.module.weight = originals.parameters[target.path]
+        else:
+            target.weight.copy_(originals.weights[target.path])
+
+
+@torch.no_grad()
+def merged_state_dict(adapter: Adapter) -> dict[str, Tensor]:
+    """``state_dict`` of the model with the adapter merged; the model is not changed.
+
+    Factors of adapters are left out, so that the unadapted model can load it.
+    """
+    state = {
+        name: value
+        for name, value in adapter.model.state_dict().items()
+        if not name.split(".")[0].startswith("tdecomp_")
+    }
+    for target in adapter.targets:
+        state[f"{target.path}.weight"] = _merged(target)
+    return state
+
+
+def _tied(model: nn.Module, targets: Sequence[Target]) -> list[tuple[str, str]]:
+    """(module, other module) for every adapted weight that another module uses too."""
+    users: dict[int, list[str]] = {}
+    for path, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            users.setdefault(id(parameter), []).append(path)
+    found = []
+    for target in targets:
+        others = [path for path in users[id(target.weight)] if path != target.path]
+        found += [(target.path, other) for other in others[:1]]
+    return found

@@ -1,0 +1,296 @@
+"""The factors of an adapter, each held once, and what is computed from them ahead of a forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tdecomp.adapters import Bound, Factor, Operand
+from tdecomp_torch.program import Program
+
+__all__ = ["FactorPool", "Member"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One group of the adapter: a method on a grid, its programs, and the keys of its factors.
+
+    Attributes
+    ----------
+    bound
+        The method on the grid.
+    programs
+        One per term.
+    keys
+        Factor name -> key in the pool; a factor that several groups share has one key. Constants
+        that are the base weight itself have none.
+    weight
+        The base weight of a site, ``(out, in)``, as it is now.
+    """
+
+    bound: Bound
+    programs: tuple[Program, ...]
+    keys: Mapping[str, str]
+    weight: Callable[[int], Tensor]
+
+
+class FactorPool(nn.Module):
+    """Every factor of an adapter, once; layers hold a site and ask here.
+
+    Trainable factors are parameters. Constants are buffers; those that follow from a seed are not
+    in the ``state_dict``. Products that need no tokens are computed once per forward pass of the
+    whole model (`begin` ... `end`) with autograd intact; a layer that is called by itself computes
+    its own.
+    """
+
+    def __init__(self, members: Sequence[Member]):
+        super().__init__()
+        self.members = tuple(members)
+        self._ready: list[list[_Ready]] | None = None
+        self._kept: tuple[Any, list[list[_Ready]]] | None = None
+        self._first: dict[tuple[int, int], tuple[Tensor, Any, Tensor]] = {}
+        self._rows: dict[int, dict[str, Tensor]] = {}
+        self._dropped: tuple[Tensor, Tensor, set[tuple[int, int]]] | None = None
+        self._frozen: dict[str, float] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was computed, which cannot be copied while it has a gradient."""
+        computed = {"_ready": None, "_kept": None, "_first": {}, "_dropped": None}
+        return self.__dict__ | computed
+
+    def add(self, key: str, factor: Factor, array: np.ndarray | Tensor, dtype: torch.dtype) -> None:
+        """Hold one factor."""
+        value = torch.as_tensor(array).to(dtype, copy=True).contiguous()
+        if factor.trainable:
+            self.register_parameter(key, nn.Parameter(value))
+        else:
+            self.register_buffer(key, value, persistent=not factor.init.from_seed)
+
+    def factors(self, member: int) -> dict[str, Tensor]:
+        """The factors of one group by name."""
+        return {
+            name: _partly_frozen(getattr(self, key), self._frozen.get(key, 0.0))
+            for name, key in self.members[member].keys.items()
+        }
+
+    def freeze(self, step: float) -> None:
+        """Stop the gradient of the columns that are frozen at a step."""
+        for member in self.members:
+            for factor in member.bound.factors:
+                if factor.freeze is not None:
+                    share = float(factor.freeze({**member.bound.numbers, "step": step}))
+                    self._frozen[member.keys[factor.name]] = min(max(share, 0.0), 1.0)
+
+    def forward(self, *args: Any) -> Any:
+        """What it is given: a container that calls all its children is not disturbed."""
+        return args[0] if len(args) == 1 else args
+
+    # -- the outermost forward ---------------------------------------------------------------
+
+    def begin(self, *_: Any) -> None:
+        """Compute what needs no tokens; called before the forward pass of the whole model."""
+        self.end()
+        if self._is_watched():
+            return
+        if torch.is_grad_enabled():
+            self._ready = self._computed()
+            return
+        state = self._state()
+        if self._kept is None or self._kept[0] != state:
+            self._kept = (state, self._computed())
+        self._ready = self._kept[1]
+
+    def end(self, *_: Any) -> None:
+        """Let go of it; called after the forward pass of the whole model, also when it failed."""
+        self._ready = None
+        self._first.clear()
+        self._dropped = None
+
+    def _state(self) -> tuple[Any, ...]:
+        """What tells whether anything computed from the factors is out of date."""
+        tensors = (*self.parameters(), *self.buffers())
+        device = tensors[0].device.type if tensors else "cpu"
+        cast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+        return cast, *((t.data_ptr(), t._version, t.dtype, t.device) for t in tensors)
+
+    def _computed(self) -> list[list[_Ready]]:
+        return [
+            [
+                self._ready_term(m, program, member.bound.spec.terms[k].operands)
+                for k, program in enumerate(member.programs)
+            ]
+            for m, member in enumerate(self.members)
+        ]
+
+    def _ready_term(self, m: int, program: Program, operands: Sequence[Operand]) -> _Ready:
+        bound, factors = self.members[m].bound, self.factors(m)
+        sources: list[Tensor | Sequence[Tensor]] = []
+        for block in program.blocks:
+            parts = [self._gathered(m, operands[k], factors) for k in block.where]
+            found = block.ahead.run(parts)
+            sources.append(found.unbind(0) if block.per_site else found)
+        for k in program.rest:
+            if operands[k].factor in factors:
+                sources.append(_apart(bound, operands[k], factors[operands[k].factor]))
+            else:
+                sites = range(bound.grid.n_sites)
+                sources.append([self._base(m, operands[k], site) for site in sites])
+        return _Ready(tuple(sources))
+
+    def _gathered(self, m: int, operand: Operand, factors: Mapping[str, Tensor]) -> Tensor:
+        """Every site's part of a factor, ``(site, ...)``, or the factor if all have the same."""
+        bound = self.members[m].bound
+        array = factors[operand.factor]
+        sizes = tuple(bound.sizes[n] for n in operand.letters)
+        if tuple(array.shape) != sizes:
+            array = array[tuple(map(slice, sizes))]
+        sited = [k for k, n in enumerate(operand.letters) if n in bound.grid.rows]
+        if not sited:
+            return array
+        rest = [k for k in range(len(operand.letters)) if k not in sited]
+        array = array.permute(*sited, *rest)
+        names = [operand.letters[k] for k in sited]
+        return array if names == ["site"] else array[tuple(self._index(m, n) for n in names)]
+
+    def _index(self, m: int, mode: str) -> Tensor:
+        """Position of every site along a site mode, on the device of the factors."""
+        known = self._rows.setdefault(m, {})
+        device = next(iter(self.factors(m).values())).device
+        if mode not in known or known[mode].device != device:
+            known[mode] = torch.as_tensor(self.members[m].bound.grid.rows[mode], device=device)
+        return known[mode]
+
+    # -- what one site multiplies its tokens with --------------------------------------------
+
+    def operands(self, m: int, term: int, site: int) -> list[Tensor]:
+        """Blocks and other operands of one term of one site."""
+        member = self.members[m]
+        if self._ready is not None and not self._is_watched():
+            found = self._ready[m][term].at(site)
+        else:
+            found = self._alone(m, term, site)
+        if len(member.keys) < len(member.bound.factors):  # a base weight is among them
+            dtype = getattr(self, next(iter(member.keys.values()))).dtype
+            found = [array.to(dtype) for array in found]
+        return found
+
+    def _alone(self, m: int, term: int, site: int) -> list[Tensor]:
+        """The same, computed for this site only."""
+        member = self.members[m]
+        bound, program = member.bound, member.programs[term]
+        operands, factors = bound.spec.terms[term].operands, self.factors(m)
+
+        def take(k: int) -> Tensor:
+            array = factors.get(operands[k].factor)
+            if array is None:
+                return self._base(m, operands[k], site)
+            return array[bound.where(operands[k], site)]
+
+        blocks = [block.alone.run([take(k) for k in block.where]) for block in program.blocks]
+        return blocks + [take(k) for k in program.rest]
+
+    def dropped(self, x: Tensor, p: float, site: tuple[int, int]) -> Tensor:
+        """`x` after dropout, the same for all sites that read it; new for one that reads again."""
+        if self._dropped is None or self._dropped[0] is not x or site in self._dropped[2]:
+            self._dropped = (x, functional.dropout(x, p), set())
+        self._dropped[2].add(site)
+        return self._dropped[1]
+
+    def _base(self, m: int, operand: Operand, site: int) -> Tensor:
+        """The base weight of a site as an operand."""
+        bound = self.members[m].bound
+        w = self.members[m].weight(site)
+        w = w.T if bound.turned else w
+        letters = (*bound.sides[0], *bound.sides[1])
+        opened = w.reshape([bound.sizes[n] for n in letters])
+        modes = (n for n in bound.spec.factor(operand.factor).modes if n in letters)
+        return opened.permute([letters.index(n) for n in modes])
+
+    @staticmethod
+    def _is_watched() -> bool:
+        return not torch.compiler.is_compiling() and _tensors_are_watched()
+
+    def first_product(self, m: int, term: int, x: Tensor) -> Tensor | None:
+        """The first product of the tokens `x`, if a site before this one computed it."""
+        known = self._first.get((m, term)) if self._shares() else None
+        same = known is not None and known[0] is x and known[1] == _moment(x)
+        return known[2] if same and known is not None else None
+
+    def keep_first_product(self, m: int, term: int, x: Tensor, product: Tensor) -> None:
+        """Remember the first product of the tokens `x` for the next site."""
+        if self._shares():
+            self._first[m, term] = (x, _moment(x), product)
+
+    def _shares(self) -> bool:
+        """Whether one site may use what another computed; torch.compile finds that by itself."""
+        compiling = torch.compiler.is_compiling()
+        return self._ready is not None and not compiling and not self._is_watched()
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """Operands of one term: a tensor for all sites, or one per site."""
+
+    sources: tuple[Tensor | Sequence[Tensor], ...]
+
+    def at(self, site: int) -> list[Tensor]:
+        return [s if isinstance(s, Tensor) else s[site] for s in self.sources]
+
+
+def _apart(bound: Bound, operand: Operand, array: Tensor) -> Tensor | Sequence[Tensor]:
+    """A factor as one tensor per site, cut along its site modes once; as it is if it has none."""
+    sizes = tuple(bound.sizes[n] for n in operand.letters)
+    if tuple(array.shape) != sizes:
+        array = array[tuple(map(slice, sizes))]
+    sited = [k for k, n in enumerate(operand.letters) if n in bound.grid.rows]
+    if not sited:
+        return array
+    rest = [k for k in range(len(sizes)) if k not in sited]
+    shape = [sizes[k] for k in sited]
+    cells = array.permute(*sited, *rest).reshape(-1, *(sizes[k] for k in rest)).unbind(0)
+    modes = [mode for mode, _ in bound.grid.modes]
+    found = []
+    for site, place in enumerate(bound.grid.places):  # plain numbers, which torch.compile can read
+        cell = 0
+        for k, size in zip(sited, shape, strict=True):
+            n = operand.letters[k]
+            cell = cell * size + (site if n == "site" else place[modes.index(n)])
+        found.append(cells[cell])
+    return found
+
+
+def _moment(x: Tensor) -> tuple[int, bool]:
+    """What a product of a tensor depends on besides the tensor: its writes, and autograd."""
+    return (0 if x.is_inference() else x._version), torch.is_grad_enabled()
+
+
+def _partly_frozen(array: Tensor, share: float) -> Tensor:
+    """A factor of which the leading part of the columns gets no gradient."""
+    n = round(share * array.shape[-1])
+    if not n or not array.requires_grad:
+        return array
+    return torch.cat([array[..., :n].detach(), array[..., n:]], dim=-1)
+
+
+def _tensors_are_watched() -> bool:
+    """Whether tensors saved for backward are intercepted, as activation checkpointing does.
+
+    The forward is then repeated during backward, one layer at a time, and must do the same: every
+    layer computes its own products.
+    """
+    look: Any = _look_at_hooks()
+    return look is not None and look(False) is not None
+
+
+@cache
+def _look_at_hooks() -> Any:
+    """Torch's own view of the hooks in force; None in a version that has none."""
+    autograd = getattr(torch._C, "_autograd", None)
+    return getattr(autograd, "_top_saved_tensors_default_hooks", None)

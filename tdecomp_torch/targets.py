@@ -1,0 +1,196 @@
+"""Which modules of a torch model are adapted: sites by name, and the modules they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from numbers import Integral
+from typing import Any
+
+from torch import nn
+
+from tdecomp import ArgumentError, SiteError
+from tdecomp.stack import Site, Survey, Targets, find_sites
+from tdecomp.stack.scheme import reason_against
+from tdecomp.stack.select import ALL_LINEAR, Chooser
+from tdecomp_torch.modules import kind_of
+
+__all__ = ["chosen_sites", "config_of", "known_sites"]
+
+_MOST = 8
+
+
+def config_of(model: nn.Module) -> Mapping[str, Any]:
+    """The configuration of a transformers model as plain values; empty for any other."""
+    config = getattr(model, "config", None)
+    to_dict: Any = getattr(config, "to_dict", None)
+    return to_dict() if to_dict is not None else {}
+
+
+def known_sites(model: nn.Module) -> tuple[Site, ...]:
+    """Every site of the model that is known by its family; none where that is no model we know."""
+    try:
+        return find_sites(_shapes(model), config_of(model)).sites
+    except SiteError:
+        return ()
+
+
+def chosen_sites(
+    model: nn.Module,
+    *,
+    targets: Targets | None,
+    exclude: Targets | None,
+    layers: Collection[int] | int | None,
+    patterns: Sequence[str],
+) -> Survey:
+    """Find the sites that are asked for, as `tdecomp.stack.find_sites` does by name and shape.
+
+    Raises
+    ------
+    ArgumentError
+        Targets or layers that are none.
+    SiteError
+        Nothing matches, or something does that cannot be adapted (listed).
+    """
+    _check_names(targets=targets, exclude=exclude)
+    layers = _numbers(layers)
+    everything = isinstance(targets, str) and targets.lower() == ALL_LINEAR
+    chooser = None if targets is None or everything else Chooser.of(targets)
+    excluded = Chooser.of(exclude) if exclude else None
+    wanted = lambda path: (
+        chooser is not None and chooser(path) and not (excluded and excluded(path))
+    )
+    if unfit := _unfit(model, wanted):
+        more = f" and {len(unfit) - _MOST} more" if len(unfit) > _MOST else ""
+        raise SiteError(
+            f"these targets cannot be adapted: {', '.join(unfit[:_MOST])}{more}; name Linear,"
+            " Conv1D, Conv2d (of one group) or Embedding modules, or exclude them"
+        )
+    modules = dict(model.named_modules())
+    beside = tuple(
+        site
+        for path, module in modules.items()
+        if wanted(path) or (everything and isinstance(module, nn.Linear))
+        if not (excluded and excluded(path))
+        for site in _beside(path, module)
+        if layers is None or dict(site.labels).get("layer") in layers
+    )
+    try:
+        found = find_sites(
+            _shapes(model, linear=everything),
+            config_of(model),
+            targets=targets,
+            exclude=exclude,
+            layers=layers,
+            patterns=patterns,
+        )
+    except SiteError as error:
+        if not beside:
+            raise SiteError(f"{error}{_meant(targets, modules)}") from None
+        return Survey("generic", beside, ())
+    sites = tuple(_turned(site, modules[site.module]) for site in found.sites)
+    notes = found.notes if targets is not None else (*found.notes, *_left_out(model))
+    return Survey(found.family, (*sites, *beside), found.uncovered, notes)
+
+
+def _check_names(**given: Any) -> None:
+    for what, names in given.items():
+        if isinstance(names, Collection | None) and all(isinstance(n, str) for n in names or ()):
+            continue
+        raise ArgumentError(f"{what}={names!r} must be a list of module names, or one regex")
+
+
+def _numbers(layers: Collection[int] | int | None) -> Collection[int] | None:
+    """Layer numbers; one may stand alone, as in PEFT."""
+    found = [layers] if isinstance(layers, int) else layers
+    if isinstance(found, str) or not all(isinstance(n, Integral) for n in found or ()):
+        raise ArgumentError(f"layers={layers!r} must be layer numbers, such as [0, 1]")
+    return found
+
+
+def _meant(targets: Targets | None, modules: Iterable[str]) -> str:
+    """What to write instead of a name that was given where a regex is read."""
+    if not isinstance(targets, str) or not any(map(Chooser.of([targets]), modules)):
+        return ""
+    return f"; a string is a regex for whole paths: give [{targets!r}] to name modules"
+
+
+def _shapes(model: nn.Module, *, linear: bool = False) -> dict[str, tuple[int, ...]]:
+    """Stored shape of every weight that is a matrix of its module; `linear`: and stored as one."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, module in model.named_modules():
+        kind = kind_of(module)
+        shape = kind.shape(module) if kind and not _is_inside_attention(model, path) else None
+        if shape is not None:
+            stored = getattr(module, "weight").shape  # noqa: B009 - of a known kind
+            if len(stored) == 2 or not linear:
+                shapes[f"{path}.weight"] = shape if len(stored) > 2 else tuple(stored)
+    return shapes
+
+
+def _unfit(model: nn.Module, wanted: Any) -> list[str]:
+    """Modules and bare parameters that are targets and no matrices, with what they are."""
+    found = []
+    for path, module in model.named_modules():
+        if not path or not wanted(path):
+            continue
+        kind = kind_of(module)
+        if _is_inside_attention(model, path):
+            found.append(f"{path} (used by MultiheadAttention without a call)")
+        elif kind is None and any(True for _ in module.parameters(recurse=False)):
+            found.append(f"{path} ({type(module).__name__})")
+        elif kind is not None and kind.shape(module) is None:
+            found.append(f"{path} ({type(module).__name__} that is no matrix)")
+    modules = dict(model.named_modules())
+    for path, parameter in model.named_parameters():
+        owner, _, name = path.rpartition(".")
+        if name not in ("weight", "bias") and wanted(path) and owner in modules:
+            found.append(f"{path} (a parameter of shape {tuple(parameter.shape)}, not a module)")
+    return found
+
+
+def _left_out(model: nn.Module) -> list[str]:
+    """A sentence on matrices that the family knows and that are no modules: fused experts."""
+    bare = {
+        path: tuple(parameter.shape)
+        for path, parameter in model.named_parameters()
+        if path.rpartition(".")[2] not in ("weight", "bias")
+    }
+    try:
+        sites = find_sites(bare, config_of(model)).sites
+    except SiteError:
+        return []
+    names = list(dict.fromkeys(site.tensor for site in sites))
+    more = f" and {len(names) - 1} more" if names[1:] else ""
+    return [f"{names[0]}{more}: not adapted, as no module is called for them."]
+
+
+def _is_inside_attention(model: nn.Module, path: str) -> bool:
+    parent = path.rpartition(".")[0]
+    return bool(parent) and isinstance(model.get_submodule(parent), nn.MultiheadAttention)
+
+
+def _beside(path: str, module: nn.Module) -> tuple[Site, ...]:
+    """An embedding, or a matrix that has the name of one: `find_sites` leaves these out."""
+    kind = kind_of(module)
+    shape = None if kind is None else kind.shape(module)
+    if kind is None or shape is None:
+        return ()
+    if not kind.looks_up and reason_against(f"{path}.weight", shape) != "embedding":
+        return ()
+    *before, name = path.split(".")
+    number = next((int(n) for n in before if n.isdecimal()), None)
+    labels = (("proj", name),) if number is None else (("layer", number), ("proj", name))
+    return (Site(f"{path}.weight", (), _is_turned(module), labels, shape, "embedding"),)
+
+
+def _turned(site: Site, module: nn.Module) -> Site:
+    """A site the way round that its module stores it, which names alone do not tell."""
+    if site.index or site.transpose or not _is_turned(module):
+        return site
+    return replace(site, transpose=True, shape=site.shape[::-1])
+
+
+def _is_turned(module: nn.Module) -> bool:
+    """Whether the weight is stored (in, out): Conv1D, Embedding."""
+    return not isinstance(module, nn.Linear | nn.Conv2d)
