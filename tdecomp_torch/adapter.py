@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -313,6 +313,8 @@ class Adapter:
 
         The weights of a merged adapter stay as they are; a folded start is taken out of them.
         """
+        if not self._handles:
+            raise ArgumentError(f"the adapter {self.name!r} is not on a model: it was detached")
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -320,9 +322,15 @@ class Adapter:
             for target in self.targets if self._unfolded else ():
                 target.weight.copy_(self._unfolded[target.path])
         self._unfolded.clear()
+        modules = list(self.model.children())
+        later = modules[modules.index(self.pool) + 1 :]
         delattr(self.model, pool_name(self.name))
+        heir = next((pool for pool in later if isinstance(pool, FactorPool)), None)
         for parameter, flag in self._flags.items():
-            parameter.requires_grad_(flag)
+            if heir is None:
+                parameter.requires_grad_(flag)
+            elif parameter in heir.flags:
+                heir.flags[parameter] = flag
         self._flags.clear()
         return self.model
 
@@ -343,7 +351,7 @@ class Adapter:
     def install(self, also_train: Sequence[str]) -> None:
         """Change the model: freeze it, add the pool, hook the layers."""
         chosen = _chosen_parameters(self.model, also_train)
-        self._flags = {p: p.requires_grad for p in self.model.parameters()}
+        self._flags = self.pool.flags = {p: p.requires_grad for p in self.model.parameters()}
         for parameter in self._flags:
             parameter.requires_grad_(False)
         for parameter in chosen:
@@ -368,6 +376,8 @@ def pool_name(name: str) -> str:
 
 def _chosen_parameters(model: nn.Module, also_train: Sequence[str]) -> list[nn.Parameter]:
     """Parameters that are named, or that lie in modules that are."""
+    if not isinstance(also_train, Collection):
+        raise ArgumentError(f"also_train={also_train!r} must be names of modules or parameters")
     if not also_train:
         return []
     found = []

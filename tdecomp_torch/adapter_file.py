@@ -30,6 +30,7 @@ FILE = "factors.safetensors"
 VERSION = 1
 _KEY = "tdecomp.adapter"
 _BESIDES = "also_train/"
+_DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
 _MISFITS = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
 
@@ -56,6 +57,7 @@ def save_adapter(
         "version": VERSION,
         "spec": adapter.spec.to_json(),
         "settings": _settings_json(adapter.settings),
+        "dtype": _dtype(adapter),
         "step": adapter.at_step,
         "grids": [_grid_json(grid) for grid in adapter.grids],
         "base": str(getattr(adapter.model, "name_or_path", "") or ""),
@@ -99,6 +101,7 @@ def load_adapter(
         settings = _settings(document["settings"])
         grids = _grids(document["grids"])
         step = float(document["step"])
+        dtype = None if document["dtype"] is None else _DTYPES[document["dtype"]]
         base_hash = document["base_hash"]
     except _MISFITS as error:
         raise FileError(f"{path} is damaged: its description cannot be read ({error})") from error
@@ -115,7 +118,8 @@ def load_adapter(
     if base_hash != _hash(grids, weight):
         notes.append("The base weights differ from those that this adapter was trained on.")
     try:
-        adapter = build(model, name, spec, grids, settings, stored=factors | starts, notes=notes)
+        stored = factors | starts
+        adapter = build(model, name, spec, grids, settings, stored=stored, notes=notes, dtype=dtype)
     except ValueError as error:
         raise FileError(f"{path} cannot be put on this model ({error})") from error
     expected = {
@@ -187,6 +191,12 @@ def _hash(grids: Sequence[SiteGrid], weight: Callable[[str], Tensor]) -> str:
         raw = own.cpu().contiguous().flatten().view(torch.uint8)
         digest.update(raw.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _dtype(adapter: Adapter) -> str | None:
+    """Dtype of all factors, in which the constants that are not stored are made again."""
+    found = {str(t.dtype) for t in (*adapter.pool.parameters(), *adapter.pool.buffers())}
+    return found.pop().removeprefix("torch.") if len(found) == 1 else None
 
 
 def _settings_json(settings: Settings) -> dict[str, Any]:

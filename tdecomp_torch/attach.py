@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from tdecomp import ArgumentError, SiteError
 from tdecomp.adapters import Bound, Spec, bind, method
+from tdecomp.adapters.expressions import nearest
 from tdecomp.adapters.grids import SiteGrid, make_grids
 from tdecomp.stack import Targets
 from tdecomp_torch.adapter import Adapter, Settings, Target, pool_name
@@ -110,8 +113,7 @@ def attach(
     if not isinstance(spec, Spec):
         raise ArgumentError(f"attach takes the name of a method or a Spec, got {spec!r}")
     check_name(model, name)
-    if not 0 <= dropout < 1:
-        raise ArgumentError(f"dropout={dropout} must be 0 or more and below 1")
+    _check_settings(alpha=alpha, dropout=dropout, seed=seed, tokens=tokens, dtype=dtype)
     survey = chosen_sites(model, targets=targets, exclude=exclude, layers=layers, patterns=patterns)
     modes, sides = _shared(share)
     grids = make_grids(spec, survey.sites, share=modes, everywhere=known_sites(model))
@@ -125,13 +127,48 @@ def attach(
 
 
 def check_name(model: nn.Module, name: str) -> None:
-    """Refuse a name that is no word, or that another adapter of the model has."""
-    if not name.isidentifier():
+    """Refuse what is no model, and a name that is no word or that another adapter of it has."""
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"the model must be a torch module, got {type(model).__name__}")
+    if not isinstance(name, str) or not name.isidentifier():
         raise ArgumentError(f"name={name!r} must be a word of letters, digits and _")
     if hasattr(model, pool_name(name)):
         raise ArgumentError(
             f"there is an adapter {name!r} on this model: detach it, or give another name"
         )
+
+
+def _check_settings(
+    *, alpha: Any, dropout: Any, seed: Any, tokens: Any, dtype: torch.dtype | None
+) -> None:
+    for what, value, least in (("seed", seed, 0), ("tokens", tokens, 1)):
+        if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+            raise ArgumentError(f"{what}={value!r} must be a whole number, {least} or more")
+    if not isinstance(dropout, Real) or not 0 <= float(dropout) < 1:
+        raise ArgumentError(f"dropout={dropout!r} must be 0 or more and below 1")
+    if alpha is not None and not (isinstance(alpha, Real) and math.isfinite(alpha)):
+        raise ArgumentError(f"alpha={alpha!r} must be a number")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ArgumentError(f"dtype={dtype!r} must be a floating dtype, such as torch.float32")
+
+
+def _given_arrays(bound: Bound, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What the user gives in place of starts, as float64 in numpy."""
+    if not isinstance(given, Mapping):
+        raise ArgumentError(f"given={given!r} must be arrays by factor name")
+    names = [factor.name for factor in bound.factors]
+    if unknown := [name for name in given if name not in names]:
+        raise ArgumentError(
+            f"given names {unknown[0]!r}{nearest(str(unknown[0]), names)}: the factors of"
+            f" {bound.spec.name!r} are {', '.join(names)}"
+        )
+    found = {}
+    for name, value in given.items():
+        try:
+            found[name] = torch.as_tensor(value).detach().double().cpu().numpy()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ArgumentError(f"what is given for {name!r} is no array ({error})") from None
+    return found
 
 
 def build(
@@ -165,6 +202,7 @@ def build(
     if settings.fold and spec.base != "residual":
         raise ArgumentError(f"fold=True subtracts a start: {spec.name!r} has base={spec.base!r}")
     bounds = _bound(acting, grids, settings.rank, settings.alpha)
+    arrays = _given_arrays(bounds[0], given or {})
     modules = dict(model.named_modules())
     weights = [_Weights(grid, modules) for grid in grids]
     members = []
@@ -176,7 +214,7 @@ def build(
         )
         members.append(Member(bound, programs, _keys(bound, settings.sides), own))
     pool = FactorPool(members)
-    _fill(pool, members, weights, settings.seed, given or {}, stored or {}, dtype)
+    _fill(pool, members, weights, settings.seed, arrays, stored or {}, dtype)
     state = State(
         folded=settings.fold,
         dropout=settings.dropout,
@@ -192,7 +230,7 @@ def _shared(share: Sequence[str] | None) -> tuple[Sequence[str] | None, frozense
     """`share` as site modes and weight modes."""
     if share is None:
         return None, frozenset()
-    if isinstance(share, str):
+    if isinstance(share, str) or not isinstance(share, Collection):
         raise ArgumentError(f"share={share!r} must be a sequence of modes, such as ({share!r},)")
     sides = frozenset(share) & {"in", "out"}
     modes = [mode for mode in share if mode not in sides]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from tdecomp.adapters import LoRAModule, lora_modules
-from tdecomp.errors import SiteError
+from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.files.atomic import output_folder
 from tdecomp.files.peft_lora import write_lora
 from tdecomp.formats import Format, Network
@@ -34,9 +35,15 @@ def to_lora(adapter: Adapter, *, max_rank: int | None = None) -> list[LoRAModule
 
     Raises
     ------
+    ArgumentError
+        `max_rank` is not a whole number above 0.
     SiteError
         For modules that no LoRA pair of matrices fits: embeddings and convolutions.
     """
+    if max_rank is not None and (
+        isinstance(max_rank, bool) or not isinstance(max_rank, Integral) or max_rank < 1
+    ):
+        raise ArgumentError(f"max_rank={max_rank!r} must be a whole number, 1 or more")
     for target in adapter.targets:
         if not hasattr(target.module, "weight") or not _is_matrix(target.module):
             raise SiteError(

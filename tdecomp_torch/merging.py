@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tdecomp import ArgumentError, SiteError
 from tdecomp_torch.adapter import Adapter, Target
+from tdecomp_torch.layer import Hook, State
 
 __all__ = ["Originals", "merge_adapter", "merged_state_dict", "unmerge_adapter"]
 
@@ -27,11 +28,16 @@ class Originals:
         Module path -> values as stored; empty where they were not kept.
     parameters
         Module path -> the parameter that the module had before it was untied.
+    kept
+        Whether the weights were kept.
+    beneath
+        Of the adapters that were merged into the same weights before.
     """
 
     weights: dict[str, Tensor]
     parameters: dict[str, nn.Parameter]
     kept: bool
+    beneath: tuple[State, ...] = ()
 
     @property
     def n_bytes(self) -> int:
@@ -63,7 +69,8 @@ def merge_adapter(adapter: Adapter, *, keep: Keep = "cpu", untie: bool = False) 
             f"{tied[0][0]} shares its weight with {tied[0][1]}, which would change with it: give"
             " untie=True to give it a copy of its own"
         )
-    originals = Originals({}, {}, keep is not None)
+    beneath = tuple(hook.state for hook in _merged_hooks(adapter))
+    originals = Originals({}, {}, keep is not None, beneath)
     for target in adapter.targets:
         parameter = target.weight
         if keep is not None:
@@ -97,6 +104,12 @@ def unmerge_adapter(adapter: Adapter, originals: Originals) -> None:
             f"the adapter {adapter.name!r} was merged without keeping the original weights: merge"
             " with keep='cpu' or 'device' to be able to unmerge"
         )
+    for hook in _merged_hooks(adapter):
+        if not any(hook.state is state for state in originals.beneath):
+            raise ArgumentError(
+                f"the adapter {_name(adapter.model, hook)!r} was merged after {adapter.name!r} into"
+                " the same weights: unmerge it first"
+            )
     for target in adapter.targets:
         if target.path in originals.parameters:
             target.module.weight = originals.parameters[target.path]
@@ -118,6 +131,22 @@ def merged_state_dict(adapter: Adapter) -> dict[str, Tensor]:
     for target in adapter.targets:
         state[f"{target.path}.weight"] = _merged(target)
     return state
+
+
+def _merged_hooks(adapter: Adapter) -> list[Hook]:
+    """Hooks of other merged adapters on the same modules."""
+    return [
+        hook
+        for target in adapter.targets
+        for hook in target.module._forward_hooks.values()
+        if isinstance(hook, Hook) and hook.state is not target.hook.state and hook.state.merged
+    ]
+
+
+def _name(model: nn.Module, hook: Hook) -> str:
+    """Name of the adapter that a hook belongs to."""
+    pools = [name for name, module in model.named_modules() if module is hook.pool]
+    return pools[0].removeprefix("tdecomp_") if pools else "another one"
 
 
 def _tied(model: nn.Module, targets: Sequence[Target]) -> list[tuple[str, str]]:

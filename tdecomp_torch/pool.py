@@ -53,12 +53,24 @@ class FactorPool(nn.Module):
     def __init__(self, members: Sequence[Member]):
         super().__init__()
         self.members = tuple(members)
+        self._where = [  # per member, term, operand and site; plain, as torch.compile needs it
+            [
+                [
+                    [m.bound.where(o, site) for site in range(m.bound.grid.n_sites)]
+                    for o in t.operands
+                ]
+                for t in m.bound.spec.terms
+            ]
+            for m in members
+        ]
         self._ready: list[list[_Ready]] | None = None
         self._kept: tuple[Any, list[list[_Ready]]] | None = None
         self._first: dict[tuple[int, int], tuple[Tensor, Any, Tensor]] = {}
         self._rows: dict[int, dict[str, Tensor]] = {}
         self._dropped: tuple[Tensor, Tensor, set[tuple[int, int]]] | None = None
         self._frozen: dict[str, float] = {}
+        self.flags: dict[nn.Parameter, bool] = {}
+        """Whether the model's own parameters were trained before: for `detach`."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was computed, which cannot be copied while it has a gradient."""
@@ -99,7 +111,7 @@ class FactorPool(nn.Module):
         self.end()
         if self._is_watched():
             return
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             self._ready = self._computed()
             return
         state = self._state()
@@ -183,15 +195,15 @@ class FactorPool(nn.Module):
 
     def _alone(self, m: int, term: int, site: int) -> list[Tensor]:
         """The same, computed for this site only."""
-        member = self.members[m]
-        bound, program = member.bound, member.programs[term]
-        operands, factors = bound.spec.terms[term].operands, self.factors(m)
+        program = self.members[m].programs[term]
+        operands = self.members[m].bound.spec.terms[term].operands
+        factors, where = self.factors(m), self._where[m][term]
 
         def take(k: int) -> Tensor:
             array = factors.get(operands[k].factor)
             if array is None:
                 return self._base(m, operands[k], site)
-            return array[bound.where(operands[k], site)]
+            return array[where[k][site]]
 
         blocks = [block.alone.run([take(k) for k in block.where]) for block in program.blocks]
         return blocks + [take(k) for k in program.rest]

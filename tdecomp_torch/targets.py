@@ -162,7 +162,7 @@ def _left_out(model: nn.Module) -> list[str]:
         return []
     names = list(dict.fromkeys(site.tensor for site in sites))
     more = f" and {len(names) - 1} more" if names[1:] else ""
-    return [f"{names[0]}{more}: not adapted, as no module is called for them."]
+    return [f"Not adapted, as they are not modules of their own: {names[0]}{more}."]
 
 
 def _is_inside_attention(model: nn.Module, path: str) -> bool:

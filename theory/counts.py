@@ -6,9 +6,11 @@ import math
 
 import sympy
 
+from tdecomp.adapters import Spec
+from tdecomp.adapters.bound import wrap_factors
 from tdecomp.modes import Equation, flatten
 
-__all__ = ["break_even_rank", "dense_count", "size_of", "stored_count"]
+__all__ = ["break_even_rank", "dense_count", "size_of", "stored_count", "trainable_count"]
 
 
 def size_of(name: str) -> sympy.Symbol:
@@ -35,6 +37,21 @@ def dense_count(equation: Equation | str) -> sympy.Expr:
     """
     equation = Equation.parse(equation) if isinstance(equation, str) else equation
     return sympy.Mul(*(size_of(n) for n in flatten(equation.output)))
+
+
+def trainable_count(spec: Spec) -> sympy.Expr:
+    """Numbers that an adapter trains: the sum over its trainable factors of their sizes.
+
+    A factor that several terms use counts once, and so do those of a norm wrap.
+
+    >>> from tdecomp.adapters import method
+    >>> trainable_count(method("tenslora_qkv_depth"))
+    in*r + layer*v + out*s + proj*u + r*s*u*v
+    >>> trainable_count(method("vera"))
+    out*site + r*site
+    """
+    factors = (*spec.factors, *wrap_factors(spec))
+    return sympy.Add(*(math.prod(map(size_of, f.modes)) for f in factors if f.trainable))
 
 
 def break_even_rank(shared: str, separate: str, rank: str = "r") -> sympy.Basic:
