@@ -209,7 +209,9 @@ def build(
     for bound, own in zip(bounds, weights, strict=True):
         looked_up = own.looks_up()
         programs = tuple(
-            make_program(bound, term, tokens=settings.tokens, looked_up=looked_up)
+            make_program(
+                bound, term, tokens=settings.tokens, readers=own.readers(), looked_up=looked_up
+            )
             for term in bound.spec.terms
         )
         members.append(Member(bound, programs, _keys(bound, settings.sides), own))
@@ -286,6 +288,11 @@ class _Weights:
                 " an adapter of its own to the embeddings"
             )
         return kinds.pop()
+
+    def readers(self) -> float:
+        """How many of them read the same tokens: those that lie in one module of the model."""
+        parents = {site.module.rpartition(".")[0] for site in self.sites}
+        return len({site.module for site in self.sites}) / len(parents)
 
     @staticmethod
     def _kind(module: nn.Module) -> Kind:

@@ -85,7 +85,9 @@ class Program:
 _FEW = 32
 
 
-def make_program(bound: Bound, term: Term, *, tokens: int, looked_up: bool = False) -> Program:
+def make_program(
+    bound: Bound, term: Term, *, tokens: int, readers: float = 1.0, looked_up: bool = False
+) -> Program:
     """Choose what a term contracts ahead, and the order of the rest.
 
     Parameters
@@ -94,12 +96,18 @@ def make_program(bound: Bound, term: Term, *, tokens: int, looked_up: bool = Fal
         The method on a grid, and one of its terms.
     tokens
         Number of tokens to plan for.
+    readers
+        How many sites read the same tokens, on average.
     looked_up
         The tokens are positions along ``in`` (an embedding), not vectors.
     """
     best, lowest = None, math.inf
     for sets in _choices(bound, term):
-        program, cost = _program(bound, term, sets, tokens, looked_up)
+        program, ahead = _program(bound, term, sets, tokens, looked_up)
+        each = program.many.cost
+        if program.shares_first(program.many):
+            each -= program.many.costs[0] * (1 - 1 / readers)
+        cost = ahead + each * bound.grid.n_sites
         if cost < lowest:
             best, lowest = program, cost
     assert best is not None
@@ -169,7 +177,7 @@ def _program(
             plans.append(compiled([x, *terms], (TOKEN, *rows), {**sizes, TOKEN: n}))
     dense = compiled(terms, (*rows, *columns), sizes)
     program = Program(tuple(blocks), rest, tuple(terms), plans[0], plans[1], dense, common)
-    return program, cost + plans[0].cost * bound.grid.n_sites
+    return program, cost
 
 
 def _is_sited(bound: Bound, operand: Operand) -> bool:

@@ -22,6 +22,7 @@ TOKEN = "token"
 """The letter whose size is not fixed."""
 
 Letters = tuple[str, ...]
+_TRAFFIC = 32.0
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,22 @@ class Steps:
         Products in order.
     last
         Lays out the result.
-    cost
-        Flops as `tdecomp.plan.Plan` counts them, and the numbers formed on the way, each counted
-        as 32 flops (about what writing and reading one again takes).
+    costs
+        Of every product: flops, and 32 more (about what writing and reading takes) for every number
+        that is formed.
     columns
         Width of the last product where it is one of two matrices, (tokens .., columns), else 0.
     """
 
     steps: tuple[Step, ...]
     last: Layout
-    cost: float
+    costs: tuple[float, ...]
     columns: int = 0
+
+    @property
+    def cost(self) -> float:
+        """Of all products."""
+        return sum(self.costs)
 
     def run(self, operands: Sequence[Tensor], *, done: int = 0) -> Tensor:
         """Contract; `operands` may be what is left after the first `done` steps."""
@@ -124,41 +130,67 @@ def compiled(terms: Sequence[Letters], output: Sequence[str], sizes: Mapping[str
     """
     equation = Equation(tuple(terms), tuple(output))
     shapes = tuple(tuple(sizes[n] for n in term) for term in terms)
-    plan = make_plan(equation.symbols, shapes)
-    operands, steps, formed = list(map(tuple, terms)), [], 0
-    columns: tuple[str, ...] = ()
-    for where, _ in plan.steps if len(terms) > 1 else ():
+    path = [where for where, _ in make_plan(equation.symbols, shapes).steps if len(where) > 1]
+    operands, steps, costs = list(map(tuple, terms)), [], []
+    final, columns = tuple(output), ()
+    for where in _token_first(path, len(terms)) if TOKEN in operands[0] else path:
         i, j = sorted(where, key=lambda k: (TOKEN not in operands[k], k))
         a, b = operands[i], operands[j]
         operands = [term for k, term in enumerate(operands) if k not in where]
-        step, result, columns = _step((i, j), a, b, {*output}.union(*operands), sizes)
+        needed = {*final}.union(*operands)
+        step, result, columns = _step((i, j), a, b, needed, sizes, () if operands else final)
         steps.append(step)
         operands.append(result)
-        formed += math.prod(sizes[n] for n in result)
-    found, final = operands[0], tuple(output)
+        work = math.prod(sizes[n] for n in {*a, *b}) * (1 if step.entrywise else 2)
+        costs.append(work + _TRAFFIC * math.prod(sizes[n] for n in result))
     joined = final[:1] == (TOKEN,) and len(final) != 2
     last = Layout(
-        *_arranged(found, final),
+        *_arranged(operands[0], final),
         shape=(-1, math.prod(sizes[n] for n in final[1:])) if joined else None,
     )
-    onto = final[:1] == (TOKEN,) and found == final and columns
-    return Steps(
-        tuple(steps),
-        last,
-        plan.flops + 32.0 * formed,
-        math.prod(sizes[n] for n in columns) if onto else 0,
-    )
+    onto = final[:1] == (TOKEN,) and operands[0] == final and columns
+    width = math.prod(sizes[n] for n in columns) if onto else 0
+    return Steps(tuple(steps), last, tuple(costs), width)
+
+
+def _token_first(path: Sequence[tuple[int, ...]], n: int) -> list[tuple[int, int]]:
+    """The same products with that of the first operand first, where its partner is no product.
+
+    Sites that read the same tokens can then share it.
+    """
+    numbers, products = list(range(n)), []
+    for where in path:
+        a, b = (numbers[k] for k in sorted(where))
+        numbers = [k for k in numbers if k not in (a, b)] + [n + len(products)]
+        products.append((a, b, numbers[-1]))
+    products.sort(key=lambda p: 0 if p[0] == 0 and p[1] < n else 1)
+    left, found = list(range(n)), []
+    for a, b, new in products:
+        found.append((left.index(a), left.index(b)))
+        left = [k for k in left if k not in (a, b)] + [new]
+    return found
 
 
 def _step(
-    where: tuple[int, int], a: Letters, b: Letters, needed: set[str], sizes: Mapping[str, int]
+    where: tuple[int, int],
+    a: Letters,
+    b: Letters,
+    needed: set[str],
+    sizes: Mapping[str, int],
+    final: Letters,
 ) -> tuple[Step, Letters, Letters]:
-    """One product, the letters of its result, and of its columns if it is one of matrices."""
+    """One product, the letters of its result, and of its columns if it is one of matrices.
+
+    The last product takes rows and columns in the order of `final`: turning a factor is cheaper
+    than turning the result.
+    """
     a_, b_ = (tuple(n for n in t if n in needed or n in o) for t, o in ((a, b), (b, a)))
+    place = {n: k for k, n in enumerate(final)}
+    ordered = lambda letters: tuple(sorted(letters, key=lambda n: place.get(n, 0)))
     inner = tuple(n for n in a_ if n in b_ and n not in needed)
     batch = tuple(n for n in a_ if n in b_ and n in needed)
-    rows = tuple(n for n in a_ if n not in b_)
-    columns = tuple(n for n in b_ if n not in a_)
+    rows = ordered(n for n in a_ if n not in b_)
+    columns = ordered(n for n in b_ if n not in a_)
     if not inner:
         result = (*a_, *columns)
         right = tuple(n for n in result if n in b_)

@@ -120,7 +120,9 @@ def _shapes(model: nn.Module, *, linear: bool = False) -> dict[str, tuple[int, .
     shapes: dict[str, tuple[int, ...]] = {}
     for path, module in model.named_modules():
         kind = kind_of(module)
-        shape = kind.shape(module) if kind and not _is_inside_attention(model, path) else None
+        if kind is None or kind.looks_up or _is_inside_attention(model, path):
+            continue
+        shape = kind.shape(module)
         if shape is not None:
             stored = getattr(module, "weight").shape  # noqa: B009 - of a known kind
             if len(stored) == 2 or not linear:
