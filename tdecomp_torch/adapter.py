@@ -46,7 +46,7 @@ class Settings:
 
     Attributes
     ----------
-    rank, alpha, dropout, shared_dropout, seed, tokens, fold
+    rank, alpha, dropout, shared_dropout, rank_dropout, seed, tokens, fold
         As in `attach`.
     sides
         Weight modes whose factors are held once for all groups of equal width.
@@ -57,6 +57,7 @@ class Settings:
     sides: frozenset[str] = frozenset()
     dropout: float = 0.0
     shared_dropout: bool = False
+    rank_dropout: float = 0.0
     seed: int = 0
     tokens: int = 1024
     fold: bool = False

@@ -18,6 +18,7 @@ from tdecomp.adapters.expressions import nearest
 from tdecomp.adapters.grids import SiteGrid, make_grids
 from tdecomp.stack import Targets
 from tdecomp_torch.adapter import Adapter, Settings, Target, pool_name
+from tdecomp_torch.fast import FAST
 from tdecomp_torch.layer import Hook, Place, State
 from tdecomp_torch.modules import Kind, kind_of
 from tdecomp_torch.pool import FactorPool, Member
@@ -38,6 +39,7 @@ def attach(
     alpha: float | None = None,
     dropout: float = 0.0,
     shared_dropout: bool = False,
+    rank_dropout: float = 0.0,
     name: str = "default",
     share: Sequence[str] | None = None,
     patterns: Sequence[str] = (),
@@ -67,6 +69,8 @@ def attach(
     dropout, shared_dropout
         Of the input of the first factor, for every weight by itself, or one mask for all that read
         the same input.
+    rank_dropout
+        Of whole ranks: those of the edge behind the tokens, for every weight by itself.
     name
         Several adapters may be on one model under different names; they add up.
     share
@@ -113,12 +117,17 @@ def attach(
     if not isinstance(spec, Spec):
         raise ArgumentError(f"attach takes the name of a method or a Spec, got {spec!r}")
     check_name(model, name)
-    _check_settings(alpha=alpha, dropout=dropout, seed=seed, tokens=tokens, dtype=dtype)
+    _check_settings(alpha=alpha, seed=seed, tokens=tokens, dtype=dtype)
+    for what, share_of in (("dropout", dropout), ("rank_dropout", rank_dropout)):
+        if not isinstance(share_of, Real) or not 0 <= float(share_of) < 1:
+            raise ArgumentError(f"{what}={share_of!r} must be 0 or more and below 1")
     survey = chosen_sites(model, targets=targets, exclude=exclude, layers=layers, patterns=patterns)
     modes, sides = _shared(share)
     grids = make_grids(spec, survey.sites, share=modes, everywhere=known_sites(model))
     spec = spec.over_heads() if "head" in (modes or ()) else spec
-    settings = Settings(rank, alpha, sides, dropout, shared_dropout, seed, tokens, fold)
+    settings = Settings(
+        rank, alpha, sides, dropout, shared_dropout, rank_dropout, seed, tokens, fold
+    )
     adapter = build(
         model, name, spec, grids, settings, notes=survey.notes, given=given or {}, dtype=dtype
     )
@@ -138,14 +147,10 @@ def check_name(model: nn.Module, name: str) -> None:
         )
 
 
-def _check_settings(
-    *, alpha: Any, dropout: Any, seed: Any, tokens: Any, dtype: torch.dtype | None
-) -> None:
+def _check_settings(*, alpha: Any, seed: Any, tokens: Any, dtype: torch.dtype | None) -> None:
     for what, value, least in (("seed", seed, 0), ("tokens", tokens, 1)):
         if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
             raise ArgumentError(f"{what}={value!r} must be a whole number, {least} or more")
-    if not isinstance(dropout, Real) or not 0 <= float(dropout) < 1:
-        raise ArgumentError(f"dropout={dropout!r} must be 0 or more and below 1")
     if alpha is not None and not (isinstance(alpha, Real) and math.isfinite(alpha)):
         raise ArgumentError(f"alpha={alpha!r} must be a number")
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
@@ -208,11 +213,15 @@ def build(
     members = []
     for bound, own in zip(bounds, weights, strict=True):
         looked_up = own.looks_up()
-        programs = tuple(
-            make_program(
-                bound, term, tokens=settings.tokens, readers=own.readers(), looked_up=looked_up
+        programs = (
+            ()
+            if acting.fast in FAST
+            else tuple(
+                make_program(
+                    bound, term, tokens=settings.tokens, readers=own.readers(), looked_up=looked_up
+                )
+                for term in bound.spec.terms
             )
-            for term in bound.spec.terms
         )
         members.append(Member(bound, programs, _keys(bound, settings.sides), own))
     pool = FactorPool(members)
@@ -221,6 +230,7 @@ def build(
         folded=settings.fold,
         dropout=settings.dropout,
         shared_dropout=settings.shared_dropout,
+        rank_dropout=settings.rank_dropout,
     )
     targets = _targeted(grids, modules, pool, state)
     _check_alone(acting, targets, alone=settings.fold)
@@ -252,12 +262,18 @@ def _bound(
 
 
 def _keys(bound: Bound, sides: frozenset[str]) -> dict[str, str]:
-    """Key of every factor in the pool."""
-    keys = {}
+    """Key of every factor that the pool holds.
+
+    Neither of constants that are the base weight itself, nor of those that a faster way to the
+    same product can do without.
+    """
+    keys, fast = {}, FAST.get(bound.spec.fast)
     group = bound.grid.name.replace(".", "_")
     letters = {"in": set(bound.in_letters), "out": set(bound.out_letters)}
     for factor in bound.factors:
         if factor.init.kind == "weight" and not factor.trainable:
+            continue
+        if fast is not None and factor.name not in fast.factors:
             continue
         modes = set(factor.modes)
         touched = [side for side in ("in", "out") if modes & letters[side]]
@@ -326,7 +342,7 @@ def _fill(
         bound, precision = member.bound, dtype or _precision(own(0).dtype)
         keys = member.keys
         known = {n: stored[k].double().numpy() for n, k in keys.items() if k in stored}
-        start = bound.start(own.numpy, seed=seed, given={**given, **known})
+        start = bound.start(own.numpy, seed=seed, given={**given, **known}, names=keys)
         for factor in bound.factors:
             key, shape = keys.get(factor.name), bound.shapes[factor.name]
             if key is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,10 +22,13 @@ def _circulant(tokens: Tensor, parts: Parts) -> Tensor:
     """
     kernel = parts["kernel"]
     m, n, b = kernel.shape
-    spectrum = torch.fft.rfft(tokens.reshape(-1, n, b))  # (token, n, f)
+    if not len(tokens):  # a transform of nothing is an error
+        return tokens.new_zeros(0, m * b)
+    spectrum = torch.fft.rfft(tokens.reshape(len(tokens), n, b))  # (token, n, f)
     filters = torch.fft.rfft(kernel).conj()  # (m, n, f)
-    found = torch.einsum("tnf,mnf->tmf", spectrum, filters)
-    return torch.fft.irfft(found, n=b).reshape(-1, m * b)
+    with torch.autocast(tokens.device.type, enabled=False):  # it knows no complex numbers
+        found = torch.einsum("tnf,mnf->tmf", spectrum, filters)
+    return torch.fft.irfft(found, n=b).reshape(len(tokens), m * b)
 
 
 def _fourier(tokens: Tensor, parts: Parts) -> Tensor:
@@ -51,8 +55,30 @@ def _frequency(cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.round(angle * (n / (2 * math.pi))).long() % n
 
 
-FAST: Mapping[str, Callable[[Tensor, Parts], Tensor]] = {
-    "circulant": _circulant,
-    "fourier": _fourier,
+@dataclass(frozen=True)
+class Fast:
+    """A faster product.
+
+    Attributes
+    ----------
+    transform
+        What `product` does, all in one precision.
+    factors
+        The factors that it needs; the others are not made at all.
+    """
+
+    transform: Callable[[Tensor, Parts], Tensor]
+    factors: tuple[str, ...]
+
+    def product(self, tokens: Tensor, parts: Parts) -> Tensor:
+        """``(token, in)`` to ``(token, out)``, unscaled, computed in float32 or wider."""
+        dtype = torch.promote_types(tokens.dtype, torch.float32)
+        wide = {name: part.to(dtype) for name, part in parts.items()}
+        return self.transform(tokens.to(dtype), wide)
+
+
+FAST: Mapping[str, Fast] = {
+    "circulant": Fast(_circulant, ("kernel",)),
+    "fourier": Fast(_fourier, ("spectrum", "cos_out", "sin_out", "cos_in", "sin_in")),
 }
 """By the name that a row gives; each equals the row's einsum."""

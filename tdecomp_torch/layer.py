@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from tdecomp.adapters import Bound
 from tdecomp.adapters.wraps import WRAPS
+from tdecomp_torch.fast import FAST
 from tdecomp_torch.modules import Kind
 from tdecomp_torch.pool import FactorPool, Member
 from tdecomp_torch.steps import Letters
@@ -36,6 +37,8 @@ class State:
         Of every group and term, at the present step.
     dropout, shared_dropout
         Probability; one mask for all sites that read the same input, or one per site.
+    rank_dropout
+        Probability that a rank of the first edge behind the tokens is left out.
     """
 
     active: bool = True
@@ -44,6 +47,7 @@ class State:
     coefficients: list[list[float]] = field(default_factory=list)
     dropout: float = 0.0
     shared_dropout: bool = False
+    rank_dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,23 +102,67 @@ class Hook:
     def _adapted(self, module: nn.Module, place: Place, reader: _Reader, rows: Tensor) -> Tensor:
         member = self.pool.members[place.member]
         spec = member.bound.spec
-        if spec.wrap:
+        thinned = self.state.rank_dropout if module.training else 0.0
+        if spec.wrap and WRAPS[spec.wrap].lengths is None:
             return self._wrapped(module, place, reader, rows)
-        if spec.base == "replace":
-            bias = self.kind.bias(module)
-            rows = torch.zeros_like(rows)
-            rows = rows if bias is None else rows + bias[place.start : place.stop]
+        if not spec.wrap and spec.base != "replace":
+            return self._with_terms(member, place, reader, rows, thinned)
+        bias = self.kind.bias(module)
+        bias = 0.0 if bias is None else bias[place.start : place.stop]
+        if spec.wrap:
+            gain = self._gain(module, place)
+            rows = self._with_terms(member, place, reader, rows - bias, thinned)
+            return (rows * gain).to(rows.dtype) + bias
+        return self._with_terms(member, place, reader, torch.zeros_like(rows) + bias, thinned)
+
+    def _with_terms(
+        self, member: Member, place: Place, reader: _Reader, rows: Tensor, thinned: float
+    ) -> Tensor:
+        """``rows`` plus the tokens times ΔW."""
+        fast = FAST.get(member.bound.spec.fast)
         coefficients = self.state.coefficients[place.member]
+        if fast is not None and self.kind.looks_up:
+            return rows + self.delta(place).T[reader.rows()].to(rows.dtype)
+        if fast is not None:
+            parts = self.pool.parts(place.member, place.site)
+            tokens = reader.rows().to(next(iter(parts.values())).dtype)
+            added = fast.product(tokens, parts)
+            return torch.add(rows, added.to(rows.dtype), alpha=coefficients[0])
         for k, coefficient in enumerate(coefficients):
-            rows = self._with_term(member, place, k, coefficient, reader, rows)
+            rows = self._with_term(member, place, k, coefficient, reader, rows, thinned)
         return rows
 
+    def _gain(self, module: nn.Module, place: Place) -> Tensor:
+        """What a wrap multiplies every row of ``W + ΔW`` by, ``(out,)``."""
+        member = self.pool.members[place.member]
+        wrap = WRAPS[member.bound.spec.wrap]
+        assert wrap.lengths is not None
+        with torch.no_grad():
+            delta = self.delta(place)
+            w = self.kind.matrix(module)[place.start : place.stop]
+            lengths = wrap.lengths(w.to(torch.promote_types(w.dtype, delta.dtype)), delta)
+        return self.pool.factors(place.member)["magnitude"][place.site] / lengths
+
     def _with_term(
-        self, member: Member, place: Place, k: int, scale: float, reader: _Reader, rows: Tensor
+        self,
+        member: Member,
+        place: Place,
+        k: int,
+        scale: float,
+        reader: _Reader,
+        rows: Tensor,
+        thinned: float,
     ) -> Tensor:
         """``rows + scale * (tokens times one term)``."""
         bound, program = member.bound, member.programs[k]
         operands = self.pool.operands(place.member, k, place.site)
+        if thinned and program.edge is not None:
+            which, axis = program.edge
+            kept = functional.dropout(
+                operands[which].new_ones(operands[which].shape[axis]), thinned
+            )
+            ones = [1] * (operands[which].dim() - axis - 1)
+            operands[which] = operands[which] * kept.reshape(-1, *ones)
         steps = program.steps(rows.shape[0])
         if self.kind.looks_up:
             left, done = (
@@ -157,6 +205,12 @@ class Hook:
         """ΔW of one site, ``(out, in)``, scaled."""
         member, total = self.pool.members[place.member], None
         bound = member.bound
+        fast = FAST.get(bound.spec.fast)
+        if fast is not None:
+            parts = self.pool.parts(place.member, place.site)
+            like = next(iter(parts.values()))
+            eye = torch.eye(bound.grid.shape[1], dtype=like.dtype, device=like.device)
+            return self.state.coefficients[place.member][0] * fast.product(eye, parts).T
         for k, coefficient in enumerate(self.state.coefficients[place.member]):
             operands = self.pool.operands(place.member, k, place.site)
             dense = member.programs[k].dense.run(operands)

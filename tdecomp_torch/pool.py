@@ -63,6 +63,13 @@ class FactorPool(nn.Module):
             ]
             for m in members
         ]
+        self._of_site = [  # per member and site; likewise
+            [
+                [(f.name, m.bound.where(Operand(f.name, f.modes), site)) for f in m.bound.factors]
+                for site in range(m.bound.grid.n_sites)
+            ]
+            for m in members
+        ]
         self._ready: list[list[_Ready]] | None = None
         self._kept: tuple[Any, list[list[_Ready]]] | None = None
         self._first: dict[tuple[int, int], tuple[Tensor, Any, Tensor]] = {}
@@ -90,6 +97,15 @@ class FactorPool(nn.Module):
         return {
             name: _partly_frozen(getattr(self, key), self._frozen.get(key, 0.0))
             for name, key in self.members[member].keys.items()
+        }
+
+    def parts(self, member: int, site: int) -> dict[str, Tensor]:
+        """Every factor of one group as one of its sites sees it."""
+        factors = self.factors(member)
+        return {
+            name: factors[name][where]
+            for name, where in self._of_site[member][site]
+            if name in factors
         }
 
     def freeze(self, step: float) -> None:

@@ -60,6 +60,9 @@ class Program:
         Steps over blocks and the rest alone, to the matrix of a site.
     common
         Per operand of `many`, the tokens first: whether it is the same for all sites.
+    edge
+        Operand and axis of the rank behind the tokens, where it does not touch ``in`` itself if
+        possible: what is masked there leaves out ranks. None where no rank touches ``in``.
     """
 
     blocks: tuple[Block, ...]
@@ -69,6 +72,7 @@ class Program:
     few: Steps
     dense: Steps
     common: tuple[bool, ...]
+    edge: tuple[int, int] | None
 
     def steps(self, n_tokens: int) -> Steps:
         """Those planned for about this many tokens."""
@@ -176,8 +180,18 @@ def _program(
             x = (TOKEN, *columns)
             plans.append(compiled([x, *terms], (TOKEN, *rows), {**sizes, TOKEN: n}))
     dense = compiled(terms, (*rows, *columns), sizes)
-    program = Program(tuple(blocks), rest, tuple(terms), plans[0], plans[1], dense, common)
+    edge = _edge(terms, {*rows}, {*columns})
+    program = Program(tuple(blocks), rest, tuple(terms), plans[0], plans[1], dense, common, edge)
     return program, cost
+
+
+def _edge(terms: Sequence[Letters], rows: set[str], columns: set[str]) -> tuple[int, int] | None:
+    behind = [n for term in terms if columns & {*term} for n in term if n not in rows | columns]
+    carriers = [k for k, term in enumerate(terms) if behind and behind[0] in term]
+    if not carriers:
+        return None
+    which = next((k for k in carriers if not columns & {*terms[k]}), carriers[-1])
+    return which, terms[which].index(behind[0])
 
 
 def _is_sited(bound: Bound, operand: Operand) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -258,6 +258,7 @@ class Bound:
         *,
         seed: int = 0,
         given: Mapping[str, Any] | None = None,
+        names: Collection[str] | None = None,
     ) -> dict[str, np.ndarray]:
         """Start values of every factor, float64.
 
@@ -269,14 +270,15 @@ class Bound:
             Seed of the random factors; every factor has a stream of its own.
         given
             Arrays of the factors whose rule is ``given``, and of any other to be replaced.
+        names
+            The factors that are wanted; default is all.
         """
         found: dict[str, np.ndarray] = {}
         given = given or {}
-        of_weights = [
-            f for f in self.factors if f.init.kind in FROM_WEIGHTS and f.name not in given
-        ]
+        factors = [f for f in self.factors if names is None or f.name in names]
+        of_weights = [f for f in factors if f.init.kind in FROM_WEIGHTS and f.name not in given]
         found |= self._of_weights(of_weights, weights)
-        for factor in self.factors:
+        for factor in factors:
             if factor.name in given:
                 found[factor.name] = self._given(factor, given[factor.name])
             elif factor.init.kind == "given":
@@ -286,11 +288,11 @@ class Bound:
                 )
             elif factor.init.kind in INITS:
                 found[factor.name] = self.seeded(factor, seed)
-        for factor in self.factors:
+        for factor in factors:
             if factor.init.kind == "copy" and factor.name not in given:
                 source = found[str(factor.init.args[0])]
                 found[factor.name] = self._given(factor, source).copy()
-        return {f.name: found[f.name] for f in self.factors}
+        return {f.name: found[f.name] for f in factors}
 
     def seeded(self, factor: Factor, seed: int) -> np.ndarray:
         """A factor that follows from a seed, float64."""

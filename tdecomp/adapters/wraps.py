@@ -24,16 +24,24 @@ class Wrap:
     apply
         ``apply(w, delta, factors, detach)`` gives W', ``(out, in)``; `detach` takes a norm out of
         the gradient.
+    lengths
+        Where W' is V with row i times ``magnitude[i] / lengths(w, delta)[i]``, and the lengths are
+        out of the gradient: these lengths, ``(out,)``. V need not be formed for the product then.
     """
 
     factors: tuple[tuple[str, tuple[str, ...], str], ...]
     apply: Callable[[Array, Array, Mapping[str, Array], Detach], Array]
+    lengths: Callable[[Array, Array], Array] | None = None
+
+
+def _row_lengths(w: Array, delta: Array) -> Array:
+    return _norm(w + delta, 1)
 
 
 def _rows(w: Array, delta: Array, factors: Mapping[str, Array], detach: Detach) -> Array:
     """Every row of V at a length of its own (DoRA, EDoRA)."""
-    v = w + delta
-    return (factors["magnitude"] / detach(_norm(v, 1)))[:, None] * v
+    gain = factors["magnitude"] / detach(_row_lengths(w, delta))
+    return gain[:, None] * (w + delta)
 
 
 def _both(w: Array, delta: Array, factors: Mapping[str, Array], detach: Detach) -> Array:
@@ -57,7 +65,7 @@ def _norm(x: Array, axis: int | tuple[int, ...]) -> Any:
 
 
 WRAPS: Mapping[str, Wrap] = {
-    "rows": Wrap((("magnitude", ("site", "out"), "norm"),), _rows),
+    "rows": Wrap((("magnitude", ("site", "out"), "norm"),), _rows, _row_lengths),
     "rows and columns": Wrap(
         (
             ("magnitude_out", ("site", "out"), "norm"),
