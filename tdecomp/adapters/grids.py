@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tdecomp.adapters.bound import Grid, Label
-from tdecomp.adapters.spec import SITE_MODES, Spec
+from tdecomp.adapters.spec import Spec
+from tdecomp.adapters.terms import SITE_MODES
 from tdecomp.errors import ArgumentError
 from tdecomp.stack import Site
 from tdecomp.stack.groups import open_heads

@@ -8,20 +8,23 @@ modes that it does not carry.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from tdecomp.adapters.checks import check_formulas, check_names, check_terms
 from tdecomp.adapters.expressions import Expression, nearest
 from tdecomp.adapters.inits import Init
+from tdecomp.adapters.reading import read_equation, read_letters
+from tdecomp.adapters.terms import SIDES, SITE_MODES, TAKEN, Factor, Term, write_term
+from tdecomp.adapters.variants import gated, less_start, less_tail, over_heads
 from tdecomp.adapters.wraps import WRAPS
 from tdecomp.errors import ArgumentError
-from tdecomp.modes import Axis, flatten, parse_modes, write_axis
+from tdecomp.modes import Axis, flatten, write_axis
 
-__all__ = ["BASES", "SIDES", "SITE_MODES", "Factor", "Operand", "Spec", "Term"]
+__all__ = ["BASES", "Spec"]
 
 BASES = {
     "add": "W + ΔW",
@@ -29,68 +32,6 @@ BASES = {
     "truncate": "ΔW is added to W without its last r singular values",
     "replace": "ΔW stands in for W",
 }
-SIDES = (("out", "in"), ("long", "short"))
-SITE_MODES = ("site", "layer", "proj", "attn", "stack", "expert", "task", "head")
-"""Letters that are site modes wherever they are not parts of a weight mode."""
-
-_OPERAND = re.compile(r"(?P<frozen>\*?)\s*(?:(?P<name>[A-Za-z]\w*)\s*:)?(?P<letters>[\w\s]*)")
-_SIGN = re.compile(r"([+-])")
-_TAKEN = ("alpha", "step", "out", "in", "long", "short")
-
-
-@dataclass(frozen=True)
-class Factor:
-    """One stored array of an adapter.
-
-    Attributes
-    ----------
-    name
-        Its name in the equation and in files.
-    modes
-        The names of its axes.
-    init
-        How it starts.
-    trainable
-        Whether it is trained; the others are constants.
-    freeze
-        Share of its columns (last axis) that no longer train, a formula in ``step``; None: all
-        train.
-    across
-        Held once for all groups of a model, as large as the largest needs; the others take the
-        leading part.
-    """
-
-    name: str
-    modes: tuple[str, ...]
-    init: Init
-    trainable: bool = True
-    freeze: Expression | None = None
-    across: bool = False
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A factor where it stands in a term, with the letters of its axes there.
-
-    An axis whose letter is smaller than the factor's own takes the leading part of it.
-    """
-
-    factor: str
-    letters: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Term:
-    """A product of operands; `sign` is 1 or -1, `scaled` says whether the scale applies."""
-
-    operands: tuple[Operand, ...]
-    sign: int = 1
-    scaled: bool = True
-
-    @property
-    def letters(self) -> tuple[str, ...]:
-        """Every letter, in order of appearance."""
-        return tuple(dict.fromkeys(n for o in self.operands for n in o.letters))
 
 
 @dataclass(frozen=True)
@@ -198,7 +139,7 @@ class Spec:
         >>> lotr.starts_at_zero
         True
         """
-        terms, frozen, output = _read(equation)
+        terms, frozen, output = read_equation(equation)
         names = dict.fromkeys(o.factor for term in terms for o in term.operands)
         inits = _by_factor(init, names)
         for what, given in (("modes", modes), ("freeze", freeze), ("across", across)):
@@ -208,7 +149,7 @@ class Spec:
                     f" {name!r} are {', '.join(names)}"
                 )
         axes = {o.factor: o.letters for term in reversed(terms) for o in reversed(term.operands)}
-        axes |= {f: _letters(text, equation) for f, text in (modes or {}).items()}
+        axes |= {f: read_letters(text, equation) for f, text in (modes or {}).items()}
         factors = tuple(
             Factor(
                 f,
@@ -245,7 +186,7 @@ class Spec:
             raise ArgumentError(f"{self.name!r}: a wrap goes with base='add', not {self.base!r}")
         if (
             len(self.output) != 2
-            or any(isinstance(a, str) and a != side for a, side in self._axes)
+            or any(isinstance(a, str) and a != side for a, side in self.axes)
             or len(set(self.weight_modes)) != len(self.weight_modes)
         ):
             raise ArgumentError(
@@ -255,96 +196,14 @@ class Spec:
             )
         if wrong := [side for side in self.crop if side not in self.sides]:
             raise ArgumentError(f"crop={wrong[0]!r}: expected {' or '.join(self.sides)}")
-        self._check_names()
-        self._check_terms()
-        self._check_formulas()
+        check_names(self)
+        check_terms(self)
+        check_formulas(self)
 
     @property
-    def _axes(self) -> Iterable[tuple[Axis, str]]:
+    def axes(self) -> Iterable[tuple[Axis, str]]:
         """Both axes of the output and the sides that they stand for."""
         return zip(self.output, self.sides, strict=True)
-
-    def _check_names(self) -> None:
-        wraps = [name for name, *_ in WRAPS[self.wrap].factors] if self.wrap else []
-        names = [*(f.name for f in self.factors), *wraps]
-        if twice := sorted(n for n in {*names} if names.count(n) > 1):
-            raise ArgumentError(
-                f"{self.name!r} has two factors named {twice[0]!r}: rename one of them"
-            )
-        if taken := sorted({"alpha", "step"} & {*self.letters}):
-            raise ArgumentError(
-                f"{taken[0]!r} in '{self.equation}' is a number of the scale: use another letter"
-            )
-        if taken := sorted({*_TAKEN, "site"} & dict(self.where).keys()):
-            raise ArgumentError(
-                f"where gives {taken[0]!r} of {self.name!r} a size: that is known already"
-            )
-
-    def _check_formulas(self) -> None:
-        known = {*self.letters, *dict(self.where), *_TAKEN}
-        named = {n for _, text in self.where for n in text.names} - known
-        # a rank that is no letter, unless it looks like a slip of the pen
-        known |= {n for n in named if len(n) < 3 or not nearest(n, known)}
-        formulas = [("scale", self.scale), ("alpha", self.alpha), *self.where]
-        for f in self.factors:
-            f.init.check(f.name, f.modes)
-            if f.init.kind == "copy":
-                self._check_copy(f)
-            else:
-                formulas += [(f"the init of {f.name}", arg) for arg in f.init.args]
-            if f.freeze is not None:
-                formulas.append((f"the freeze of {f.name}", f.freeze))
-        for what, text in formulas:
-            if unknown := sorted(text.names - known):
-                raise ArgumentError(
-                    f"{what} = {text} of {self.name!r} names {unknown[0]!r}"
-                    f"{nearest(unknown[0], known)}: there are {', '.join(sorted(known))}"
-                )
-
-    def _check_copy(self, factor: Factor) -> None:
-        source = str(factor.init.args[0])
-        found = {f.name: f for f in self.factors if f.init.kind != "copy"}.get(source)
-        if found is None or len(found.modes) != len(factor.modes):
-            raise ArgumentError(
-                f"{factor.name!r} of {self.name!r} cannot start as {factor.init}: name a factor of"
-                " as many axes that is no copy itself"
-            )
-
-    def _check_terms(self) -> None:
-        split = {side for axis, side in self._axes if axis != side}
-        axes = {factor.name: factor.modes for factor in self.factors}
-        for term in self.terms:
-            text = _write_term(term)
-            if missing := [n for n in self.weight_modes if n not in term.letters]:
-                raise ArgumentError(
-                    f"{missing[0]!r} is in the output of {self.name!r} but in no factor of"
-                    f" '{text}': give it a factor (a frozen one of ones repeats values)"
-                )
-            if clash := sorted(split & set(term.letters)):
-                raise ArgumentError(
-                    f"{clash[0]!r} is split in the output of {self.name!r}: use its parts in"
-                    f" '{text}'"
-                )
-            for operand in term.operands:
-                if operand.factor not in axes:
-                    raise ArgumentError(
-                        f"{operand.factor!r} of '{text}' is no factor of {self.name!r}: there are"
-                        f" {', '.join(axes)}"
-                    )
-                letters = " ".join(operand.letters)
-                if len(axes[operand.factor]) != len(operand.letters):
-                    raise ArgumentError(
-                        f"the factor {operand.factor!r} of {self.name!r} has the axes"
-                        f" {' '.join(axes[operand.factor])}, it cannot stand as '{letters}'"
-                    )
-                if len(set(operand.letters)) != len(operand.letters):
-                    raise ArgumentError(
-                        f"'{letters}' of {self.name!r} has a letter twice: use two letters and a"
-                        " frozen 'eye' factor"
-                    )
-        used = {o.factor for term in self.terms for o in term.operands}
-        if unused := [name for name in axes if name not in used]:
-            raise ArgumentError(f"the factor {unused[0]!r} of {self.name!r} stands in no term")
 
     @cached_property
     def sides(self) -> tuple[str, str]:
@@ -369,7 +228,7 @@ class Spec:
         text = ""
         for term in self.terms:
             sign = "- " if term.sign < 0 else "+ " if text else ""
-            text += f"{' ' if text else ''}{sign}{_write_term(term, frozen)}"
+            text += f"{' ' if text else ''}{sign}{write_term(term, frozen)}"
         return f"{text} -> {' '.join(map(write_axis, self.output))}"
 
     def __str__(self) -> str:
@@ -412,50 +271,10 @@ class Spec:
         truncated one gives minus the last r singular values.
         """
         if self.base == "residual":
-            return self._less_start()
+            return less_start(self)
         if self.base == "truncate":
-            return self._less_tail()
+            return less_tail(self)
         return self
-
-    def _less_start(self) -> Spec:
-        copies = {
-            f.name: replace(
-                f,
-                name=f"{f.name}_0",
-                trainable=False,
-                freeze=None,
-                init=Init.parse(f"copy({f.name})"),
-            )
-            for f in self.factors
-            if f.trainable
-        }
-        start = tuple(
-            Term(
-                tuple(
-                    replace(o, factor=copies[o.factor].name) if o.factor in copies else o
-                    for o in term.operands
-                ),
-                -term.sign,
-                term.scaled,
-            )
-            for term in self.terms
-        )
-        terms = tuple(t for pair in zip(self.terms, start, strict=True) for t in pair)
-        factors = _in_order((*self.factors, *copies.values()), terms)
-        return replace(self, terms=terms, factors=factors, base="add")
-
-    def _less_tail(self) -> Spec:
-        rows, columns = (flatten((axis,)) for axis in self.output)
-        parts = (
-            ("tail_u", ("site", *rows, "r"), "svd_u(0, short - r)"),
-            ("tail_s", ("site", "r"), "svd_s(1, short - r)"),
-            ("tail_vh", ("site", "r", *columns), "svd_vh(0, short - r)"),
-        )
-        tail = Term(tuple(Operand(name, letters) for name, letters, _ in parts), -1, scaled=False)
-        factors = tuple(Factor(n, letters, Init.parse(i), False) for n, letters, i in parts)
-        return replace(
-            self, terms=(*self.terms, tail), factors=(*self.factors, *factors), base="add"
-        )
 
     def open_ranks(
         self, known: Collection[str] = SITE_MODES, given: Collection[str] = ()
@@ -480,7 +299,7 @@ class Spec:
         """
         rules = dict(self.where)
         used = {n for text in rules.values() for n in text.names}
-        named = {*self.letters, *used} - {*known, *rules, *_TAKEN, "site"}
+        named = {*self.letters, *used} - {*known, *rules, *TAKEN, "site"}
         named -= self._parts_that_follow({*known, *given})
         return tuple(sorted(n for n in named if n in used or n not in self.weight_modes))
 
@@ -508,17 +327,7 @@ class Spec:
         >>> lora.gated("r").equation
         'b: site out r, a: site r in, gate_r: site r -> out in'
         """
-        if letter not in self.letters or letter in (*self.weight_modes, *SITE_MODES, *_TAKEN):
-            raise ArgumentError(
-                f"no rank {letter!r} in '{self.equation}'{nearest(letter, self.letters)}"
-            )
-        gate = Operand(f"gate_{letter}", ("site", letter))
-        terms = tuple(
-            replace(t, operands=(*t.operands, gate)) if letter in t.letters else t
-            for t in self.terms
-        )
-        factor = Factor(gate.factor, gate.letters, Init.parse(init), trainable)
-        return replace(self, terms=terms, factors=_in_order((*self.factors, factor), terms))
+        return gated(self, letter, init, trainable=trainable)
 
     def over_heads(self) -> Spec:
         """The same method for single heads: each is a weight ``hd x in`` of its own.
@@ -531,29 +340,7 @@ class Spec:
         >>> lorta.over_heads().equation
         'hd_r: out r, head_r: head r, in_r: in r -> out in'
         """
-        if self.output[0] != ("head", "hd"):
-            raise ArgumentError(
-                f"{self.name!r} does not split heads, '(head hd)': it cannot be put on single heads"
-            )
-        axes = {f.name: [n for n in f.modes if n != "proj"] for f in self.factors}
-        alone = {f.name for f in self.factors if "proj" in f.modes and len(axes[f.name]) < 2}
-        kept = {name: letters for name, letters in axes.items() if name not in alone}
-        gone = {n for name in alone for n in axes[name]}
-        gone = {n for n in gone if sum(n in letters for letters in kept.values()) < 2} | {"proj"}
-        names = lambda letters: tuple("out" if n == "hd" else n for n in letters if n not in gone)
-        terms = tuple(
-            replace(
-                term,
-                operands=tuple(
-                    replace(o, letters=names(o.letters))
-                    for o in term.operands
-                    if o.factor not in alone
-                ),
-            )
-            for term in self.terms
-        )
-        factors = tuple(replace(f, modes=names(f.modes)) for f in self.factors if f.name in kept)
-        return replace(self, terms=terms, factors=factors, output=("out", "in"))
+        return over_heads(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, from which `from_json` makes an equal spec.
@@ -592,56 +379,6 @@ class Spec:
             raise ArgumentError(f"this is no description of an adapter: {error}") from None
 
 
-def _read(equation: str) -> tuple[tuple[Term, ...], set[str], tuple[Axis, Axis]]:
-    """Terms, names of the frozen factors and the output axes of an equation as text."""
-    left, arrow, right = equation.partition("->")
-    axes = parse_modes(right) if arrow else ("out", "in")
-    pieces = ["+", *_SIGN.split(left)]
-    if not pieces[1].strip() and len(pieces) > 2:  # a sign before the first term
-        pieces = pieces[2:]
-    if not all(text.strip() for text in pieces[1::2]):
-        raise ArgumentError(
-            f"a term of the equation {equation!r} has no factors: write 'out r, r in'"
-        )
-    terms, stars = [], {}
-    for sign, piece in zip(pieces[::2], pieces[1::2], strict=True):
-        operands = tuple(_operand(text, equation, stars) for text in piece.split(","))
-        terms.append(Term(operands, 1 if sign == "+" else -1))
-    frozen = {name for name, (star, _) in stars.items() if star}
-    return tuple(terms), frozen, axes  # pyright: ignore[reportReturnType] - checked by the spec
-
-
-def _operand(text: str, equation: str, seen: dict[str, tuple[bool, tuple[str, ...]]]) -> Operand:
-    """One operand; `seen` has the star and the letters of every factor before it."""
-    found = _OPERAND.fullmatch(text.strip())
-    letters = _letters(found["letters"], equation) if found else ()
-    if found is None or not letters:
-        raise ArgumentError(
-            f"cannot read the factor {text.strip()!r} in {equation!r}: write its modes, as in"
-            " 'out r', with a name 'b: out r', and '*' before a frozen one"
-        )
-    name = found["name"] or "_".join(letters)
-    star, first = seen.setdefault(name, (bool(found["frozen"]), letters))
-    if star != bool(found["frozen"]):
-        raise ArgumentError(
-            f"the factor {name!r} of {equation!r} is frozen in one place and trained in another:"
-            " write '*' at every use, or give two factors two names"
-        )
-    if not found["name"] and first != letters:
-        raise ArgumentError(
-            f"'{' '.join(letters)}' and '{' '.join(first)}' of {equation!r} would both be named"
-            f" {name!r}: name one of them, as in 'b: {' '.join(letters)}'"
-        )
-    return Operand(name, letters)
-
-
-def _letters(text: str, equation: str) -> tuple[str, ...]:
-    axes = parse_modes(text)
-    if any(not isinstance(axis, str) for axis in axes):
-        raise ArgumentError(f"brackets stand in the output only, not in {text!r} of {equation!r}")
-    return flatten(axes)
-
-
 def _by_factor(
     init: str | Sequence[str] | Mapping[str, str], names: Mapping[str, None]
 ) -> dict[str, str]:
@@ -659,16 +396,3 @@ def _by_factor(
             f" {', '.join(names)}"
         )
     return given
-
-
-def _in_order(factors: Iterable[Factor], terms: Sequence[Term]) -> tuple[Factor, ...]:
-    """Factors in the order of their first use."""
-    order = [o.factor for term in terms for o in term.operands]
-    return tuple(sorted(factors, key=lambda f: order.index(f.name)))
-
-
-def _write_term(term: Term, frozen: Sequence[str] | set[str] = ()) -> str:
-    return ", ".join(
-        f"{'*' if o.factor in frozen else ''}{o.factor}: {' '.join(o.letters)}"
-        for o in term.operands
-    )

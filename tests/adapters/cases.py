@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tdecomp.adapters import CATALOGUE, Bound, Grid, Spec, bind
-from tdecomp.adapters.spec import SITE_MODES
+from tdecomp.adapters.terms import SITE_MODES
 
 _FEATURES = (
     Spec.parse("own places", "core: proj layer r, a: layer out r, b: r proj in", "normal"),
