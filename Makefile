@@ -30,6 +30,7 @@ bench-long: .venv/bench build/pair-1b
 	$(BIN)/python -m tests.bench.in_memory --markdown
 	$(BIN)/python -m tests.bench.whole_model build/pair-1b --markdown
 	$(BIN)/python -m tests.bench.scaling --markdown
+	$(BIN)/python -m tests.bench.adapters --markdown
 
 build/pair-1b:
 	$(BIN)/python -m tests.bench.synthetic 1b $@

@@ -174,18 +174,10 @@ class FactorPool(nn.Module):
 
     def _gathered(self, m: int, operand: Operand, factors: Mapping[str, Tensor]) -> Tensor:
         """Every site's part of a factor, ``(site, ...)``, or the factor if all have the same."""
-        bound = self.members[m].bound
-        array = factors[operand.factor]
-        sizes = tuple(bound.sizes[n] for n in operand.letters)
-        if tuple(array.shape) != sizes:
-            array = array[tuple(map(slice, sizes))]
-        sited = [k for k, n in enumerate(operand.letters) if n in bound.grid.rows]
-        if not sited:
+        array, modes = _sites_first(self.members[m].bound, operand, factors[operand.factor])
+        if modes in ([], ["site"]):
             return array
-        rest = [k for k in range(len(operand.letters)) if k not in sited]
-        array = array.permute(*sited, *rest)
-        names = [operand.letters[k] for k in sited]
-        return array if names == ["site"] else array[tuple(self._index(m, n) for n in names)]
+        return array[tuple(self._index(m, mode) for mode in modes)]
 
     def _index(self, m: int, mode: str) -> Tensor:
         """Position of every site along a site mode, on the device of the factors."""
@@ -274,24 +266,31 @@ class _Ready:
 
 def _apart(bound: Bound, operand: Operand, array: Tensor) -> Tensor | Sequence[Tensor]:
     """A factor as one tensor per site, cut along its site modes once; as it is if it has none."""
+    array, modes = _sites_first(bound, operand, array)
+    if not modes:
+        return array
+    cells = array.reshape(-1, *array.shape[len(modes) :]).unbind(0)
+    known = [mode for mode, _ in bound.grid.modes]
+    found = []
+    for site, place in enumerate(bound.grid.places):  # plain numbers, which torch.compile can read
+        cell = 0
+        for mode in modes:
+            at = site if mode == "site" else place[known.index(mode)]
+            cell = cell * bound.sizes[mode] + at
+        found.append(cells[cell])
+    return found
+
+
+def _sites_first(bound: Bound, operand: Operand, array: Tensor) -> tuple[Tensor, list[str]]:
+    """The part of a factor that a term takes, its site modes in front, and their names."""
     sizes = tuple(bound.sizes[n] for n in operand.letters)
     if tuple(array.shape) != sizes:
         array = array[tuple(map(slice, sizes))]
     sited = [k for k, n in enumerate(operand.letters) if n in bound.grid.rows]
-    if not sited:
-        return array
     rest = [k for k in range(len(sizes)) if k not in sited]
-    shape = [sizes[k] for k in sited]
-    cells = array.permute(*sited, *rest).reshape(-1, *(sizes[k] for k in rest)).unbind(0)
-    modes = [mode for mode, _ in bound.grid.modes]
-    found = []
-    for site, place in enumerate(bound.grid.places):  # plain numbers, which torch.compile can read
-        cell = 0
-        for k, size in zip(sited, shape, strict=True):
-            n = operand.letters[k]
-            cell = cell * size + (site if n == "site" else place[modes.index(n)])
-        found.append(cells[cell])
-    return found
+    order = [*sited, *rest]
+    array = array if order == sorted(order) else array.permute(order)
+    return array, [operand.letters[k] for k in sited]
 
 
 def _moment(x: Tensor) -> tuple[int, bool]:

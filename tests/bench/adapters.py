@@ -212,7 +212,7 @@ class Rebuilt(nn.Module):
 
 def rebuilding(printer: Printer, base: Chain, x: Tensor, runs: int) -> None:
     """What rebuilding the stack costs: the time above that of the bare chain, against ours."""
-    say("rebuilding the stack in every projection: some 20 s a step")
+    say("rebuilding the stack in every projection: half a minute a step")
     adapter = _attached(copy.deepcopy(base), "tenslora_qkv_depth", 8)
     works = {
         "no adapter": lambda: step(base, x),

@@ -10,7 +10,7 @@ import pytest
 
 import tdecomp as td
 from tdecomp.files.delta import open_delta
-from tests.bench import in_memory, limits, scaling, whole_model
+from tests.bench import adapters, in_memory, limits, scaling, whole_model
 from tests.bench.children import run_child
 from tests.bench.synthetic import write_pair
 from tests.bench.tables import Printer
@@ -93,3 +93,41 @@ def test_memory_of_a_lazy_stack_is_less_than_the_stack(tmp_path):
 
 def test_widening_gives_the_difference():
     assert limits.widen_and_subtract((8, 16)) > 0
+
+
+def test_steps_with_adapters_are_compared(capsys):
+    torch = pytest.importorskip("torch")
+    x = torch.ones(2, 3, 24)
+    base = adapters.Chain(width=24, depth=2, heads=2)
+    ranks = dict.fromkeys(adapters.METHODS, 4)
+    found = adapters.variants(base, ranks, 4)
+    adapters.table(Printer(markdown=True), "steps", found, x, runs=1)
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line[:2] == "| "]
+    assert [row[1].split()[0] for row in rows[2:]] == ["no", "PEFT", "lora", *adapters.METHODS]
+    lora, ours = (v for v in found if v.name.endswith("LoRA r = 4") or v.name == "lora r = 4")
+    assert lora.n_params == ours.n_params == 2 * 3 * 4 * (24 + 24)
+
+
+def test_saved_bytes_are_those_of_the_activations():
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4, bias=False), torch.nn.Sigmoid())
+    x = torch.ones(3, 5)
+    assert adapters.saved_bytes(model, x) == 4 * (3 * 5 + 3 * 4)  # the input, and what sigmoid gave
+
+
+def test_the_rebuilt_stack_is_the_same_adapter():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    base = adapters.Chain(width=24, depth=2, heads=2)
+    rebuilt = adapters.Rebuilt(base, 4)
+    with torch.no_grad():
+        rebuilt.core.normal_()
+    x = torch.randn(2, 24)
+    dense = torch.einsum(
+        "ir,os,pu,lv,rsuv->plio",
+        *(rebuilt.right, rebuilt.left, rebuilt.proj, rebuilt.layer, rebuilt.core),
+    )
+    layer = base.layers[1].self_attn.k_proj
+    torch.testing.assert_close(
+        layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias) + x @ dense[1, 1]
+    )
