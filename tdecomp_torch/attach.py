@@ -16,7 +16,7 @@ from tdecomp import ArgumentError, SiteError
 from tdecomp.adapters import Bound, Spec, bind, method
 from tdecomp.adapters.expressions import nearest
 from tdecomp.adapters.grids import SiteGrid, make_grids
-from tdecomp.stack import Targets
+from tdecomp.stack import Site, Targets
 from tdecomp_torch.adapter import Adapter, Settings, Target, pool_name
 from tdecomp_torch.fast import FAST
 from tdecomp_torch.layer import Hook, Place, State
@@ -87,7 +87,8 @@ def attach(
     seed
         Seed of random factors.
     given
-        Arrays by factor name, in place of the method's start.
+        Arrays by factor name, in place of the method's start; of a factor of every ``site`` also a
+        mapping from module paths to the array of each.
     tokens
         Number of tokens (batch times length) that contraction orders are planned for.
     fold
@@ -157,7 +158,9 @@ def _check_settings(*, alpha: Any, seed: Any, tokens: Any, dtype: torch.dtype | 
         raise ArgumentError(f"dtype={dtype!r} must be a floating dtype, such as torch.float32")
 
 
-def _given_arrays(bound: Bound, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _given_arrays(
+    bound: Bound, sites: Sequence[Site], given: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
     """What the user gives in place of starts, as float64 in numpy."""
     if not isinstance(given, Mapping):
         raise ArgumentError(f"given={given!r} must be arrays by factor name")
@@ -167,13 +170,43 @@ def _given_arrays(bound: Bound, given: Mapping[str, Any]) -> dict[str, np.ndarra
             f"given names {unknown[0]!r}{nearest(str(unknown[0]), names)}: the factors of"
             f" {bound.spec.name!r} are {', '.join(names)}"
         )
-    found = {}
-    for name, value in given.items():
-        try:
-            found[name] = torch.as_tensor(value).detach().double().cpu().numpy()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ArgumentError(f"what is given for {name!r} is no array ({error})") from None
-    return found
+    return {
+        name: _by_site(bound, name, sites, value)
+        if isinstance(value, Mapping)
+        else _as_array(name, value)
+        for name, value in given.items()
+    }
+
+
+def _by_site(
+    bound: Bound, name: str, sites: Sequence[Site], arrays: Mapping[str, Any]
+) -> np.ndarray:
+    """One array per weight, by module path, as one for the group."""
+    modes = next(f.modes for f in bound.factors if f.name == name)
+    if modes[:1] != ("site",):
+        raise ArgumentError(
+            f"arrays by module are given for {name!r}, which has the axes {' '.join(modes)}: that"
+            " is for factors whose first axis is 'site'"
+        )
+    found = []
+    for site in sites:
+        own = arrays.get(site.path, arrays.get(site.module))
+        if own is None:
+            raise ArgumentError(f"nothing is given for {name!r} of {site.path}")
+        found.append(_as_array(f"{name} of {site.path}", own))
+    try:
+        return np.stack(found)
+    except ValueError:
+        raise ArgumentError(
+            f"what is given for {name!r} has different shapes in {bound.grid.name}"
+        ) from None
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    try:
+        return torch.as_tensor(value).detach().double().cpu().numpy()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentError(f"what is given for {name!r} is no array ({error})") from None
 
 
 def build(
@@ -207,7 +240,10 @@ def build(
     if settings.fold and spec.base != "residual":
         raise ArgumentError(f"fold=True subtracts a start: {spec.name!r} has base={spec.base!r}")
     bounds = _bound(acting, grids, settings.rank, settings.alpha)
-    arrays = _given_arrays(bounds[0], given or {})
+    arrays = [
+        _given_arrays(bound, grid.sites, given or {})
+        for bound, grid in zip(bounds, grids, strict=True)
+    ]
     modules = dict(model.named_modules())
     weights = [_Weights(grid, modules) for grid in grids]
     members = []
@@ -332,17 +368,17 @@ def _fill(
     members: Sequence[Member],
     weights: Sequence[_Weights],
     seed: int,
-    given: Mapping[str, Any],
+    given: Sequence[Mapping[str, Any]],
     stored: Mapping[str, Tensor],
     dtype: torch.dtype | None,
 ) -> None:
     """Make every factor and put it in the pool."""
     done: dict[str, tuple[int, ...]] = {}
-    for member, own in zip(members, weights, strict=True):
+    for member, own, arrays in zip(members, weights, given, strict=True):
         bound, precision = member.bound, dtype or _precision(own(0).dtype)
         keys = member.keys
         known = {n: stored[k].double().numpy() for n, k in keys.items() if k in stored}
-        start = bound.start(own.numpy, seed=seed, given={**given, **known}, names=keys)
+        start = bound.start(own.numpy, seed=seed, given={**arrays, **known}, names=keys)
         for factor in bound.factors:
             key, shape = keys.get(factor.name), bound.shapes[factor.name]
             if key is None:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from tdecomp import TdecompError
+from tdecomp import ArgumentError, TdecompError
 from tdecomp_torch import Adapter, attach
 
 TARGETS = ("query", "key", "value")
@@ -136,9 +136,13 @@ def peak_memory() -> float:
 
 def parse_rank(text: str) -> int | Mapping[str, int] | None:
     """``"8"``, or ``"r=8,s=4"`` for ranks by letter; empty for a method without a rank."""
-    if "=" not in text:
+    try:
+        if "=" in text:
+            pairs = (pair.split("=") for pair in text.split(","))
+            return {letter.strip(): int(size) for letter, size in pairs}
         return int(text) if text else None
-    return {letter.strip(): int(n) for letter, n in (p.split("=") for p in text.split(","))}
+    except ValueError:
+        raise ArgumentError(f"cannot read the rank {text!r}: write 8, or r=8,s=4") from None
 
 
 def quietly() -> None:
@@ -193,7 +197,7 @@ def main() -> None:
             if options.save is not None:
                 assert done.adapter is not None
                 done.adapter.save(options.save)
-    except (TdecompError, ValueError) as error:
+    except TdecompError as error:
         raise SystemExit(f"error: {error}") from None
     report(console, done, data.test)
 

@@ -7,6 +7,7 @@ from tdecomp.adapters.catalogue import CATALOGUE as CATALOGUE
 from tdecomp.adapters.catalogue import method as method
 from tdecomp.adapters.lora import LoRAModule as LoRAModule
 from tdecomp.adapters.lora import lora_modules as lora_modules
+from tdecomp.adapters.principal import principal_directions as principal_directions
 from tdecomp.adapters.spec import Spec as Spec
 from tdecomp.adapters.terms import Factor as Factor
 from tdecomp.adapters.terms import Operand as Operand
@@ -24,4 +25,5 @@ __all__ = [
     "bind",
     "lora_modules",
     "method",
+    "principal_directions",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tdecomp import ArgumentError, SiteError
-from tdecomp.adapters import method
+from tdecomp.adapters import method, principal_directions
 from tdecomp_torch import attach, load_adapter
 
 from .cases import HIDDEN, adapted, assert_close, inputs, seeded, tiny
@@ -218,3 +218,35 @@ def test_a_transform_is_its_einsum(name, rank):
         assert (p.grad is None) == (q.grad is None)
         if p.grad is not None:
             assert_close(p.grad, q.grad)
+
+
+# -- arrays of the user -----------------------------------------------------------------------
+
+
+def test_a_new_adapter_is_made_of_old_ones():
+    model = tiny()
+    old = []
+    for seed in (1, 2):
+        adapter = adapted("lora", model, seed=seed, name=f"old{seed}", targets=QKV)[1]
+        old.append(adapter.to_lora())
+        adapter.detach()
+    directions = principal_directions(old, 4)
+    new = attach(model, "eigenlorax", targets=QKV, rank={"r": 3, "k": 4}, given=directions)
+    found = new.delta("layers.1.self_attn.v_proj")
+    basis = torch.as_tensor(directions["directions_in"]["layers.1.self_attn.v_proj"])
+    assert_close(found @ basis.T @ basis, found)
+    assert found.norm() > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"core": {}}, "nothing is given for 'core' of layers.0.self_attn.q_proj"),
+        ({"left": {}}, "'left', which has the axes out r"),
+        ({"core": {"layers.0.self_attn.q_proj": "x"}}, "'core of layers.0.self_attn.q_proj' is no"),
+    ],
+    ids=["missing", "shared", "no array"],
+)
+def test_arrays_by_module_that_do_not_fit_are_refused(given, message):
+    with pytest.raises(ArgumentError, match=message):
+        attach(tiny(), "lotr", targets=["q_proj"], rank=2, given=given)
