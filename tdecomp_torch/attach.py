@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
@@ -49,6 +49,7 @@ def attach(
     given: Mapping[str, Any] | None = None,
     tokens: int = 1024,
     fold: bool = False,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Adapter:
     """Put a method on a model and freeze everything else.
 
@@ -95,6 +96,9 @@ def attach(
         For methods whose start is subtracted (a residual base): subtract it from the weights
         themselves, which is faster; `Adapter.detach` puts the weights back. The weights are then
         not the original ones while the adapter is off, and no second adapter can be there.
+    progress
+        Called with the share of the work that is done, from 0 to 1: starts that are made of the
+        weights take a while on large models.
 
     Returns
     -------
@@ -130,7 +134,15 @@ def attach(
         rank, alpha, sides, dropout, shared_dropout, rank_dropout, seed, tokens, fold
     )
     adapter = build(
-        model, name, spec, grids, settings, notes=survey.notes, given=given or {}, dtype=dtype
+        model,
+        name,
+        spec,
+        grids,
+        settings,
+        notes=survey.notes,
+        given=given or {},
+        dtype=dtype,
+        progress=progress,
     )
     adapter.install(also_train)
     return adapter
@@ -220,6 +232,7 @@ def build(
     given: Mapping[str, Any] | None = None,
     stored: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Adapter:
     """An adapter with all its factors that is not on the model yet.
 
@@ -235,6 +248,8 @@ def build(
         Start values by key, taken as they are, dtype included.
     dtype
         Of all other factors.
+    progress
+        Called with the share of the weights that the start is made from.
     """
     acting = replace(spec, base="add") if settings.fold else spec
     if settings.fold and spec.base != "residual":
@@ -261,7 +276,7 @@ def build(
         )
         members.append(Member(bound, programs, _keys(bound, settings.sides), own))
     pool = FactorPool(members)
-    _fill(pool, members, weights, settings.seed, arrays, stored or {}, dtype)
+    _fill(pool, members, weights, settings.seed, arrays, stored or {}, dtype, progress)
     state = State(
         folded=settings.fold,
         dropout=settings.dropout,
@@ -371,14 +386,26 @@ def _fill(
     given: Sequence[Mapping[str, Any]],
     stored: Mapping[str, Tensor],
     dtype: torch.dtype | None,
+    progress: Callable[[float], None],
 ) -> None:
     """Make every factor and put it in the pool."""
     done: dict[str, tuple[int, ...]] = {}
+    total, before = sum(len(own.sites) for own in weights), 0
     for member, own, arrays in zip(members, weights, given, strict=True):
         bound, precision = member.bound, dtype or _precision(own(0).dtype)
         keys = member.keys
         known = {n: stored[k].double().numpy() for n, k in keys.items() if k in stored}
-        start = bound.start(own.numpy, seed=seed, given={**arrays, **known}, names=keys)
+        start = bound.start(
+            own.numpy,
+            seed=seed,
+            given={**arrays, **known},
+            names=keys,
+            progress=lambda share, own=own, before=before: progress(
+                (before + share * len(own.sites)) / total
+            ),
+        )
+        before += len(own.sites)
+        progress(before / total)
         for factor in bound.factors:
             key, shape = keys.get(factor.name), bound.shapes[factor.name]
             if key is None:

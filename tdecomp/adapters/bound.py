@@ -258,6 +258,7 @@ class Bound:
         seed: int = 0,
         given: Mapping[str, Any] | None = None,
         names: Collection[str] | None = None,
+        progress: Callable[[float], None] = lambda share: None,
     ) -> dict[str, np.ndarray]:
         """Start values of every factor, float64.
 
@@ -271,12 +272,14 @@ class Bound:
             Arrays of the factors whose rule is ``given``, and of any other to be replaced.
         names
             The factors that are wanted; default is all.
+        progress
+            Called with the share of the weights that have been read.
         """
         found: dict[str, np.ndarray] = {}
         given = given or {}
         factors = [f for f in self.factors if names is None or f.name in names]
         of_weights = [f for f in factors if f.init.kind in FROM_WEIGHTS and f.name not in given]
-        found |= self._of_weights(of_weights, weights)
+        found |= self._of_weights(of_weights, weights, progress)
         for factor in factors:
             if factor.name in given:
                 found[factor.name] = self._given(factor, given[factor.name])
@@ -319,7 +322,10 @@ class Bound:
         return found
 
     def _of_weights(
-        self, factors: Sequence[Factor], weights: Weights | None
+        self,
+        factors: Sequence[Factor],
+        weights: Weights | None,
+        progress: Callable[[float], None],
     ) -> dict[str, np.ndarray]:
         """Factors that are made of the weights, one weight at a time where each has its own.
 
@@ -336,6 +342,7 @@ class Bound:
         alike: dict[tuple[tuple[int, ...], ...], list[Factor]] = {}
         for f in factors:
             alike.setdefault(self._sharing(f), []).append(f)
+        total, done = len(alike) * self.grid.n_sites, 0
         for sharing, group in alike.items():
             for sites in sharing:
                 frames = [np.asarray(weights(site), dtype=np.float64) for site in sites]
@@ -347,6 +354,8 @@ class Bound:
                     if axis not in beside:
                         beside[axis] = np.concatenate(frames, axis=axis), {}
                     found[f.name][here[f.name]] = self._piece(f, *beside[axis])
+                done += len(sites)
+                progress(done / total)
         return found
 
     def _sharing(self, factor: Factor) -> tuple[tuple[int, ...], ...]:

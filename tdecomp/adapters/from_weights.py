@@ -11,6 +11,7 @@ import numpy as np
 
 from tdecomp.decomposition import mpo
 from tdecomp.errors import ArgumentError
+from tdecomp.linalg import random_matrix, svd_auto
 
 __all__ = ["FROM_WEIGHTS", "Piece"]
 
@@ -79,6 +80,9 @@ class Piece:
         return opened.transpose([letters.index(n) for n in self.modes]).copy()
 
 
+_FEW = 4  # a quarter of the singular vectors, and more, come from a full decomposition
+_OVERSAMPLES = 10
+
 Rule = Callable[[np.ndarray, Piece], np.ndarray]
 
 
@@ -89,15 +93,23 @@ def _once(piece: Piece, name: str, compute: Callable[[], Any]) -> Any:
 
 
 def _triplets(w: np.ndarray, piece: Piece) -> tuple[np.ndarray, np.ndarray, np.ndarray, slice]:
-    """Singular vectors and values, and which of them are asked for."""
-    u, s, vh = _once(piece, "svd", lambda: np.linalg.svd(w, full_matrices=False))
-    start = int(piece.arg(1, 0))
+    """Singular vectors and values, and which of them are asked for.
+
+    A few leading ones of a large weight are sketched (`tdecomp.linalg.svd_auto`).
+    """
+    most, start = min(w.shape), int(piece.arg(1, 0))
     which = slice(start, start + piece.rank)
-    if start < 0 or which.stop > len(s):
+    if start < 0 or which.stop > most:
         raise ArgumentError(
             f"the factor {piece.name!r} needs {piece.rank} singular vectors from number {start} on,"
-            f" a weight of {w.shape} has {len(s)}: choose a smaller rank"
+            f" a weight of {w.shape} has {most}: choose a smaller rank"
         )
+    found = piece.memo.get("svd")
+    if found is None or len(found[1]) < which.stop:
+        few = which.stop <= most // _FEW
+        found = svd_auto(w, which.stop) if few else np.linalg.svd(w, full_matrices=False)
+        piece.memo["svd"] = found
+    u, s, vh = found
     return u, s, vh, which
 
 
@@ -119,16 +131,17 @@ def _svd_vh(w: np.ndarray, piece: Piece) -> np.ndarray:
     return piece.arranged(rows, (*piece.ranks, *piece.sides[1]))
 
 
-def _qr(w: np.ndarray, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
-    return _once(piece, "qr", lambda: np.linalg.qr(w))
+def _leading_q(w: np.ndarray, piece: Piece) -> np.ndarray:
+    """The first columns of Q, which the first columns of the weight decide alone."""
+    return np.linalg.qr(w[:, : piece.rank])[0]
 
 
 def _qr_q(w: np.ndarray, piece: Piece) -> np.ndarray:
-    return piece.arranged(_qr(w, piece)[0][:, : piece.rank], (*piece.sides[0], *piece.ranks))
+    return piece.arranged(_leading_q(w, piece), (*piece.sides[0], *piece.ranks))
 
 
 def _qr_r(w: np.ndarray, piece: Piece) -> np.ndarray:
-    return piece.arranged(_qr(w, piece)[1][: piece.rank], (*piece.ranks, *piece.sides[1]))
+    return piece.arranged(_leading_q(w, piece).T @ w, (*piece.ranks, *piece.sides[1]))
 
 
 def _ldu(w: np.ndarray, piece: Piece) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -159,9 +172,15 @@ def _ldu_u(w: np.ndarray, piece: Piece) -> np.ndarray:
 
 
 def _pivots(w: np.ndarray, n: int) -> np.ndarray:
-    """The first n columns that QR with pivoting takes, in ascending order."""
+    """The first n columns that QR with pivoting takes, in ascending order.
+
+    Where few are wanted, those of a random sketch of the rows.
+    """
     from scipy.linalg import qr
 
+    rows = n + _OVERSAMPLES
+    if rows <= len(w) // _FEW:
+        w = random_matrix(np.random.default_rng(0), (rows, len(w)), w) @ w
     *_, order = qr(w, mode="r", pivoting=True)
     return np.sort(order[:n])
 

@@ -454,3 +454,42 @@ def test_a_singular_weight_has_no_ldu():
     spec = Spec.parse("m", *WHOLE["ldu"][:2])
     with pytest.raises(ArgumentError, match="singular"):
         bind(spec, Grid.full((3, 3), layer=1), 2).start(lambda site: np.zeros((3, 3)))
+
+
+# -- few of many: sketches ----------------------------------------------------------------------
+
+
+def decaying(n, m, *, sharp=0.7):
+    rng = np.random.default_rng(5)
+    left, right = (np.linalg.qr(rng.standard_normal((k, 60)))[0] for k in (n, m))
+    return left * sharp ** np.arange(60) @ right.T
+
+
+@pytest.mark.parametrize("shape", [(900, 700), (700, 900)])
+def test_few_singular_vectors_of_a_large_weight_are_the_leading_ones(shape):
+    spec = Spec.parse("m", "u: site out r, v: site r in", ["svd_u(1/2)", "svd_vh(1/2)"])
+    w = decaying(*shape)
+    found = bind(spec, Grid.full(shape, layer=1), 8).start(lambda site: w)
+    u, s, vh = np.linalg.svd(w)
+    best = u[:, :8] * s[:8] @ vh[:8]
+    assert np.linalg.norm(found["u"][0] @ found["v"][0] - best) < 1e-3 * np.linalg.norm(best)
+
+
+def test_few_pivots_of_a_large_weight_span_as_well_as_all_of_its_rows_say():
+    spec = Spec.parse(
+        "m", "c: site out r, m: site r s, v: site s in", ["cur_columns", "zeros", "cur_rows"],
+        where={"s": "r"},
+    )  # fmt: skip
+    w = decaying(300, 200)
+    found = bind(spec, Grid.full((300, 200), layer=1), 10).start(lambda site: w)
+    q = np.linalg.qr(found["c"][0])[0]
+    tail = np.linalg.svd(w, compute_uv=False)[10:]
+    assert np.linalg.norm(w - q @ (q.T @ w)) < 4 * np.linalg.norm(tail)
+
+
+def test_the_leading_part_of_a_qr_needs_no_more_than_its_columns():
+    spec = Spec.parse("m", "q: site out r, v: site r in", ["qr_q", "qr_r"])
+    w = np.random.default_rng(6).standard_normal((9, 7))
+    found = bind(spec, Grid.full((9, 7), layer=1), 3).start(lambda site: w)
+    q, r = np.linalg.qr(w)
+    np.testing.assert_allclose(found["q"][0] @ found["v"][0], q[:, :3] @ r[:3], atol=1e-12)

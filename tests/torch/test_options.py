@@ -250,3 +250,12 @@ def test_a_new_adapter_is_made_of_old_ones():
 def test_arrays_by_module_that_do_not_fit_are_refused(given, message):
     with pytest.raises(ArgumentError, match=message):
         attach(tiny(), "lotr", targets=["q_proj"], rank=2, given=given)
+
+
+@pytest.mark.parametrize("name", ["lora_xs", "lora"])
+def test_progress_runs_from_nothing_to_all(name):
+    seen = []
+    attach(tiny(), name, targets=[*QKV, "o_proj"], rank=2, progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1
+    assert len(seen) > 2 or name == "lora"
