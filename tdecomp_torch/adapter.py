@@ -15,7 +15,7 @@ from tdecomp import ArgumentError, SiteError
 from tdecomp.adapters import Bound, LoRAModule, Spec
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.stack.select import Chooser
-from tdecomp_torch.layer import Hook, State
+from tdecomp_torch.layer import Hook
 from tdecomp_torch.modules import Kind
 from tdecomp_torch.pool import FactorPool
 
@@ -91,14 +91,13 @@ class Adapter:
         pool: FactorPool,
         grids: Sequence[SiteGrid],
         targets: Sequence[Target],
-        state: State,
         notes: Sequence[str],
         settings: Settings,
     ):
         self.model, self.name, self.spec, self.pool = model, name, spec, pool
         self.grids, self.targets, self.notes = tuple(grids), tuple(targets), tuple(notes)
         self.settings = settings
-        self._state = state
+        self._state = pool.state
         self._flags: dict[nn.Parameter, bool] = {}
         self._unfolded: dict[str, Tensor] = {}
         self._handles: list[Any] = []

@@ -19,10 +19,11 @@ from tdecomp.adapters.grids import SiteGrid, make_grids
 from tdecomp.stack import Site, Targets
 from tdecomp_torch.adapter import Adapter, Settings, Target, pool_name
 from tdecomp_torch.fast import FAST
-from tdecomp_torch.layer import Hook, Place, State
+from tdecomp_torch.layer import Hook, Place
 from tdecomp_torch.modules import Kind, kind_of
 from tdecomp_torch.pool import FactorPool, Member
 from tdecomp_torch.program import make_program
+from tdecomp_torch.state import State
 from tdecomp_torch.targets import chosen_sites, known_sites
 
 __all__ = ["attach", "build"]
@@ -275,18 +276,18 @@ def build(
             )
         )
         members.append(Member(bound, programs, _keys(bound, settings.sides), own))
-    pool = FactorPool(members)
-    _fill(pool, members, weights, settings.seed, arrays, stored or {}, dtype, progress)
     state = State(
         folded=settings.fold,
         dropout=settings.dropout,
         shared_dropout=settings.shared_dropout,
         rank_dropout=settings.rank_dropout,
     )
-    targets = _targeted(grids, modules, pool, state)
+    pool = FactorPool(members, state)
+    _fill(pool, members, weights, settings.seed, arrays, stored or {}, dtype, progress)
+    targets = _targeted(grids, modules, pool)
     _check_alone(acting, targets, alone=settings.fold)
     told = (*notes, *_redundant(bounds))
-    return Adapter(model, name, spec, pool, grids, targets, state, told, settings)
+    return Adapter(model, name, spec, pool, grids, targets, told, settings)
 
 
 def _shared(share: Sequence[str] | None) -> tuple[Sequence[str] | None, frozenset[str]]:
@@ -427,7 +428,7 @@ def _precision(dtype: torch.dtype) -> torch.dtype:
 
 
 def _targeted(
-    grids: Sequence[SiteGrid], modules: Mapping[str, nn.Module], pool: FactorPool, state: State
+    grids: Sequence[SiteGrid], modules: Mapping[str, nn.Module], pool: FactorPool
 ) -> list[Target]:
     """The modules that hold sites, in the order of the model."""
     places: dict[str, list[Place]] = {}
@@ -441,7 +442,7 @@ def _targeted(
             kind = kind_of(module)
             assert kind is not None
             own = sorted(places[path], key=lambda place: place.start)
-            found.append(Target(path, module, kind, Hook(pool, state, kind, own)))
+            found.append(Target(path, module, kind, Hook(pool, kind, own)))
     return found
 
 

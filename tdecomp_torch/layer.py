@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,38 +16,9 @@ from tdecomp.adapters.wraps import WRAPS
 from tdecomp_torch.fast import FAST
 from tdecomp_torch.modules import Kind
 from tdecomp_torch.pool import FactorPool, Member
-from tdecomp_torch.steps import Letters
+from tdecomp_torch.steps import Letters, Step
 
-__all__ = ["Hook", "Place", "State"]
-
-
-@dataclass
-class State:
-    """What all layers of an adapter look at.
-
-    Attributes
-    ----------
-    active
-        Whether the adapter acts.
-    merged
-        Whether it is in the weights, so that layers add nothing.
-    folded
-        Whether the start was subtracted from the weights.
-    coefficients
-        Of every group and term, at the present step.
-    dropout, shared_dropout
-        Probability; one mask for all sites that read the same input, or one per site.
-    rank_dropout
-        Probability that a rank of the first edge behind the tokens is left out.
-    """
-
-    active: bool = True
-    merged: bool = False
-    folded: bool = False
-    coefficients: list[list[float]] = field(default_factory=list)
-    dropout: float = 0.0
-    shared_dropout: bool = False
-    rank_dropout: float = 0.0
+__all__ = ["Hook", "Place"]
 
 
 @dataclass(frozen=True)
@@ -63,15 +34,15 @@ class Place:
 class Hook:
     """Adds the adapter to the output of one module; registered as its forward hook."""
 
-    def __init__(self, pool: FactorPool, state: State, kind: Kind, places: Sequence[Place]):
-        self.pool, self.state, self.kind = pool, state, kind
+    def __init__(self, pool: FactorPool, kind: Kind, places: Sequence[Place]):
+        self.pool, self.state, self.kind = pool, pool.state, kind
         self.places = tuple(places)
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
     ) -> Tensor | None:
         """Output with every site's part added; None leaves it as it is."""
-        if self.state.merged or not self.state.active:
+        if not self.state.acts:
             return None
         x = args[0] if args else next(iter(kwargs.values()))
         dropped = self.state.dropout and module.training and not self.kind.looks_up
@@ -157,41 +128,39 @@ class Hook:
         bound, program = member.bound, member.programs[k]
         operands = self.pool.operands(place.member, k, place.site)
         if thinned and program.edge is not None:
-            which, axis = program.edge
-            kept = functional.dropout(
-                operands[which].new_ones(operands[which].shape[axis]), thinned
-            )
-            ones = [1] * (operands[which].dim() - axis - 1)
-            operands[which] = operands[which] * kept.reshape(-1, *ones)
+            operands = _thinned(operands, *program.edge, thinned)
         steps = program.steps(rows.shape[0])
         if self.kind.looks_up:
-            left, done = (
-                [
-                    _looked_up(bound, letters, operand, reader.x)
-                    for letters, operand in zip(program.letters, operands, strict=True)
-                ],
-                0,
-            )
+            read = zip(program.letters, operands, strict=True)
+            left, done = [_looked_up(bound, letters, o, reader.x) for letters, o in read], 0
         elif program.shares_first(steps) and not reader.own:
-            first = steps.steps[0]
-            product = self.pool.first_product(place.member, k, reader.x)
-            if product is None:
-                left = [reader.tokens(bound, operands[0]), *operands]
-                first.run(left)
-                self.pool.keep_first_product(place.member, k, reader.x, left[-1])
-            else:
-                left = [o for i, o in enumerate(operands, 1) if i != first.right] + [product]
-            done = 1
+            left, done = self._after_first(bound, place, k, steps.steps[0], reader, operands), 1
         else:
             left, done = [reader.tokens(bound, operands[0]), *operands], 0
         n_out = rows.shape[1]
-        if (
-            rows.dtype == left[-1].dtype
-            and math.prod([bound.sizes[n] for n in bound.out_letters]) == n_out
-        ):
+        whole = math.prod([bound.sizes[n] for n in bound.out_letters]) == n_out
+        if whole and rows.dtype == left[-1].dtype:
             return steps.run_onto(left, rows, scale, done=done).to(rows.dtype)
         added = steps.run(left, done=done)[:, :n_out]
         return torch.add(rows, added.to(rows.dtype), alpha=scale)
+
+    def _after_first(
+        self,
+        bound: Bound,
+        place: Place,
+        k: int,
+        first: Step,
+        reader: _Reader,
+        operands: list[Tensor],
+    ) -> list[Tensor]:
+        """What is left after the first product, which other sites may have taken already."""
+        product = self.pool.first_product(place.member, k, reader.x)
+        if product is not None:
+            return [o for i, o in enumerate(operands, 1) if i != first.right] + [product]
+        left = [reader.tokens(bound, operands[0]), *operands]
+        first.run(left)
+        self.pool.keep_first_product(place.member, k, reader.x, left[-1])
+        return left
 
     def _wrapped(self, module: nn.Module, place: Place, reader: _Reader, rows: Tensor) -> Tensor:
         """``rows`` plus the product with what the normalised weight is more than the base's."""
@@ -261,6 +230,14 @@ class _Reader:
         if (extra := math.prod(sizes) - rows.shape[1]) > 0:
             rows = functional.pad(rows, (0, extra))
         return rows if len(sizes) == 1 else rows.reshape(-1, *sizes)
+
+
+def _thinned(operands: list[Tensor], which: int, axis: int, p: float) -> list[Tensor]:
+    """The operands with a share of the ranks along one axis of one of them left out."""
+    chosen = operands[which]
+    kept = functional.dropout(chosen.new_ones(chosen.shape[axis]), p)
+    kept = kept.reshape(-1, *[1] * (chosen.dim() - axis - 1))
+    return [*operands[:which], chosen * kept, *operands[which + 1 :]]
 
 
 def _looked_up(bound: Bound, letters: Letters, operand: Tensor, positions: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from tdecomp import ArgumentError, SiteError
 from tdecomp_torch.adapter import Adapter, Target
-from tdecomp_torch.layer import Hook, State
+from tdecomp_torch.layer import Hook
+from tdecomp_torch.state import State
 
 __all__ = ["Originals", "merge_adapter", "merged_state_dict", "unmerge_adapter"]
 

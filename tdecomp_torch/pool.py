@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from tdecomp.adapters import Bound, Factor, Operand
 from tdecomp_torch.program import Program
+from tdecomp_torch.state import State
 
 __all__ = ["FactorPool", "Member"]
 
@@ -50,9 +51,9 @@ class FactorPool(nn.Module):
     its own.
     """
 
-    def __init__(self, members: Sequence[Member]):
+    def __init__(self, members: Sequence[Member], state: State):
         super().__init__()
-        self.members = tuple(members)
+        self.members, self.state = tuple(members), state
         self._where = [  # per member, term, operand and site; plain, as torch.compile needs it
             [
                 [
@@ -125,7 +126,7 @@ class FactorPool(nn.Module):
     def begin(self, *_: Any) -> None:
         """Compute what needs no tokens; called before the forward pass of the whole model."""
         self.end()
-        if self._is_watched():
+        if not self.state.acts or self._is_watched():
             return
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             self._ready = self._computed()

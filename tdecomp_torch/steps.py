@@ -16,7 +16,7 @@ from torch import Tensor
 from tdecomp.modes import Equation
 from tdecomp.plan import make_plan
 
-__all__ = ["TOKEN", "Letters", "Steps", "compiled"]
+__all__ = ["TOKEN", "Letters", "Step", "Steps", "compiled"]
 
 TOKEN = "token"
 """The letter whose size is not fixed."""

@@ -259,3 +259,19 @@ def test_progress_runs_from_nothing_to_all(name):
     assert seen == sorted(seen)
     assert seen[-1] == 1
     assert len(seen) > 2 or name == "lora"
+
+
+def test_an_adapter_that_is_off_computes_nothing(monkeypatch):
+    model, adapter = adapted("tenslora_qkv_depth")
+
+    def computed():
+        raise AssertionError("products were taken")
+
+    monkeypatch.setattr(adapter.pool, "_computed", computed)
+    with adapter.disabled():
+        model(x_of())
+    adapter.merge()
+    model(x_of())
+    adapter.unmerge()
+    with pytest.raises(AssertionError, match="products were taken"):
+        model(x_of())

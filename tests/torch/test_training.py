@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -476,7 +479,18 @@ def _worker(rank: int, folder: str, name: str) -> None:
     torch.distributed.all_reduce(losses)
     if rank == 0:
         torch.save((losses / 2, list(model.state_dict().values())), f"{folder}/found")
-    torch.distributed.destroy_process_group()
+    _leave(rank, Path(folder))
+
+
+def _leave(rank: int, folder: Path) -> None:
+    """End both processes together, and without destructors.
+
+    That of a process group waits for a thread which may wait for the interpreter's lock.
+    """
+    (folder / f"done-{rank}").touch()
+    while not (folder / f"done-{1 - rank}").exists():
+        time.sleep(0.01)
+    os._exit(0)
 
 
 @pytest.mark.slow
@@ -484,7 +498,13 @@ def _worker(rank: int, folder: str, name: str) -> None:
 def test_two_processes_train_as_one(name, tmp_path):
     model, adapter = adapted(name, also_train=["head"])
     expected = _trained(model, adapter, *_batch_and_target(), 3)
-    torch.multiprocessing.spawn(_worker, (str(tmp_path), name), nprocs=2)
+    processes = torch.multiprocessing.spawn(_worker, (str(tmp_path), name), nprocs=2, join=False)
+    deadline = time.monotonic() + 240
+    while not processes.join(timeout=1):
+        if time.monotonic() > deadline:
+            for process in processes.processes:
+                process.kill()
+            pytest.fail("the two processes do not end")
     losses, state = torch.load(tmp_path / "found")
     assert_close(losses, torch.tensor(expected, dtype=torch.float64))
     assert_all_close(state, model.state_dict().values())
