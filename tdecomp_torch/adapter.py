@@ -181,6 +181,8 @@ class Adapter:
         **heads
             ``also_train=1e-2``: learning rate of the parameters trained besides.
         """
+        if not isinstance(lr, int | float):
+            raise ArgumentError(f"lr={lr!r} must be a number")
         ratios = dict(ratios or {})
         names = {f.name for g in self.groups for f in g.factors if f.trainable}
         if unknown := sorted(set(ratios) - names):
@@ -208,6 +210,8 @@ class Adapter:
 
     def step(self, number: float) -> None:
         """Say how many steps were trained, for methods whose scale or freezing depends on it."""
+        if not isinstance(number, int | float):
+            raise ArgumentError(f"step={number!r} must be a number")
         self.at_step = float(number)
         self._state.coefficients = [
             [bound.coefficient(term, number) for term in bound.spec.terms] for bound in self.groups

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tdecomp.adapters import Grid, Spec
 from tdecomp.adapters.grids import SiteGrid
-from tdecomp.errors import FileError, SiteError
+from tdecomp.errors import ArgumentError, FileError, SiteError
 from tdecomp.files.atomic import output_folder
 from tdecomp.stack import Site
 from tdecomp_torch.adapter import START, Adapter, Settings
@@ -50,6 +50,8 @@ def save_adapter(
     folder
         Existing ones are refused unless `overwrite`.
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise ArgumentError(f"save takes a folder, got {type(folder).__name__}")
     state = {name: value.detach().contiguous() for name, value in adapter.pool.state_dict().items()}
     for name, parameter in adapter.trained_besides().items():
         state[_BESIDES + name] = parameter.detach().clone()
@@ -92,6 +94,10 @@ def load_adapter(
     SiteError
         The model is another one; the first module that differs is named. Nothing is changed.
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise ArgumentError(
+            f"load_adapter takes a model and then a folder, got {type(folder).__name__}"
+        )
     path = Path(folder)
     path = path / FILE if path.is_dir() else path
     check_name(model, name)

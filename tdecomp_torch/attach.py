@@ -121,7 +121,10 @@ def attach(
     """
     spec = method(spec) if isinstance(spec, str) else spec
     if not isinstance(spec, Spec):
-        raise ArgumentError(f"attach takes the name of a method or a Spec, got {spec!r}")
+        raise ArgumentError(
+            "attach takes a model and then the name of a method or a Spec, got"
+            f" {type(spec).__name__}"
+        )
     check_name(model, name)
     _check_settings(alpha=alpha, seed=seed, tokens=tokens, dtype=dtype)
     for what, share_of in (("dropout", dropout), ("rank_dropout", rank_dropout)):

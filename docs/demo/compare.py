@@ -249,6 +249,8 @@ def main() -> None:
     if not options.show:
         comparison = Comparison(results, console)
         methods = options.methods.split(",")
+        if unknown := [method for method in methods if method not in METHODS]:
+            raise SystemExit(f"error: no {unknown[0]!r} here: there are {', '.join(METHODS)}")
         for method in methods:
             comparison.choose(method)
         for seed in REPORTED:

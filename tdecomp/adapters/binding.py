@@ -57,6 +57,9 @@ def bind(
     >>> bound.shapes, bound.n_trainable
     ({'out_r': (768, 2), 'site_r_s': (24, 2, 2), 's_in': (2, 768)}, 3168)
     """
+    if not isinstance(spec, Spec) or not isinstance(grid, Grid):
+        given = f"{type(spec).__name__} and {type(grid).__name__}"
+        raise ArgumentError(f"bind takes a Spec and then a Grid, got {given}")
     spec = spec.expanded
     turned = _is_turned(spec, grid)
     known = _sizes_of(spec, grid, turned)

@@ -139,6 +139,11 @@ class Spec:
         >>> lotr.starts_at_zero
         True
         """
+        if not isinstance(equation, str) or not isinstance(init, str | Sequence | Mapping):
+            raise ArgumentError(
+                f"{name!r} needs an equation as text and then its inits, got {equation!r} and"
+                f" {init!r}"
+            )
         terms, frozen, output = read_equation(equation)
         names = dict.fromkeys(o.factor for term in terms for o in term.operands)
         inits = _by_factor(init, names)

@@ -695,3 +695,19 @@ def test_any_method_is_its_equation(mine, shape, data):
     start = deltas(b, b.start())
     assert not mine.starts_at_zero or close(start, np.zeros_like(start), n_terms(b))
     assert mine.base != "residual" or not start.any()  # to the bit
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: method(3),
+        lambda: bind("lora", Grid.full((4, 4), layer=1), 2),
+        lambda: bind(Grid.full((4, 4), layer=1), method("lora"), 2),
+        lambda: Spec.parse("mine", 3, "normal"),
+        lambda: Spec.parse("mine", "out r, r in", 5),
+    ],
+    ids=["no name", "a name to bind", "swapped", "no equation", "no inits"],
+)
+def test_arguments_of_another_kind_are_refused(wrong):
+    with pytest.raises(ArgumentError):
+        wrong()

@@ -73,7 +73,7 @@ NAN = float("nan")
 ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown method": ({"spec": "lotrr"}, "no method 'lotrr', did you mean 'lotr'"),
     "no method": ({"spec": ""}, "no method ''"),
-    "method of no type": ({"spec": 5}, "name of a method or a Spec, got 5"),
+    "method of no type": ({"spec": 5}, "the name of a method or a Spec, got int"),
     "unknown mode": ({"share": ("layers",)}, "share names 'layers'.*have layer, proj"),
     "mode as text": ({"share": "in"}, r"share='in' must be a sequence"),
     "mode as number": ({"share": 5}, "share=5 must be a sequence"),

@@ -28,6 +28,8 @@ def method(name: str) -> Spec:
     >>> print(method("lotr"))
     lotr: left: out r, core: site r s, right: s in -> out in
     """
+    if not isinstance(name, str):
+        raise ArgumentError(f"a method is looked up by its name, got {name!r}")
     found = CATALOGUE.get(name.lower().replace("-", "_"))
     if found is None:
         raise ArgumentError(
