@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from tdecomp import ArgumentError, SiteError
 from tdecomp.adapters import Bound, LoRAModule, Spec
+from tdecomp.adapters.expressions import nearest
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.stack.select import Chooser
 from tdecomp_torch.layer import Hook
 from tdecomp_torch.modules import Kind
 from tdecomp_torch.pool import FactorPool
+from tdecomp_torch.state import Examples
 
 __all__ = ["START", "Adapter", "Settings", "Target", "pool_name"]
 
@@ -36,7 +38,7 @@ class Target:
 
     @property
     def weight(self) -> nn.Parameter:
-        """Its weight as stored."""
+        """Its weight as stored, of a kind that can be written."""
         return self.module.weight  # pyright: ignore[reportReturnType]
 
 
@@ -46,7 +48,7 @@ class Settings:
 
     Attributes
     ----------
-    rank, alpha, dropout, shared_dropout, rank_dropout, seed, tokens, fold
+    rank, alpha, dropout, shared_dropout, rank_dropout, seed, tokens, fold, tasks
         As in `attach`.
     sides
         Weight modes whose factors are held once for all groups of equal width.
@@ -61,6 +63,7 @@ class Settings:
     seed: int = 0
     tokens: int = 1024
     fold: bool = False
+    tasks: tuple[str, ...] = ()
 
 
 class Adapter:
@@ -147,15 +150,15 @@ class Adapter:
             total[place.start : place.stop] = target.hook.delta(place)
         return total
 
-    def base_weight(self, path: str) -> Tensor:
-        """The weight of one module as it was before this adapter, in its stored layout.
+    def base_content(self, path: str) -> list[Tensor]:
+        """What makes up the weight of one module, as it was before this adapter.
 
         Of an adapter that was merged without keeping the originals: as it is now.
         """
         target = self._target(path)
         kept: dict[str, Tensor] = self.originals.weights if self.originals is not None else {}
-        now = target.weight.detach()
-        return self._unfolded[path] if path in self._unfolded else kept.get(path, now)
+        before = self._unfolded.get(path, kept.get(path))
+        return target.kind.content(target.module) if before is None else [before]
 
     def _target(self, path: str) -> Target:
         for target in self.targets:
@@ -209,7 +212,10 @@ class Adapter:
         return groups
 
     def step(self, number: float) -> None:
-        """Say how many steps were trained, for methods whose scale or freezing depends on it."""
+        """Say how many steps were trained, for methods with a schedule; after every step.
+
+        Scales, shares that are frozen and numbers of clusters follow it.
+        """
         if not isinstance(number, int | float):
             raise ArgumentError(f"step={number!r} must be a number")
         self.at_step = float(number)
@@ -217,6 +223,7 @@ class Adapter:
             [bound.coefficient(term, number) for term in bound.spec.terms] for bound in self.groups
         ]
         self.pool.freeze(number)
+        self.pool.cluster(number)
 
     # -- on and off ----------------------------------------------------------------------------
 
@@ -230,6 +237,34 @@ class Adapter:
         if self.is_merged and not value:
             raise ArgumentError(f"the adapter {self.name!r} is merged: unmerge it to switch it off")
         self._state.active = bool(value)
+
+    @property
+    def task(self) -> str | tuple[str, ...] | None:
+        """The task that acts, or the task of every example of a batch; None without tasks.
+
+        At first the first one. Examples are counted along the first axis of a module's input.
+        """
+        tasks, examples = self.settings.tasks, self._state.examples
+        if examples is not None:
+            return tuple(tasks[number] for number in examples.tasks)
+        return tasks[self._state.task] if tasks else None
+
+    @task.setter
+    def task(self, value: str | Sequence[str]) -> None:
+        tasks = self.settings.tasks
+        if self.is_merged:
+            raise ArgumentError(f"the adapter {self.name!r} is merged with the task {self.task!r}")
+        names = [value] if isinstance(value, str) else list(value)
+        if unknown := [name for name in names if name not in tasks]:
+            raise ArgumentError(
+                f"no task {unknown[0]!r}{nearest(str(unknown[0]), tasks)}: this adapter has"
+                f" {', '.join(tasks) or 'none, give tasks= to attach'}"
+            )
+        if not names:
+            raise ArgumentError("task=[] names no task: give one, or one for every example")
+        numbers = [tasks.index(name) for name in names]
+        self._state.examples = None if isinstance(value, str) else Examples.of(numbers)
+        self._state.task = numbers[0]
 
     @property
     def is_merged(self) -> bool:

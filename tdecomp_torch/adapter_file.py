@@ -63,7 +63,7 @@ def save_adapter(
         "step": adapter.at_step,
         "grids": [_grid_json(grid) for grid in adapter.grids],
         "base": str(getattr(adapter.model, "name_or_path", "") or ""),
-        "base_hash": _hash(adapter.grids, adapter.base_weight),
+        "base_hash": _hash(adapter.grids, adapter.base_content),
     }
     with output_folder(folder, overwrite=overwrite) as temporary:
         save_file(
@@ -120,8 +120,7 @@ def load_adapter(
         if key not in parameters or parameters[key].shape != value.shape:
             raise SiteError(f"{path} holds the parameter {key} {tuple(value.shape)}: not in model")
     notes = []
-    weight: Callable[[str], Tensor] = lambda module: model.get_submodule(module).weight  # pyright: ignore
-    if base_hash != _hash(grids, weight):
+    if base_hash != _hash(grids, lambda path: _content(model.get_submodule(path))):
         notes.append("The base weights differ from those that this adapter was trained on.")
     try:
         stored = factors | starts
@@ -188,14 +187,20 @@ def _check_model(model: nn.Module, grids: tuple[SiteGrid, ...], path: Path) -> N
                 )
 
 
-def _hash(grids: Sequence[SiteGrid], weight: Callable[[str], Tensor]) -> str:
+def _content(module: nn.Module) -> list[Tensor]:
+    kind = kind_of(module)
+    assert kind is not None
+    return kind.content(module)
+
+
+def _hash(grids: Sequence[SiteGrid], content: Callable[[str], Sequence[Tensor]]) -> str:
     """Digest of the adapted base weights: of their names, shapes and bytes."""
     digest = hashlib.sha256()
     for path in sorted({site.module for sites in grids for site in sites.sites}):
-        own = weight(path).detach()
-        digest.update(f"{path} {tuple(own.shape)} {own.dtype}".encode())
-        raw = own.cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(raw.numpy().tobytes())
+        for own in content(path):
+            digest.update(f"{path} {tuple(own.shape)} {own.dtype}".encode())
+            raw = own.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(raw.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -215,7 +220,9 @@ def _settings_json(settings: Settings) -> dict[str, Any]:
 
 
 def _settings(plain: Mapping[str, Any]) -> Settings:
-    return Settings(**{**plain, "sides": frozenset(plain["sides"])})
+    return Settings(
+        **{**plain, "sides": frozenset(plain["sides"]), "tasks": tuple(plain.get("tasks", ()))}
+    )
 
 
 def _grid_json(sites: SiteGrid) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def attach(
     given: Mapping[str, Any] | None = None,
     tokens: int = 1024,
     fold: bool = False,
+    tasks: Sequence[str] = (),
     progress: Callable[[float], None] = lambda share: None,
 ) -> Adapter:
     """Put a method on a model and freeze everything else.
@@ -97,6 +98,9 @@ def attach(
         For methods whose start is subtracted (a residual base): subtract it from the weights
         themselves, which is faster; `Adapter.detach` puts the weights back. The weights are then
         not the original ones while the adapter is off, and no second adapter can be there.
+    tasks
+        Names of tasks: every weight is then one site for each, along the site mode ``task``.
+        `Adapter.task` says which of them acts, for all examples of a batch or one by one.
     progress
         Called with the share of the work that is done, from 0 to 1: starts that are made of the
         weights take a while on large models.
@@ -130,12 +134,14 @@ def attach(
     for what, share_of in (("dropout", dropout), ("rank_dropout", rank_dropout)):
         if not isinstance(share_of, Real) or not 0 <= float(share_of) < 1:
             raise ArgumentError(f"{what}={share_of!r} must be 0 or more and below 1")
+    tasks = _checked_tasks(tasks, fold=fold)
     survey = chosen_sites(model, targets=targets, exclude=exclude, layers=layers, patterns=patterns)
     modes, sides = _shared(share)
-    grids = make_grids(spec, survey.sites, share=modes, everywhere=known_sites(model))
+    sites = _of_tasks(survey.sites, tasks)
+    grids = make_grids(spec, sites, share=modes, everywhere=known_sites(model))
     spec = spec.over_heads() if "head" in (modes or ()) else spec
     settings = Settings(
-        rank, alpha, sides, dropout, shared_dropout, rank_dropout, seed, tokens, fold
+        rank, alpha, sides, dropout, shared_dropout, rank_dropout, seed, tokens, fold, tasks
     )
     adapter = build(
         model,
@@ -172,6 +178,24 @@ def _check_settings(*, alpha: Any, seed: Any, tokens: Any, dtype: torch.dtype | 
         raise ArgumentError(f"alpha={alpha!r} must be a number")
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ArgumentError(f"dtype={dtype!r} must be a floating dtype, such as torch.float32")
+
+
+def _checked_tasks(tasks: Any, *, fold: bool) -> tuple[str, ...]:
+    words = not isinstance(tasks, str) and isinstance(tasks, Collection)
+    if not words or not all(isinstance(task, str) and task for task in tasks):
+        raise ArgumentError(f"tasks={tasks!r} must be names, such as ['english', 'french']")
+    if len(set(tasks)) < len(tasks):
+        raise ArgumentError(f"tasks={tasks!r} has a name twice")
+    if tasks and fold:
+        raise ArgumentError("fold=True subtracts one start from the weights: it goes without tasks")
+    return tuple(tasks)
+
+
+def _of_tasks(sites: Sequence[Site], tasks: Sequence[str]) -> Sequence[Site]:
+    """Every site once for each task."""
+    if not tasks:
+        return sites
+    return [replace(s, labels=(*s.labels, ("task", task))) for s in sites for task in tasks]
 
 
 def _given_arrays(
@@ -287,7 +311,7 @@ def build(
     )
     pool = FactorPool(members, state)
     _fill(pool, members, weights, settings.seed, arrays, stored or {}, dtype, progress)
-    targets = _targeted(grids, modules, pool)
+    targets = _targeted(grids, modules, pool, settings.tasks)
     _check_alone(acting, targets, alone=settings.fold)
     told = (*notes, *_redundant(bounds))
     return Adapter(model, name, spec, pool, grids, targets, told, settings)
@@ -431,14 +455,18 @@ def _precision(dtype: torch.dtype) -> torch.dtype:
 
 
 def _targeted(
-    grids: Sequence[SiteGrid], modules: Mapping[str, nn.Module], pool: FactorPool
+    grids: Sequence[SiteGrid],
+    modules: Mapping[str, nn.Module],
+    pool: FactorPool,
+    tasks: Sequence[str],
 ) -> list[Target]:
     """The modules that hold sites, in the order of the model."""
     places: dict[str, list[Place]] = {}
     for m, grid in enumerate(grids):
         for i, site in enumerate(grid.sites):
-            start = site.first_row
-            places.setdefault(site.module, []).append(Place(m, i, start, start + site.shape[0]))
+            start, stop = site.first_row, site.first_row + site.shape[0]
+            task = tasks.index(dict(site.labels)["task"]) if tasks else 0
+            places.setdefault(site.module, []).append(Place(m, i, start, stop, task))
     found = []
     for path, module in modules.items():
         if path in places:
@@ -455,15 +483,16 @@ def _check_alone(spec: Spec, targets: Sequence[Target], *, alone: bool) -> None:
         for hook in target.module._forward_hooks.values():
             if not isinstance(hook, Hook):
                 continue
-            specs = [spec, *(hook.pool.members[p.member].bound.spec for p in hook.places)]
+            specs = [spec, *(hook.pool.members[p.member].bound.spec for p in hook.by_task[0])]
             if alone or hook.state.folded or any(s.wrap or s.base == "replace" for s in specs):
                 raise ArgumentError(
                     f"{target.path} has an adapter already, and one of the two changes or replaces"
                     " the base weight rather than add to it: detach the other one first"
                 )
-        if alone and not target.weight.is_floating_point():
+        if alone and target.kind.packed:
             raise ArgumentError(
-                f"fold=True cannot subtract from the {target.weight.dtype} weight of {target.path}"
+                f"fold=True cannot subtract from the weight of {target.path}: it is quantised"
+                f" ({type(target.module).__name__}); leave fold out"
             )
 
 

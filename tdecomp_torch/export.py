@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from tdecomp.files.peft_lora import write_lora
 from tdecomp.formats import Format, Network
 from tdecomp.modes import Equation
 from tdecomp.stack import Group
-from tdecomp_torch.adapter import Adapter
-from tdecomp_torch.modules import kind_of
+from tdecomp_torch.adapter import Adapter, Target
+from tdecomp_torch.layer import Place
 
 __all__ = ["save_lora", "to_lora"]
 
@@ -25,7 +26,7 @@ _DENSE = Equation.parse("site out in -> site out in")
 
 
 def to_lora(adapter: Adapter, *, max_rank: int | None = None) -> list[LoRAModule]:
-    """LoRA pairs of every adapted module, at scale 1, in float64.
+    """LoRA pairs of every adapted module, at scale 1, in float64; of the task that acts.
 
     The rank of a weight is the smallest product of ranks that cuts its network between ``out`` and
     ``in``; terms of a sum add theirs. Where that is no smaller than the weight (interleaved trains,
@@ -45,19 +46,22 @@ def to_lora(adapter: Adapter, *, max_rank: int | None = None) -> list[LoRAModule
     ):
         raise ArgumentError(f"max_rank={max_rank!r} must be a whole number, 1 or more")
     for target in adapter.targets:
-        if not hasattr(target.module, "weight") or not _is_matrix(target.module):
+        if not target.kind.is_matrix:
             raise SiteError(
                 f"{target.path} is a {type(target.module).__name__}: LoRA pairs are written for"
                 " Linear and Conv1D modules only"
             )
     groups, tensors, shapes = [], [], {}
-    for member, sites in enumerate(adapter.grids):
-        labels = (tuple(site.path for site in sites.sites),)
-        groups.append(Group(sites.grid.name, ("site", "out", "in"), labels, sites.sites))
-        tensors.append(_tensor(adapter, member))
+    for member, grid in enumerate(adapter.grids):
+        if chosen := _acting(adapter, member):
+            sites = tuple(grid.sites[k] for k in chosen)
+            labels = (tuple(site.path for site in sites),)
+            groups.append(Group(grid.grid.name, ("site", "out", "in"), labels, sites))
+            tensors.append(_tensor(adapter, member, chosen))
     for target in adapter.targets:
-        weight: torch.Tensor = target.module.weight  # pyright: ignore[reportAssignmentType]
-        shapes[f"{target.path}.weight"] = tuple(weight.shape)
+        shape = target.kind.shape(target.module)
+        assert shape is not None
+        shapes[f"{target.path}.weight"] = shape[::-1] if target.kind.turned else shape
     modules, _ = lora_modules(groups, tensors, shapes, max_rank=max_rank)
     return modules
 
@@ -92,37 +96,35 @@ def save_lora(
     return modules
 
 
-def _is_matrix(module: torch.nn.Module) -> bool:
-    kind = kind_of(module)
-    weight = getattr(module, "weight", None)
-    return kind is not None and not kind.looks_up and weight is not None and weight.dim() == 2
-
-
-@torch.no_grad()
-def _tensor(adapter: Adapter, member: int) -> Format:
-    """ΔW of every site of a group as one format in numpy."""
-    bound = adapter.groups[member]
-    spec, own = bound.spec, adapter.pool.members[member]
-    if spec.wrap or spec.base == "replace" or any(f.name not in own.keys for f in bound.factors):
-        return Network(_DENSE, (_changes(adapter, member),))
-    arrays = {
-        name: factor.detach().double().cpu().numpy()
-        for name, factor in adapter.pool.factors(member).items()
-    }
-    return bound.tensor(arrays, adapter.at_step)
-
-
-def _changes(adapter: Adapter, member: int) -> np.ndarray:
-    """``W' - W`` of every site, ``(site, out, in)``."""
+def _acting(adapter: Adapter, member: int) -> dict[int, tuple[Target, Place]]:
+    """The sites of a group that belong to the task that acts, and where they are."""
     places = {
         place.site: (target, place)
         for target in adapter.targets
         for place in target.hook.places
         if place.member == member
     }
+    return dict(sorted(places.items()))
+
+
+@torch.no_grad()
+def _tensor(adapter: Adapter, member: int, places: Mapping[int, tuple[Target, Place]]) -> Format:
+    """ΔW of some sites of a group as one format in numpy."""
+    bound = adapter.groups[member]
+    spec, own = bound.spec, adapter.pool.members[member]
+    if spec.wrap or spec.base == "replace" or any(f.name not in own.keys for f in bound.factors):
+        return Network(_DENSE, (_changes(places.values()),))
+    arrays = {
+        name: factor.detach().double().cpu().numpy()
+        for name, factor in adapter.pool.factors(member).items()
+    }
+    return bound.tensor(arrays, adapter.at_step, sites=tuple(places))
+
+
+def _changes(places: Iterable[tuple[Target, Place]]) -> np.ndarray:
+    """``W' - W`` of some sites, ``(site, out, in)``."""
     found = []
-    for site in range(adapter.groups[member].grid.n_sites):
-        target, place = places[site]
+    for target, place in places:
         w = target.kind.matrix(target.module)[place.start : place.stop].double()
         new = target.hook.adapted_weight(target.module, place).double()
         found.append((new - w).cpu().numpy())

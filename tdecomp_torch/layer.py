@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tdecomp import ArgumentError
 from tdecomp.adapters import Bound
 from tdecomp.adapters.wraps import WRAPS
 from tdecomp_torch.fast import FAST
 from tdecomp_torch.modules import Kind
 from tdecomp_torch.pool import FactorPool, Member
+from tdecomp_torch.state import Examples
 from tdecomp_torch.steps import Letters, Step
 
 __all__ = ["Hook", "Place"]
@@ -23,12 +25,13 @@ __all__ = ["Hook", "Place"]
 
 @dataclass(frozen=True)
 class Place:
-    """One site of a module: group, number in the group, and the rows of the output it makes."""
+    """One site of a module: group, number in the group, rows of the output it makes, and task."""
 
     member: int
     site: int
     start: int
     stop: int
+    task: int = 0
 
 
 class Hook:
@@ -36,7 +39,15 @@ class Hook:
 
     def __init__(self, pool: FactorPool, kind: Kind, places: Sequence[Place]):
         self.pool, self.state, self.kind = pool, pool.state, kind
-        self.places = tuple(places)
+        n_tasks = 1 + max(place.task for place in places)
+        self.by_task = tuple(tuple(p for p in places if p.task == t) for t in range(n_tasks))
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The sites of the task that acts."""
+        if self.state.examples is not None:
+            raise ArgumentError("every example has a task of its own: choose one, adapter.task=...")
+        return self.by_task[self.state.task]
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
@@ -45,11 +56,34 @@ class Hook:
         if not self.state.acts:
             return None
         x = args[0] if args else next(iter(kwargs.values()))
+        if self.state.examples is not None:
+            return self._by_example(module, x, output, self.state.examples)
+        return self._added(module, x, output, self.by_task[self.state.task])
+
+    def _by_example(
+        self, module: nn.Module, x: Tensor, output: Tensor, examples: Examples
+    ) -> Tensor:
+        """Output with the sites of its own task added to every example, the first axis."""
+        if not len(x) == len(output) == len(examples.tasks):
+            raise ArgumentError(
+                f"adapter.task names the tasks of {len(examples.tasks)} examples, a"
+                f" {type(module).__name__} got an input of {tuple(x.shape)}"
+            )
+        parts = [
+            self._added(module, x[where], output[where], self.by_task[task])
+            for task, where in examples.groups
+        ]
+        return torch.cat(parts)[examples.back]
+
+    def _added(
+        self, module: nn.Module, x: Tensor, output: Tensor, places: Sequence[Place]
+    ) -> Tensor:
+        """Output with every site's part added."""
         dropped = self.state.dropout and module.training and not self.kind.looks_up
         reader = _Reader(self.kind, module, x, own=not self.kind.reads_alike)
         rows = self.kind.rows(module, output)
         pieces, done = [], 0
-        for place in self.places:
+        for place in places:
             if dropped:
                 reader = self._dropped(module, place, x)
             if place.start > done:

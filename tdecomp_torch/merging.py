@@ -64,6 +64,7 @@ def merge_adapter(adapter: Adapter, *, keep: Keep = "cpu", untie: bool = False) 
         raise ArgumentError(f"keep={keep!r}: expected 'cpu', 'device' or None")
     if adapter.is_merged:
         raise ArgumentError(f"the adapter {adapter.name!r} is merged already: unmerge it first")
+    _check_writable(adapter)
     tied = _tied(adapter.model, adapter.targets)
     if tied and not untie:
         raise SiteError(
@@ -124,6 +125,7 @@ def merged_state_dict(adapter: Adapter) -> dict[str, Tensor]:
 
     Factors of adapters are left out, so that the unadapted model can load it.
     """
+    _check_writable(adapter)
     state = {
         name: value
         for name, value in adapter.model.state_dict().items()
@@ -132,6 +134,17 @@ def merged_state_dict(adapter: Adapter) -> dict[str, Tensor]:
     for target in adapter.targets:
         state[f"{target.path}.weight"] = _merged(target)
     return state
+
+
+def _check_writable(adapter: Adapter) -> None:
+    """Refuse weights that can be read only."""
+    packed = [target for target in adapter.targets if target.kind.packed]
+    if packed:
+        raise SiteError(
+            f"{packed[0].path} is quantised ({type(packed[0].module).__name__}), its weight cannot"
+            " be written: load the saved adapter on the model in full precision and merge there,"
+            " or write it as a LoRA with save_lora"
+        )
 
 
 def _merged_hooks(adapter: Adapter) -> list[Hook]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,18 +17,32 @@ __all__ = ["Kind", "kind_of"]
 class Kind(ABC):
     """How a module of one kind applies its weight."""
 
+    is_matrix = False
+    """It multiplies its input with a matrix, and stores that."""
     looks_up = False
     """Its input is positions along ``in``, not vectors."""
     reads_alike = True
     """All modules of this kind make the same tokens of one input."""
+    turned = False
+    """Its weight is stored (in, out)."""
+    packed = False
+    """Its weight can be read, but not be written: it is quantised."""
 
     @abstractmethod
     def shape(self, module: nn.Module) -> tuple[int, int] | None:
         """(out, in) of its weight as a matrix; None where it cannot be one."""
 
+    def stored(self, module: nn.Module) -> Tensor:
+        """Its weight in the layout that it is stored in."""
+        return module.weight  # pyright: ignore[reportReturnType]
+
+    def content(self, module: nn.Module) -> list[Tensor]:
+        """The tensors that make up its weight."""
+        return [self.stored(module)]
+
     def matrix(self, module: nn.Module) -> Tensor:
         """Its weight as a matrix (out, in): a view."""
-        return self.as_matrix(module.weight)  # pyright: ignore[reportArgumentType]
+        return self.as_matrix(self.stored(module))
 
     @abstractmethod
     def as_matrix(self, stored: Tensor) -> Tensor:
@@ -52,6 +68,8 @@ class Kind(ABC):
 class _Linear(Kind):
     """``y = x Wᵀ``."""
 
+    is_matrix = True
+
     def shape(self, module: nn.Module) -> tuple[int, int] | None:
         out, in_ = self.matrix(module).shape
         return out, in_
@@ -71,8 +89,46 @@ class _Linear(Kind):
         return rows.reshape(output.shape)
 
 
+class _Packed(_Linear):
+    """A linear map that stores its weight in a form of its own: quantised, by whatever library.
+
+    Its weight is what it does to the identity, so that no format need be known. Reading it costs a
+    forward pass over as many tokens as it has inputs.
+    """
+
+    packed = True
+
+    def shape(self, module: nn.Module) -> tuple[int, int] | None:
+        return module.out_features, module.in_features  # pyright: ignore[reportReturnType]
+
+    @torch.no_grad()
+    def stored(self, module: nn.Module) -> Tensor:
+        n_in, like = int(module.in_features), _first_tensor(module)  # pyright: ignore
+        bias = self.bias(module)
+        dtype = torch.float32 if bias is None else bias.dtype
+        rows = torch.eye(n_in, dtype=dtype, device=like.device)
+        # `forward` itself: no hook of an adapter, and no batch shape that a library could not read
+        of_rows = module.forward(rows)
+        return (of_rows if bias is None else of_rows - bias).T.contiguous()
+
+    def content(self, module: nn.Module) -> list[Tensor]:
+        found = module.state_dict().values()
+        return [value for value in found if isinstance(value, Tensor) and not value.is_quantized]
+
+    def bias(self, module: nn.Module) -> Tensor | None:
+        found: Any = super().bias(module)
+        return found if found is None or isinstance(found, Tensor) else found()
+
+
+def _first_tensor(module: nn.Module) -> Tensor:
+    """A tensor on the device of a module."""
+    return next(chain(module.parameters(), module.buffers()), torch.empty(0))
+
+
 class _Conv1D(_Linear):
     """GPT-2's, stored (in, out)."""
+
+    turned = True
 
     def as_matrix(self, stored: Tensor) -> Tensor:
         return stored.T
@@ -81,7 +137,9 @@ class _Conv1D(_Linear):
 class _Embedding(_Linear):
     """Row number x of a table, stored (in, out)."""
 
+    is_matrix = False
     looks_up = True
+    turned = True
 
     def as_matrix(self, stored: Tensor) -> Tensor:
         return stored.T
@@ -134,7 +192,20 @@ class _Conv2d(Kind):
         return rows.reshape(moved).movedim(-1, -3)
 
 
+def _is_packed(module: Any) -> bool:
+    """Whether this is a linear map by its sizes, with no matrix of floating numbers in it."""
+    shape = getattr(module, "out_features", None), getattr(module, "in_features", None)
+    if not all(isinstance(size, int) and size > 0 for size in shape):
+        return False
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        return True
+    unpacks_itself = type(weight).dequantize is not Tensor.dequantize
+    return unpacks_itself or (isinstance(module, nn.Linear) and tuple(weight.shape) != shape)
+
+
 _KINDS: tuple[tuple[Callable[[Any], bool], Kind], ...] = (
+    (_is_packed, _Packed()),
     (lambda m: isinstance(m, nn.Linear), _Linear()),
     (lambda m: type(m).__name__ == "Conv1D" and hasattr(m, "nf"), _Conv1D()),
     (lambda m: isinstance(m, nn.Embedding), _Embedding()),

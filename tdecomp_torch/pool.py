@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tdecomp.adapters import Bound, Factor, Operand
+from tdecomp_torch.clusters import RunningMean, join_closest
 from tdecomp_torch.program import Program
 from tdecomp_torch.state import State
 
@@ -77,6 +78,7 @@ class FactorPool(nn.Module):
         self._rows: dict[int, dict[str, Tensor]] = {}
         self._dropped: tuple[Tensor, Tensor, set[tuple[int, int]]] | None = None
         self._frozen: dict[str, float] = {}
+        self._means: dict[str, RunningMean] = {}
         self.flags: dict[nn.Parameter, bool] = {}
         """Whether the model's own parameters were trained before: for `detach`."""
 
@@ -91,7 +93,8 @@ class FactorPool(nn.Module):
         if factor.trainable:
             self.register_parameter(key, nn.Parameter(value))
         else:
-            self.register_buffer(key, value, persistent=not factor.init.from_seed)
+            follows = factor.init.from_seed and factor.clusters is None
+            self.register_buffer(key, value, persistent=not follows)
 
     def factors(self, member: int) -> dict[str, Tensor]:
         """The factors of one group by name."""
@@ -116,6 +119,34 @@ class FactorPool(nn.Module):
                 if factor.freeze is not None:
                     share = float(factor.freeze({**member.bound.numbers, "step": step}))
                     self._frozen[member.keys[factor.name]] = min(max(share, 0.0), 1.0)
+
+    def cluster(self, step: float) -> None:
+        """Join labels until no more are in use than there are to be at a step."""
+        for m, member in enumerate(self.members):
+            for factor in member.bound.factors:
+                if factor.clusters is not None:
+                    wanted = factor.clusters({**member.bound.numbers, "step": step})
+                    self._join(m, factor, max(1, round(float(wanted))), counts=step > 0)
+
+    def _join(self, m: int, assign: Factor, wanted: int, *, counts: bool) -> None:
+        """Join labels of one constant, by the mean of their factors over the steps so far."""
+        keys, label = self.members[m].keys, assign.modes[-1]
+        apart = assign.modes[:-2]
+        laid = []
+        for factor in self.members[m].bound.factors:
+            if factor.trainable and label in factor.modes:
+                mean = self._means.setdefault(keys[factor.name], RunningMean())
+                if counts:
+                    mean.add(getattr(self, keys[factor.name]))
+                lead = [n for n in (*apart, label) if n in factor.modes]
+                laid.append((lead, mean.laid([factor.modes.index(n) for n in lead])))
+        if any(found is None for _, found in laid):
+            return
+        array = getattr(self, keys[assign.name])
+        for cell in np.ndindex(*array.shape[: len(apart)]):
+            at = dict(zip(apart, cell, strict=True))
+            features = [x[tuple(at[n] for n in lead[:-1])] for lead, x in laid if x is not None]
+            join_closest(array[cell], torch.cat(features, dim=1), wanted)
 
     def forward(self, *args: Any) -> Any:
         """What it is given: a container that calls all its children is not disturbed."""

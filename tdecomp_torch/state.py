@@ -2,9 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["State"]
+import torch
+from torch import Tensor
+
+__all__ = ["Examples", "State"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Which examples of a batch belong to which task.
+
+    Attributes
+    ----------
+    tasks
+        Number of the task of every example.
+    groups
+        (task, positions of its examples).
+    back
+        Where every example is found when the groups stand one after the other.
+    """
+
+    tasks: tuple[int, ...]
+    groups: tuple[tuple[int, Tensor], ...]
+    back: Tensor
+
+    @classmethod
+    def of(cls, tasks: Sequence[int]) -> Examples:
+        """Group examples by task."""
+        numbers = torch.tensor(tasks)
+        groups = tuple((int(t), (numbers == t).nonzero()[:, 0]) for t in numbers.unique())
+        return cls(tuple(tasks), groups, torch.cat([where for _, where in groups]).argsort())
 
 
 @dataclass
@@ -21,6 +51,10 @@ class State:
         Whether the start was subtracted from the weights.
     coefficients
         Of every group and term, at the present step.
+    task
+        Number of the task that acts; of an adapter without tasks 0.
+    examples
+        Tasks by example, where a batch has several; `task` does not count then.
     dropout, shared_dropout
         Probability; one mask for all sites that read the same input, or one per site.
     rank_dropout
@@ -31,6 +65,8 @@ class State:
     merged: bool = False
     folded: bool = False
     coefficients: list[list[float]] = field(default_factory=list)
+    task: int = 0
+    examples: Examples | None = None
     dropout: float = 0.0
     shared_dropout: bool = False
     rank_dropout: float = 0.0

@@ -123,10 +123,8 @@ def _shapes(model: nn.Module, *, linear: bool = False) -> dict[str, tuple[int, .
         if kind is None or kind.looks_up or _is_inside_attention(model, path):
             continue
         shape = kind.shape(module)
-        if shape is not None:
-            stored = getattr(module, "weight").shape  # noqa: B009 - of a known kind
-            if len(stored) == 2 or not linear:
-                shapes[f"{path}.weight"] = shape if len(stored) > 2 else tuple(stored)
+        if shape is not None and (kind.is_matrix or not linear):
+            shapes[f"{path}.weight"] = shape[::-1] if kind.turned else shape
     return shapes
 
 
@@ -183,16 +181,12 @@ def _beside(path: str, module: nn.Module) -> tuple[Site, ...]:
     *before, name = path.split(".")
     number = next((int(n) for n in before if n.isdecimal()), None)
     labels = (("proj", name),) if number is None else (("layer", number), ("proj", name))
-    return (Site(f"{path}.weight", (), _is_turned(module), labels, shape, "embedding"),)
+    return (Site(f"{path}.weight", (), kind.turned, labels, shape, "embedding"),)
 
 
 def _turned(site: Site, module: nn.Module) -> Site:
     """A site the way round that its module stores it, which names alone do not tell."""
-    if site.index or site.transpose or not _is_turned(module):
+    kind = kind_of(module)
+    if site.index or site.transpose or kind is None or not kind.turned:
         return site
     return replace(site, transpose=True, shape=site.shape[::-1])
-
-
-def _is_turned(module: nn.Module) -> bool:
-    """Whether the weight is stored (in, out): Conv1D, Embedding."""
-    return not isinstance(module, nn.Linear | nn.Conv2d)

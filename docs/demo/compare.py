@@ -73,7 +73,6 @@ class Run:
     n_head: int
     accuracy: float
     loss: float
-    ms_per_step: float
 
     @property
     def key(self) -> tuple[str, float, int, bool]:
@@ -188,7 +187,6 @@ class Comparison:
             done.n_head,
             accuracy,
             done.loss,
-            1e3 * done.seconds,
         )
         self.results.add(run)
         what = "choosing" if choosing else "reported"

@@ -93,8 +93,9 @@ def _check_leading(
 
 def _is_turned(spec: Spec, grid: Grid) -> bool:
     """Whether the equation is that of the transposed weight."""
-    if spec.sides == SIDES[1]:
-        return grid.shape[0] < grid.shape[1]
+    if spec.sides != SIDES[0]:
+        first, second = grid.shape
+        return first < second if spec.sides[0] == "long" else first > second
     rows, columns = (flatten((axis,)) for axis in spec.output)
     return ("head" in rows and grid.heads_in) or (
         "head" in columns and bool(grid.heads) and not grid.heads_in

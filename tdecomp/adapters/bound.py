@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,15 @@ class Grid:
     heads_in: bool = False
 
     def __post_init__(self):
+        if (
+            not isinstance(self.shape, tuple)
+            or len(self.shape) != 2
+            or not all(isinstance(n, Integral) and n > 0 for n in self.shape)
+        ):
+            raise ArgumentError(
+                f"the weights of {self.name} need a shape (out, in), such as (768, 768): got"
+                f" {self.shape!r}"
+            )
         names = [mode for mode, _ in self.modes]
         if wrong := [n for n in names if n in _NOT_SITES or names.count(n) > 1]:
             raise ArgumentError(
@@ -215,16 +225,27 @@ class Bound:
         total = total[:rows, :columns]
         return total.T if self.turned else total
 
-    def tensor(self, arrays: Mapping[str, Array], step: float = 0) -> Format:
-        """ΔW of every site as one format over ``site out in``, scaled."""
+    def tensor(
+        self,
+        arrays: Mapping[str, Array],
+        step: float = 0,
+        *,
+        sites: Sequence[int] | None = None,
+    ) -> Format:
+        """ΔW of every site, or of some, as one format over ``site out in``, scaled."""
+        chosen = tuple(range(self.grid.n_sites)) if sites is None else tuple(sites)
         parts: list[Format] = []
         output: list[Axis] = list(self.spec.output)[:: -1 if self.turned else 1]
         for term in self.spec.terms:
             found = [self.gathered(o, arrays[o.factor]) for o in term.operands]
-            terms, tensors = [letters for letters, _ in found], [array for _, array in found]
+            terms = [letters for letters, _ in found]
+            tensors = [
+                array if sites is None or "site" not in letters else _taken(array, chosen)
+                for letters, array in found
+            ]
             if not any("site" in letters for letters in terms):
                 xp = namespace(tensors[0])
-                ones = xp.ones(self.grid.n_sites, dtype=tensors[0].dtype, device=device(tensors[0]))
+                ones = xp.ones(len(chosen), dtype=tensors[0].dtype, device=device(tensors[0]))
                 terms.append(("site",))
                 tensors.append(ones)
             network = Network(Equation(tuple(terms), ("site", *output)), tuple(tensors))
@@ -390,6 +411,11 @@ class Bound:
             sides, sizes = (("out",), ("in",)), {"out": w.shape[0], "in": w.shape[1]}
         piece = Piece(factor.name, modes, sides, sizes, self._args(factor.init, self.numbers), memo)
         return FROM_WEIGHTS[factor.init.kind](w, piece)
+
+
+def _taken(array: Array, rows: Sequence[int]) -> Array:
+    xp = namespace(array)
+    return xp.take(array, xp.asarray(rows, device=device(array)), axis=0)
 
 
 def _like(rows: np.ndarray, array: Array) -> Array:

@@ -46,12 +46,25 @@ def check_formulas(spec: Spec) -> None:
             formulas += [(f"the init of {f.name}", arg) for arg in f.init.args]
         if f.freeze is not None:
             formulas.append((f"the freeze of {f.name}", f.freeze))
+        if f.clusters is not None:
+            _check_clusters(spec, f)
+            formulas.append((f"the clusters of {f.name}", f.clusters))
     for what, text in formulas:
         if unknown := sorted(text.names - known):
             raise ArgumentError(
                 f"{what} = {text} of {spec.name!r} names {unknown[0]!r}"
                 f"{nearest(unknown[0], known)}: there are {', '.join(sorted(known))}"
             )
+
+
+def _check_clusters(spec: Spec, factor: Factor) -> None:
+    label = factor.modes[-1] if factor.modes else ""
+    trained = [f for f in spec.factors if f.trainable and label in f.modes]
+    if factor.init.kind != "one_hot" or factor.trainable or not trained:
+        raise ArgumentError(
+            f"clusters of {factor.name!r} of {spec.name!r}: that is for a constant that starts as"
+            " one_hot and whose last letter stands in a trained factor, such as '*assign: layer g'"
+        )
 
 
 def _check_copy(spec: Spec, factor: Factor) -> None:

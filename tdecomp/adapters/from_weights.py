@@ -11,7 +11,7 @@ import numpy as np
 
 from tdecomp.decomposition import mpo
 from tdecomp.errors import ArgumentError
-from tdecomp.linalg import random_matrix, svd_auto
+from tdecomp.linalg import random_matrix, svd_auto, svd_gram
 
 __all__ = ["FROM_WEIGHTS", "Piece"]
 
@@ -218,7 +218,9 @@ def _mpo(w: np.ndarray, piece: Piece) -> np.ndarray:
     both = [a * b for a, b in zip(out, inp, strict=True)]
     bound = max(min(math.prod(both[:k]), math.prod(both[k:])) for k in range(1, len(both)))
     asked = max(piece.sizes[n] for n in piece.ranks)
-    fit = _once(piece, "mpo", lambda: mpo(w, out=out, inp=inp, rank=min(asked, bound)))
+    # TT-SVD as it is: what its cores do not hold stays in the residual base to the last digit
+    options: dict[str, Any] = {"rank": min(asked, bound), "n_iter_max": 0, "svd": svd_gram}
+    fit = _once(piece, "mpo", lambda: mpo(w, out=out, inp=inp, **options))
     k, last = int(piece.args[0]) - 1, len(both) - 1
     core = fit.tensor.cores[k]
     core = core[0] if k == 0 else core[..., 0] if k == last else core

@@ -135,8 +135,9 @@ def _eye(ask: Request) -> np.ndarray:
 
 def _one_hot(ask: Request) -> np.ndarray:
     """Row i has its 1 in column ``i m // n``: equal runs of neighbours."""
-    n, m = ask.shape
-    return (np.arange(n)[:, None] * m // n == np.arange(m)).astype(np.float64)
+    n, m = ask.shape[-2:]
+    runs = (np.arange(n)[:, None] * m // n == np.arange(m)).astype(np.float64)
+    return np.broadcast_to(runs, ask.shape).copy()
 
 
 def _cyclic(ask: Request) -> np.ndarray:
@@ -240,7 +241,7 @@ _ARGUMENTS = {
 
 _AXES = {
     "eye": (2, math.inf),
-    "one_hot": (2, 2),
+    "one_hot": (2, math.inf),
     "cyclic": (2, 2),
     "banded": (2, 2),
     "circulant": (3, 3),

@@ -50,7 +50,8 @@ class Spec:
         Every array that the terms use, once.
     output
         The two axes of a weight: ``("out", "in")``, an axis split in parts, slowest first, or
-        ``("long", "short")`` where the method depends on which side is longer.
+        ``("long", "short")`` where the method depends on which side is longer (``("short",
+        "long")`` where the side of ``out`` counts as the shorter one of a square).
     where
         Sizes of letters, and other numbers, as formulas; a rank that is not here is given by the
         user.
@@ -94,6 +95,7 @@ class Spec:
         modes: Mapping[str, str] | None = None,
         freeze: Mapping[str, str] | None = None,
         across: Sequence[str] = (),
+        clusters: Mapping[str, str] | None = None,
         scale: str | float = "1",
         alpha: str | float = "1",
         base: str = "add",
@@ -119,7 +121,7 @@ class Spec:
             Formula for the size of a letter: ``{"g": "ceil(in / r)"}``.
         modes
             Axes of a factor that differ from those of its first use: ``{"a": "n r"}``.
-        freeze, across
+        freeze, across, clusters
             See `Factor`, by factor name.
         scale, alpha, base, wrap, crop, fast, source
             See `Spec`.
@@ -147,7 +149,8 @@ class Spec:
         terms, frozen, output = read_equation(equation)
         names = dict.fromkeys(o.factor for term in terms for o in term.operands)
         inits = _by_factor(init, names)
-        for what, given in (("modes", modes), ("freeze", freeze), ("across", across)):
+        by_factor = {"modes": modes, "freeze": freeze, "across": across, "clusters": clusters}
+        for what, given in by_factor.items():
             if unknown := sorted(set(given or ()) - names.keys()):
                 raise ArgumentError(
                     f"{what} names {unknown[0]!r}{nearest(unknown[0], names)}: the factors of"
@@ -163,6 +166,7 @@ class Spec:
                 f not in frozen,
                 Expression(freeze[f]) if freeze and f in freeze else None,
                 f in across,
+                Expression(clusters[f]) if clusters and f in clusters else None,
             )
             for f in names
         )
@@ -212,8 +216,9 @@ class Spec:
 
     @cached_property
     def sides(self) -> tuple[str, str]:
-        """Names of the two output axes: ``("out", "in")`` or ``("long", "short")``."""
-        return SIDES[any(side in self.output for side in SIDES[1])]
+        """Names of the two output axes: one of `SIDES`."""
+        named = lambda sides: any(a == side for a, side in zip(self.output, sides, strict=False))
+        return next(filter(named, SIDES), SIDES[0])
 
     @cached_property
     def weight_modes(self) -> tuple[str, ...]:
@@ -364,6 +369,7 @@ class Spec:
             "modes": {f.name: " ".join(f.modes) for f in self.factors},
             "freeze": {f.name: str(f.freeze) for f in self.factors if f.freeze},
             "across": [f.name for f in self.factors if f.across],
+            "clusters": {f.name: str(f.clusters) for f in self.factors if f.clusters},
             "where": {name: str(text) for name, text in self.where},
             "scale": str(self.scale),
             "alpha": str(self.alpha),

@@ -10,8 +10,8 @@ from tdecomp.adapters.inits import Init
 
 __all__ = ["SIDES", "SITE_MODES", "TAKEN", "Factor", "Operand", "Term", "in_order", "write_term"]
 
-SIDES = (("out", "in"), ("long", "short"))
-"""What the two axes of a weight can be called."""
+SIDES = (("out", "in"), ("long", "short"), ("short", "long"))
+"""What the two axes of a weight can be called, those of a square one in this order."""
 
 SITE_MODES = ("site", "layer", "proj", "attn", "stack", "expert", "task", "head")
 """Letters that are site modes wherever they are not parts of a weight mode."""
@@ -40,6 +40,10 @@ class Factor:
     across
         Held once for all groups of a model, as large as the largest needs; the others take the
         leading part.
+    clusters
+        Of a constant that assigns rows to labels (``one_hot``): how many labels (last axis) are in
+        use, a formula in ``step``. The two whose trained factors are closest become one until no
+        more are left. None: the assignment stays.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Factor:
     trainable: bool = True
     freeze: Expression | None = None
     across: bool = False
+    clusters: Expression | None = None
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,16 @@ from tdecomp.adapters.inits import INITS
 PAGE = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text(encoding="utf-8")
 
 
-def test_every_row_is_listed_with_its_equation():
-    listed = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", PAGE, re.M))
+def test_every_row_is_listed_with_its_equation_and_source():
+    listed = {
+        name: rest for name, *rest in re.findall(r"^\| `(\w+)` \| `([^`]+)` \| (.+) \|", PAGE, re.M)
+    }
     assert listed == {
-        name: spec.equation.removesuffix(" -> out in") for name, spec in CATALOGUE.items()
+        name: [
+            spec.equation.removesuffix(" -> out in"),
+            spec.source.removeprefix("arXiv:").replace("equation", "eq."),
+        ]
+        for name, spec in CATALOGUE.items()
     }
 
 

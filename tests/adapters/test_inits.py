@@ -389,7 +389,7 @@ def test_what_is_no_rule_is_refused(text, message):
 
 ORDERS = {
     "eye": ("a: r, b: out in", "'a' (r) cannot start as eye: that takes 2 axes or more"),
-    "one_hot": ("a: site out in", "that takes 2 axes"),
+    "one_hot": ("a: r, b: out in", "that takes 2 axes or more"),
     "cyclic": ("a: site out in", "that takes 2 axes"),
     "banded": ("a: out, b: in", "that takes 2 axes"),
     "circulant": ("a: out in", "that takes 3 axes"),

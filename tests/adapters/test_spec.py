@@ -711,3 +711,16 @@ def test_any_method_is_its_equation(mine, shape, data):
 def test_arguments_of_another_kind_are_refused(wrong):
     with pytest.raises(ArgumentError):
         wrong()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "turned"), [("long", "short", 0), ("short", "long", 1)]
+)
+def test_sides_are_named_by_length_and_a_square_has_them_in_order(first, second, turned):
+    mine = Spec.parse("m", f"u: site {first} r, v: site r {second} -> {first} {second}", "normal")
+    square, tall, wide = (bind(mine, Grid.full(s, layer=1), 2) for s in ((4, 4), (6, 4), (4, 6)))
+    assert [b.turned for b in (square, tall, wide)] == [False, bool(turned), not turned]
+    assert {b.shapes["u"][1] for b in (tall, wide)} == {4 if turned else 6}
+    arrays = tall.start()
+    product = arrays["u"][0] @ arrays["v"][0]
+    assert close(tall.delta(arrays, 0), product.T if turned else product, 2)

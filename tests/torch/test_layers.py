@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ from transformers.pytorch_utils import Conv1D
 
 from tdecomp import ArgumentError, SiteError
 from tdecomp.adapters import CATALOGUE, Spec, method
+from tdecomp.adapters.wraps import WRAPS
 from tdecomp_torch import attach, load_adapter
 from tests.torch.cases import (
+    HEAD,
+    HEADS,
     HIDDEN,
     METHODS,
     MODELS,
@@ -22,6 +26,7 @@ from tests.torch.cases import (
     Tables,
     adapted,
     adapted_case,
+    arrays_of,
     assert_close,
     dense_copy,
     inputs,
@@ -176,6 +181,43 @@ def test_gradients_are_those_of_finite_differences(name):
     x = inputs(3, HIDDEN).requires_grad_()
     factors = tuple(p.detach().clone().requires_grad_() for p in random_factors(adapter))
     assert torch.autograd.gradcheck(run, (x, *factors), fast_mode=True)
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if CATALOGUE[n].wrap not in ("", "whole")])
+def test_gradients_are_those_of_finite_differences_at_constant_norms(name):
+    """Norms that are out of the gradient stay at their values; all by the numpy core alone."""
+    changed, adapter = adapted(name, step=STEP)
+    target = next(t for t in adapter.targets if t.path.endswith("1.self_attn.q_proj"))
+    (place,), layer = target.hook.places, target.module
+    rng = np.random.default_rng(5)
+    x, weights = rng.standard_normal((3, HIDDEN)), rng.standard_normal((3, HEADS * HEAD))
+    (layer(torch.as_tensor(x)) * torch.as_tensor(weights)).sum().backward()
+    member = adapter.pool.members[place.member]
+    gradients = {n: getattr(adapter.pool, key).grad for n, key in member.keys.items()}
+
+    arrays, bound = arrays_of(adapter, place.member), member.bound
+    w, bias = (p.detach().numpy() for p in (layer.weight, layer.bias))
+    norms: list[Any] = []
+
+    def loss(arrays, detach):
+        wrap = WRAPS[bound.spec.wrap]
+        own = {n: arrays[n][place.site] for n, *_ in wrap.factors}
+        new = wrap.apply(w, bound.delta(arrays, place.site, STEP), own, detach)
+        return ((x @ new.T + bias) * weights).sum()
+
+    loss(arrays, lambda norm: (norms.append(norm), norm)[1])
+    h = 1e-5
+    for name, gradient in gradients.items():
+        if gradient is None:
+            continue
+        way = rng.standard_normal(gradient.shape)
+        ends = []
+        for sign in (1, -1):
+            constant = iter(norms)
+            moved = arrays | {name: arrays[name] + sign * h * way}
+            ends.append(loss(moved, lambda _, constant=constant: next(constant)))
+        slope = (gradient.numpy() * way).sum()
+        assert (ends[0] - ends[1]) / (2 * h) == pytest.approx(slope, rel=1e-7, abs=1e-8)
 
 
 @few_methods

@@ -38,24 +38,29 @@ PAIRS: tuple[Spec, ...] = (
         "b: site out r, *a: site r in",
         {"b": "zeros", "a": "orthogonal"},
         scale="alpha / r",
-        alpha="r",
+        alpha="2 * r",
         source="arXiv:2402.16842",
     ),
-    Spec.parse(  # the inner pair trains between the singular vectors of the weight
+    # The inner pair trains between singular vectors of the weight (in the paper's second version
+    # of one scaled by activations: give them as `b_outer` and `a_outer`). The start of the inner
+    # pair and alpha are LoRA's, the paper's are not known here.
+    Spec.parse(
         "nora",
         "*b_outer: site out r, b: site r k, a: site k s, *a_outer: site s in",
         {
-            "b_outer": "svd_u(1/2)",
+            "b_outer": "svd_u(1)",
             "b": "zeros",
             "a": "uniform(1/sqrt(s))",
-            "a_outer": "svd_vh(1/2)",
+            "a_outer": "svd_vh",
         },
         where={"s": "r"},
         scale="alpha / k",
         alpha="k",
         source="arXiv:2408.10280",
     ),
-    Spec.parse(  # p and q are the widths of the two frozen outer factors
+    # p and q are the widths of the two frozen outer factors. Starts and alpha are LoRA's, the
+    # paper's are not known here.
+    Spec.parse(
         "lora_mini",
         "*b_outer: site out p, b: site p r, a: site r q, *a_outer: site q in",
         {
@@ -81,12 +86,13 @@ PAIRS: tuple[Spec, ...] = (
             "alphas": "zeros",
             "a": "uniform(1/sqrt(m))",
         },
-        where={"k": 256, "m": "k"},
+        where={"k": 512, "m": "k"},
         scale="alpha / r",
-        alpha="1",
+        alpha="r",
         source="arXiv:2310.02556",
     ),
-    # One factor, its leading rows for the shorter side. T is the length of the ramp in steps.
+    # One factor, its leading rows for the shorter side. T is the length of the ramp in steps. The
+    # start is that of an unofficial implementation: the paper has no public code.
     Spec.parse(
         "singlora",
         "a: site out r, a: site in r",
@@ -95,9 +101,10 @@ PAIRS: tuple[Spec, ...] = (
         where={"T": 1000},
         scale="alpha / r * min(step / T, 1)",
         alpha="r",
-        source="arXiv:2507.05566",
+        source="arXiv:2507.05566, equation 8",
     ),
-    # The paper finds the mask by a first, dense run (give it as `mask`); a tenth of B is left.
+    # The paper finds the mask by a first, dense run, with one threshold for all weights (give it as
+    # `mask`); here it is random. A tenth of B is left.
     Spec.parse(
         "lori",
         "b: site out r, *mask: site out r, *a: site r in",
@@ -106,16 +113,17 @@ PAIRS: tuple[Spec, ...] = (
         alpha="2 * r",
         source="arXiv:2504.07448",
     ),
-    # A of all layers in one, B of g groups of layers. The paper merges B of one layer after another
-    # until g are left: that is a change of `assign`.
+    # A of all layers in one; B of one layer after another gives way to that of the closest one,
+    # from step T on, one every `every` steps, until `left` are in use.
     Spec.parse(
         "aslora",
-        "b: proj g out r, *assign: layer g, a: proj r in",
+        "b: proj g out r, *assign: proj layer g, a: proj r in",
         {"b": "zeros", "assign": "one_hot", "a": _DOWN},
-        where={"g": "ceil(layer / 3)"},
+        clusters={"assign": "max(left, layer - floor(max(step - T, 0) / every))"},
+        where={"g": "layer", "left": "ceil(5 * layer / 12)", "T": 320, "every": 240},
         scale="alpha / r",
-        alpha="r",
-        source="arXiv:2412.10135",
+        alpha="2 * r",
+        source="arXiv:2412.10135, equation 2",
     ),
     # The block shortcut: a layer also uses the pairs of the `before` layers before it. The other
     # two shortcuts of the paper mix activations of layers and are no update of a weight.
@@ -125,16 +133,17 @@ PAIRS: tuple[Spec, ...] = (
         {"band": "banded(before)", "b": "zeros", "a": _DOWN},
         where={"m": "layer", "before": 1},
         scale="alpha / r",
-        alpha="r",
-        source="arXiv:2402.18039",
+        alpha="2 * r",
+        source="arXiv:2402.18039, equation 3",
     ),
     # Terms k that all tasks share, weighted anew for every task. Without a `task` mode there is one
     # task, the present one: for the next, give the terms so far, padded by new ones, with their
-    # number as `old`: these no longer train. The paper has no base weight; here it is kept.
+    # number as `old`: these no longer train. The paper has no base weight; here it is kept, and the
+    # selector starts as zeros where the public code has ones.
     Spec.parse(
         "itl",
         "u: layer proj out k, selector: layer proj task k, v: layer proj in k",
-        {"u": "uniform(1/sqrt(k))", "selector": "zeros", "v": _DOWN},
+        {"u": "orthogonal", "selector": "zeros", "v": "orthogonal"},
         freeze={"u": "old / k", "v": "old / k"},
         where={"task": 1, "old": 0},
         source="arXiv:2207.09074",
@@ -153,18 +162,20 @@ PAIRS: tuple[Spec, ...] = (
         where={"j": "k"},
         source="arXiv:2502.04700",
     ),
-    # A pair for every task; one task where there is no such mode.
+    # A pair for every task; one task where there is no such mode. The paper has W (BA), entry by
+    # entry, in the place of W and no start; here BA is what is more than ones, so that training
+    # starts from W.
     Spec.parse(
         "flora",
         "*w: site out in, b: layer proj task out r, a: layer proj task r in",
         {"w": "weight", "b": "zeros", "a": _DOWN},
         where={"task": 1},
-        source="arXiv:2312.05677",
+        source="arXiv:2312.05677, equation 4",
     ),
     Spec.parse(
         "hira",
         "*w: site out in, b: site out r, a: site r in",
         {"w": "weight", "b": "zeros", "a": _DOWN},
-        source="openreview:TwJrTz9cRS",
+        source="openreview:TwJrTz9cRS, equation 6",
     ),
 )

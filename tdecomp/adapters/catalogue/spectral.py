@@ -19,7 +19,9 @@ SPECTRAL: tuple[Spec, ...] = (
         alpha="16",
         source="arXiv:2405.17604",
     ),
-    # B stops to train column by column until 30 % of the T steps.
+    # B stops to train column by column until 30 % of the T steps. The start is the paper's singular
+    # vectors with an identity between them, taken off again; the public code starts as LoRA does,
+    # with a random core.
     Spec.parse(
         "lamda",
         "b: site out r, core: site r s, *a: site s in",
@@ -31,10 +33,11 @@ SPECTRAL: tuple[Spec, ...] = (
         base="residual",
         source="arXiv:2406.12832",
     ),
-    Spec.parse(  # the law of P is not in the paper
+    # The law of P is PEFT's, the paper has none. PEFT divides the singular values over both sides.
+    Spec.parse(
         "tinylora",
         "*b: site out r, v: site u, *p: site u r s, *a: site s in",
-        {"b": "svd_u(1/2)", "v": "zeros", "p": "normal(1/sqrt(r))", "a": "svd_vh(1/2)"},
+        {"b": "svd_u(1)", "v": "zeros", "p": "normal(1/sqrt(r))", "a": "svd_vh"},
         where={"s": "r", "u": 64},
         source="arXiv:2602.04118",
     ),
@@ -45,8 +48,9 @@ SPECTRAL: tuple[Spec, ...] = (
         across=("up", "down"),
         source="arXiv:2310.11454",
     ),
-    # The share that no longer trains rises from 0 at step t0 to 1 at step t1. The paper chooses the
-    # entries by a score; here it is the leading columns.
+    # The share that no longer trains rises from 0 at step t0 to 1 at step t1. The public code
+    # freezes whole matrices by a score, those of square weights at once; here it is the leading
+    # columns.
     Spec.parse(
         "aflora",
         "b: site out, up: site out r, d: site r, down: site r in",
@@ -64,10 +68,11 @@ SPECTRAL: tuple[Spec, ...] = (
         base="residual",
         source="arXiv:2409.05926",
     ),
-    Spec.parse(  # the scale is learned; the permutation is in `lower`
+    Spec.parse(  # the permutation is in `lower`
         "loldu",
-        "gain: site, *lower: site out r, z: site r, *upper: site r in",
-        {"gain": "constant(alpha / r)", "lower": "ldu_l", "z": "ldu_d", "upper": "ldu_u"},
+        "*lower: site out r, z: site r, *upper: site r in",
+        {"lower": "ldu_l", "z": "ldu_d", "upper": "ldu_u"},
+        scale="alpha / r",
         alpha="1",
         base="residual",
         source="arXiv:2410.13618",
@@ -81,14 +86,14 @@ SPECTRAL: tuple[Spec, ...] = (
         base="truncate",
         source="arXiv:2412.06071",
     ),
-    Spec.parse(
+    Spec.parse(  # there is no public code: pivots by QR, a core of zeros and no scale are ours
         "pmss",
         "*columns: site out r, core: site r s, *rows: site s in",
         {"columns": "cur_columns", "core": "zeros", "rows": "cur_rows"},
         where={"s": "r"},
         source="arXiv:2409.16722",
     ),
-    Spec.parse(
+    Spec.parse(  # there is no public code: three parts of a side, ascending, are ours
         "dota",
         "g1: site o1 i1 r1, g2: site r1 o2 i2 r2, g3: site r2 o3 i3 -> (o1 o2 o3) (i1 i2 i3)",
         {"g1": "mpo(1)", "g2": "mpo(2)", "g3": "mpo(3)"},

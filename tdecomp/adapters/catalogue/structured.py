@@ -48,10 +48,10 @@ _PRODUCTS = (
         alpha="r",
         source="arXiv:2503.01419",
     ),
-    # no rank: a is the root of the short side, b as small as will do
+    # no rank: a is the root of the short side, b as small as will do; `in` is a square's long side
     Spec.parse(
         "kradapter",
-        "v: site short b, u: site short a -> (b a) short",
+        "v: site short b, u: site short a -> short (b a)",
         {"v": "uniform(sqrt(3 / (13 * b)))", "u": "zeros"},
         where={"a": "floor(sqrt(short))", "b": "ceil(long / a)"},
         scale="alpha",
@@ -94,7 +94,7 @@ _BLOCKS = (
         source="arXiv:2505.20355",
     ),
     # the r rows of A are g times the same r / g rows: the blocks of B only add up
-    Spec.parse(
+    Spec.parse(  # g, the start and alpha are ours: there is no public code
         "block_lora",
         "b: site g out s, a: site s in",
         {"b": "zeros", "a": _DOWN},
@@ -137,7 +137,7 @@ _SQUARES = (
             "g": "ceil(in / a)",
         },
         crop=("out", "in"),
-        source="arXiv:2405.12130",
+        source="arXiv:2405.12130, equation 6",
     ),
     # every group of inputs is rotated by its number and has outputs of its own
     Spec.parse(
@@ -152,7 +152,7 @@ _SQUARES = (
             "g": "ceil(in / a)",
         },
         crop=("out", "in"),
-        source="arXiv:2405.12130",
+        source="arXiv:2405.12130, equation 9",
     ),
 )
 

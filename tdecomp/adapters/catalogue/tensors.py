@@ -62,7 +62,7 @@ TENSORS: tuple[Spec, ...] = (
         {"b": "zeros", "core": "uniform(1/sqrt(s))", "a": "uniform(1/sqrt(in))"},
         where={"s": "r"},
         scale="alpha / r",
-        alpha="16",
+        alpha="2 * r",
         source="arXiv:2505.23808",
     ),
     *(_tenslora(stacking, cp=False) for stacking in _STACKED),
@@ -70,7 +70,8 @@ TENSORS: tuple[Spec, ...] = (
     Spec.parse(  # heads split `out`; in the public code they split the columns
         "lorta",
         "a: in r, b: hd r, c_head: head r, c_proj: proj r, c_layer: layer r -> (head hd) in",
-        {"b": "zeros"} | dict.fromkeys(("a", "c_head", "c_proj", "c_layer"), "uniform(1/sqrt(r))"),
+        {"b": "zeros", "a": "uniform(1/sqrt(r))"}
+        | dict.fromkeys(("c_head", "c_proj", "c_layer"), "uniform(sqrt(6 / r))"),
         scale="alpha / r",
         alpha="16",
         source="arXiv:2410.04060",
@@ -113,7 +114,7 @@ TENSORS: tuple[Spec, ...] = (
         alpha="16",
         source="arXiv:2408.01008",
     ),
-    Spec.parse(
+    Spec.parse(  # there is no public code: the start and alpha are not the paper's for certain
         "metatt",
         "g_in: in r1, g_layer: layer r1 r2, g_proj: proj r2 r3, g_out: r3 out",
         {"g_in": "zeros", "g_layer": "eye", "g_proj": "eye", "g_out": "eye"},

@@ -30,6 +30,7 @@ WRAPPED: tuple[Spec, ...] = (
         wrap="rows",
         source="arXiv:2501.12067",
     ),
+    # both norms constant to the gradient, as DoRA's; there is no public code of the authors
     Spec.parse(
         "bora",
         _LORA,
@@ -39,6 +40,7 @@ WRAPPED: tuple[Spec, ...] = (
         wrap="rows and columns",
         source="arXiv:2412.06441",
     ),
-    # no scale: the norm of the update takes it out, and once it moves it has the norm beta
+    # no scale: the norm of the update takes it out, and once it moves it has the norm beta, which
+    # starts as 1 here (the paper's start is not known here)
     Spec.parse("map", _LORA, _START, wrap="whole", source="arXiv:2505.23094"),
 )
