@@ -142,10 +142,15 @@ class Hook:
         member = self.pool.members[place.member]
         wrap = WRAPS[member.bound.spec.wrap]
         assert wrap.lengths is not None
-        with torch.no_grad():
+        measure = wrap.lengths
+
+        def lengths_now() -> Tensor:
             delta = self.delta(place)
             w = self.kind.matrix(module)[place.start : place.stop]
-            lengths = wrap.lengths(w.to(torch.promote_types(w.dtype, delta.dtype)), delta)
+            return measure(w.to(torch.promote_types(w.dtype, delta.dtype)), delta)
+
+        scales = tuple(self.state.coefficients[place.member])
+        lengths = self.pool.kept((place, scales, self.kind.moment(module)), lengths_now)
         return self.pool.factors(place.member)["magnitude"][place.site] / lengths
 
     def _with_term(

@@ -40,6 +40,12 @@ class Kind(ABC):
         """The tensors that make up its weight."""
         return [self.stored(module)]
 
+    def moment(self, module: nn.Module) -> tuple[tuple[int, int], ...]:
+        """What tells whether its weight was changed: addresses and numbers of writes."""
+        return tuple(
+            (t.data_ptr(), 0 if t.is_inference() else t._version) for t in self.content(module)
+        )
+
     def matrix(self, module: nn.Module) -> Tensor:
         """Its weight as a matrix (out, in): a view."""
         return self.as_matrix(self.stored(module))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -73,7 +73,7 @@ class FactorPool(nn.Module):
             for m in members
         ]
         self._ready: list[list[_Ready]] | None = None
-        self._kept: tuple[Any, list[list[_Ready]]] | None = None
+        self._kept: _Kept | None = None
         self._first: dict[tuple[int, int], tuple[Tensor, Any, Tensor]] = {}
         self._rows: dict[int, dict[str, Tensor]] = {}
         self._dropped: tuple[Tensor, Tensor, set[tuple[int, int]]] | None = None
@@ -163,9 +163,21 @@ class FactorPool(nn.Module):
             self._ready = self._computed()
             return
         state = self._state()
-        if self._kept is None or self._kept[0] != state:
-            self._kept = (state, self._computed())
-        self._ready = self._kept[1]
+        if self._kept is None or self._kept.state != state:
+            self._kept = _Kept(state, self._computed())
+        self._ready = self._kept.products
+
+    def kept(self, key: Any, compute: Callable[[], Tensor]) -> Tensor:
+        """What `compute` gives, without gradient; kept while products are, until a factor changes.
+
+        `key` says what else it depends on.
+        """
+        with torch.no_grad():
+            if self._kept is None or self._ready is not self._kept.products:
+                return compute()
+            if key not in self._kept.others:
+                self._kept.others[key] = compute()
+            return self._kept.others[key]
 
     def end(self, *_: Any) -> None:
         """Let go of it; called after the forward pass of the whole model, also when it failed."""
@@ -284,6 +296,25 @@ class FactorPool(nn.Module):
         """Whether one site may use what another computed; torch.compile finds that by itself."""
         compiling = torch.compiler.is_compiling()
         return self._ready is not None and not compiling and not self._is_watched()
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What is kept from one forward pass without gradient to the next.
+
+    Attributes
+    ----------
+    state
+        Of the factors that it was computed from.
+    products
+        Without tokens.
+    others
+        Whatever `FactorPool.kept` was asked for.
+    """
+
+    state: Any
+    products: list[list[_Ready]]
+    others: dict[Any, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,10 @@ an adapter on query, key and value are trained, and the classifier. It needs no 
 """
 
 import argparse
-import os
 import resource
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 import finetune
 import torch
 from docstrings import LABELS, Item, task
+from quiet import quietly
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -143,16 +142,6 @@ def parse_rank(text: str) -> int | Mapping[str, int] | None:
         return int(text) if text else None
     except ValueError:
         raise ArgumentError(f"cannot read the rank {text!r}: write 8, or r=8,s=4") from None
-
-
-def quietly() -> None:
-    """No network, and no reports of transformers about what it loads."""
-    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def main() -> None:

@@ -21,12 +21,12 @@ from adapter import (
     TARGETS,
     Trained,
     fresh_model,
-    quietly,
     test_accuracy,
     timed_steps,
     train_adapter,
 )
 from docstrings import Item, task
+from quiet import quietly
 from rich.console import Console
 from rich.table import Table
 

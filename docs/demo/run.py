@@ -11,13 +11,13 @@ import os
 import shlex
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from docstrings import LABELS, Item, task
+from quiet import quietly
 from report import Agreement, Row, save_picture, save_results, save_table, table, winners
 from rich.console import Console
 from rich.progress import Progress
@@ -211,17 +211,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    # Before transformers is imported; the commands inherit it.
-    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     console = Console()
     with console.status("Reading docstrings, loading torch and transformers"):
         train, test = task(options.seed)
-        from transformers.utils import logging
-
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        # transformers names its own deprecations when PEFT calls it.
-        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        quietly()
     place = Workplace(options.output, test[: options.limit], CommandLine(console), console)
     budgets = sorted(options.budgets)
     console.print(

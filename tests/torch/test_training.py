@@ -229,6 +229,38 @@ def test_products_are_computed_once_while_nothing_changes(monkeypatch):
     assert len(found) == 4
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_lengths_of_rows_are_measured_once_while_nothing_changes(monkeypatch, mode):
+    model, adapter = adapted("dora")
+    hook = adapter.targets[0].hook
+    found, measure = [], hook.delta
+    monkeypatch.setattr(hook, "delta", lambda place: found.append(place) or measure(place))
+    weight = adapter.targets[0].weight
+
+    def follows(times: int) -> None:
+        before = len(found)
+        with mode():
+            first, second = model(x_of()), model(x_of())
+        assert len(found) == before + times
+        plain = tiny()
+        with torch.no_grad():
+            dict(plain.named_modules())[adapter.targets[0].path].weight.copy_(weight)
+        assert_close(first, dense_copy(adapter, plain)(x_of()))
+        assert torch.equal(first, second)
+
+    follows(1)
+    follows(0)
+    with torch.no_grad():
+        weight.mul_(1.5)
+    follows(1)
+    set_random(adapter, seed=7)
+    follows(1)
+    before = len(found)
+    model(x_of())
+    model(x_of())
+    assert len(found) == before + 2
+
+
 def test_kept_products_have_the_precision_of_autocast():
     model, _ = adapted("fact_tk", tiny(torch.float32))
     x = x_of(dtype=torch.float32)

@@ -1,0 +1,17 @@
+"""What the scripts of the demo do not want to hear from the libraries they use."""
+
+import logging
+import os
+import warnings
+
+
+def quietly() -> None:
+    """No network, and no reports of what is loaded how; before the models are."""
+    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    from transformers.utils import logging as reports
+
+    reports.set_verbosity_error()
+    reports.disable_progress_bar()
+    # transformers names its own deprecations when PEFT calls it, and that imports bitsandbytes
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
