@@ -15,6 +15,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint
 
 from tdecomp.adapters import CATALOGUE
+from tdecomp_torch import attach
 from tests.torch.cases import (
     HIDDEN,
     MODELS,
@@ -553,6 +554,35 @@ def test_rates_go_by_factor():
     for key, factor in adapter.factors().items():
         assert rates.pop(id(factor)) == (16e-3 if key.endswith("__b") else 1e-3)
     assert rates == {id(p): 1e-2 for p in model.head.parameters()}
+
+
+def test_a_trainer_of_transformers_trains_it_and_nothing_else(tmp_path):
+    import transformers as tf
+
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 30}
+    config = tf.LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=1)
+    model = seeded(lambda: tf.LlamaForCausalLM(config))
+    adapter = attach(model, "singlora", targets=["q_proj", "v_proj"], rank={"r": 2, "T": 4})
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+
+    class Steps(tf.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            adapter.step(state.global_step)
+
+    tokens = seeded(lambda: torch.randint(0, 30, (8, 6)))
+    trainer = tf.Trainer(
+        model,
+        tf.TrainingArguments(
+            str(tmp_path), max_steps=3, use_cpu=True, report_to=[], save_strategy="no"
+        ),
+        train_dataset=[{"input_ids": row, "labels": row} for row in tokens],
+        callbacks=[Steps],
+        optimizers=(torch.optim.SGD(adapter.param_groups(1.0, {"a": 2.0})), None),
+    )
+    trainer.train()
+    assert adapter.at_step == 3
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {f"tdecomp_default.{key}" for key in adapter.factors()}
 
 
 def test_a_factor_that_groups_share_is_in_one_parameter_group():
