@@ -325,6 +325,12 @@ def method_lines(specs: Sequence[Spec], *, whole: bool) -> list[str]:
     lines = []
     for spec in specs:
         lines += [str(spec), *(f"  {f.name} starts as {f.init}" for f in spec.factors)]
+        lines += [
+            f"  {f.name} is frozen to a share of {f.freeze}" for f in spec.factors if f.freeze
+        ]
+        lines += [
+            f"  {f.name} tells apart no more than {f.clusters}" for f in spec.factors if f.clusters
+        ]
         lines += [f"  {name} = {text}" for name, text in spec.where]
         lines += [f"  scale {spec.scale}, alpha {spec.alpha}", f"  {BASES[spec.base]}"]
         lines += [f"  norm of {spec.wrap}"] if spec.wrap else []
