@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -109,7 +109,7 @@ class _Packed(_Linear):
 
     @torch.no_grad()
     def stored(self, module: nn.Module) -> Tensor:
-        n_in, like = int(module.in_features), _first_tensor(module)  # pyright: ignore
+        n_in, like = int(module.in_features), next(_tensors(module))  # pyright: ignore
         bias = self.bias(module)
         dtype = torch.float32 if bias is None else bias.dtype
         rows = torch.eye(n_in, dtype=dtype, device=like.device)
@@ -118,17 +118,12 @@ class _Packed(_Linear):
         return (of_rows if bias is None else of_rows - bias).T.contiguous()
 
     def content(self, module: nn.Module) -> list[Tensor]:
-        found = module.state_dict().values()
-        return [value for value in found if isinstance(value, Tensor) and not value.is_quantized]
-
-    def bias(self, module: nn.Module) -> Tensor | None:
-        found: Any = super().bias(module)
-        return found if found is None or isinstance(found, Tensor) else found()
+        return [value for value in module.state_dict().values() if isinstance(value, Tensor)]
 
 
-def _first_tensor(module: nn.Module) -> Tensor:
-    """A tensor on the device of a module."""
-    return next(chain(module.parameters(), module.buffers()), torch.empty(0))
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers of a module itself."""
+    return chain(module.parameters(recurse=False), module.buffers(recurse=False))
 
 
 class _Conv1D(_Linear):
@@ -199,15 +194,19 @@ class _Conv2d(Kind):
 
 
 def _is_packed(module: Any) -> bool:
-    """Whether this is a linear map by its sizes, with no matrix of floating numbers in it."""
+    """Whether this is a linear map by its sizes that holds codes in the place of a matrix."""
     shape = getattr(module, "out_features", None), getattr(module, "in_features", None)
     if not all(isinstance(size, int) and size > 0 for size in shape):
         return False
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or not weight.is_floating_point():
-        return True
-    unpacks_itself = type(weight).dequantize is not Tensor.dequantize
-    return unpacks_itself or (isinstance(module, nn.Linear) and tuple(weight.shape) != shape)
+    if not isinstance(weight, Tensor):
+        return any(map(_is_code, _tensors(module)))
+    return _is_code(weight) or type(weight).dequantize is not Tensor.dequantize
+
+
+def _is_code(x: Tensor) -> bool:
+    """Whether these are whole numbers, or floating ones of 8 bits, which need a scale."""
+    return not x.is_floating_point() or x.element_size() == 1
 
 
 _KINDS: tuple[tuple[Callable[[Any], bool], Kind], ...] = (

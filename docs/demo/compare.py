@@ -212,26 +212,44 @@ class Comparison:
                     self.run(method, lr, seed, choosing=True)
 
 
-def table(results: Results) -> Table:
-    """Mean and spread of the reported seeds."""
-    made = Table("method", title="Docstring task, MiniLM, query, key and value")
-    for heading in ("adapter", "of LoRA's", "classifier", "rate", "test accuracy", "seeds"):
-        made.add_column(heading, justify="right")
+HEADINGS = ("adapter", "of LoRA's", "classifier", "rate", "test accuracy", "seeds")
+
+
+def rows(results: Results) -> list[tuple[str, ...]]:
+    """Method, sizes, rate, mean and spread of the reported seeds; a size that is off has a star."""
+    found = []
     for method in METHODS:
         own = [r for r in results.runs.values() if r.method == method and not r.choosing]
         if own:
-            found = [r.accuracy for r in own]
-            spread = statistics.stdev(found) if len(found) > 1 else 0.0
+            accuracies = [r.accuracy for r in own]
+            spread = statistics.stdev(accuracies) if len(own) > 1 else 0.0
             share = own[0].n_adapter / SIZE
-            made.add_row(
+            row = (
                 method,
                 f"{own[0].n_adapter:,}",
                 f"{share:.3f}{'' if abs(share - 1) <= 0.05 else ' *'}",
                 f"{own[0].n_head:,}",
                 f"{own[0].lr:g}",
-                f"{statistics.mean(found):.3f} ± {spread:.3f}",
-                str(len(found)),
+                f"{statistics.mean(accuracies):.3f} ± {spread:.3f}",
+                str(len(own)),
             )
+            found.append(row)
+    return found
+
+
+def markdown(results: Results) -> str:
+    """The same as a table in markdown."""
+    lines = [("method", *HEADINGS), ("---", *["---:"] * len(HEADINGS)), *rows(results)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def table(results: Results) -> Table:
+    """The same for the screen."""
+    made = Table("method", title="Docstring task, MiniLM, query, key and value")
+    for heading in HEADINGS:
+        made.add_column(heading, justify="right")
+    for row in rows(results):
+        made.add_row(*row)
     return made
 
 
@@ -241,6 +259,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS), help="some of them")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of the runs")
     parser.add_argument("--show", action="store_true", help="only print the table")
+    parser.add_argument("--markdown", action="store_true", help="print it as markdown")
     options = parser.parse_args()
     quietly()
     console, results = Console(), Results(options.results)
@@ -254,7 +273,10 @@ def main() -> None:
         for seed in REPORTED:
             for method in methods:
                 comparison.run(method, results.best(method), seed, choosing=False)
-    console.print(table(results))
+    if options.markdown:
+        print(markdown(results))
+    else:
+        console.print(table(results))
 
 
 if __name__ == "__main__":

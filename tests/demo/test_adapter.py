@@ -15,7 +15,7 @@ DEMO = Path(__file__).parents[2] / "docs" / "demo"
 def compare(monkeypatch):
     monkeypatch.syspath_prepend(str(DEMO))
     yield __import__("compare")
-    for name in ("compare", "adapter", "finetune", "docstrings"):
+    for name in ("compare", "adapter", "finetune", "docstrings", "quiet"):
         sys.modules.pop(name, None)
 
 

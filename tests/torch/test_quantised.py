@@ -32,6 +32,20 @@ class Eight(nn.Module):
         return nn.functional.linear(x, self.qweight.to(x.dtype) * self.scale, self.bias)
 
 
+class Small(nn.Linear):
+    """Floating numbers of 8 bits and one scale, as transformers' FP8Linear has them."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None)
+        w = linear.weight.detach()
+        self.scale = nn.Parameter(w.abs().max() / 448, requires_grad=False)
+        self.weight = nn.Parameter((w / self.scale).to(torch.float8_e4m3fn), requires_grad=False)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.to(x.dtype) * self.scale, self.bias)
+
+
 def four_bits(linear: nn.Linear) -> nn.Module:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import bitsandbytes as bnb
@@ -46,7 +60,11 @@ def four_bits(linear: nn.Linear) -> nn.Module:
     return packed.to("cpu")  # where it quantises
 
 
-FORMS: dict[str, Callable[[nn.Linear], nn.Module]] = {"int8": Eight, "4 bits": four_bits}
+FORMS: dict[str, Callable[[nn.Linear], nn.Module]] = {
+    "int8": Eight,
+    "float8": Small,
+    "4 bits": four_bits,
+}
 every_form = pytest.mark.parametrize("form", FORMS)
 
 
@@ -126,6 +144,20 @@ def test_an_adapter_of_quantised_weights_merges_where_they_are_in_full(form, tmp
     other.merge(keep=None)
     assert_close(plain(x), model(x))
     assert [pair.module for pair in adapter.to_lora()] == [pair.module for pair in other.to_lora()]
+
+
+class Bumps(nn.Module):
+    """Sizes like those of a linear map, but no codes: another kind of layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.in_features, self.out_features = 8, 8
+        self.centres = nn.Parameter(torch.zeros(8, 8))
+
+
+def test_a_layer_without_codes_is_not_taken_for_a_quantised_one():
+    with pytest.raises(SiteError, match="other \\(Bumps\\)"):
+        attach(nn.ModuleDict({"other": Bumps()}), "lora", targets=["other"], rank=2)
 
 
 def test_nothing_is_folded_into_packed_weights():
