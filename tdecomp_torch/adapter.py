@@ -147,7 +147,7 @@ class Adapter:
         first = target.hook.delta(target.hook.places[0])
         total = torch.zeros(shape, dtype=first.dtype, device=first.device)
         for place in target.hook.places:
-            total[place.start : place.stop] = target.hook.delta(place)
+            total[place.start : place.stop] = target.hook.delta(place).to(total.device)
         return total
 
     def base_content(self, path: str) -> list[Tensor]:
@@ -384,7 +384,8 @@ class Adapter:
             matrix = target.kind.as_matrix(folded)
             for place in target.hook.places:
                 own = matrix[place.start : place.stop]
-                own.copy_((own.double() - target.hook.delta(place).double()).to(own.dtype))
+                start = target.hook.delta(place, own.device)
+                own.copy_((own.double() - start.double()).to(own.dtype))
             target.weight.copy_(folded)
 
     def install(self, also_train: Sequence[str]) -> None:

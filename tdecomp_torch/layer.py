@@ -127,15 +127,20 @@ class Hook:
         fast = FAST.get(member.bound.spec.fast)
         coefficients = self.state.coefficients[place.member]
         if fast is not None and self.kind.looks_up:
-            return rows + self.delta(place).T[reader.rows()].to(rows.dtype)
+            return rows + self.delta(place, rows.device).T[reader.rows()].to(rows.dtype)
         if fast is not None:
-            parts = self.pool.parts(place.member, place.site)
+            parts = self._parts(place, rows.device)
             tokens = reader.rows().to(next(iter(parts.values())).dtype)
             added = fast.product(tokens, parts)
             return torch.add(rows, added.to(rows.dtype), alpha=coefficients[0])
         for k, coefficient in enumerate(coefficients):
             rows = self._with_term(member, place, k, coefficient, reader, rows, thinned)
         return rows
+
+    def _parts(self, place: Place, device: torch.device) -> dict[str, Tensor]:
+        """Every factor of a site, on a device."""
+        parts = self.pool.parts(place.member, place.site)
+        return {name: part.to(device) for name, part in parts.items()}
 
     def _gain(self, module: nn.Module, place: Place) -> Tensor:
         """What a wrap multiplies every row of ``W + ΔW`` by, ``(out,)``."""
@@ -145,13 +150,14 @@ class Hook:
         measure = wrap.lengths
 
         def lengths_now() -> Tensor:
-            delta = self.delta(place)
             w = self.kind.matrix(module)[place.start : place.stop]
+            delta = self.delta(place, w.device)
             return measure(w.to(torch.promote_types(w.dtype, delta.dtype)), delta)
 
         scales = tuple(self.state.coefficients[place.member])
         lengths = self.pool.kept((place, scales, self.kind.moment(module)), lengths_now)
-        return self.pool.factors(place.member)["magnitude"][place.site] / lengths
+        magnitude = self.pool.factors(place.member)["magnitude"][place.site]
+        return magnitude.to(lengths.device) / lengths
 
     def _with_term(
         self,
@@ -165,7 +171,7 @@ class Hook:
     ) -> Tensor:
         """``rows + scale * (tokens times one term)``."""
         bound, program = member.bound, member.programs[k]
-        operands = self.pool.operands(place.member, k, place.site)
+        operands = self.pool.operands(place.member, k, place.site, rows.device)
         if thinned and program.edge is not None:
             operands = _thinned(operands, *program.edge, thinned)
         steps = program.steps(rows.shape[0])
@@ -209,18 +215,19 @@ class Hook:
         added = change.T[tokens] if self.kind.looks_up else tokens.to(w.dtype) @ change.T
         return rows + added.to(rows.dtype)
 
-    def delta(self, place: Place) -> Tensor:
-        """ΔW of one site, ``(out, in)``, scaled."""
+    def delta(self, place: Place, device: torch.device | None = None) -> Tensor:
+        """ΔW of one site, ``(out, in)``, scaled, on a device or where the factors are."""
         member, total = self.pool.members[place.member], None
+        device = self.pool.device(place.member) if device is None else device
         bound = member.bound
         fast = FAST.get(bound.spec.fast)
         if fast is not None:
-            parts = self.pool.parts(place.member, place.site)
+            parts = self._parts(place, device)
             like = next(iter(parts.values()))
             eye = torch.eye(bound.grid.shape[1], dtype=like.dtype, device=like.device)
             return self.state.coefficients[place.member][0] * fast.product(eye, parts).T
         for k, coefficient in enumerate(self.state.coefficients[place.member]):
-            operands = self.pool.operands(place.member, k, place.site)
+            operands = self.pool.operands(place.member, k, place.site, device)
             dense = member.programs[k].dense.run(operands)
             part = dense.reshape(math.prod([bound.sizes[n] for n in bound.out_letters]), -1)
             total = coefficient * part if total is None else total + coefficient * part
@@ -233,17 +240,17 @@ class Hook:
     ) -> Tensor:
         """W' of one site, ``(out, in)``, in the precision of the factors or wider."""
         member = self.pool.members[place.member]
-        delta = self.delta(place)
+        w = self.kind.matrix(module)[place.start : place.stop]
+        delta = self.delta(place, w.device)
         spec = member.bound.spec
         if spec.base == "replace":
             return delta
-        w = self.kind.matrix(module)[place.start : place.stop]
         w = w.to(torch.promote_types(w.dtype, delta.dtype))
         if not spec.wrap:
             return w + delta
         wrap = WRAPS[spec.wrap]
         factors = self.pool.factors(place.member)
-        own = {name: factors[name][place.site] for name, *_ in wrap.factors}
+        own = {name: factors[name][place.site].to(w.device) for name, *_ in wrap.factors}
         return wrap.apply(w, delta, own, detach)
 
 

@@ -226,15 +226,18 @@ class FactorPool(nn.Module):
     def _index(self, m: int, mode: str) -> Tensor:
         """Position of every site along a site mode, on the device of the factors."""
         known = self._rows.setdefault(m, {})
-        device = next(iter(self.factors(m).values())).device
+        device = self.device(m)
         if mode not in known or known[mode].device != device:
             known[mode] = torch.as_tensor(self.members[m].bound.grid.rows[mode], device=device)
         return known[mode]
 
     # -- what one site multiplies its tokens with --------------------------------------------
 
-    def operands(self, m: int, term: int, site: int) -> list[Tensor]:
-        """Blocks and other operands of one term of one site."""
+    def operands(self, m: int, term: int, site: int, device: torch.device) -> list[Tensor]:
+        """Blocks and other operands of one term of one site, on a device.
+
+        A model may lie on several; the factors are on one of them, and go where they are needed.
+        """
         member = self.members[m]
         if self._ready is not None and not self._is_watched():
             found = self._ready[m][term].at(site)
@@ -243,7 +246,11 @@ class FactorPool(nn.Module):
         if len(member.keys) < len(member.bound.factors):  # a base weight is among them
             dtype = getattr(self, next(iter(member.keys.values()))).dtype
             found = [array.to(dtype) for array in found]
-        return found
+        return [array.to(device) for array in found]
+
+    def device(self, m: int) -> torch.device:
+        """Where the factors of a group are."""
+        return getattr(self, next(iter(self.members[m].keys.values()))).device
 
     def _alone(self, m: int, term: int, site: int) -> list[Tensor]:
         """The same, computed for this site only."""

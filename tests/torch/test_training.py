@@ -235,7 +235,7 @@ def test_lengths_of_rows_are_measured_once_while_nothing_changes(monkeypatch, mo
     model, adapter = adapted("dora")
     hook = adapter.targets[0].hook
     found, measure = [], hook.delta
-    monkeypatch.setattr(hook, "delta", lambda place: found.append(place) or measure(place))
+    monkeypatch.setattr(hook, "delta", lambda *at: found.append(at) or measure(*at))
     weight = adapter.targets[0].weight
 
     def follows(times: int) -> None:
