@@ -148,6 +148,11 @@ class Results:
             if (r.method, r.lr, r.choosing) == (method, lr, choosing)
         ]
 
+    def reported(self, method: str) -> dict[int, Run]:
+        """Runs of a method that count, by seed."""
+        own = (r for r in self.runs.values() if r.method == method and not r.choosing)
+        return {r.seed: r for r in own}
+
     def tried(self, method: str) -> list[float]:
         """Rates that were tried, in ascending order."""
         return sorted({r.lr for r in self.runs.values() if r.method == method and r.choosing})
@@ -212,17 +217,30 @@ class Comparison:
                     self.run(method, lr, seed, choosing=True)
 
 
-HEADINGS = ("adapter", "of LoRA's", "classifier", "rate", "test accuracy", "seeds")
+HEADINGS = (
+    "adapter",
+    "of LoRA's",
+    "classifier",
+    "rate",
+    "test accuracy",
+    "minus PEFT LoRA",
+    "seeds",
+)
 
 
 def rows(results: Results) -> list[tuple[str, ...]]:
-    """Method, sizes, rate, mean and spread of the reported seeds; a size that is off has a star."""
+    """Method, sizes, rate, accuracy over the reported seeds; a size that is off has a star.
+
+    Accuracy is mean and standard deviation; what it is more than PEFT's LoRA with the same seeds,
+    mean and standard error.
+    """
     found = []
+    baseline = results.reported(PEFT)
     for method in METHODS:
-        own = [r for r in results.runs.values() if r.method == method and not r.choosing]
+        own = list(results.reported(method).values())
         if own:
             accuracies = [r.accuracy for r in own]
-            spread = statistics.stdev(accuracies) if len(own) > 1 else 0.0
+            more = [r.accuracy - baseline[r.seed].accuracy for r in own if r.seed in baseline]
             share = own[0].n_adapter / SIZE
             row = (
                 method,
@@ -230,11 +248,18 @@ def rows(results: Results) -> list[tuple[str, ...]]:
                 f"{share:.3f}{'' if abs(share - 1) <= 0.05 else ' *'}",
                 f"{own[0].n_head:,}",
                 f"{own[0].lr:g}",
-                f"{statistics.mean(accuracies):.3f} ± {spread:.3f}",
+                f"{statistics.mean(accuracies):.3f} ± {_deviation(accuracies):.3f}",
+                f"{statistics.mean(more):+.3f} ± {_deviation(more) / len(more) ** 0.5:.3f}"
+                if more and method != PEFT
+                else "",
                 str(len(own)),
             )
             found.append(row)
     return found
+
+
+def _deviation(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def markdown(results: Results) -> str:

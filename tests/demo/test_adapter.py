@@ -85,6 +85,19 @@ def test_runs_are_kept_and_not_done_again(compare, tmp_path, monkeypatch):
     assert again.results.best("lora") == max(compare.WIDER)
 
 
+def test_the_table_of_the_documents_is_that_of_the_runs(compare):
+    page = Path(__file__).parents[2] / "docs" / "adapters.md"
+    results = compare.Results(compare.RESULTS)
+    assert compare.markdown(results) in page.read_text(encoding="utf-8")
+    for method in compare.METHODS:
+        runs = results.reported(method)
+        assert set(runs) == set(compare.REPORTED)
+        assert {run.lr for run in runs.values()} == {results.best(method)}
+        tried = results.tried(method)
+        assert set(compare.GRID) <= set(tried)
+        assert min(tried) < results.best(method) < max(tried)
+
+
 def test_validation_items_are_no_test_items(compare):
     from rich.console import Console
 
