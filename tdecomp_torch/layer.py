@@ -154,8 +154,9 @@ class Hook:
             delta = self.delta(place, w.device)
             return measure(w.to(torch.promote_types(w.dtype, delta.dtype)), delta)
 
-        scales = tuple(self.state.coefficients[place.member])
-        lengths = self.pool.kept((place, scales, self.kind.moment(module)), lengths_now)
+        scales = self.state.coefficients[place.member]
+        state = lambda: (place, *scales, self.kind.moment(module))
+        lengths = self.pool.kept(state, lengths_now)
         magnitude = self.pool.factors(place.member)["magnitude"][place.site]
         return magnitude.to(lengths.device) / lengths
 

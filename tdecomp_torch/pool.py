@@ -167,17 +167,19 @@ class FactorPool(nn.Module):
             self._kept = _Kept(state, self._computed())
         self._ready = self._kept.products
 
-    def kept(self, key: Any, compute: Callable[[], Tensor]) -> Tensor:
+    @torch.no_grad()
+    def kept(self, key: Callable[[], Any], compute: Callable[[], Tensor]) -> Tensor:
         """What `compute` gives, without gradient; kept while products are, until a factor changes.
 
-        `key` says what else it depends on.
+        `key` gives what else it depends on.
         """
-        with torch.no_grad():
-            if self._kept is None or self._ready is not self._kept.products:
-                return compute()
-            if key not in self._kept.others:
-                self._kept.others[key] = compute()
-            return self._kept.others[key]
+        kept = self._kept
+        if torch.compiler.is_compiling() or kept is None or self._ready is not kept.products:
+            return compute()
+        found = kept.others.get(known := key())
+        if found is None:
+            found = kept.others[known] = compute()
+        return found
 
     def end(self, *_: Any) -> None:
         """Let go of it; called after the forward pass of the whole model, also when it failed."""
