@@ -254,6 +254,8 @@ class Adapter:
         tasks = self.settings.tasks
         if self.is_merged:
             raise ArgumentError(f"the adapter {self.name!r} is merged with the task {self.task!r}")
+        if not isinstance(value, str | list | tuple):
+            raise ArgumentError(f"task={value!r} must be a name, or a list with one per example")
         names = [value] if isinstance(value, str) else list(value)
         if unknown := [name for name in names if name not in tasks]:
             raise ArgumentError(

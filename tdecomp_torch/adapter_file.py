@@ -40,8 +40,9 @@ def save_adapter(
     """Write an adapter to a folder, whole or not at all.
 
     ``factors.safetensors`` holds every trainable factor and every constant that was made of
-    weights, each once and in its own dtype, and the parameters trained besides; its metadata the
-    method, the sites and the settings. Constants that follow from the seed are not stored.
+    weights or changes during training, each once and in its own dtype, and the parameters trained
+    besides; its metadata the method, the sites and the settings. Constants that follow from the
+    seed are not stored.
 
     Parameters
     ----------
@@ -106,6 +107,7 @@ def load_adapter(
         spec = Spec.from_json(document["spec"])
         settings = _settings(document["settings"])
         grids = _grids(document["grids"])
+        _check_tasks(grids, settings.tasks)
         step = float(document["step"])
         dtype = None if document["dtype"] is None else _DTYPES[document["dtype"]]
         base_hash = document["base_hash"]
@@ -250,6 +252,17 @@ def _grids(plain: Sequence[Mapping[str, Any]]) -> tuple[SiteGrid, ...]:
                 f" {sites.grid.shape} does not fit {', '.join(wrong) or 'its modules'}"
             )
     return found
+
+
+def _check_tasks(grids: Sequence[SiteGrid], tasks: Sequence[str]) -> None:
+    """Refuse weights that are not one site for every task."""
+    found: dict[str, list[Any]] = {}
+    for sites in grids:
+        for site in sites.sites:
+            found.setdefault(site.path, []).append(dict(site.labels).get("task"))
+    for path, own in found.items():
+        if len(own) != max(len(tasks), 1) or (tasks and {*own} != {*tasks}):
+            raise ValueError(f"{path} is not one site for each of {', '.join(tasks) or 'no tasks'}")
 
 
 def _grid(plain: Mapping[str, Any]) -> SiteGrid:

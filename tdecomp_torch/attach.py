@@ -195,6 +195,11 @@ def _of_tasks(sites: Sequence[Site], tasks: Sequence[str]) -> Sequence[Site]:
     """Every site once for each task."""
     if not tasks:
         return sites
+    if clash := [site.path for site in sites if "task" in dict(site.labels)]:
+        raise ArgumentError(
+            f"{clash[0]} has a place along the mode 'task' by its name: leave tasks= out, or name"
+            " that mode otherwise in patterns="
+        )
     return [replace(s, labels=(*s.labels, ("task", task))) for s in sites for task in tasks]
 
 

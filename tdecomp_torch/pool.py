@@ -125,8 +125,9 @@ class FactorPool(nn.Module):
         for m, member in enumerate(self.members):
             for factor in member.bound.factors:
                 if factor.clusters is not None:
-                    wanted = factor.clusters({**member.bound.numbers, "step": step})
-                    self._join(m, factor, max(1, round(float(wanted))), counts=step > 0)
+                    numbers = {**member.bound.numbers, "step": step}
+                    wanted = factor.clusters.size(numbers, f"clusters of {factor.name}")
+                    self._join(m, factor, wanted, counts=step > 0)
 
     def _join(self, m: int, assign: Factor, wanted: int, *, counts: bool) -> None:
         """Join labels of one constant, by the mean of their factors over the steps so far."""

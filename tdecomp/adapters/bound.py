@@ -233,19 +233,19 @@ class Bound:
         sites: Sequence[int] | None = None,
     ) -> Format:
         """ΔW of every site, or of some, as one format over ``site out in``, scaled."""
-        chosen = tuple(range(self.grid.n_sites)) if sites is None else tuple(sites)
+        n_sites = self.grid.n_sites if sites is None else len(sites)
         parts: list[Format] = []
         output: list[Axis] = list(self.spec.output)[:: -1 if self.turned else 1]
         for term in self.spec.terms:
             found = [self.gathered(o, arrays[o.factor]) for o in term.operands]
             terms = [letters for letters, _ in found]
             tensors = [
-                array if sites is None or "site" not in letters else _taken(array, chosen)
+                array if sites is None or "site" not in letters else _taken(array, sites)
                 for letters, array in found
             ]
             if not any("site" in letters for letters in terms):
                 xp = namespace(tensors[0])
-                ones = xp.ones(len(chosen), dtype=tensors[0].dtype, device=device(tensors[0]))
+                ones = xp.ones(n_sites, dtype=tensors[0].dtype, device=device(tensors[0]))
                 terms.append(("site",))
                 tensors.append(ones)
             network = Network(Equation(tuple(terms), ("site", *output)), tuple(tensors))
@@ -414,8 +414,7 @@ class Bound:
 
 
 def _taken(array: Array, rows: Sequence[int]) -> Array:
-    xp = namespace(array)
-    return xp.take(array, xp.asarray(rows, device=device(array)), axis=0)
+    return namespace(array).take(array, _like(np.asarray(rows), array), axis=0)
 
 
 def _like(rows: np.ndarray, array: Array) -> Array:

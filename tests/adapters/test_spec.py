@@ -542,6 +542,12 @@ def test_a_grid_that_is_none_is_refused(modes, places, message):
         Grid("w", (3, 2), modes, places)
 
 
+@pytest.mark.parametrize("shape", [8, (8,), (0, 8), ("a", 8), (8, 8, 8), [8, 8]])
+def test_a_shape_that_is_none_is_refused(shape):
+    with refused("the weights of weights need a shape (out, in)"):
+        Grid.full(shape, layer=2)
+
+
 def test_a_site_mode_may_have_any_name():
     b = bind(spec("block out r, r in"), Grid.full((12, 8), block=3, proj=2), 2)
     assert b.shapes["block_out_r"] == (3, 12, 2)

@@ -146,5 +146,18 @@ def test_clusters_that_are_none_are_refused(clusters: Any, init: Any, message: s
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("clusters", ["0", "layer / 2", "0 - 1", "1e400", "step"])
+def test_a_number_of_clusters_is_whole_and_positive(clusters: str):
+    mine = Spec.parse(
+        "mine",
+        "b: g out r, *assign: layer g, a: r in",
+        {"b": "zeros", "assign": "one_hot", "a": "normal"},
+        where={"g": "layer"},
+        clusters={"assign": clusters},
+    )
+    with pytest.raises(ArgumentError, match="clusters of assign = .* must be a positive whole"):
+        attach(deep(), mine, targets=["q_proj"], rank=2)
+
+
 def test_a_spec_with_clusters_is_written_and_read():
     assert Spec.from_json(method("aslora").to_json()) == method("aslora")

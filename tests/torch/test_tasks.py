@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
+import safetensors
 import torch
+from safetensors.torch import load_file, save_file
 
 from tdecomp import ArgumentError
+from tdecomp.errors import FileError
 from tdecomp_torch import Adapter, attach, load_adapter
 from tests.torch.cases import (
     HIDDEN,
@@ -181,6 +185,8 @@ def test_tasks_that_do_not_fit_are_refused():
     model, adapter = several("lora")
     with pytest.raises(ArgumentError, match=r"no task 'frensh', did you mean 'french'\?"):
         adapter.task = "frensh"
+    with pytest.raises(ArgumentError, match="task=3 must be a name, or a list"):
+        adapter.task = 3
     with pytest.raises(ArgumentError, match="names no task"):
         adapter.task = []
     adapter.task = PER_EXAMPLE
@@ -196,3 +202,44 @@ def test_tasks_that_do_not_fit_are_refused():
         other.task = "english"
     with pytest.raises(ArgumentError, match="goes without tasks"):
         attach(tiny(), "dota", rank=2, tasks=TASKS, fold=True)
+
+
+def test_tasks_are_not_given_to_weights_that_have_them_by_name():
+    model = torch.nn.ModuleDict({"a": torch.nn.ModuleDict({"q": torch.nn.Linear(4, 4)})})
+    with pytest.raises(ArgumentError, match="a.q has a place along the mode 'task' by its name"):
+        attach(model, "lora", rank=2, patterns=["{task}.{proj}"], tasks=TASKS)
+
+
+def _no_tasks(settings, labels) -> None:
+    settings["tasks"] = []
+
+
+def _one_task_less(settings, labels) -> None:
+    settings["tasks"].pop()
+
+
+def _other_names(settings, labels) -> None:
+    settings["tasks"][0] = "dutch"
+
+
+def _no_label(settings, labels) -> None:
+    labels.clear()
+
+
+def _twice(settings, labels) -> None:
+    labels[-1][1] = "french"
+
+
+@pytest.mark.parametrize("change", [_no_tasks, _one_task_less, _other_names, _no_label, _twice])
+def test_a_file_whose_sites_do_not_fit_its_tasks_is_refused(change, tmp_path):
+    _, adapter = several("lora")
+    adapter.save(tmp_path / "mine")
+    file = tmp_path / "mine" / "factors.safetensors"
+    with safetensors.safe_open(file, "pt") as opened:
+        metadata = dict(opened.metadata())
+    document = json.loads(metadata["tdecomp.adapter"])
+    change(document["settings"], document["grids"][0]["sites"][0]["labels"])
+    tensors = load_file(file)
+    save_file(tensors, file, metadata | {"tdecomp.adapter": json.dumps(document)})
+    with pytest.raises(FileError, match=r"is damaged: .* is not one site for each of"):
+        load_adapter(tiny(), tmp_path / "mine")
