@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -92,15 +92,16 @@ class Network(Factored):
 
     @property
     def shares_in(self) -> bool:
-        output = self.equation.output
-        return bool(output) and narrowest_cut(self.equation, self._shapes, output[-1]) is not None
+        here = self._without_units()
+        output = here.equation.output
+        return bool(output) and narrowest_cut(here.equation, here._shapes, output[-1]) is not None
 
     def _pair(self, site: int, *, shared_in: bool) -> tuple[Array, Array]:
         """Cut where the network is narrowest, or the dense matrix and an identity."""
-        here: Network = self
+        here = stack = self._without_units()
         for i in reversed(np.unravel_index(site, self.shape[:-2])):
             here = here._at(int(i), len(here.modes) - 3)
-        whole = self if shared_in else here
+        whole = stack if shared_in else here
         cut = narrowest_cut(whole.equation, whole._shapes, whole.equation.output[-1])
         sizes = here.equation.sizes(here._shapes)
         n_out, n_in = here.shape
@@ -109,6 +110,22 @@ class Network(Factored):
         ):
             return through_shorter_side(here.to_dense())
         return here._halves(*cut)
+
+    def _without_units(self) -> Network:
+        """The same tensor without the parts of size 1 of split axes, which tie nothing together."""
+        sizes = self.equation.sizes(self._shapes)
+        split = [axis for axis in self.equation.output if not isinstance(axis, str)]
+        units = {n for axis in split for n in axis if sizes[n] == 1}
+        units -= {axis[-1] for axis in split if units.issuperset(axis)}
+        if not units:
+            return self
+        rest = lambda axes: tuple(left for axis in axes if (left := _less(axis, units)))
+        terms = tuple(map(rest, self.equation.terms))
+        tensors = tuple(
+            namespace(x).reshape(x, tuple(math.prod(sizes[n] for n in flatten((a,))) for a in term))
+            for x, term in zip(self.tensors, terms, strict=True)
+        )
+        return Network(Equation(terms, rest(self.equation.output)), tensors)
 
     def _at(self, index: int, position: int) -> Network:
         return self._restrict(position, range(index, index + 1))._squeeze(position)
@@ -206,3 +223,9 @@ def through_shorter_side(matrix: Array) -> tuple[Array, Array]:
     n_out, n_in = matrix.shape
     eye = namespace(matrix).eye(min(n_out, n_in), dtype=matrix.dtype, device=device(matrix))
     return (matrix, eye) if n_in <= n_out else (eye, matrix)
+
+
+def _less(axis: Axis, gone: Collection[str]) -> Axis:
+    """An axis without some of its names; empty if none is left, and a plain name if one is."""
+    left = tuple(n for n in flatten((axis,)) if n not in gone)
+    return left[0] if len(left) == 1 else left

@@ -6,6 +6,7 @@ One small model for all: a layer with out > in, and one with out < in.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -303,6 +304,25 @@ def test_doras_norm_is_out_of_the_gradient_as_in_peft():
         nn.functional.linear(x, w, base.bias).square().sum().backward()
         for name, parameter in theirs.items():
             assert_close(ours[name].grad.numpy(), parameter.grad.numpy(), case)
+
+
+def test_kasa_takes_off_what_peft_does():
+    options = {"r": 4, "lora_alpha": 6, "kasa_config": peft.KasaConfig()}
+    case = Case("kasa", peft.LoraConfig, options, lora, 4, 6)
+    whole = TwoLayers().double()
+    config = case.config(target_modules=list(LAYERS), **options)
+    model = peft.get_peft_model(deepcopy(whole), config)
+    for name, layer in zip(LAYERS, layers(model), strict=True):
+        w = getattr(whole, name).weight.detach().numpy()
+        theirs = lora(layer) | {"sigma": layer.lora_diag["default"]}
+        nn.init.normal_(theirs["b"])
+        found = {n: x.detach().double().numpy()[None] for n, x in theirs.items()}
+        bound = case.bound(w.shape)
+        layer.merge()
+        expected, start = weight(layer), bound.start(lambda _, w=w: w, given=found)
+        np.testing.assert_allclose(
+            bound.weight(w, start, 0), expected, rtol=0, atol=5 * tol("float32", 36 * 36)
+        )
 
 
 def test_scales_are_those_of_peft_by_default():

@@ -77,20 +77,27 @@ def pick(whole: Whole, bound: Bound, site: int) -> np.ndarray:
     rows = bound.grid.rows
     array = array[tuple(rows[n][site] if n in rows else slice(None) for n in modes)]
     rest = tuple(n for n in modes if n not in rows)
-    return arranged((array, rest), flatten(bound.spec.output)).reshape(bound.grid.shape)
+    inside = tuple(n for n in flatten(bound.spec.output) if n not in blocks(bound))
+    return arranged((array, rest), inside).reshape(bound.grid.shape)
 
 
 def of_site(bound: Bound, arrays: Mapping[str, Any], site: int) -> Factors:
     """The factors of the tensor that a site lies in: modes that all factors have count tensors."""
     rows = bound.grid.rows
     counts = SITE_MODES.intersection(*(f.modes for f in bound.spec.factors))
+    place = {n: rows[n][site] for n in counts} | dict.fromkeys(blocks(bound), 0)
     return {
         f.name: (
-            arrays[f.name][tuple(rows[n][site] if n in counts else slice(None) for n in f.modes)],
-            tuple(n for n in f.modes if n not in counts),
+            arrays[f.name][tuple(place.get(n, slice(None)) for n in f.modes)],
+            tuple(n for n in f.modes if n not in place),
         )
         for f in bound.spec.factors
     }
+
+
+def blocks(bound: Bound) -> set[str]:
+    """Parts of a weight of size 1, which are no modes of the tensor: FacT's single squares."""
+    return {n for n in flatten(bound.spec.output) if bound.sizes[n] == 1}
 
 
 @pytest.mark.parametrize("shape", [(24, 36), (36, 24)], ids=["wide", "tall"])

@@ -90,8 +90,8 @@ CLOSED_FORMS = {
     "lotr": "r o + N r s + s i",
     "denselora": "P r o + N r s + P s i",
     "lorta": "r (i + D + H + P + L)",
-    "fact_tt": "r o + N r s + s i",
-    "fact_tk": "r o + N t + r s t + s i",
+    "fact_tt": "r x + N bo bi r s + s y",
+    "fact_tk": "r x + N bo bi t + r s t + s y",
     "tt_lora": "N (i1 r1 + r1 i2 r2 + r2 i3 r3 + r3 o1 r4 + r4 o2 r5 + r5 o3)",
     "metatt": "i r1 + L r1 r2 + P r2 r3 + r3 o",
     "metatt_heads": "i r1 + L r1 r2 + P r2 r3 + H r3 r4 + r4 D",
@@ -185,6 +185,7 @@ def test_the_sizes_of_the_letters_give_the_count(name, grid):
 def test_closed_forms_on_a_grid(name, shape):
     sizes = {"o": shape[0], "i": shape[1], "max": 36, "L": 4, "P": 3, "N": 12, "H": 4}
     sizes |= {"D": shape[0] // 4, "task": 1, "m": 4, "g": 2, "u": 64, "k": 2, "j": 2}
+    sizes |= {"x": shape[0], "y": shape[1], "bo": 1, "bi": 1}  # neither side goes into the other
     sizes |= dict.fromkeys(("r", "s", "t", "p", "q", "r1", "r2", "r3", "r4", "r5"), 2)
     parts = {24: (2, 3, 4), 36: (3, 3, 4)}
     sizes |= {f"o{k + 1}": n for k, n in enumerate(parts[shape[0]])}

@@ -77,6 +77,8 @@ SPECTRAL: tuple[Spec, ...] = (
         base="residual",
         source="arXiv:2410.13618",
     ),
+    # The last r singular values go, whatever the shape, as in the paper and in PEFT. The authors'
+    # code keeps the first `in` - r, which takes off fewer (or none) where out < in.
     Spec.parse(
         "kasa",
         "b: site out r, sigma: site r, a: site r in",

@@ -10,6 +10,9 @@ _DOWN = "uniform(1/sqrt(in))"  # torch's Kaiming-uniform with a = sqrt(5), fan i
 _UP = "uniform(1/sqrt(r))"  # the same with fan in = r
 
 _PRODUCTS = (
+    # The starts of loha and lokr are those of PEFT. LyCORIS, which gave them their names, starts
+    # b1 ~ N(0, 0.1), a1 ~ N(0, 1), b2 = 0, a2 ~ N(0, 1), and lokr with a = 0 and `left` as torch
+    # starts a linear layer: give these arrays with `given` to train as it does.
     Spec.parse(
         "loha",
         "b1: site out r, a1: site r in, b2: site out s, a2: site s in",

@@ -10,6 +10,10 @@ from tdecomp.adapters.spec import Spec
 __all__ = ["TENSORS"]
 
 _PARTS = {f"{n[0]}{k}": f"part({n}, 3, {k})" for n in ("out", "in") for k in (1, 2, 3)}
+_SQUARES = {  # how often one side goes into the other: 1 where that is not whole
+    "bo": "max(1, (out // in) * (1 - min(1, out % in)))",
+    "bi": "max(1, (in // out) * (1 - min(1, in % out)))",
+}
 _RANKS = {"in": "r", "out": "s", "hd": "s", "head": "t", "proj": "u", "layer": "v"}
 _STACKED: Mapping[str, tuple[str, str]] = MappingProxyType(
     {  # modes of one tensor; modes that count the tensors
@@ -67,31 +71,43 @@ TENSORS: tuple[Spec, ...] = (
     ),
     *(_tenslora(stacking, cp=False) for stacking in _STACKED),
     *(_tenslora(stacking, cp=True) for stacking in _STACKED),
-    Spec.parse(  # heads split `out`; in the public code they split the columns
+    # One set for queries, keys, values and outputs: d + d / H + H + L + 4 numbers for a rank. Heads
+    # split `out` (of an output projection `in`) as in the paper; the public code splits the columns
+    # of all four. alpha is that of its LLaMA runs (lit-gpt); its PEFT fork has 8 by default.
+    Spec.parse(
         "lorta",
         "a: in r, b: hd r, c_head: head r, c_proj: proj r, c_layer: layer r -> (head hd) in",
         {"b": "zeros", "a": "uniform(1/sqrt(r))"}
         | dict.fromkeys(("c_head", "c_proj", "c_layer"), "uniform(sqrt(6 / r))"),
+        across=("a", "b", "c_head", "c_layer"),
         scale="alpha / r",
         alpha="16",
         source="arXiv:2410.04060",
     ),
+    # Weights are cut into squares (`bo` blocks of `out`, `bi` of `in`) where one side is a multiple
+    # of the other; u and v are the same for all squares of a model, as in the public code.
     Spec.parse(
         "fact_tt",
-        "v: out r, sigma: site r s, u: s in",
-        {"v": "zeros", "sigma": "uniform(1/sqrt(s))", "u": "uniform(1/sqrt(in))"},
+        "v: x r, sigma: site bo bi r s, u: s y -> (bo x) (bi y)",
+        {"v": "zeros", "sigma": "uniform(1/sqrt(bi * s))", "u": "uniform(1/sqrt(y))"},
+        where=_SQUARES,
+        across=("v", "u"),
         scale="alpha",
         source="arXiv:2212.03145",
     ),
+    # In the public code, p starts by the number of all squares of the model (here of the weights of
+    # one shape), and the cores of the four squares of an MLP weight are interleaved.
     Spec.parse(
         "fact_tk",
-        "v: out r, p: site t, core: r s t, u: s in",
+        "v: x r, p: site bo bi t, core: r s t, u: s y -> (bo x) (bi y)",
         {
             "v": "zeros",
-            "p": "uniform(sqrt(6 / (site + t)))",
+            "p": "uniform(sqrt(6 / (site * bo * bi + t)))",
             "core": "uniform(sqrt(6 / ((r + s) * t)))",
-            "u": "uniform(1/sqrt(in))",
+            "u": "uniform(1/sqrt(y))",
         },
+        where=_SQUARES,
+        across=("v", "core", "u"),
         scale="alpha",
         source="arXiv:2212.03145",
     ),
