@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,16 +149,36 @@ class Hook:
         assert wrap.lengths is not None
         measure = wrap.lengths
 
+        @torch.no_grad()
         def lengths_now() -> Tensor:
             w = self.kind.matrix(module)[place.start : place.stop]
             delta = self.delta(place, w.device)
             return measure(w.to(torch.promote_types(w.dtype, delta.dtype)), delta)
 
-        scales = self.state.coefficients[place.member]
-        state = lambda: (place, *scales, self.kind.moment(module))
-        lengths = self.pool.kept(state, lengths_now)
+        lengths = self._kept_lengths(module, place, lengths_now)
         magnitude = self.pool.factors(place.member)["magnitude"][place.site]
         return magnitude.to(lengths.device) / lengths
+
+    def _kept_lengths(
+        self, module: nn.Module, place: Place, compute: Callable[[], Tensor]
+    ) -> Tensor:
+        """The lengths, or those before if neither weight nor factors have changed.
+
+        A quantised weight is decoded for them, which costs more than any comparison; elsewhere on
+        an accelerator waiting for the answer costs more than the lengths.
+        """
+        device = self.pool.device(place.member)
+        worth = self.kind.packed or device.type == "cpu"
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not worth:
+            return compute()
+        scales = self.state.coefficients[place.member]
+        operands = [
+            operand
+            for term in range(len(scales))
+            for operand in self.pool.operands(place.member, term, place.site, device)
+        ]
+        inputs = [self.kind.probe(module), *operands]
+        return self.pool.kept.get(place, tuple(scales), inputs, compute)
 
     def _with_term(
         self,

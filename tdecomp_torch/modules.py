@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tdecomp_torch.kept import direction
+
 __all__ = ["Kind", "kind_of"]
 
 
@@ -40,11 +42,14 @@ class Kind(ABC):
         """The tensors that make up its weight."""
         return [self.stored(module)]
 
-    def moment(self, module: nn.Module) -> tuple[tuple[int, int], ...]:
-        """What tells whether its weight was changed: addresses and numbers of writes."""
-        return tuple(
-            (t.data_ptr(), 0 if t.is_inference() else t._version) for t in self.content(module)
-        )
+    def probe(self, module: nn.Module) -> Tensor:
+        """Its weight times a fixed vector, ``(out,)``: what tells whether the weight was changed.
+
+        One pass over the weight. A change too small to be seen in it is below the rounding of what
+        the module gives.
+        """
+        w = self.matrix(module)
+        return w @ direction(w.shape[1]).to(w)
 
     def matrix(self, module: nn.Module) -> Tensor:
         """Its weight as a matrix (out, in): a view."""
@@ -109,13 +114,21 @@ class _Packed(_Linear):
 
     @torch.no_grad()
     def stored(self, module: nn.Module) -> Tensor:
-        n_in, like = int(module.in_features), next(_tensors(module))  # pyright: ignore
-        bias = self.bias(module)
-        dtype = torch.float32 if bias is None else bias.dtype
-        rows = torch.eye(n_in, dtype=dtype, device=like.device)
+        bias, like = self.bias(module), self._like(module)
+        rows = torch.eye(int(module.in_features)).to(like)  # pyright: ignore
         # `forward` itself: no hook of an adapter, and no batch shape that a library could not read
         of_rows = module.forward(rows)
         return (of_rows if bias is None else of_rows - bias).T.contiguous()
+
+    def probe(self, module: nn.Module) -> Tensor:
+        like = self._like(module)
+        return module.forward(direction(int(module.in_features)).to(like)[None])[0]  # pyright: ignore
+
+    def _like(self, module: nn.Module) -> Tensor:
+        """A tensor of the dtype and on the device of its tokens."""
+        bias = self.bias(module)
+        device = next(_tensors(module)).device
+        return torch.empty(0, dtype=torch.float32 if bias is None else bias.dtype, device=device)
 
     def content(self, module: nn.Module) -> list[Tensor]:
         return [value for value in module.state_dict().values() if isinstance(value, Tensor)]

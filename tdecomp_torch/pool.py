@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -14,7 +14,9 @@ from torch.nn import functional
 
 from tdecomp.adapters import Bound, Factor, Operand
 from tdecomp_torch.clusters import RunningMean, join_closest
-from tdecomp_torch.program import Program
+from tdecomp_torch.kept import Kept
+from tdecomp_torch.passes import ByThread, Pass, Ready
+from tdecomp_torch.program import Block, Program
 from tdecomp_torch.state import State
 
 __all__ = ["FactorPool", "Member"]
@@ -72,20 +74,26 @@ class FactorPool(nn.Module):
             ]
             for m in members
         ]
-        self._ready: list[list[_Ready]] | None = None
-        self._kept: _Kept | None = None
-        self._first: dict[tuple[int, int], tuple[Tensor, Any, Tensor]] = {}
         self._rows: dict[int, dict[str, Tensor]] = {}
-        self._dropped: tuple[Tensor, Tensor, set[tuple[int, int]]] | None = None
+        self._make_empty()
         self._frozen: dict[str, float] = {}
         self._means: dict[str, RunningMean] = {}
         self.flags: dict[nn.Parameter, bool] = {}
         """Whether the model's own parameters were trained before: for `detach`."""
 
+    def _make_empty(self) -> None:
+        """Nothing computed yet."""
+        self.kept = Kept()
+        self._by_thread = ByThread()
+        self._traced = Pass()
+
     def __getstate__(self) -> dict[str, Any]:
         """Without what was computed, which cannot be copied while it has a gradient."""
-        computed = {"_ready": None, "_kept": None, "_first": {}, "_dropped": None}
-        return self.__dict__ | computed
+        return {k: v for k, v in self.__dict__.items() if k not in _COMPUTED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._make_empty()
 
     def add(self, key: str, factor: Factor, array: np.ndarray | Tensor, dtype: torch.dtype) -> None:
         """Hold one factor."""
@@ -155,47 +163,30 @@ class FactorPool(nn.Module):
 
     # -- the outermost forward ---------------------------------------------------------------
 
+    @property
+    def _pass(self) -> Pass:
+        """The forward pass of the whole model that this thread is in.
+
+        One thread's pass is nothing to another's. A tracer follows one thread, and plain attributes
+        only.
+        """
+        return self._traced if torch.compiler.is_compiling() else self._by_thread.now
+
     def begin(self, *_: Any) -> None:
         """Compute what needs no tokens; called before the forward pass of the whole model."""
         self.end()
-        if not self.state.acts or self._is_watched():
-            return
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            self._ready = self._computed()
-            return
-        state = self._state()
-        if self._kept is None or self._kept.state != state:
-            self._kept = _Kept(state, self._computed())
-        self._ready = self._kept.products
-
-    @torch.no_grad()
-    def kept(self, key: Callable[[], Any], compute: Callable[[], Tensor]) -> Tensor:
-        """What `compute` gives, without gradient; kept while products are, until a factor changes.
-
-        `key` gives what else it depends on.
-        """
-        kept = self._kept
-        if torch.compiler.is_compiling() or kept is None or self._ready is not kept.products:
-            return compute()
-        found = kept.others.get(known := key())
-        if found is None:
-            found = kept.others[known] = compute()
-        return found
+        if not torch.compiler.is_compiling() and torch.is_grad_enabled():
+            self.kept.clear()
+        if self.state.acts and not self._is_watched():
+            now = self._pass
+            now.with_grad, now.ready = torch.is_grad_enabled(), self._computed()
 
     def end(self, *_: Any) -> None:
         """Let go of it; called after the forward pass of the whole model, also when it failed."""
-        self._ready = None
-        self._first.clear()
-        self._dropped = None
+        now = self._pass
+        now.ready, now.first, now.dropped = None, {}, None
 
-    def _state(self) -> tuple[Any, ...]:
-        """What tells whether anything computed from the factors is out of date."""
-        tensors = (*self.parameters(), *self.buffers())
-        device = tensors[0].device.type if tensors else "cpu"
-        cast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-        return cast, *((t.data_ptr(), t._version, t.dtype, t.device) for t in tensors)
-
-    def _computed(self) -> list[list[_Ready]]:
+    def _computed(self) -> list[list[Ready]]:
         return [
             [
                 self._ready_term(m, program, member.bound.spec.terms[k].operands)
@@ -204,12 +195,12 @@ class FactorPool(nn.Module):
             for m, member in enumerate(self.members)
         ]
 
-    def _ready_term(self, m: int, program: Program, operands: Sequence[Operand]) -> _Ready:
+    def _ready_term(self, m: int, program: Program, operands: Sequence[Operand]) -> Ready:
         bound, factors = self.members[m].bound, self.factors(m)
         sources: list[Tensor | Sequence[Tensor]] = []
         for block in program.blocks:
             parts = [self._gathered(m, operands[k], factors) for k in block.where]
-            found = block.ahead.run(parts)
+            found = self._product(m, block, parts)
             sources.append(found.unbind(0) if block.per_site else found)
         for k in program.rest:
             if operands[k].factor in factors:
@@ -217,7 +208,14 @@ class FactorPool(nn.Module):
             else:
                 sites = range(bound.grid.n_sites)
                 sources.append([self._base(m, operands[k], site) for site in sites])
-        return _Ready(tuple(sources))
+        return Ready(tuple(sources))
+
+    def _product(self, m: int, block: Block, parts: list[Tensor]) -> Tensor:
+        """A block for all sites at once; without gradient perhaps the one before."""
+        if torch.compiler.is_compiling() or parts[0].device.type != "cpu":
+            return block.ahead.run(parts)  # elsewhere comparing costs a wait for the device
+        cast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
+        return self.kept.get((m, id(block)), cast, parts, lambda: block.ahead.run(parts))
 
     def _gathered(self, m: int, operand: Operand, factors: Mapping[str, Tensor]) -> Tensor:
         """Every site's part of a factor, ``(site, ...)``, or the factor if all have the same."""
@@ -231,7 +229,9 @@ class FactorPool(nn.Module):
         known = self._rows.setdefault(m, {})
         device = self.device(m)
         if mode not in known or known[mode].device != device:
-            known[mode] = torch.as_tensor(self.members[m].bound.grid.rows[mode], device=device)
+            with torch.inference_mode(False):  # it is for later passes too, which may train
+                rows = self.members[m].bound.grid.rows[mode]
+                known[mode] = torch.as_tensor(rows, device=device)
         return known[mode]
 
     # -- what one site multiplies its tokens with --------------------------------------------
@@ -242,10 +242,8 @@ class FactorPool(nn.Module):
         A model may lie on several; the factors are on one of them, and go where they are needed.
         """
         member = self.members[m]
-        if self._ready is not None and not self._is_watched():
-            found = self._ready[m][term].at(site)
-        else:
-            found = self._alone(m, term, site)
+        ready = self._pass.ready if self._is_usable() else None
+        found = self._alone(m, term, site) if ready is None else ready[m][term].at(site)
         if len(member.keys) < len(member.bound.factors):  # a base weight is among them
             dtype = getattr(self, next(iter(member.keys.values()))).dtype
             found = [array.to(dtype) for array in found]
@@ -272,10 +270,11 @@ class FactorPool(nn.Module):
 
     def dropped(self, x: Tensor, p: float, site: tuple[int, int]) -> Tensor:
         """`x` after dropout, the same for all sites that read it; new for one that reads again."""
-        if self._dropped is None or self._dropped[0] is not x or site in self._dropped[2]:
-            self._dropped = (x, functional.dropout(x, p), set())
-        self._dropped[2].add(site)
-        return self._dropped[1]
+        known = self._pass.dropped
+        if known is None or known[0] is not x or site in known[2]:
+            known = self._pass.dropped = (x, functional.dropout(x, p), set())
+        known[2].add(site)
+        return known[1]
 
     def _base(self, m: int, operand: Operand, site: int) -> Tensor:
         """The base weight of a site as an operand."""
@@ -293,48 +292,28 @@ class FactorPool(nn.Module):
 
     def first_product(self, m: int, term: int, x: Tensor) -> Tensor | None:
         """The first product of the tokens `x`, if a site before this one computed it."""
-        known = self._first.get((m, term)) if self._shares() else None
+        known = self._pass.first.get((m, term)) if self._shares() else None
         same = known is not None and known[0] is x and known[1] == _moment(x)
         return known[2] if same and known is not None else None
 
     def keep_first_product(self, m: int, term: int, x: Tensor, product: Tensor) -> None:
         """Remember the first product of the tokens `x` for the next site."""
         if self._shares():
-            self._first[m, term] = (x, _moment(x), product)
+            self._pass.first[m, term] = (x, _moment(x), product)
+
+    def _is_usable(self) -> bool:
+        """Whether what was computed ahead has the gradient that is wanted here, if any."""
+        now = self._pass
+        if now.ready is None or self._is_watched():
+            return False
+        return now.with_grad or not torch.is_grad_enabled()
 
     def _shares(self) -> bool:
         """Whether one site may use what another computed; torch.compile finds that by itself."""
-        compiling = torch.compiler.is_compiling()
-        return self._ready is not None and not compiling and not self._is_watched()
+        return not torch.compiler.is_compiling() and self._is_usable()
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """What is kept from one forward pass without gradient to the next.
-
-    Attributes
-    ----------
-    state
-        Of the factors that it was computed from.
-    products
-        Without tokens.
-    others
-        Whatever `FactorPool.kept` was asked for.
-    """
-
-    state: Any
-    products: list[list[_Ready]]
-    others: dict[Any, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """Operands of one term: a tensor for all sites, or one per site."""
-
-    sources: tuple[Tensor | Sequence[Tensor], ...]
-
-    def at(self, site: int) -> list[Tensor]:
-        return [s if isinstance(s, Tensor) else s[site] for s in self.sources]
+_COMPUTED = ("kept", "_by_thread", "_traced")
 
 
 def _apart(bound: Bound, operand: Operand, array: Tensor) -> Tensor | Sequence[Tensor]:

@@ -67,7 +67,8 @@ def assert_all_close(a, b) -> None:
 
 
 def is_clean(pool) -> bool:
-    return pool._ready is None and not pool._first and pool._dropped is None
+    now = pool._pass
+    return now.ready is None and not now.first and now.dropped is None
 
 
 # -- one computation, run in several ways ---------------------
@@ -174,114 +175,6 @@ def test_a_model_may_call_itself(name):
     model, adapter = adapted(name, copy.deepcopy(plain))
     assert_close(model(x_of()), dense_copy(adapter, plain)(x_of()))
     assert is_clean(adapter.pool)
-
-
-# -- without gradients: products are kept until a factor changes ---------------------
-
-
-def _step(adapter) -> None:
-    torch.optim.SGD(random_factors(adapter), lr=0.1).step()
-
-
-def _load(adapter) -> None:
-    state = {k: 1.5 * v for k, v in adapter.pool.state_dict().items()}
-    adapter.pool.load_state_dict(state)
-
-
-def _assign(adapter) -> None:
-    state = {k: 1.5 * v for k, v in adapter.pool.state_dict().items()}
-    adapter.pool.load_state_dict(state, assign=True)
-
-
-def _set(adapter) -> None:
-    for factor in random_factors(adapter):
-        factor.copy_(1.5 * factor)
-
-
-@methods
-@pytest.mark.parametrize("change", [_step, _load, _assign, _set], ids=lambda f: f.__name__[1:])
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_kept_products_follow_the_factors(name, change, mode):
-    model, adapter = adapted(name)
-    model(x_of()).square().sum().backward()
-    with mode():
-        before = model(x_of())
-        with torch.inference_mode(False), torch.no_grad():
-            change(adapter)
-        after = model(x_of())
-        assert not torch.allclose(after, before)
-        assert_close(after, dense_copy(adapter, tiny())(x_of()))
-
-
-def test_products_are_computed_once_while_nothing_changes(monkeypatch):
-    model, adapter = adapted("fact_tk")
-    found, compute = [], adapter.pool._computed
-    monkeypatch.setattr(adapter.pool, "_computed", lambda: found.append(compute()) or found[-1])
-    with torch.no_grad():
-        for _ in range(3):
-            model(x_of())
-        assert len(found) == 1
-        set_random(adapter, seed=7)
-        model(x_of())
-        model(x_of())
-        assert len(found) == 2
-    model(x_of())
-    model(x_of())
-    assert len(found) == 4
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_lengths_of_rows_are_measured_once_while_nothing_changes(monkeypatch, mode):
-    model, adapter = adapted("dora")
-    hook = adapter.targets[0].hook
-    found, measure = [], hook.delta
-    monkeypatch.setattr(hook, "delta", lambda *at: found.append(at) or measure(*at))
-    weight = adapter.targets[0].weight
-
-    def follows(times: int) -> None:
-        before = len(found)
-        with mode():
-            first, second = model(x_of()), model(x_of())
-        assert len(found) == before + times
-        plain = tiny()
-        with torch.no_grad():
-            dict(plain.named_modules())[adapter.targets[0].path].weight.copy_(weight)
-        assert_close(first, dense_copy(adapter, plain)(x_of()))
-        assert torch.equal(first, second)
-
-    follows(1)
-    follows(0)
-    with torch.no_grad():
-        weight.mul_(1.5)
-    follows(1)
-    set_random(adapter, seed=7)
-    follows(1)
-    before = len(found)
-    model(x_of())
-    model(x_of())
-    assert len(found) == before + 2
-
-
-def test_kept_products_have_the_precision_of_autocast():
-    model, _ = adapted("fact_tk", tiny(torch.float32))
-    x = x_of(dtype=torch.float32)
-    with torch.no_grad():
-        before = model(x)
-        with torch.autocast("cpu", torch.bfloat16):
-            half = model(x)
-        assert torch.equal(model(x), before)
-        with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(model(x), half)
-
-
-def test_gradients_flow_after_a_forward_without_them():
-    model, adapter = adapted("fact_tk")
-    expected = gradients(model, adapter, x_of())
-    with torch.inference_mode():
-        model(x_of())
-    with torch.no_grad():
-        model(x_of())
-    assert_all_close(gradients(model, adapter, x_of()), expected)
 
 
 # -- precision ---------------------
