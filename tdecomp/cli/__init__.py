@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from io import TextIOWrapper
 
@@ -10,6 +11,8 @@ from tdecomp.cli._signals import Stopped, stopped_by_exception
 from tdecomp.errors import TdecompError
 
 __all__ = ["main"]
+
+_BREAKS = re.compile(r"\s*\n\s*")  # of the option parser's errors
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -68,5 +71,8 @@ def _in_one_line(error: Exception) -> str:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"tdecomp: {' '.join(message.split())}", file=sys.stderr)
+    """Tell it in one line, whatever the names and paths in it hold."""
+    from tdecomp.cli._screen import printable
+
+    print(f"tdecomp: {printable(_BREAKS.sub(' ', message))}", file=sys.stderr)
     return code

@@ -22,7 +22,7 @@ from tdecomp.cli._parse import (
     parse_rank,
     parse_share,
 )
-from tdecomp.cli._screen import Screen
+from tdecomp.cli._screen import Screen, printable
 from tdecomp.errors import ArgumentError
 from tdecomp.files.factors import load_factors
 from tdecomp.files.peft_lora import VLLM_RANKS
@@ -288,11 +288,11 @@ def verify(out: Out, base: Base, tuned: Tuned, quiet: Quiet = False, as_json: Js
         screen.note(f"{name} is not the file the factors were made from (other size or hash)")
     _print_json(report, as_json)
     if not report["agrees"]:
-        typer.echo(
+        line = (
             f"tdecomp: {out} claims a relative error of {report['claimed']:.6g}, "
-            f"measured {report['measured']:.6g}",
-            err=True,
+            f"measured {report['measured']:.6g}"
         )
+        typer.echo(printable(line), err=True)
         raise typer.Exit(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -97,13 +98,31 @@ def _options(row: Any, groups: Sequence[Group], methods: Sequence[str]) -> list[
 
 def command(base: str, tuned: str, chosen: Mapping[str, Any], words: Sequence[str]) -> str:
     """The `decompose` command with the same sites."""
-    line = ["tdecomp", "decompose", base, tuned, "-o", "OUT"]
+    line = ["tdecomp", "decompose", _as_path(base), _as_path(tuned), "-o", "OUT"]
     for name, value in chosen.items():
         if name == "share" and "--share" in words:
             continue
         for text in value if isinstance(value, list) else [value]:
             line += [] if text is None else [f"--{name}={text}"]
-    return shlex.join([*line, *words])
+    return " ".join(map(_quoted, [*line, *words]))
+
+
+def _as_path(text: str) -> str:
+    """A path that does not look like an option."""
+    return f"./{text}" if text.startswith("-") else text
+
+
+def _quoted(word: str) -> str:
+    r"""A word for the shell; bytes that a terminal would not show are spelled, as bash reads them.
+
+    >>> print(_quoted("a b"), _quoted("a\x1b'b"))
+    'a b' $'a\x1b\x27b'
+    """
+    if word.isprintable():
+        return shlex.quote(word)
+    plain = set(range(0x20, 0x7F)) - set(b"'\\")
+    spelled = (chr(b) if b in plain else f"\\x{b:02x}" for b in os.fsencode(word))
+    return f"$'{''.join(spelled)}'"
 
 
 def explore_table(report: dict[str, Any]) -> Table:
@@ -111,7 +130,8 @@ def explore_table(report: dict[str, Any]) -> Table:
     table = Table(title="relative error within a budget of stored numbers")
     table.add_column("format", overflow="fold")
     for budget in report["budgets"]:
-        table.add_column(f"{budget:,}\n{budget / report['numbers']:.2%}", justify="right")
+        heading = Text(f"{budget:,}\n{budget / report['numbers']:.2%}")
+        table.add_column(heading, justify="right")
     best = [w["name"] for w in report["winners"]]
     for row in report["rows"]:
         pairs = zip(row["cells"], best, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -306,7 +307,7 @@ def _family_line(report: dict[str, Any]) -> str:
 def _labels(labels: Sequence[int | str]) -> str:
     if len(labels) > 2 and all(isinstance(n, int) for n in labels):
         first, last = labels[0], labels[-1]
-        if list(labels) == list(range(int(first), int(last) + 1)):
+        if all(int(b) - int(a) == 1 for a, b in pairwise(labels)):
             return f"{first}..{last}"
     shown = ", ".join(map(str, labels[:6]))
     return shown if len(labels) <= 6 else f"{shown}, ... ({len(labels)})"

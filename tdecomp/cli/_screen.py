@@ -1,10 +1,11 @@
-"""What a person sees while waiting: progress with rate and remaining time, on standard error."""
+"""The edge to the terminal: what is printed, and what a person sees while waiting."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -17,7 +18,27 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["Screen", "short"]
+__all__ = ["Screen", "printable", "short"]
+
+_LONGEST = 10_000  # characters of one text: longer than any command that can be typed
+
+
+def printable(text: str) -> str:
+    r"""The text as a terminal may have it: what acts on a terminal or hides is written out.
+
+    Names, dtypes and paths come from files that anyone may have made. Control characters, line
+    breaks, marks that turn the direction of writing, invisible ones and halves of surrogate pairs
+    become the escapes that Python's `repr` shows. Of a very long text the ends are kept.
+
+    >>> print(printable("x\x1b[2J\u202e.weight"), printable("Δ"))
+    x\x1b[2J\u202e.weight Δ
+    """
+    if len(text) > _LONGEST:
+        half = _LONGEST // 2
+        text = f"{text[:half]}...({len(text) - 2 * half:,} more characters)...{text[-half:]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @dataclass(frozen=True)
@@ -48,13 +69,25 @@ class Screen:
         )
         silent = self.quiet or self.json or not console.is_terminal
         with Progress(*columns, console=console, transient=True, disable=silent) as bar:
-            task = bar.add_task(what, total=max(total, 1))
+            task = bar.add_task(printable(what), total=max(total, 1))
             yield lambda done: bar.advance(task, done)
 
 
+class _Console(Console):
+    """A console on which texts from files are only read: they neither act nor are markup.
+
+    The one place where rich turns a string into something to draw, be it a line, a cell or a
+    title, is overridden: so no table and no message can forget to ask.
+    """
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A string as it may stand on the terminal."""
+        return super().render_str(printable(text), **options)
+
+
 def _console(quiet: bool, *, stderr: bool = False) -> Console:
-    """Print paths and tensor names as they are: ``[/b]`` and ``:smile:`` are no markup here."""
-    return Console(stderr=stderr, quiet=quiet, markup=False, emoji=False)
+    """Print paths and tensor names as they are: ``[/b]`` and ``:smile:`` are not markup here."""
+    return _Console(stderr=stderr, quiet=quiet, markup=False, emoji=False)
 
 
 class _Rate(ProgressColumn):
