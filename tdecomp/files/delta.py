@@ -106,9 +106,9 @@ class Delta:
         covered: dict[str, list[Site]] = {}
         for site in (site for group in self.groups for site in group.sites):
             covered.setdefault(site.tensor, []).append(site)
-        rows = []
+        rows, shapes = [], self.shapes
         for tensor, sites in covered.items():
-            shape = self.shapes[tensor]
+            shape = shapes[tensor]
             if (rest := math.prod(shape) - sum(math.prod(s.shape) for s in sites)) > 0:
                 delta = self.pair.delta(tensor)
                 for site in sites:
@@ -269,8 +269,9 @@ def updates(factors: Factors) -> Mapping[str, Update]:
 
 def _paired(both: Pair, survey: Survey) -> tuple[list[Site], list[tuple[str, str]]]:
     """Sites that both models have, and those that only the base has."""
+    hold_sites = {site.tensor for site in survey.sites}
     for name, old, new in both.reshaped:
-        if any(site.tensor == name for site in survey.sites):
+        if name in hold_sites:
             raise SiteError(
                 f"{name} is {old} in {both.base.path} and {new} in {both.tuned.path}: "
                 "different architectures? leave it out with --exclude if they are not"

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NoReturn
 
 import numpy as np
@@ -26,6 +27,7 @@ _EMBEDDINGS = (
     "tok_embeddings.weight",
     "embed_in.weight",
 )
+_DEEPEST_PREFIX = 16  # segments; those of wrappers have up to five
 _MANTISSA_BITS = {"BF16": 7, "F16": 10}
 
 Empty = Callable[[tuple[int, ...], np.dtype], np.ndarray]
@@ -281,8 +283,8 @@ def _find_prefix(old: Collection[str], new: Collection[str]) -> tuple[str, str]:
     counts = Counter[tuple[str, str]]()
     for side, longer, shorter in (("base", old, set(new)), ("tuned", new, set(old))):
         for name in longer:
-            dots = (place + 1 for place, letter in enumerate(name) if letter == ".")
-            counts.update((name[:dot], side) for dot in dots if name[dot:] in shorter)
+            ends = accumulate(len(word) + 1 for word in name.split(".", _DEEPEST_PREFIX)[:-1])
+            counts.update((name[:end], side) for end in ends if name[end:] in shorter)
     best = max(counts, key=lambda found: (counts[found], -len(found[0])), default=("", ""))
     return best if counts[best] > exact else ("", "")
 
@@ -303,13 +305,16 @@ def _match(
 
 def _tied(unpaired: Mapping[str, Entry], other: Mapping[str, Entry]) -> dict[str, str]:
     """Embedding of the other model that stands for each head that only this one stores."""
-    tied: dict[str, str] = {}
-    for head, entry in unpaired.items():
-        same = [name for name, theirs in other.items() if theirs.shape == entry.shape]
-        sources = [name for name in same if _ends(name, _EMBEDDINGS)]
-        if _ends(head, _HEADS) and sources and not any(_ends(name, _HEADS) for name in same):
-            tied[head] = sources[0]
-    return tied
+    heads = {theirs.shape for name, theirs in other.items() if _ends(name, _HEADS)}
+    sources: dict[tuple[int, ...], str] = {}
+    for name, theirs in other.items():
+        if theirs.shape not in heads and _ends(name, _EMBEDDINGS):
+            sources.setdefault(theirs.shape, name)
+    return {
+        head: sources[entry.shape]
+        for head, entry in unpaired.items()
+        if entry.shape in sources and _ends(head, _HEADS)
+    }
 
 
 def _ends(name: str, endings: tuple[str, ...]) -> bool:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from tdecomp.errors import SiteError
 from tdecomp.stack.scheme import Claim, Rank, Scheme, choose_scheme, generic, reason_against
-from tdecomp.stack.select import Selection, Targets, matches
+from tdecomp.stack.select import Selection, Targets, last_segments, matches
 from tdecomp.stack.sites import Site, Survey
 
 __all__ = ["find_sites"]
+
+_MOST_HINTS = 20  # targets that get one
+_MOST_TAILS = 1000  # endings of names that a word is compared with, about 20 µs each
 
 
 def find_sites(
@@ -98,7 +102,8 @@ def _or_generic(claim: Claim, name: str, shape: tuple[int, ...], selection: Sele
 
 def _partly(sites: Sequence[Site], kept: Sequence[Site]) -> str:
     """Note on a fused tensor of which only some parts are chosen."""
-    left = dict.fromkeys(site.part for site in sites if site not in kept)
+    chosen = set(map(id, kept))  # a fused tensor may hold very many sites: no comparisons
+    left = dict.fromkeys(site.part for site in sites if id(site) not in chosen)
     return f"chosen without its parts {', '.join(left)}" if left else ""
 
 
@@ -143,11 +148,14 @@ def _nothing(asked: str, uncovered: Mapping[str, str], selection: Selection) -> 
 
 def _idle(names: Sequence[str], sites: Sequence[Site], uncovered: Mapping[str, str]) -> list[str]:
     """Sentences for the target names that chose nothing."""
-    paths = [path for site in sites for path in {site.module, f"{site.module}.{site.part}"}]
-    idle = [name for name in names if not any(matches(name, path) for path in paths)]
-    hints = {name: _hint(name, uncovered) for name in idle}
+    sizes = {name.count(".") + 1 for name in names}
+    paths = {path for site in sites for path in (site.module, f"{site.module}.{site.part}")}
+    chosen = {last_segments(path, n) for path in paths for n in sizes}
+    idle = [name for name in names if name not in chosen]
+    hints = [_hint(name, uncovered) for name in idle[:_MOST_HINTS]]
     return [
-        f"Target {n!r} chose nothing{f': {hint}' if hint else ''}." for n, hint in hints.items()
+        f"Target {n!r} chose nothing{f': {hint}' if hint else ''}."
+        for n, hint in zip_longest(idle, hints, fillvalue="")
     ]
 
 
@@ -158,8 +166,8 @@ def _hint(word: str, uncovered: Mapping[str, str]) -> str:
         if matches(word, module) and reason != "not targeted":
             return f"{module} is no site ({reason})"
     size = word.count(".") + 1
-    tails = {".".join(module.split(".")[-size:]) for module in modules}
-    near = difflib.get_close_matches(word, sorted(tails), n=1, cutoff=0.5)
+    tails = sorted({last_segments(module, size) for module in modules})
+    near = difflib.get_close_matches(word, tails[:_MOST_TAILS], n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else ""
 
 

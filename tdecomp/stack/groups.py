@@ -133,7 +133,7 @@ def group_sites(sites: Iterable[Site], *, share: Sequence[str] | None = None) ->
     for site in sites:
         buckets.setdefault(_key(site, shared), []).append(site)
     towers = len({site.prefix for site in sites}) > 1
-    groups, taken = [], set()
+    groups, taken = [], {}
     for bucket in buckets.values():
         modes = tuple(mode for mode, _ in bucket[0].labels if mode in shared)
         for names, labels, members, grid in _grids(bucket, modes, flat="site" in shared):
@@ -188,13 +188,17 @@ def _name(site: Site, shared: frozenset[str], towers: bool) -> str:
     return re.sub(r"[^\w.\-]+", "_", ".".join((*filter(None, words), size)))
 
 
-def _unique(name: str, taken: set[str]) -> str:
-    """`name`, numbered if another group has it; also when the file system ignores case."""
-    number, unique = 1, name
+def _unique(name: str, taken: dict[str, int]) -> str:
+    """`name`, numbered if another group has it; also when the file system ignores case.
+
+    `taken` maps every name to the last number that was tried for it.
+    """
+    number, unique = taken.get(name.lower(), 1), name
     while unique.lower() in taken:
         number += 1
         unique = f"{name}-{number}"
-    taken.add(unique.lower())
+    taken[name.lower()] = number
+    taken.setdefault(unique.lower(), 1)
     return unique
 
 

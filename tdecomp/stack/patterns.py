@@ -12,6 +12,8 @@ Labels = tuple[tuple[str, int | str], ...]
 """Site mode -> label, in mode order: ``(("layer", 3), ("proj", "q_proj"))``."""
 
 NUMBERED = frozenset({"layer", "expert"})
+NUMBER = "[0-9]{1,9}"
+"""A number in a name, as a regex; longer ones are words."""
 RESERVED = frozenset({"out", "in", "hd", "site"})
 
 _TOKEN = re.compile(r"\{(?P<hole>[^{}]*)\}|(?P<star>\*)|(?P<text>[^{}*]+)|(?P<stray>.)")
@@ -118,4 +120,4 @@ def _read_hole(hole: str, text: str) -> tuple[str, tuple[str, ...]]:
 def _alternatives(name: str, options: tuple[str, ...]) -> str:
     if options:
         return "|".join(map(re.escape, options))
-    return r"\d+" if name in NUMBERED else r"[^.]+"
+    return NUMBER if name in NUMBERED else r"[^.]+"

@@ -23,6 +23,7 @@ _HEAD = re.compile(
 )
 _HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
 _HEAD_DIM = ("head_dim", "d_kv")
+_LARGEST = 2**31 - 1  # what a config may say of a size
 _MISFIT = "stored the other way round than this family stores it"
 _TOWERS = (("vision", "vision_config"), ("visual", "vision_config"), ("audio", "audio_config"))
 
@@ -133,7 +134,8 @@ def _made_of(rows: int, heads: int, rule: Rule, config: Mapping[str, Any]) -> bo
     """Whether `rows` are that many heads of the model's head size."""
     size = next((n for key in _HEAD_DIM if (n := _lookup(config, key))), 0)
     if not size:
-        size = _hidden(config) // _lookup(config, rule.heads[0][1])
+        queries = _lookup(config, rule.heads[0][1])
+        size = _hidden(config) // queries if queries else 0
     return rows == heads * size if size else rows % heads == 0
 
 
@@ -151,7 +153,7 @@ def choose_scheme(
             (pattern, Rule(pattern.text, pattern.constant or "weight")) for pattern in read
         )
         return Scheme("pattern", rules, config)
-    types = [t for t in _model_types(config) if t]
+    types = _model_types(config)
     for family in FAMILIES:
         known = _of_family(family, config)
         if set(types) & set(family.model_types) and _any_site(known, shapes):
@@ -174,10 +176,10 @@ def _of_family(family: Family, config: Mapping[str, Any]) -> Scheme:
     return Scheme(family.name, tuple((Pattern.parse(r.pattern), r) for r in family.rules), config)
 
 
-def _model_types(config: Mapping[str, Any]) -> tuple[Any, ...]:
+def _model_types(config: Mapping[str, Any]) -> list[str]:
     text = config.get("text_config")
     inner = text.get("model_type") if isinstance(text, Mapping) else None
-    return config.get("model_type"), inner
+    return [name for name in (config.get("model_type"), inner) if name and isinstance(name, str)]
 
 
 def generic(
@@ -222,7 +224,7 @@ def _lookup(config: Mapping[str, Any], key: int | str) -> int:
     if isinstance(key, int):
         return key
     values = (config.get(name) for name in key.split("|"))
-    return next((v for v in values if isinstance(v, int) and v > 0), 0)
+    return next((v for v in values if type(v) is int and 0 < v <= _LARGEST), 0)
 
 
 def _hidden(config: Mapping[str, Any]) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from tdecomp.errors import ArgumentError
 from tdecomp.stack.sites import Site
@@ -18,7 +18,7 @@ Targets = str | Collection[str]
 
 _NAMES = re.compile(r"[\w.\-,\s]*")
 _WORD = re.compile(r"\w{2,}")
-_LAYERS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+_LAYERS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
 
 def parse_targets(text: str) -> Targets:
@@ -53,7 +53,9 @@ def parse_layers(text: str) -> tuple[int, ...]:
         found = _LAYERS.fullmatch(item.strip())
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if first > last:
-            raise ArgumentError(f"cannot read {item!r} in the layers {text!r}: write '0-5,8'")
+            raise ArgumentError(
+                f"cannot read {item!r} in the layers {text!r}: write '0-5,8', at most 99999"
+            )
         layers.update(range(first, last + 1))
     return tuple(sorted(layers))
 
@@ -76,19 +78,24 @@ class Chooser:
 
     names: tuple[str, ...] = ()
     regex: re.Pattern[str] | None = None
+    by_size: Mapping[int, frozenset[str]] = field(default_factory=dict, repr=False)
+    """`names` by their number of segments."""
 
     @classmethod
     def of(cls, targets: Targets) -> Chooser:
         """Read a list of names or a regex."""
         if isinstance(targets, str):
             return cls(regex=compile_regex(targets))
-        return cls(names=tuple(targets))
+        names = tuple(targets)
+        sizes = {name.count(".") + 1 for name in names}
+        by_size = {n: frozenset(v for v in names if v.count(".") + 1 == n) for n in sizes}
+        return cls(names=names, by_size=by_size)
 
     def __call__(self, path: str) -> bool:
         """Whether the path is chosen."""
         if self.regex is not None:
             return self.regex.fullmatch(path) is not None
-        return any(matches(name, path) for name in self.names)
+        return any(last_segments(path, n) in names for n, names in self.by_size.items())
 
 
 @dataclass(frozen=True)
@@ -143,6 +150,15 @@ class Selection:
         if self.layers is not None and dict(site.labels).get("layer") not in self.layers:
             return "layer not selected"
         return ""
+
+
+def last_segments(path: str, count: int) -> str:
+    """The last `count` dotted segments of a path, all of it if it has no more.
+
+    >>> last_segments("layers.3.mlp.fc1", 2)
+    'mlp.fc1'
+    """
+    return ".".join(path.rsplit(".", count)[-count:])
 
 
 def matches(name: str, path: str) -> bool:

@@ -1,0 +1,81 @@
+"""Checkpoints as large or as odd as one likes: the work grows with the names, not faster."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tdecomp.errors import ArgumentError, SiteError
+from tdecomp.stack import find_sites, group_sites, parse_layers
+
+MANY = 10_000
+CONFIG = {"model_type": "llama", "hidden_size": 2, "num_attention_heads": 1}
+Q = "model.layers.{}.self_attn.q_proj.weight"
+STRANGE = [f"{i:b}".replace("0", "!").replace("1", "?") for i in range(MANY)]  # all one group name
+
+LARGE = {
+    "layers": ({Q.format(i): (2, 2) for i in range(MANY)}, {}),
+    "layers far apart": ({Q.format(i * 10**5): (2, 2) for i in range(1, MANY)}, {}),
+    "a shape each": ({Q.format(i): (2, i + 1) for i in range(MANY)}, {}),
+    "a role each": ({f"x.{i}.a{i}.w.weight": (2, 2) for i in range(MANY)}, {}),
+    "a prefix each": ({f"{s}.{Q.format(0)}": (2, 2) for s in STRANGE}, {}),
+    "each alone": ({Q.format(i): (2, 2) for i in range(MANY)}, {"share": ()}),
+    "targets": (
+        {Q.format(i): (2, 2) for i in range(MANY)},
+        {"targets": [f"layers.{i}.self_attn.q_proj" for i in range(MANY)]},
+    ),
+    "steps": (
+        {
+            f"model.layers.{i}.mlp.experts.{j}.gate_proj.weight": (2, 2)
+            for i in range(140)
+            for j in range(i + 1)
+        },
+        {},
+    ),
+    "one name of many segments": (
+        {Q.format(0): (2, 2), "a" + ".b" * 10 * MANY + ".weight": (2, 2)},
+        {"targets": "all-linear"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_the_work_grows_with_the_names(kind):
+    shapes, options = LARGE[kind]
+    share = options.get("share")
+    start = time.process_time()
+    survey = find_sites(shapes, CONFIG, targets=options.get("targets"))
+    groups = group_sites(survey.sites, share=share)
+    assert time.process_time() - start < 5  # seconds: it takes one, comparing all pairs fifteen
+    assert sum(len(group.sites) for group in groups) == len(shapes)
+    assert len({group.name.lower() for group in groups}) == len(groups)
+
+
+@pytest.mark.parametrize(
+    "text", ["0-999999999999", "0-100000", "٣", "0-٣", "1" * 5000, "1e3", "0x1"]
+)
+def test_layers_are_numbers_up_to_a_limit(text):
+    with pytest.raises(ArgumentError, match="at most 99999"):
+        parse_layers(text)
+
+
+def labels(number: str) -> list[object]:
+    shapes = {f"model.layers.{number}.self_attn.q_proj.weight": (2, 2), "norm.weight": (2,)}
+    survey = find_sites(shapes, CONFIG, patterns=["layers.{layer}.self_attn.{proj}"])
+    return [dict(site.labels)["layer"] for site in survey.sites]
+
+
+@pytest.mark.parametrize(
+    ("number", "label"), [("0", 0), ("007", 7), ("9" * 9, 999_999_999)], ids=str
+)
+def test_numbers_in_names(number, label):
+    assert labels(number) == [label]
+
+
+@pytest.mark.parametrize(
+    "number", ["1" * 10, "9" * 5000, "-1", "٣", "1.5", "1e3", "²", ""], ids=len
+)
+def test_what_is_not_a_layer_number(number):
+    with pytest.raises(SiteError, match="no site"):
+        labels(number)
