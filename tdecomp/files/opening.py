@@ -5,19 +5,31 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from ..errors import FileError, SiteError
-from . import fp8, safetensors
+from . import safetensors
+from .dtypes import FLOATS
+from .packed import Packed, find_packed
 from .parts import Part
 from .safetensors import Entry
 
-__all__ = ["INDEX_SUFFIX", "Checkpoint", "fingerprint", "open_checkpoint", "read_json"]
+__all__ = [
+    "INDEX_SUFFIX",
+    "QUANTISATION_FILES",
+    "Checkpoint",
+    "fingerprint",
+    "open_checkpoint",
+    "read_json",
+]
 
 INDEX_SUFFIX = ".safetensors.index.json"
+QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+"""Settings of GPTQ, AWQ and modelopt where the config has none."""
 _CHUNK = 1 << 22  # bytes hashed at a time
 
 
@@ -32,9 +44,16 @@ class Checkpoint:
     files
         The ``.safetensors`` files, in order.
     entries
-        Every tensor by name, without the scales of fp8 weights.
-    scales
-        fp8 weight name to the entry of its scale.
+        Every tensor by name. A packed weight has one entry, of its decoded shape; the scales and
+        the like that belong to it have none.
+    stored
+        Every tensor as the files have it, by name.
+    packed
+        The entries that are decoded from several stored tensors, or from codes.
+    refused
+        The entries that are codes of a layout that is not read, with the reason in a sentence.
+    companions
+        Names of the stored tensors that belong to packed weights.
     config
         ``config.json`` beside the weights, ``{}`` if there is none.
     index_file
@@ -44,7 +63,10 @@ class Checkpoint:
     path: Path
     files: tuple[Path, ...]
     entries: dict[str, Entry]
-    scales: dict[str, Entry]
+    stored: dict[str, Entry]
+    packed: dict[str, Packed]
+    refused: dict[str, str]
+    companions: frozenset[str]
     config: dict[str, Any]
     index_file: Path | None
 
@@ -52,6 +74,15 @@ class Checkpoint:
     def names(self) -> tuple[str, ...]:
         """Names of all tensors, in file order."""
         return tuple(self.entries)
+
+    @cached_property
+    def floats(self) -> dict[str, Entry]:
+        """The entries that `read` gives as floating numbers: stored as such, or decoded."""
+        return {
+            name: entry
+            for name, entry in self.entries.items()
+            if name in self.packed or (entry.dtype in FLOATS and name not in self.refused)
+        }
 
     @property
     def folder(self) -> Path | None:
@@ -71,40 +102,48 @@ class Checkpoint:
         return self.entry(name).shape
 
     def dtype(self, name: str) -> str:
-        """Safetensors code of the dtype in which a tensor is stored."""
+        """How a tensor is stored: a safetensors code, or that of a layout (``"NF4"``)."""
         return self.entry(name).dtype
 
     def read(self, name: str, index: tuple[slice | int, ...] = ()) -> np.ndarray:
-        """Read a tensor or a part of it: widened to at least float32, fp8 times its scale.
+        """Read a tensor or a part of it: widened to at least float32, packed weights decoded.
 
         Parameters
         ----------
         name
             One of `names`.
         index
-            The part to read; only that part is touched on disk.
+            The part to read; only that part is touched on disk, of packed weights whole rows.
 
         Returns
         -------
         ndarray
             A new array; float64 and integers as they are stored.
+
+        Raises
+        ------
+        FileError
+            If the file cannot be read, or the tensor is one of `refused`.
         """
-        entry, scale = self.entry(name), self.scales.get(name)
-        values = safetensors.load(entry, index)
-        if scale is None:
-            return values
-        blocks = fp8.block_sizes(entry, scale, fp8.configured_block(self.config))
-        return fp8.apply_scale(values, safetensors.load(scale), blocks, entry.shape, index)
+        self._check_readable(name)
+        if name in self.packed:
+            return self.packed[name].read(index)
+        return safetensors.load(self.entry(name), index)
 
     def part(self, name: str, index: tuple[slice | int, ...] = ()) -> Part:
         """Open what `read` reads, to be widened tile by tile.
 
-        fp8 weights with a scale are read whole here: their scales do not lie in tiles.
+        Packed weights are decoded here: their codes and scales do not lie in tiles.
         """
-        if name in self.scales:
-            values = np.asarray(self.read(name, index))
+        self._check_readable(name)
+        if name in self.packed:
+            values = self.packed[name].read(index)
             return Part(values, values.dtype)
         return safetensors.part(self.entry(name), index)
+
+    def _check_readable(self, name: str) -> None:
+        if name in self.refused:
+            raise FileError(self.refused[name])
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -140,12 +179,29 @@ def _open(path: Path) -> Checkpoint:
     else:
         files = _weights_in(path) if path.is_dir() else (path,)
     everything = _union(path, files, {name: folder / shard for name, shard in listed.items()})
-    scales = fp8.find_scales(everything)
-    hidden = {scale.name for scale in scales.values()}
-    entries = {name: entry for name, entry in everything.items() if name not in hidden}
     config_file = folder / "config.json"
     config = read_json(config_file) if config_file.is_file() else {}
-    return Checkpoint(path, files, entries, scales, config, index_file)
+    found = find_packed(everything, _with_settings(folder, config))
+    return Checkpoint(
+        path=path,
+        files=files,
+        entries=found.entries,
+        stored=everything,
+        packed=found.packed,
+        refused=found.refused,
+        companions=found.companions,
+        config=config,
+        index_file=index_file,
+    )
+
+
+def _with_settings(folder: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config, with the quantisation settings that some tools write into a file beside it."""
+    beside = [folder / name for name in QUANTISATION_FILES]
+    file = next((file for file in beside if file.is_file()), None)
+    if file is None or any(key in config for key in ("quantization_config", "quantization")):
+        return config
+    return {**config, "quantization_config": read_json(file)}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._xp import quick_sum_of_squares
 from ..errors import DataError, SiteError
-from .dtypes import DTYPES, FLOATS
+from .dtypes import DTYPES
 from .opening import Checkpoint
 from .parts import Part
 from .safetensors import Entry
@@ -242,7 +242,7 @@ def pair(base: Checkpoint, tuned: Checkpoint) -> Pair:
     SiteError
         If nothing is in both with the same shape.
     """
-    old, new = _floats(base), _floats(tuned)
+    old, new = base.floats, tuned.floats
     prefix, prefixed = _find_prefix(old, new)
     match = _match(base.entries, tuned.entries, prefix, prefixed)
     both = {name: other for name, other in match.items() if name in old and other in new}
@@ -269,10 +269,6 @@ def pair(base: Checkpoint, tuned: Checkpoint) -> Pair:
         ignored=_ignored(base, tuned, match, both),
         places=common | tied,
     )
-
-
-def _floats(checkpoint: Checkpoint) -> dict[str, Entry]:
-    return {name: entry for name, entry in checkpoint.entries.items() if entry.dtype in FLOATS}
 
 
 def _find_prefix(old: Collection[str], new: Collection[str]) -> tuple[str, str]:
@@ -326,8 +322,8 @@ def _ignored(
 ) -> tuple[str, ...]:
     """Names of tensors that are not floating point in one of the models."""
     matched = set(match.values())
-    lone_base = [n for n, e in base.entries.items() if n not in match and e.dtype not in FLOATS]
-    lone_tuned = [n for n, e in tuned.entries.items() if n not in matched and e.dtype not in FLOATS]
+    lone_base = [n for n in base.entries if n not in match and n not in base.floats]
+    lone_tuned = [n for n in tuned.entries if n not in matched and n not in tuned.floats]
     return tuple([n for n in match if n not in both] + lone_base + lone_tuned)
 
 

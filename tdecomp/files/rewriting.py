@@ -11,8 +11,8 @@ import numpy as np
 
 from ..errors import ArgumentError, DataError, FileError, SiteError
 from . import safetensors
-from .opening import Checkpoint, read_json
-from .safetensors import FLOATS, FP8, PICKLE_SUFFIXES, Entry
+from .opening import QUANTISATION_FILES, Checkpoint, read_json
+from .safetensors import FLOATS, PICKLE_SUFFIXES, Entry
 
 __all__ = ["write_model"]
 
@@ -21,7 +21,7 @@ Update = Callable[[np.ndarray], np.ndarray]
 _TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Smallest number that rounds to infinity.
 _OVERFLOW = {"F64": np.inf, "F32": 2.0**128 - 2.0**103, "F16": 65520.0, "BF16": 2.0**128 - 2.0**119}
-_QUANTISATION = ("quantization_config", "compression_config")
+_QUANTISATION = ("quantization_config", "compression_config", "quantization")
 _WEIGHT_SUFFIXES = PICKLE_SUFFIXES | {".safetensors", ".h5", ".msgpack", ".onnx", ".gguf", ".ot"}
 
 
@@ -51,7 +51,7 @@ def write_model(
         same shape.
     dtype
         Cast all floating tensors to this code (``"BF16"``, ``"F16"``, ``"F32"``, ``"F64"``).
-        fp8 tensors are then multiplied out, and their scales and settings dropped.
+        Packed weights are then decoded, and their scales and settings dropped.
     progress
         Called with the name of each tensor before it is written.
 
@@ -60,7 +60,7 @@ def write_model(
     SiteError
         If ``update`` names a tensor that is not there.
     FileError
-        If an fp8 tensor would have to be rounded again.
+        If a packed weight would have to be packed again, or is in a layout that is not read.
     DataError
         If a new tensor has another shape, is not finite, or does not fit its dtype.
     OSError
@@ -70,12 +70,14 @@ def write_model(
     root = base.folder or base.path.parent
     written: dict[str, tuple[str, int]] = {}  # tensor -> file, bytes
     for file in base.files:
+        if dtype is not None and not any(e.file == file for e in base.entries.values()):
+            continue  # nothing but scales
         place = file.relative_to(root)
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         for name, nbytes in _write_file(base, file, folder / place, update, dtype, progress):
             written[name] = place.as_posix(), nbytes
     if base.folder is not None:
-        _copy_others(base, base.folder, folder)
+        _copy_others(base, base.folder, folder, decoded=dtype is not None and bool(base.packed))
         if base.index_file is not None:
             _write_index(base.index_file, folder, written)
         if dtype is not None and base.config:
@@ -88,11 +90,16 @@ def _check(base: Checkpoint, update: Mapping[str, Update], dtype: str | None) ->
     for name in update:
         if name not in base.entries:
             raise SiteError(f"{base.path} has no tensor {name!r} to update")
-        if dtype is None and base.dtype(name) in FP8:
+        if name in base.refused:
+            raise FileError(base.refused[name])
+        if dtype is None and name in base.packed:
             raise FileError(
-                f"{base.path}: tensor {name!r} is stored as {base.dtype(name)} and would have to "
-                "be rounded to fp8 again: give a dtype, e.g. BF16, for the whole model"
+                f"{base.path}: tensor {name!r} is stored as {base.dtype(name)} "
+                f"({base.packed[name].layout}) and would have to be rounded to it again: give a "
+                "dtype, e.g. --dtype bfloat16, for the whole model"
             )
+    if dtype is not None and base.refused:
+        raise FileError(f"cannot write {base.path} as {dtype}: {next(iter(base.refused.values()))}")
 
 
 def _write_file(
@@ -104,18 +111,18 @@ def _write_file(
     progress: Callable[[str], None] | None,
 ) -> Iterator[tuple[str, int]]:
     """Write one shard; return the name and size of every tensor in it."""
-    entries, metadata = safetensors.read_header(file)
-    scales = {scale.name: scale for scale in base.scales.values()}
-    kept = base.entries if dtype is not None else base.entries | scales
+    _, metadata = safetensors.read_header(file)
+    # Not a stale copy that the index passes over.
+    known = base.stored if dtype is None else base.entries
+    entries = {name: entry for name, entry in known.items() if entry.file == file}
     rows: list[tuple[str, str, tuple[int, ...]]] = []
     for name, entry in entries.items():
-        if name in kept and kept[name].file == file:  # not a stale copy that the index passes over
-            code = dtype if dtype is not None and entry.dtype in FLOATS else entry.dtype
-            rows.append((name, code, entry.shape))
+        cast = dtype is not None and name in base.floats
+        rows.append((name, str(dtype) if cast else entry.dtype, entry.shape))
     codes = {name: code for name, code, _ in rows}
 
     def data(name: str) -> np.ndarray:
-        if progress is not None:
+        if progress is not None and name in base.entries:
             progress(name)
         if name not in update and codes[name] == entries[name].dtype:
             return safetensors.raw(entries[name])
@@ -147,14 +154,17 @@ def _encoded(base: Checkpoint, entry: Entry, change: Update | None, code: str) -
 # ----------------------------------------------------------------------------- the other files
 
 
-def _copy_others(base: Checkpoint, root: Path, folder: Path) -> None:
+def _copy_others(base: Checkpoint, root: Path, folder: Path, *, decoded: bool) -> None:
     modules = _modules(root)
+    dropped = {root / name for name in QUANTISATION_FILES} if decoded else set()
     for place, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             source = Path(place, name)
             part = source.relative_to(root)
             in_module = any(module in part.parents for module in modules)
+            if source in dropped:
+                continue
             if source not in base.files and (in_module or not _is_weights(name)):
                 (folder / part).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, folder / part)
@@ -190,7 +200,7 @@ def _write_index(index_file: Path, folder: Path, written: Mapping[str, tuple[str
 
 def _write_config(base: Checkpoint, folder: Path, dtype: str) -> None:
     """Copy config.json with the new dtype, in the sections of composite models as well."""
-    decoded = any(entry.dtype in FP8 for entry in base.entries.values())
+    decoded = bool(base.packed)
 
     def changed(section: Mapping[str, Any]) -> dict[str, Any]:
         out: dict[str, Any] = {}

@@ -183,7 +183,11 @@ def fp8_model(tmp_path):
     folder = tmp_path / "fp8"
     folder.mkdir()
     tensors = {"x.weight": random(4, 6).to(E4M3), "y.weight": random(3, 2).to(E4M3)}
-    rest = {"x.weight_scale_inv": random(2, 2, seed=1), "norm": random(4, dtype=torch.bfloat16)}
+    rest = {
+        "x.weight_scale_inv": random(2, 2, seed=1),
+        "y.weight_scale_inv": random(1, 1, seed=2),
+        "norm": random(4, dtype=torch.bfloat16),
+    }
     save_file(tensors, folder / "a.safetensors")
     save_file(rest, folder / "b.safetensors")
     places = dict.fromkeys(tensors, "a.safetensors") | dict.fromkeys(rest, "b.safetensors")
@@ -197,7 +201,7 @@ def test_fp8_is_copied_raw(fp8_model, tmp_path):
     copy = rewrite(fp8_model, tmp_path / "copy", {"norm": lambda x: 2 * x})
     original = ck.open_checkpoint(fp8_model)
     assert (tmp_path / "copy" / "a.safetensors").read_bytes() == original.files[0].read_bytes()
-    assert copy.scales.keys() == {"x.weight"}
+    assert copy.companions == {"x.weight_scale_inv", "y.weight_scale_inv"}
     assert copy.config == original.config
     np.testing.assert_array_equal(copy.read("x.weight"), original.read("x.weight"))
     np.testing.assert_array_equal(copy.read("norm"), 2 * original.read("norm"))
@@ -207,7 +211,8 @@ def test_fp8_is_multiplied_out_on_request(fp8_model, tmp_path):
     original = ck.open_checkpoint(fp8_model)
     copy = rewrite(fp8_model, tmp_path / "copy", {"x.weight": lambda x: 2 * x}, dtype="F32")
     assert set(copy.names) == {"x.weight", "y.weight", "norm"}
-    assert copy.scales == {}
+    assert copy.companions == set()
+    assert copy.packed == {}
     assert copy.config == {"dtype": "float32"}
     assert json.loads(copy.index_file.read_text())["weight_map"].keys() == set(copy.names)
     np.testing.assert_array_equal(copy.read("x.weight"), 2 * original.read("x.weight"))

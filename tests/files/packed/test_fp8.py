@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -45,6 +46,11 @@ LAYOUTS = {
     "experts_tensor": ((3, 5, 9), "_scale", (3, 1, 1), None, (1, 5, 9)),
     "experts_channel": ((3, 5, 9), "_scale", (3, 5), None, (1, 1, 9)),
     "vector": ((9,), "_scale", (1,), None, (9,)),
+    "column": ((6, 10), "_scale", (1, 10), None, (6, 1)),
+    "experts_column": ((3, 5, 9), "_scale", (3, 1, 9), None, (1, 5, 1)),
+    "experts_each": ((3, 5, 9), "_scale", (3,), None, (1, 5, 9)),
+    "blocks_of_64": ((130, 70), "_scale", (3, 2), None, (64, 64)),
+    "rows_of_blocks": ((3, 300), "_scale_inv", (3, 3), [1, 128], (1, 128)),
 }
 INDICES = [(), (slice(1, 4),), (slice(None, None, 2), slice(1, None)), (0,), (-1, slice(2, 3))]
 
@@ -60,11 +66,63 @@ def test_weights_are_multiplied_by_their_scales(tmp_path, case, dtype):
     spread = scale.reshape([-(-n // b) for n, b in zip(shape, block, strict=True)])
     expected = (weight.float() * blockwise(spread, block, shape)).numpy()
     assert set(checkpoint.names) == {"x.weight", "other"}
-    assert set(checkpoint.scales) == {"x.weight"}
+    assert set(checkpoint.packed) == {"x.weight"}
     assert checkpoint.read("x.weight").dtype == np.float32
     np.testing.assert_array_equal(checkpoint.read("x.weight"), expected)
     for index in INDICES if len(shape) > 1 else []:
         np.testing.assert_array_equal(checkpoint.read("x.weight", index), expected[index])
+
+
+NAMES = (
+    "x.weight_scale",
+    "x.weight_scale_inv",
+    "x.weight_scales",
+    "x.weight.scale",
+    "x.weight.scales",
+    "x.scale_weight",
+    "x.scale_inv",
+    "x.scale",
+    "x.scales",
+)
+# How a scale of powers of two is stored: the power itself, or its exponent.
+STORED = {
+    "float": lambda powers: powers,
+    "half": lambda powers: powers.half(),
+    "e8m0": lambda powers: powers.to(torch.float8_e8m0fnu),
+    "bytes": lambda powers: (powers.log2() + 127).to(torch.uint8),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_of_a_scale(tmp_path, name):
+    shapes = [(), (1,), (1, 1), (5, 1), (1, 96), (5, 3)]
+    weight = random(5, 96).to(E4M3)
+    tensors, expected = {}, {}
+    for i, (stored, shape) in enumerate(itertools.product(STORED, shapes)):
+        powers = 2.0 ** torch.randint(-9, 9, shape, generator=torch.Generator().manual_seed(i))
+        around = {"x.input_scale": random(), "x.bias": random(5), "k_scale": random()}
+        own = {"x.weight": weight.clone(), name: STORED[stored](powers), **around}
+        tensors |= {f"{i}.{key}": tensor for key, tensor in own.items()}
+        wide = powers.repeat_interleave(32, 1) if shape == (5, 3) else powers
+        expected[f"{i}.x.weight"] = (weight.float() * wide).numpy()
+    config = {"quantization_config": {"weight_block_size": [1, 32]}}
+    checkpoint = opened(tmp_path, tensors, config)
+    biases = {name for name in tensors if name.endswith("bias")}
+    assert set(checkpoint.names) == {*expected, *biases}
+    for weight_name, values in expected.items():
+        np.testing.assert_array_equal(checkpoint.read(weight_name), values)
+
+
+def test_a_fused_parameter_and_its_neighbours(tmp_path):
+    shapes = {"up": (3, 5, 9), "up_proj": (3, 9, 5)}  # one name begins the other
+    tensors = {f"experts.{n}": random(*shape).to(E4M3) for n, shape in shapes.items()}
+    scales = {n: random(3, 1, shape[2], seed=1).exp() for n, shape in shapes.items()}
+    tensors |= {f"experts.{n}_scale": scale for n, scale in scales.items()}
+    checkpoint = opened(tmp_path, tensors | {"experts.up_input_scale": random()})
+    assert set(checkpoint.names) == {"experts.up", "experts.up_proj"}
+    for n, scale in scales.items():
+        expected = tensors[f"experts.{n}"].float() * scale
+        np.testing.assert_array_equal(checkpoint.read(f"experts.{n}"), expected.numpy())
 
 
 def test_a_weight_without_entries(tmp_path):
@@ -87,25 +145,60 @@ def test_a_scale_in_another_shard(tmp_path):
     files = {"x.weight": "a.safetensors", "x.weight_scale": "b.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
     checkpoint = ck.open_checkpoint(tmp_path)
-    assert checkpoint.scales["x.weight"].file.name == "b.safetensors"
+    assert checkpoint.companions == {"x.weight_scale"}
     np.testing.assert_array_equal(checkpoint.read("x.weight"), (weight.float() * scale).numpy())
 
 
-def test_without_scale_it_is_a_cast_and_scales_of_others_are_tensors(tmp_path):
-    tensors = {
-        "x.weight": random(3, 4).to(E5M2),
-        "y.weight": random(2),
-        "y.weight_scale": random(2),
-    }
-    checkpoint = opened(tmp_path, tensors)
-    assert set(checkpoint.names) == set(tensors)
-    np.testing.assert_array_equal(checkpoint.read("x.weight"), tensors["x.weight"].float().numpy())
+FLUX = {  # a plain cast of everything, with parameters that are called scales themselves
+    "x.weight": random(3, 4).to(E5M2),
+    "x.bias": random(3).to(E4M3),
+    "norm.key_norm.scale": random(4).to(E4M3),
+    "layer_scale": random(4),
+    "logit_scale": random(),
+}
+
+
+def test_fp8_without_any_scale_is_a_cast(tmp_path):
+    checkpoint = opened(tmp_path, FLUX, {"model_type": "flux"})
+    assert set(checkpoint.names) == set(FLUX) == set(checkpoint.floats)
+    for name, tensor in FLUX.items():
+        np.testing.assert_array_equal(checkpoint.read(name), tensor.float().numpy())
+
+
+# What is beside a plain cast, the config, and what is said.
+LOST = {
+    "config": ({}, {"quantization_config": {"quant_method": "fp8"}}, r"settings \(fp8\)"),
+    "others": ({"y.weight": random(2, 2).to(E4M3), "y.scale": random()}, {}, "have one .'y.scale'"),
+    "marker": ({"scaled_fp8": random(0).to(E4M3)}, {}, "have one .'scaled_fp8'"),
+    "unknown": ({"x.weight_descale": random()}, {}, "'x.weight_descale' beside it is not known"),
+    "second": (
+        {"x.weight_scale": random(), "x.weight_scale_2": random()},
+        {},
+        "'x.weight_scale_2' beside it is not known",
+    ),
+    "two": ({"x.weight_scale": random(), "x.scale": random()}, {}, "which of them counts"),
+    "fp8 scale": ({"x.weight_scale": random(3, 1).to(E4M3)}, {}, "is F8_E4M3, expected floats"),
+}
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_codes_are_never_taken_for_weights(tmp_path, case):
+    beside, config, message = LOST[case]
+    tensors = {"x.weight": random(3, 4).to(E4M3), "plain": random(2), **beside}
+    checkpoint = opened(tmp_path, tensors, config)
+    assert "x.weight" in checkpoint.refused
+    assert "x.weight" not in checkpoint.floats
+    assert "plain" in checkpoint.floats
+    for ask in (checkpoint.read, checkpoint.part):
+        with pytest.raises(FileError, match=f"'x.weight' in .* is stored as fp8.*{message}"):
+            ask("x.weight")
 
 
 @pytest.mark.parametrize(
     ("shape", "scale_shape", "configured"),
     [
         ((6, 10), (5,), None),
+        ((6, 10), (3, 5), None),
         ((6, 10), (10,), None),
         ((6, 10), (2, 2), None),
         ((200, 300), (2, 3), [64, 64]),
@@ -118,7 +211,7 @@ def test_scales_that_fit_no_layout(tmp_path, shape, scale_shape, configured):
     config = {"quantization_config": {"weight_block_size": configured}}
     tensors = {"x.weight": random(*shape).to(E4M3), "x.weight_scale_inv": random(*scale_shape)}
     checkpoint = opened(tmp_path, tensors, config)
-    with pytest.raises(FileError, match="scale 'x.weight_scale_inv' of shape .* 'x.weight' of"):
+    with pytest.raises(FileError, match="its scale 'x.weight_scale_inv' of shape .* the shape"):
         checkpoint.read("x.weight")
 
 

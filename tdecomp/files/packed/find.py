@@ -1,0 +1,261 @@
+"""Finding the packed weights of a checkpoint: the table of layouts, tried on every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from ..dtypes import FP8
+from ..safetensors import Entry
+from .bitsandbytes import BITSANDBYTES_LAYOUTS
+from .floats import FLOAT_LAYOUTS, SCALES
+from .integers import INTEGER_LAYOUTS
+from .layout import Context, Layout, Packed, Refused, Stored, settings_of
+from .refusals import REFUSED_LAYOUTS
+
+__all__ = ["LAYOUTS", "Found", "find_packed"]
+
+LAYOUTS: tuple[Layout, ...] = (
+    *BITSANDBYTES_LAYOUTS,
+    *FLOAT_LAYOUTS,
+    *INTEGER_LAYOUTS,
+    *REFUSED_LAYOUTS,
+)
+"""All layouts; the first row that recognises a tensor decides."""
+
+# Of activations and caches; they say nothing about the weights and go where the scales go.
+_BESIDE = frozenset(
+    {
+        "input_scale",
+        "input_scale_inv",
+        "input_scale_ub",
+        "input_global_scale",
+        "input_zero_point",
+        "activation_scale",
+        "activation_scale_inv",
+        "scale_input",
+        "output_scale",
+    }
+)
+_CACHES = frozenset(
+    {"k_scale", "v_scale", "q_scale", "kv_scale", "prob_scale", "k_zero_point", "v_zero_point"}
+)
+_MARKER = "scaled_fp8"  # an empty tensor by which ComfyUI knows files with scales
+_STRANGE = ("scale", "absmax", "zero_point", "quant", "codebook", "SCB", "g_idx", "perm")
+_CODES = ("_blocks", "_packed")
+_CONV1D_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"})
+_CONV1D_MODULES = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What the tensors of a checkpoint stand for.
+
+    Parameters
+    ----------
+    entries
+        Every tensor and logical weight by name, in file order; companions are not among them. The
+        entry of a packed weight has its decoded shape and `Packed.code` as its dtype; where a
+        layout is refused, what is stored, without a shape if that is not known.
+    packed
+        The weights that can be decoded.
+    refused
+        Why the others cannot, a sentence each.
+    companions
+        Names of the stored tensors that belong to a packed or refused weight.
+    """
+
+    entries: dict[str, Entry]
+    packed: dict[str, Packed]
+    refused: dict[str, str]
+    companions: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """A row that recognised a tensor."""
+
+    layout: Layout
+    stored: Stored
+    companions: frozenset[str]
+    reason: str
+
+
+def find_packed(stored: Mapping[str, Entry], config: Mapping[str, Any]) -> Found:
+    """Find the weights that several stored tensors make up, or that are codes.
+
+    Parameters
+    ----------
+    stored
+        Every tensor of the files, by name.
+    config
+        The model's config.json.
+    """
+    context = Context(settings_of(config), str(config.get("model_type", "")), _fp8_scale(stored))
+    beside = _beside(stored)
+    claims = {name: _claim(entry, stored, beside, context) for name, entry in stored.items()}
+    taken = {name: claim for name, claim in claims.items() if claim is not None}
+    companions = {name for claim in taken.values() for name in claim.companions}
+    if taken or context.settings:
+        companions |= {name for name in stored if _tail(name) in _CACHES or name == _MARKER}
+    found = Found({}, {}, {}, frozenset(companions))
+    for name, entry in stored.items():
+        if name in companions:
+            continue
+        claim = taken.get(name)
+        if claim is None:
+            found.entries[name] = entry
+        else:
+            _take(found, claim, stored)
+    return found
+
+
+def _claim(
+    entry: Entry,
+    everything: Mapping[str, Entry],
+    beside: Mapping[str, list[str]],
+    context: Context,
+) -> _Claim | None:
+    """The first row that recognises a tensor, with the companions that are there."""
+    module, _, tail = entry.name.rpartition(".")
+    for layout in LAYOUTS:
+        core = layout.core(tail) if entry.dtype in layout.dtypes else None
+        if core is None or not layout.only(entry):
+            continue
+        there = partial(_there, everything, module, core, entry.name)
+        marks = [
+            name
+            for name in there(layout.marks)
+            if layout.mark_dtypes is None or everything[name].dtype in layout.mark_dtypes
+        ]
+        if layout.marks and not marks:
+            continue
+        roles = {role: there(templates) for role, templates in layout.parts.items()}
+        roles |= {"mark": marks} if layout.marks else {}
+        parts = {role: everything[names[0]] for role, names in roles.items() if names}
+        name = ".".join(part for part in (module, core) if part)
+        around = [n for n in beside.get(module, ()) if _belongs(n, module, core, everything)]
+        around += [n for n in beside.get(f"{module}.{core}", ()) if n != entry.name]
+        known = {n for names in roles.values() for n in names}
+        strangers = [n for n in around if n not in known and n != entry.name]
+        companions = frozenset(known | {n for n in strangers if _is_beside(_tail(n))})
+        strange = [n for n in strangers if n not in companions]
+        reason = "" if layout.open else f"which is not read: {layout.advice}"
+        return _Claim(
+            layout,
+            Stored(entry, name, parts, context),
+            companions if layout.open else companions | set(strange),
+            reason or _doubt(roles, strange),
+        )
+    return None
+
+
+def _doubt(roles: Mapping[str, list[str]], strange: list[str]) -> str:
+    """Why companions do not say what to do; ``""`` where they do."""
+    for names in roles.values():
+        if len(names) > 1:
+            return f"but has {names[0]!r} and {names[1]!r}: which of them counts?"
+    return f"but {strange[0]!r} beside it is not known in this layout" if strange else ""
+
+
+def _there(
+    everything: Mapping[str, Entry], module: str, core: str, own: str, templates: tuple[str, ...]
+) -> list[str]:
+    """Companions that are in the file."""
+    usual = core in ("", "weight")
+    wanted = [t.format(core) for t in templates if usual or "{}" in t]
+    names = (".".join(part for part in (module, tail) if part) for tail in wanted)
+    return [name for name in names if name in everything and name != own]
+
+
+def _beside(stored: Mapping[str, Entry]) -> dict[str, list[str]]:
+    """By module, the names in it that look like companions of a weight."""
+    modules: dict[str, list[str]] = {}
+    for name in stored:
+        module, _, tail = name.rpartition(".")
+        if any(word in tail for word in _STRANGE):
+            modules.setdefault(module, []).append(name)
+    return modules
+
+
+def _belongs(name: str, module: str, core: str, everything: Mapping[str, Entry]) -> bool:
+    """Whether a companion in the weight's module is the weight's own.
+
+    Of ``up`` and ``up_proj`` only the second has an ``up_proj_scale``.
+    """
+    owner = _tail(name)
+    if core in ("", "weight"):
+        return True
+    while "_" in owner:
+        owner = owner.rpartition("_")[0]
+        if any(f"{module}.{owner}{ending}" in everything for ending in ("", *_CODES)):
+            break
+    return owner == core
+
+
+def _is_beside(tail: str) -> bool:
+    return tail in _CACHES or any(tail == known or tail.endswith(f"_{known}") for known in _BESIDE)
+
+
+def _tail(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _fp8_scale(stored: Mapping[str, Entry]) -> str:
+    """Name of the scale of any fp8 weight, ``""`` where none has one."""
+    if _MARKER in stored:
+        return _MARKER
+    for name, entry in stored.items():
+        if entry.dtype in FP8:
+            module, _, tail = name.rpartition(".")
+            for found in _there(stored, module, tail, name, SCALES):
+                return found
+    return ""
+
+
+def _take(found: Found, claim: _Claim, everything: Mapping[str, Entry]) -> None:
+    """Add a recognised weight to what was found."""
+    own, codes, name = claim.layout, claim.stored.codes, claim.stored.name
+    reason = claim.reason
+    if name in found.entries or (name != codes.name and name in everything):
+        name, reason = codes.name, f"but {name!r} is in the file as well: which of them counts?"
+    packed = None
+    if not reason:
+        try:
+            packed = _opened(claim)
+        except Refused as error:
+            reason = str(error)
+    if packed is not None:
+        found.packed[name] = packed
+        found.entries[name] = replace(codes, name=name, dtype=packed.code, shape=packed.shape)
+        return
+    known = codes.name == name and codes.dtype in (*FP8, "I8")
+    found.refused[name] = (
+        f"{name!r} in {codes.file} is stored as {own.name} ({codes.dtype}), {reason}"
+    )
+    found.entries[name] = replace(codes, name=name, shape=codes.shape if known else ())
+
+
+def _opened(claim: _Claim) -> Packed:
+    layout, stored = claim.layout, claim.stored
+    assert layout.open is not None
+    opened = layout.open(stored)
+    module = stored.name.rpartition(".")[0]
+    turned = (
+        layout.conv1d
+        and len(opened.shape) == 2
+        and stored.context.model_type in _CONV1D_MODELS
+        and _tail(module) in _CONV1D_MODULES
+    )
+    return Packed(
+        name=stored.name,
+        shape=opened.shape[::-1] if turned else opened.shape,
+        code=opened.code,
+        layout=layout.name,
+        stored=stored.codes,
+        companions=claim.companions,
+        rows=opened.rows,
+        transposed=turned,
+    )
