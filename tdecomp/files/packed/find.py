@@ -136,18 +136,14 @@ def _claim(
         roles |= {"mark": marks} if layout.marks else {}
         parts = {role: everything[names[0]] for role, names in roles.items() if names}
         name = ".".join(part for part in (module, core) if part)
-        around = [n for n in beside.get(module, ()) if _belongs(n, module, core, everything)]
-        around += [n for n in beside.get(f"{module}.{core}", ()) if n != entry.name]
         known = {n for names in roles.values() for n in names}
-        strangers = [n for n in around if n not in known and n != entry.name]
-        companions = frozenset(known | {n for n in strangers if _is_beside(_tail(n))})
-        strange = [n for n in strangers if n not in companions]
-        reason = "" if layout.open else f"which is not read: {layout.advice}"
+        around = [n for n in beside.get(name, ()) if n not in known and n != entry.name]
+        strange = [n for n in around if not _is_beside(_tail(n))]
         return _Claim(
             layout,
             Stored(entry, name, parts, context),
-            companions if layout.open else companions | set(strange),
-            reason or _doubt(roles, strange),
+            frozenset(known.union(around)),
+            _doubt(roles, strange) if layout.open else f"which is not read: {layout.advice}",
         )
     return None
 
@@ -171,28 +167,28 @@ def _there(
 
 
 def _beside(stored: Mapping[str, Entry]) -> dict[str, list[str]]:
-    """By module, the names in it that look like companions of a weight."""
-    modules: dict[str, list[str]] = {}
+    """By weight, the names around it that look like companions."""
+    weights: dict[str, list[str]] = {}
     for name in stored:
-        module, _, tail = name.rpartition(".")
-        if any(word in tail for word in _STRANGE):
-            modules.setdefault(module, []).append(name)
-    return modules
+        if any(word in _tail(name) for word in _STRANGE):
+            weights.setdefault(_owner(name, stored), []).append(name)
+    return weights
 
 
-def _belongs(name: str, module: str, core: str, everything: Mapping[str, Entry]) -> bool:
-    """Whether a companion in the weight's module is the weight's own.
+def _owner(name: str, stored: Mapping[str, Entry]) -> str:
+    """Weight that a companion belongs to by its name.
 
-    Of ``up`` and ``up_proj`` only the second has an ``up_proj_scale``.
+    Of ``up`` and ``up_proj`` only the second has an ``up_proj_scale``; ``x.weight.absmax`` belongs
+    to ``x.weight``, and so do ``x.SCB`` and all others in the module.
     """
-    owner = _tail(name)
-    if core in ("", "weight"):
-        return True
-    while "_" in owner:
-        owner = owner.rpartition("_")[0]
-        if any(f"{module}.{owner}{ending}" in everything for ending in ("", *_CODES)):
-            break
-    return owner == core
+    module, _, tail = name.rpartition(".")
+    while "_" in tail:
+        tail = tail.rpartition("_")[0]
+        weight = f"{module}.{tail}" if module else tail
+        is_scale = any(word in tail for word in _STRANGE)
+        if not is_scale and any(weight + ending in stored for ending in ("", *_CODES)):
+            return weight
+    return module if module in stored else f"{module}.weight".lstrip(".")
 
 
 def _is_beside(tail: str) -> bool:

@@ -47,6 +47,7 @@ def _open_bnb_int8(stored: Stored) -> Opened:
 def _open_int8(stored: Stored) -> Opened:
     """Open ``(codes - zero) * scale``: one scale, one per row or one per group of a row."""
     codes = stored.codes
+    _check_complete(stored)
 
     def plain(start: int, stop: int) -> np.ndarray:
         return _numbers(codes, (slice(start, stop),))
@@ -75,6 +76,8 @@ def _open_gptq(stored: Stored) -> Opened:
         raise Refused(f"but its g_idx is {order.shape}, expected one for each of {inputs} inputs")
     if order is None and (groups == 0 or inputs % groups):
         raise Refused(f"but {groups} groups do not divide {inputs} inputs, and it has no g_idx")
+    if order is None and stored.context.settings.get("desc_act") is True:
+        raise Refused("but its config says desc_act, and its g_idx is not in the file")
     offset = _zero_offset(stored, zeros, bits)
 
     def rows(start: int, stop: int) -> np.ndarray:
@@ -183,6 +186,7 @@ def _open_packed(stored: Stored) -> Opened:
     """Words along the inputs, numbers raised by half their range; zero points down the outputs."""
     codes, scale = stored.codes, stored.part("scale", "scale")
     shape = _stated_shape(stored)
+    _check_complete(stored)
     if len(codes.shape) != 2 or len(shape) != 2 or codes.shape[0] != shape[0]:
         raise Refused(f"but its codes are {codes.shape} and its weight_shape is {shape}")
     bits = _dense_bits(codes.shape[1], shape[1], stored.context.settings)
@@ -227,7 +231,8 @@ def _stated_shape(stored: Stored) -> tuple[int, ...]:
 def _dense_bits(words: int, numbers: int, settings: Mapping[str, Any]) -> int:
     """Bits of each number in a row of words; refused where words hold spare bits."""
     fits = [b for b in range(1, 9) if -(-numbers * b // 32) == words]
-    stated = _stated_bits(settings)
+    stated = {w.get("num_bits") for w in _schemes(settings)}
+    stated = {b for b in stated if type(b) is int}
     if stated:
         fits = [b for b in fits if b in stated]
     elif len(fits) > 1:
@@ -240,13 +245,25 @@ def _dense_bits(words: int, numbers: int, settings: Mapping[str, Any]) -> int:
     return bits
 
 
-def _stated_bits(settings: Mapping[str, Any]) -> set[int]:
-    """Every ``num_bits`` of weights in the groups of a compressed-tensors config."""
+def _check_complete(stored: Stored) -> None:
+    """Refuse weights without the zero points or the order that the config says they have."""
+    schemes = _schemes(stored.context.settings)
+    if "zero" not in stored.parts and schemes and all(w.get("symmetric") is False for w in schemes):
+        raise Refused("but its config says that it has zero points, and they are not in the file")
+    if (
+        "order" not in stored.parts
+        and schemes
+        and all(w.get("actorder") == "group" for w in schemes)
+    ):
+        raise Refused("but its config says actorder, and its g_idx is not in the file")
+
+
+def _schemes(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a compressed-tensors config says of weights, group by group."""
     groups = settings.get("config_groups")
     rows: Sequence[Any] = list(groups.values()) if isinstance(groups, Mapping) else []
     weights = [row.get("weights") for row in rows if isinstance(row, Mapping)]
-    bits = [w.get("num_bits") for w in weights if isinstance(w, Mapping)]
-    return {b for b in bits if type(b) is int}
+    return [w for w in weights if isinstance(w, Mapping)]
 
 
 # -------------------------------------------------------------------------------------- MLX
@@ -313,7 +330,7 @@ INTEGER_LAYOUTS = (
         ("SCB", "{}.SCB"),
         _open_bnb_int8,
         _HALVES,
-        parts={"format": ("weight_format", "{}_format")},
+        parts={"format": ("{}_format",)},
         conv1d=True,
     ),
     Layout(

@@ -19,6 +19,17 @@ _WEIGHTS = {
     "_quantized": "",
     "_proj": "_proj",
 }
+_HQQ = ("scale", "zero", "meta", "shape", "nbits", "axis", "group_size", "packing", "quant_config")
+_EXL2 = ("q_scale", "q_scale_max", "q_groups", "q_group_map", "q_invperm", "q_perm")
+_FPQ = (
+    "scales",
+    "dqweight",
+    "forward_hadamard_matrix",
+    "backward_hadamard_matrix",
+    "act_global_scale",
+    "weight_global_scale",
+)
+_SPARSE = ("shape", "row_offsets")
 _GPTQMODEL = "load it with gptqmodel, dequantise it, and save it in bfloat16"
 _TRANSFORMERS = (
     "load it with transformers, call model.dequantize() where there is one, and save it in bfloat16"
@@ -36,28 +47,55 @@ def _row(
     ending: str,
     becomes: str,
     marks: tuple[str, ...] = (),
+    rest: tuple[str, ...] = (),
     *,
     dtypes: frozenset[str] = _ANY,
     advice: str = _TRANSFORMERS,
 ) -> Layout:
-    return Layout(name, stored, dtypes, ending, becomes, marks, None, advice=advice)
+    parts = {tail: (tail,) for tail in rest}
+    return Layout(name, stored, dtypes, ending, becomes, marks, None, parts=parts, advice=advice)
 
 
 REFUSED_LAYOUTS = (
-    _row("HQQ", "`W_q`, `scale`, `zero`", "W_q", "weight"),
-    _row("AQLM", "`codes`, `codebooks`, `scales`", "codes", "weight", ("codebooks",)),
+    _row("HQQ", "`W_q`, `scale`, `zero`", "W_q", "weight", (), _HQQ),
+    _row("AQLM", "`codes`, `codebooks`, `scales`", "codes", "weight", ("codebooks",), ("scales",)),
     _row("VPTQ", "`indices`, `centroids`", "indices", "weight", ("centroids", "centroids.weight")),
     _row("EETQ", "`weight` I8, `weight_scales`", "", "", ("{}_scales",), dtypes=frozenset({"I8"})),
     _row("Quanto", "`weight._data`, `weight._scale`", "_data", "", ("_scale",)),
-    _row("torchao", "`_weight_qdata`, `_weight_scale`", "_weight_qdata", "weight"),
-    _row("HIGGS", "`weight`, `scales`, `tables`", "", "", ("tables", "tables2")),
+    _row(
+        "torchao",
+        "`_weight_qdata`, `_weight_scale`",
+        "_weight_qdata",
+        "weight",
+        (),
+        ("_weight_scale", "_weight_zero_point"),
+    ),
+    _row("HIGGS", "`weight`, `scales`, `tables`", "", "", ("tables", "tables2"), ("scales",)),
     _row("SpQR", "`dense_weights`", "dense_weights", "weight"),
     _row("QuIP#", "`Qidxs`", "Qidxs", "weight"),
-    _row("EXL2", "`q_weight`, `q_scale`", "q_weight", "weight", advice=_GPTQMODEL),
-    _row("Marlin", "`B`, `s`", "B", "weight", ("s",), dtypes=_INTEGERS, advice=_GPTQMODEL),
-    _row("Marlin 2:4", "`weight_packed`, `meta`", "_packed", "", ("scale_packed", "meta")),
-    _row("sparse bitmask", "`compressed`, `bitmask`", "compressed", "weight", ("bitmask",)),
-    _row("FP-Quant", "`qweight` U8", "qweight", "weight", dtypes=frozenset({"U8"})),
+    _row("EXL2", "`q_weight`, `q_scale`", "q_weight", "weight", (), _EXL2, advice=_GPTQMODEL),
+    _row(
+        "Marlin",
+        "`B`, `s`",
+        "B",
+        "weight",
+        ("s",),
+        ("workspace",),
+        dtypes=_INTEGERS,
+        advice=_GPTQMODEL,
+    ),
+    _row(
+        "Marlin 2:4",
+        "`weight_packed`, `meta`",
+        "_packed",
+        "",
+        ("scale_packed", "meta"),
+        ("workspace",),
+    ),
+    _row(
+        "sparse bitmask", "`compressed`, `bitmask`", "compressed", "weight", ("bitmask",), _SPARSE
+    ),
+    _row("FP-Quant", "`qweight` U8", "qweight", "weight", (), _FPQ, dtypes=frozenset({"U8"})),
     _row("NVFP4 of a kernel", "`weight` U8, `weight_sf`", "", "", ("{}_sf", "{}_sf_rowmajor")),
     _row(
         "MXFP4 experts (gpt-oss's own names)", "`X.blocks`, `X.scales`", "blocks", "", ("scales",)
@@ -68,6 +106,7 @@ REFUSED_LAYOUTS = (
         "",
         "",
         ("{}.absmax",),
+        ("{}.quant_map", "{}.nested_absmax", "{}.nested_quant_map"),
         advice="save it again with transformers, which writes weight.quant_state",
     ),
     _row(

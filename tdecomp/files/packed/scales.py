@@ -88,10 +88,9 @@ def _aligned(shape: Sequence[int], scale_shape: Sequence[int]) -> list[int]:
     scales = list(scale_shape)
     if all(s == 1 for s in scales):  # () or (1,)
         return [1] * len(shape)
-    if len(scales) == 1 and scales[0] == shape[:1][0]:  # (out,) or (expert,)
-        return scales + [1] * (len(shape) - 1)
-    if len(scales) == len(shape) - 1:  # (expert, out) stands for (expert, out, 1)
-        return [*scales, 1]
+    missing = len(shape) - len(scales)
+    if missing > 0 and all(s in (1, n) for s, n in zip(scales, shape, strict=False)):
+        return scales + [1] * missing  # (out,), (expert,), (expert, out)
     return scales
 
 
