@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
-from tdecomp._xp import Array, adjoint, double, namespace, quick_sum_of_squares, to_numpy
+from tdecomp._xp import Array, adjoint, double, namespace, quick_sum_of_squares, to_numpy, tol
 from tdecomp.errors import ArgumentError
 from tdecomp.tensor import gram, unfold
 
@@ -25,6 +26,8 @@ __all__ = [
     "excess",
     "is_cheap",
     "left_basis",
+    "left_out",
+    "negligible",
     "orthonormal",
     "power_steps",
     "random_matrix",
@@ -46,7 +49,7 @@ Svd = Callable[[Array, int], Triplets]
 
 _EXACT_FLOPS = 2e9  # svd_auto: about 0.1 s in float64 on two cores
 SETTLED = 1e-3  # of the energy left out: what is not worth another power step
-_ROUNDING = 1e-7  # of the captured energy: changes that float32 cannot tell
+_FINE = 1e-7  # of the captured energy: smaller changes are not worth a step in any precision
 _POWER_STEPS = 8  # svd_auto: at most
 _CONDITION = 1e-10  # of a float64 Gram matrix: what keeps 1e-6 of its inverse root
 
@@ -275,22 +278,54 @@ def svd_settled(
         captured = float(np.sum(values[:rank] ** 2))
         lost = max(0.0, energy - captured)
         won, before = captured - before, captured
-        if won <= max(2 * SETTLED * lost, _ROUNDING * captured):
+        if won <= max(2 * SETTLED * lost, negligible(x.dtype) * captured):
             break
-        outside = max(0.0, energy - float(np.sum(values**2)))
-        if step and excess(values, rank, outside, 2 * step + 1) <= SETTLED:
+        outside = left_out(energy, values, min(x.shape), x.dtype)
+        if step and excess(values, rank, outside, 2 * step + 1, x.dtype) <= SETTLED:
             break
         q, b = next(steps)
     u, s, vh = _from_basis(q, b)
     return u[:, :rank], s[:rank], vh[:rank, :]
 
 
-def excess(s: np.ndarray, rank: int, outside: float, power: int) -> float:
+def negligible(dtype: Any) -> float:
+    """Share of the energy below which a change is rounding, or not worth another step."""
+    return max(_FINE, tol(dtype, 1))
+
+
+def left_out(energy: float, s: np.ndarray, size: int, dtype: Any) -> float:
+    """Energy outside a sketch, also where it is less than the rounding of the energies.
+
+    ``energy - Σ s²`` where that is more than rounding; else what the directions that the sketch
+    does not see hold at most if each is as strong as the weakest one seen.
+
+    Parameters
+    ----------
+    energy
+        ``‖X‖²``.
+    s : ``(width,)``
+        Singular values that the sketch sees.
+    size
+        Smaller side of the matrix.
+    dtype
+        Of the matrix.
+
+    >>> left_out(13.0, np.array([3.0, 1.0]), 5, "float64")
+    3.0
+    >>> left_out(9.0 + 1e-15, np.array([3.0, 1e-12]), 5, "float64") < 1e-23
+    True
+    """
+    outside, noise = energy - float(np.sum(s**2)), tol(dtype, 1) * energy
+    return outside if outside > noise else min(noise, (size - len(s)) * float(s[-1]) ** 2)
+
+
+def excess(s: np.ndarray, rank: int, outside: float, power: int, dtype: Any) -> float:
     """Energy that a sketched subspace is expected to miss, per energy that the best one leaves out.
 
     ``Σ_j σ_j² Σ_i (σ_i / σ_j)^(2 power) / (width - rank - 1)`` over the directions ``j`` kept and
     those ``i`` that are not, with those outside the sketch as strong as its weakest one: theorem
-    10.5 of [halko2011] for the singular values to that power, direction by direction.
+    10.5 of [halko2011] for the singular values to that power, direction by direction. Directions
+    kept that are only rounding, of data of a lower rank, have nothing to miss.
 
     Parameters
     ----------
@@ -299,12 +334,14 @@ def excess(s: np.ndarray, rank: int, outside: float, power: int) -> float:
     rank
         How many of them are kept.
     outside
-        Energy outside the sketch.
+        Energy outside the sketch, as `left_out` tells it.
     power
         1 for a plain sketch, 2 more for each power step.
+    dtype
+        Of the data: what its rounding is.
     """
     kept, rest, weakest = s[:rank], s[rank:], float(s[-1])
-    kept = kept[kept > 0]
+    kept = kept[kept > tol(dtype, 1) * s[0]]
     lost = float(np.sum(rest**2)) + outside
     if lost == 0 or len(kept) == 0:
         return 0.0

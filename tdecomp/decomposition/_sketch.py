@@ -32,6 +32,8 @@ from tdecomp.linalg import (
     excess,
     is_cheap,
     left_basis,
+    left_out,
+    negligible,
     orthonormal,
     random_matrix,
     singular_values,
@@ -54,7 +56,6 @@ __all__ = [
 OVERSAMPLES = 10  # columns beyond the rank
 FIRST_WIDTH = 32  # ranks seen by the first sketch for an error or a budget, doubled as needed
 CLOSE = 1e-5  # share of the energy below which what a sketch leaves out has to be measured
-_ROUNDING = 1e-7  # of the captured energy: changes that float32 cannot tell
 _TILE = 1 << 21  # numbers of a slice that are sketched and squared together
 _ROWS = 256  # of them at least
 _SLICES = 3  # in memory at once: in use, read ahead, just dropped
@@ -302,31 +303,35 @@ class Stream:
         if self._two_sided:
             right = _leading(_beside([adjoint(p) for p in parts]), self._width(1))
             core = xp.stack([p @ right for p in parts])  # (sites, k1, k2)
-            sides = [(1, self.ranks[0]), (2, self.ranks[1])]
+            sides = {1: 0, 2: 1}  # mode of the core: out or in
         else:
             total = _sum(parts)  # (k2, in)
             u, s, vh = truncated_svd(total, min(total.shape))
             right = adjoint(vh)
             core = self.left @ (u * s)  # (sites, out, k2)
-            sides = [(2, self.ranks[0 if self._turned else 1])]
+            sides = {2: 0 if self._turned else 1}
         captured = sum_of_squares(core)
-        spectra = [(to_numpy(singular_values(unfold(core, k))), rank or 0) for k, rank in sides]
+        spectra = {side: to_numpy(singular_values(unfold(core, k))) for k, side in sides.items()}
         if self._turned:
             core = xp.permute_dims(core, (0, 2, 1))
         core = xp.reshape(core, (*self.shape[:-2], *core.shape[1:]))
         step = "done" if self._is_settled(captured, spectra) else "left"
         return replace(self, step=step, right=right, core=core, captured=captured)
 
-    def _is_settled(self, captured: float, spectra: list[tuple[np.ndarray, int]]) -> bool:
+    def _is_settled(self, captured: float, spectra: Mapping[int, np.ndarray]) -> bool:
         """Whether another round is not worth its two passes."""
-        rounds = self.passes // 2
-        outside = max(self.energy - captured, 0.0)
+        assert self.left is not None
+        rounds, dtype = self.passes // 2, self.left.dtype
         if rounds >= _ROUNDS or captured == 0:
             return True
-        won = captured - self.captured
-        if rounds > 1 and won <= max(2 * SETTLED * outside, _ROUNDING * captured):
+        won, lost = captured - self.captured, max(0.0, self.energy - captured)
+        if rounds > 1 and won <= max(2 * SETTLED * lost, negligible(dtype) * captured):
             return True
-        return all(excess(s, rank, outside, 2 * rounds) <= SETTLED for s, rank in spectra)
+        for side, s in spectra.items():
+            outside = left_out(self.energy, s, self.shape[side - 2], dtype)
+            if excess(s, self.ranks[side] or 0, outside, 2 * rounds, dtype) > SETTLED:
+                return False
+        return True
 
 
 def _sketched(parts: list[Array], energies: tuple[float, ...]) -> Array:

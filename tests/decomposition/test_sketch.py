@@ -169,9 +169,10 @@ def test_trains(order, noise, target):
     assert fit.error == pytest.approx(true, rel=1e-3, abs=tol("float32", 1000))
 
 
-@pytest.mark.parametrize("target", [{"rank": 12}, {"budget": 12 * 640}], ids=str)
+@pytest.mark.parametrize("target", [{"rank": 6}, {"budget": 6 * 640}], ids=str)
 @pytest.mark.parametrize("noise", [0.0, 1e-3, 0.3])
 def test_cp(noise, target):
+    """At the rank that the data have, where alternating least squares gets to the end."""
     rng = np.random.default_rng(3)
     factors = [rng.standard_normal((n, 6)) for n in SHAPES[0]]
     x = np.einsum("ar,br,cr->abc", *factors)
@@ -179,7 +180,8 @@ def test_cp(noise, target):
     x = (x / np.linalg.norm(x) + noise * e / np.linalg.norm(e)).astype(np.float32)
     fit, exact = td.cp(x, **target), td.cp(x, **target, compress=False)
     assert ("sketch" in fit.svd, fit.tensor.rank) == (True, exact.tensor.rank)
-    assert fit.error <= 1.005 * exact.error + 2e-6  # half of the components are mere noise
+    assert fit.trace.converged
+    assert fit.error <= 1.005 * exact.error + 2e-6
 
 
 @pytest.mark.parametrize("mode", ["out", "in"])
@@ -247,6 +249,22 @@ def test_order_and_split_of_the_slices_do_not_matter(order, parts, ranks, noise)
         assert (lift == other.frame.lift[k]).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+@pytest.mark.parametrize("ranks", [(8, 8), (None, 8), (8, None)])
+def test_data_of_a_lower_rank_take_three_passes_and_the_one_for_the_error(ranks, dtype):
+    """What the sketch keeps beyond the rank is rounding, and decides nothing."""
+    for rank, sign in ((1, False), (3, False), (5, False), (1, True)):
+        rng = np.random.default_rng(rank)
+        factors = [
+            rng.standard_normal(shape) for shape in ((60, rank), (6, rank, rank), (rank, 50))
+        ]
+        left, core, right = (np.abs(f) if sign else f for f in factors)
+        x = (left @ core @ right).astype(dtype)
+        stream = run(x, ranks, 1, list(range(6)))
+        assert stream.passes == 3
+        assert stream.outside <= tol(dtype, 1) * stream.energy
+
+
 @pytest.mark.parametrize("ranks", [(4, 5), (None, 5), (4, None)])
 def test_what_a_stream_leaves_outside_is_what_it_says(ranks):
     x = stack((2, 3, 60, 50), 0.3).astype(np.float64)
@@ -283,15 +301,17 @@ def test_a_sketch_beyond_the_memory_of_a_stack_is_refused():
     threads=st.integers(1, 2),
     case=st.sampled_from(
         [
-            (td.tucker2, {"rank": 12}),
-            (td.tucker, {"error": 0.4}),
-            (td.tensor_train, {"rank": 12}),
-            (td.svd, {"budget": 30_000}),
+            (td.tucker2, {"rank": 12}, 1),
+            # cut inside the signal: every power step turns the directions of mere noise in the
+            # sketch, and those that are kept by up to noise / (signal - noise) of that
+            (td.tucker, {"error": 0.4}, 20),
+            (td.tensor_train, {"rank": 12}, 1),
+            (td.svd, {"budget": 30_000}, 1),
         ]
     ),
 )
 def test_tiles_and_threads_change_rounding_only(rows, threads, case):
-    method, target = case
+    method, target, amplified = case
     x = stack(SHAPES[0], 0.3)
     plain = method(x, **target)
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(threads):
@@ -301,7 +321,7 @@ def test_tiles_and_threads_change_rounding_only(rows, threads, case):
         a.shape for a in plain.tensor.arrays.values()
     ]
     away = np.linalg.norm(fit.tensor.to_dense() - plain.tensor.to_dense())
-    assert away <= tol("float32", x.size) * np.linalg.norm(x)
+    assert away <= amplified * tol("float32", x.size) * np.linalg.norm(x)
     assert fit.error == pytest.approx(plain.error, rel=tol("float32", x.size))
 
 
