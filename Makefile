@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench bench-long clean
+.PHONY: demo test examples lint format bench bench-long clean
 
 demo: .venv/ready
 	$(BIN)/python docs/demo/run.py
@@ -10,6 +10,10 @@ demo: .venv/ready
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto  # one core per worker
 	$(BIN)/python -m pytest -m "slow or gpu"
+
+# The property tests on examples of their own; `make test` draws the same ones every time.
+examples: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m hypothesis --hypothesis-profile drawn
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .

@@ -6,6 +6,12 @@ import importlib
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# The same examples in every run; `make examples` draws new ones.
+settings.register_profile("fixed", derandomize=True, database=None)
+settings.register_profile("drawn", print_blob=True)
+settings.load_profile("fixed")
 
 BACKENDS = ("numpy", "torch", "array_api_strict")
 
