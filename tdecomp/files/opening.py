@@ -16,6 +16,7 @@ from . import safetensors
 from .dtypes import FLOATS
 from .packed import Packed, find_packed
 from .parts import Part
+from .places import check_inside, is_there
 from .safetensors import Entry
 
 __all__ = [
@@ -31,6 +32,7 @@ INDEX_SUFFIX = ".safetensors.index.json"
 QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 """Settings of GPTQ, AWQ and modelopt where the config has none."""
 _CHUNK = 1 << 22  # bytes hashed at a time
+_MAX_JSON = 100_000_000  # bytes, as of the header of a weight file
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,9 +180,12 @@ def _open(path: Path) -> Checkpoint:
         _check_shards(index_file, files)
     else:
         files = _weights_in(path) if path.is_dir() else (path,)
-    everything = _union(path, files, {name: folder / shard for name, shard in listed.items()})
     config_file = folder / "config.json"
-    config = read_json(config_file) if config_file.is_file() else {}
+    for file in (config_file, *(files if index_file is not None or path.is_dir() else ())):
+        if is_there(file):
+            check_inside(folder, file)
+    everything = _union(path, files, {name: folder / shard for name, shard in listed.items()})
+    config = read_json(config_file) if is_there(config_file) else {}
     found = find_packed(everything, _with_settings(folder, config))
     return Checkpoint(
         path=path,
@@ -198,15 +203,20 @@ def _open(path: Path) -> Checkpoint:
 def _with_settings(folder: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The config, with the quantisation settings that some tools write into a file beside it."""
     beside = [folder / name for name in QUANTISATION_FILES]
-    file = next((file for file in beside if file.is_file()), None)
+    file = next((file for file in beside if is_there(file)), None)
     if file is None or any(key in config for key in ("quantization_config", "quantization")):
         return config
+    check_inside(folder, file)
     return {**config, "quantization_config": read_json(file)}
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; FileError if it cannot be read or is something else."""
     try:
+        if not is_there(path):
+            raise FileError(f"{path} does not exist")
+        if (size := path.stat().st_size) > _MAX_JSON:
+            raise FileError(f"{path} has {size} bytes, at most {_MAX_JSON} of JSON are read")
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
@@ -223,16 +233,18 @@ def _index_of(path: Path) -> Path | None:
     if not path.is_dir():
         return None
     usual = path / f"model{INDEX_SUFFIX}"
-    if usual.is_file():
-        return usual
-    found = _visible(path, f"*{INDEX_SUFFIX}")
+    found = [usual] if is_there(usual) else _visible(path, f"*{INDEX_SUFFIX}")
     if len(found) > 1:
         raise FileError(f"{path} has several indexes, name one: {_listing(found)}")
+    for file in found:
+        check_inside(path, file)
     return found[0] if found else None
 
 
 def _visible(folder: Path, pattern: str) -> list[Path]:
-    return sorted(p for p in folder.glob(pattern) if p.is_file() and not p.name.startswith("."))
+    """Files of a folder, sorted; folders of such a name are passed over."""
+    found = sorted(p for p in folder.glob(pattern) if not p.name.startswith("."))
+    return [p for p in found if not p.is_dir() and is_there(p)]
 
 
 def _listing(files: Sequence[Path], limit: int = 4) -> str:
@@ -244,7 +256,7 @@ def _weights_in(folder: Path) -> tuple[Path, ...]:
     files = _visible(folder, "*.safetensors")
     if files:
         return tuple(files)
-    pickles = [p for p in _visible(folder, "*") if p.suffix in safetensors.PICKLE_SUFFIXES]
+    pickles = sorted(p for p in folder.iterdir() if p.suffix in safetensors.PICKLE_SUFFIXES)
     if pickles:
         raise FileError(
             f"{folder} has no .safetensors files, only pickles ({_listing(pickles)}), which can "
@@ -267,7 +279,7 @@ def _weight_map(index_file: Path) -> dict[str, str]:
 
 
 def _check_shards(index_file: Path, files: Sequence[Path]) -> None:
-    missing = [file for file in files if not file.is_file()]
+    missing = [file for file in files if not is_there(file)]
     if missing:
         raise FileError(
             f"{index_file} names {len(missing)} of {len(files)} files that are not there: "

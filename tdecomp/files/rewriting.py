@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import ArgumentError, DataError, FileError, SiteError
 from . import safetensors
 from .opening import QUANTISATION_FILES, Checkpoint, read_json
+from .places import check_inside, is_there
 from .safetensors import FLOATS, PICKLE_SUFFIXES, Entry
 
 __all__ = ["write_model"]
@@ -92,6 +93,11 @@ def _check(base: Checkpoint, update: Mapping[str, Update], dtype: str | None) ->
             raise SiteError(f"{base.path} has no tensor {name!r} to update")
         if name in base.refused:
             raise FileError(base.refused[name])
+        if base.dtype(name) not in FLOATS and name not in base.packed:
+            raise FileError(
+                f"{base.path}: tensor {name!r} is stored as {base.dtype(name)}, which takes no "
+                "delta: name the model that the delta was made from"
+            )
         if dtype is None and name in base.packed:
             raise FileError(
                 f"{base.path}: tensor {name!r} is stored as {base.dtype(name)} "
@@ -155,19 +161,28 @@ def _encoded(base: Checkpoint, entry: Entry, change: Update | None, code: str) -
 
 
 def _copy_others(base: Checkpoint, root: Path, folder: Path, *, decoded: bool) -> None:
-    modules = _modules(root)
+    modules, shards = _modules(root), set(base.files)
     dropped = {root / name for name in QUANTISATION_FILES} if decoded else set()
     for place, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
+        for name in (*names, *(name for name in folders if Path(place, name).is_symlink())):
             source = Path(place, name)
             part = source.relative_to(root)
-            in_module = any(module in part.parents for module in modules)
+            in_module = not modules.isdisjoint(part.parents)
             if source in dropped:
                 continue
-            if source not in base.files and (in_module or not _is_weights(name)):
-                (folder / part).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, folder / part)
+            if source not in shards and (in_module or not _is_weights(name)):
+                _copy(root, source, folder / part)
+
+
+def _copy(root: Path, source: Path, target: Path) -> None:
+    """Copy what belongs to the model: regular files, through links that stay inside."""
+    if source.is_dir():
+        raise FileError(f"{source} is a link to a folder, which is not followed: remove it")
+    if is_there(source):
+        check_inside(root, source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
 
 
 def _is_weights(name: str) -> bool:
@@ -176,12 +191,15 @@ def _is_weights(name: str) -> bool:
     return hidden or Path(name).suffix in _WEIGHT_SUFFIXES or name.endswith(".index.json")
 
 
-def _modules(root: Path) -> set[PurePosixPath]:
+def _modules(root: Path) -> set[Path]:
     """Sub-folders of a sentence-transformers model that hold weights of their own."""
+    if not is_there(root / "modules.json"):
+        return set()
+    check_inside(root, root / "modules.json")
     try:
         rows = json.loads((root / "modules.json").read_text(encoding="utf-8"))
-        return {PurePosixPath(row["path"]) for row in rows if row["path"]}
-    except (OSError, ValueError, TypeError, KeyError):
+        return {Path(row["path"]) for row in rows if row["path"]}
+    except (ValueError, TypeError, KeyError, RecursionError):
         return set()
 
 
@@ -217,4 +235,6 @@ def _write_config(base: Checkpoint, folder: Path, dtype: str) -> None:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # Halves of surrogate pairs are the one thing without UTF-8: JSON spells them as Python does.
+    path.write_bytes(text.encode("utf-8", errors="backslashreplace"))

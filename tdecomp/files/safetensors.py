@@ -10,6 +10,7 @@ import math
 import mmap
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 CONVERT = "convert it first, e.g. with model.save_pretrained(folder, safe_serialization=True)"
 _MAX_HEADER = 100_000_000  # bytes, the limit of the reference implementation
 _MAX_MODES = 32  # numpy 1.26 takes no more
+_MAX_NUMBER = 2**63  # of sizes and offsets, as in the reference implementation
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, Entry], dict[st
     path = Path(path)
     text, start, size = _header_text(path)
     header = _parse(path, text)
-    metadata = header.pop("__metadata__", {})
+    found = header.pop("__metadata__", None)
+    metadata = {} if found is None else found  # null stands for none
     if not _is_string_map(metadata):
         _corrupt(path, "__metadata__ is not a map from strings to strings")
     entries = [_entry(path, name, row, start, size) for name, row in header.items()]
@@ -141,7 +144,8 @@ def _header_text(path: Path) -> tuple[bytes, int, int]:
             if len(head) < 9 or head[8:] != b"{":
                 _refuse_format(path, head)
             if not 2 <= length <= min(_MAX_HEADER, size - 8):
-                _corrupt(path, f"its header claims {length} bytes, the file has {size}")
+                most = f", at most {_MAX_HEADER} are read" if length > _MAX_HEADER else ""
+                _corrupt(path, f"its header claims {length} bytes, the file has {size}{most}")
             return head[8:] + file.read(length - 1), 8 + length, size
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
@@ -163,8 +167,7 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
             _corrupt(path, f"its header has {twice!r} twice")
         return table
 
@@ -178,27 +181,36 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
 
 
 def _is_string_map(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+    return isinstance(value, dict) and all(
+        isinstance(text, str) and _is_text(name) and _is_text(text) for name, text in value.items()
+    )
+
+
+def _is_text(text: str) -> bool:
+    """Whether a string can be written: JSON can spell halves of surrogate pairs."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _is_size_list(value: object) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    return isinstance(value, list) and all(
+        type(item) is int and 0 <= item < _MAX_NUMBER for item in value
+    )
 
 
 def _entry(path: Path, name: str, row: object, start: int, size: int) -> Entry:
     """Check one header row; ``start`` is where the data begin, ``size`` is the file's."""
-    if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+    if not _is_text(name):
         _corrupt(path, f"the name {name!r} is not valid text")
     if not isinstance(row, dict) or not {"dtype", "shape", "data_offsets"} <= row.keys():
         _corrupt(path, f"{name!r} lacks dtype, shape or data_offsets")
     dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
     if not isinstance(dtype, str):
         _corrupt(path, f"the dtype of {name!r} is not a string")
+    if isinstance(shape, list) and len(shape) > _MAX_MODES:
+        _corrupt(path, f"{name!r} has {len(shape)} modes, at most {_MAX_MODES} can be read")
     # The second condition keeps numpy's own size arithmetic from overflowing.
     if not _is_size_list(shape) or math.prod(n or 1 for n in shape) >= 2**56:
         _corrupt(path, f"the shape of {name!r} is not a list of sizes")
-    if len(shape) > _MAX_MODES:
-        _corrupt(path, f"{name!r} has {len(shape)} modes, at most {_MAX_MODES} can be read")
     if not _is_size_list(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         _corrupt(path, f"the data_offsets of {name!r} are not [begin, end]")
     begin, end = offsets

@@ -95,16 +95,6 @@ def test_shards_without_index_and_in_a_subfolder(tmp_path):
     check_tensors(ck.open_checkpoint(tmp_path / "deep"))
 
 
-def test_shards_behind_links(tmp_path):
-    (tmp_path / "blobs").mkdir()
-    (tmp_path / "snapshot").mkdir()
-    shards(tmp_path / "snapshot")
-    for number, file in enumerate(sorted((tmp_path / "snapshot").glob("*.safetensors"))):
-        blob = file.rename(tmp_path / "blobs" / str(number))
-        file.symlink_to(blob)
-    check_tensors(ck.open_checkpoint(tmp_path / "snapshot"))
-
-
 def test_the_index_decides_between_two_copies(tmp_path):
     save_file({"x": random(2, 3), "y": random(4)}, tmp_path / "a.safetensors")
     save_file({"x": random(2, 3, seed=9), "z": random(5)}, tmp_path / "b.safetensors")

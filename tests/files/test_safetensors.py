@@ -169,6 +169,25 @@ BAD_HEADERS = {
     "shape_not_list": ({"x": {"dtype": "F32", "shape": 2, "data_offsets": [0, 8]}}, 8, "shape"),
     "shape_overflows": ({"x": row(shape=(0, 2**40, 2**40), offsets=(0, 0))}, 0, "shape"),
     "shape_too_long": ({"x": row(shape=(1,) * 40, offsets=(0, 4))}, 4, "40 modes"),
+    "shape_of_huge_sizes": (
+        b'{"x":{"dtype":"F32","data_offsets":[0,0],"shape":[%s]}}'
+        % b",".join([b"9" * 4300] * 2000),
+        0,
+        "2000 modes",
+    ),
+    "shape_one_huge_size": (
+        b'{"x":{"dtype":"F32","data_offsets":[0,0],"shape":[%s]}}' % (b"9" * 4300),
+        0,
+        "shape",
+    ),
+    "offsets_huge": (
+        b'{"x":{"dtype":"F32","shape":[0],"data_offsets":[0,%s]}}' % (b"9" * 4300),
+        8,
+        "data_offsets",
+    ),
+    "offsets_overflow": ({"x": row(offsets=(0, 2**63))}, 8, "data_offsets"),
+    "offsets_bool": ({"x": row(shape=(), offsets=(False, True))}, 8, "data_offsets"),
+    "offsets_nan": ({"x": row(offsets=(0, float("nan")))}, 8, "data_offsets"),
     "offsets_negative": ({"x": row(offsets=(-8, 0))}, 8, "data_offsets"),
     "offsets_reversed": ({"x": row(offsets=(8, 0))}, 8, "data_offsets"),
     "offsets_three": ({"x": row(offsets=(0, 4, 8))}, 8, "data_offsets"),
@@ -183,6 +202,15 @@ BAD_HEADERS = {
     "row_incomplete": ({"x": {"dtype": "F32"}}, 8, "'x' lacks"),
     "metadata": ({"__metadata__": {"a": 1}}, 0, "__metadata__"),
     "metadata_list": ({"__metadata__": []}, 0, "__metadata__"),
+    "metadata_false": ({"__metadata__": False}, 0, "__metadata__"),
+    "metadata_surrogate": (b'{"__metadata__":{"a":"\\udfff"}}', 0, "__metadata__"),
+    "metadata_surrogate_name": (b'{"__metadata__":{"\\ud800":"a"}}', 0, "__metadata__"),
+    "metadata_twice": (b'{"__metadata__":{},"__metadata__":{}}', 0, "'__metadata__' twice"),
+    "twice_of_very_many": (
+        b"{" + b",".join(b'"%d":0' % i for i in range(50_000)) + b',"49999":0}',
+        0,
+        "'49999' twice",
+    ),
     "surrogate": (
         b'{"\\ud800": {"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
         8,
@@ -213,6 +241,7 @@ BAD_BYTES = {
     "no_header": (bytes(64), "not a safetensors file"),
     "header_longer_than_file": ((1000).to_bytes(8, "little") + b"{}", "claims 1000 bytes"),
     "header_of_4_GB": ((2**32).to_bytes(8, "little") + b"{}", "claims"),
+    "header_above_the_limit": ((10**9).to_bytes(8, "little") + b"{}", "at most 100000000 are"),
     "header_length_zero": (bytes(8) + b"{}", "claims 0 bytes"),
     "zip": (b"PK\x03\x04\0\0\x08\x08\0\0\0", "pickle or zip.*safe_serialization"),
     "pickle": (b"\x80\x02}q\x00.padding", "pickle or zip.*safe_serialization"),
@@ -240,6 +269,12 @@ def test_pickles_are_refused_by_suffix(tmp_path, suffix):
 def test_a_header_length_that_looks_like_a_pickle_is_fine(tmp_path):
     text = b"{}" + b" " * (0x0280 - 2)
     assert sf.read_header(craft(tmp_path / "a.safetensors", text)) == ({}, {})
+
+
+def test_no_metadata_can_be_written_as_null(tmp_path):
+    header = {"__metadata__": None, "": row("I8", (0,), (0, 0))}  # the package reads both
+    entries, metadata = sf.read_header(craft(tmp_path / "a.safetensors", header))
+    assert ([*entries], metadata) == ([""], {})
 
 
 def test_missing_file_and_folder(tmp_path):
