@@ -18,10 +18,11 @@ from tdecomp.adapters.grids import SiteGrid
 from tdecomp.stack.select import Chooser
 from tdecomp_torch.layer import Hook
 from tdecomp_torch.modules import Kind
+from tdecomp_torch.names import named, parameters_of, pools_of
 from tdecomp_torch.pool import FactorPool
 from tdecomp_torch.state import Examples
 
-__all__ = ["START", "Adapter", "Settings", "Target", "pool_name"]
+__all__ = ["START", "Adapter", "Settings", "Target", "chosen_parameters", "pool_name"]
 
 START = "start__"
 """Before the key of a factor: its start, kept where it was folded into the weights."""
@@ -101,7 +102,6 @@ class Adapter:
         self.grids, self.targets, self.notes = tuple(grids), tuple(targets), tuple(notes)
         self.settings = settings
         self._state = pool.state
-        self._flags: dict[nn.Parameter, bool] = {}
         self._unfolded: dict[str, Tensor] = {}
         self._handles: list[Any] = []
         self.originals: Any = None
@@ -206,7 +206,7 @@ class Adapter:
         rate = heads.pop("also_train", None)
         if heads:
             raise ArgumentError(f"unknown argument {next(iter(heads))!r}: expected also_train")
-        others = [p for p in self._flags if p.requires_grad]
+        others = [p for p in self.trained_besides().values() if p.requires_grad]
         if others:
             groups.append({"params": others, "lr": lr if rate is None else rate})
         return groups
@@ -339,12 +339,34 @@ class Adapter:
         return save_lora(self, folder, base=base, max_rank=max_rank, overwrite=overwrite)
 
     def trained_besides(self) -> dict[str, nn.Parameter]:
-        """Parameters of the model that are trained with the adapter, by name."""
-        inside = {id(p) for p in self.pool.parameters()}
+        """Parameters of the model that are trained with the adapter, by name, as they are now.
+
+        Those of ``also_train``, and any other that was switched on since.
+
+        Raises
+        ------
+        SiteError
+            The model no longer has one of them.
+        """
+        present = parameters_of(self.model)
+        if gone := [name for name in self.pool.trained if name not in present]:
+            raise SiteError(
+                f"{gone[0]!r} is trained with the adapter {self.name!r}, and the model has no"
+                " parameter of that name any more: put it back, or attach anew"
+            )
+        found = {name: present[name] for name in self.pool.trained}
+        if self._handles:
+            others = {n for names in self._trained_by_others().values() for n in names}
+            found |= {n: p for n, p in present.items() if p.requires_grad and n not in others}
+        first = {id(p): name for name, p in reversed(found.items())}  # tied ones have several names
+        return {name: p for name, p in found.items() if first[id(p)] == name}
+
+    def _trained_by_others(self) -> dict[FactorPool, list[str]]:
+        """Parameters that other adapters on this model train besides, by name."""
         return {
-            name: p
-            for name, p in self.model.named_parameters()
-            if p.requires_grad and id(p) not in inside and p in self._flags
+            pool: named(prefix, pool.trained)
+            for pool, prefix in pools_of(self.model).items()
+            if pool is not self.pool
         }
 
     # -- on the model ----------------------------------------------------------------------------
@@ -363,16 +385,14 @@ class Adapter:
             for target in self.targets if self._unfolded else ():
                 target.weight.copy_(self._unfolded[target.path])
         self._unfolded.clear()
-        modules = list(self.model.children())
-        later = modules[modules.index(self.pool) + 1 :]
         delattr(self.model, pool_name(self.name))
-        heir = next((pool for pool in later if isinstance(pool, FactorPool)), None)
-        for parameter, flag in self._flags.items():
-            if heir is None:
-                parameter.requires_grad_(flag)
-            elif parameter in heir.flags:
-                heir.flags[parameter] = flag
-        self._flags.clear()
+        others = self._trained_by_others()
+        kept = {name for names in others.values() for name in names}
+        for name, parameter in parameters_of(self.model).items():
+            if not others and name in self.pool.flags:
+                parameter.requires_grad_(self.pool.flags[name])
+            elif name in self.pool.trained and name not in kept:
+                parameter.requires_grad_(False)
         return self.model
 
     @torch.no_grad()
@@ -390,14 +410,28 @@ class Adapter:
                 own.copy_((own.double() - start.double()).to(own.dtype))
             target.weight.copy_(folded)
 
-    def install(self, also_train: Sequence[str]) -> None:
-        """Change the model: freeze it, add the pool, hook the layers."""
-        chosen = _chosen_parameters(self.model, also_train)
-        self._flags = self.pool.flags = {p: p.requires_grad for p in self.model.parameters()}
-        for parameter in self._flags:
+    def install(self, trained: Sequence[str] = ()) -> None:
+        """Change the model: freeze its own parameters, add the pool, hook the layers.
+
+        Parameters
+        ----------
+        trained
+            Names of parameters that are trained besides. What other adapters train stays trained.
+        """
+        own, others = parameters_of(self.model), self._trained_by_others()
+        before = {
+            name: flag
+            for pool, prefix in pools_of(self.model).items()
+            for name, flag in zip(named(prefix, pool.flags), pool.flags.values(), strict=True)
+        }
+        self.pool.trained = tuple(trained)
+        self.pool.flags = {name: before.get(name, p.requires_grad) for name, p in own.items()}
+        kept = {*trained, *(name for names in others.values() for name in names)}
+        for parameter in own.values():
             parameter.requires_grad_(False)
-        for parameter in chosen:
-            parameter.requires_grad_(True)
+        for name, parameter in own.items():
+            if name in kept:
+                parameter.requires_grad_(True)
         self.model.add_module(pool_name(self.name), self.pool)
         self._handles = [
             self.model.register_forward_pre_hook(self.pool.begin),
@@ -416,21 +450,20 @@ def pool_name(name: str) -> str:
     return f"tdecomp_{name}"
 
 
-def _chosen_parameters(model: nn.Module, also_train: Sequence[str]) -> list[nn.Parameter]:
-    """Parameters that are named, or that lie in modules that are."""
+def chosen_parameters(model: nn.Module, also_train: Sequence[str]) -> list[str]:
+    """Names of the parameters that are named, or that lie in modules that are."""
     if not isinstance(also_train, Collection):
         raise ArgumentError(f"also_train={also_train!r} must be names of modules or parameters")
-    if not also_train:
-        return []
-    found = []
+    found: dict[str, None] = {}
+    paths = list(parameters_of(model)) if also_train else []
     for pattern in [also_train] if isinstance(also_train, str) else also_train:
         chooser = Chooser.of([pattern])
         own = [
-            p
-            for path, p in model.named_parameters()
+            path
+            for path in paths
             if any(chooser(".".join(path.split(".")[:k])) for k in range(1, path.count(".") + 2))
         ]
         if not own:
             raise SiteError(f"also_train={pattern!r} matches no parameter of the model")
-        found += own
-    return found
+        found |= dict.fromkeys(own)
+    return list(found)

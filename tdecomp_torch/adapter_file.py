@@ -23,6 +23,7 @@ from tdecomp.stack import Site
 from tdecomp_torch.adapter import START, Adapter, Settings
 from tdecomp_torch.attach import build, check_name
 from tdecomp_torch.modules import kind_of
+from tdecomp_torch.names import parameters_of
 
 __all__ = ["load_adapter", "save_adapter"]
 
@@ -117,7 +118,7 @@ def load_adapter(
     besides = {k.removeprefix(_BESIDES): v for k, v in tensors.items() if k.startswith(_BESIDES)}
     factors = {k: v for k, v in tensors.items() if not k.startswith(_BESIDES)}
     starts = {k.removeprefix(START): v for k, v in factors.items() if k.startswith(START)}
-    parameters = dict(model.named_parameters())
+    parameters = parameters_of(model)
     for key, value in besides.items():
         if key not in parameters or parameters[key].shape != value.shape:
             raise SiteError(f"{path} holds the parameter {key} {tuple(value.shape)}: not in model")
@@ -137,7 +138,7 @@ def load_adapter(
         what = "misses" if wrong[0] in expected else "has, besides its factors,"
         raise FileError(f"{path} {what} the tensor {wrong[0]!r}")
     adapter.step(step)
-    adapter.install(list(besides))
+    adapter.install(tuple(besides))
     with torch.no_grad():
         for key, value in besides.items():
             parameters[key].copy_(value)

@@ -17,7 +17,7 @@ from tdecomp.adapters import Bound, Spec, bind, method
 from tdecomp.adapters.expressions import nearest
 from tdecomp.adapters.grids import SiteGrid, make_grids
 from tdecomp.stack import Site, Targets
-from tdecomp_torch.adapter import Adapter, Settings, Target, pool_name
+from tdecomp_torch.adapter import Adapter, Settings, Target, chosen_parameters, pool_name
 from tdecomp_torch.fast import FAST
 from tdecomp_torch.layer import Hook, Place
 from tdecomp_torch.modules import Kind, kind_of
@@ -140,6 +140,7 @@ def attach(
     sites = _of_tasks(survey.sites, tasks)
     grids = make_grids(spec, sites, share=modes, everywhere=known_sites(model))
     spec = spec.over_heads() if "head" in (modes or ()) else spec
+    trained = chosen_parameters(model, also_train)
     settings = Settings(
         rank, alpha, sides, dropout, shared_dropout, rank_dropout, seed, tokens, fold, tasks
     )
@@ -154,7 +155,7 @@ def attach(
         dtype=dtype,
         progress=progress,
     )
-    adapter.install(also_train)
+    adapter.install(trained)
     return adapter
 
 

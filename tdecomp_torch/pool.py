@@ -78,8 +78,10 @@ class FactorPool(nn.Module):
         self._make_empty()
         self._frozen: dict[str, float] = {}
         self._means: dict[str, RunningMean] = {}
-        self.flags: dict[nn.Parameter, bool] = {}
-        """Whether the model's own parameters were trained before: for `detach`."""
+        self.flags: dict[str, bool] = {}
+        """Whether the model's own parameters were trained before, by name: for `detach`."""
+        self.trained: tuple[str, ...] = ()
+        """Names of the model's own parameters that are trained with the factors."""
 
     def _make_empty(self) -> None:
         """Nothing computed yet."""
