@@ -16,10 +16,13 @@ from tdecomp.adapters import Bound, LoRAModule, Spec
 from tdecomp.adapters.expressions import nearest
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.stack.select import Chooser
+from tdecomp_torch.gathering import is_part
 from tdecomp_torch.layer import Hook
 from tdecomp_torch.modules import Kind
 from tdecomp_torch.names import named, parameters_of, pools_of
 from tdecomp_torch.pool import FactorPool
+from tdecomp_torch.sample import sample
+from tdecomp_torch.standing import Standing
 from tdecomp_torch.state import Examples
 
 __all__ = ["START", "Adapter", "Settings", "Target", "chosen_parameters", "pool_name"]
@@ -41,6 +44,12 @@ class Target:
     def weight(self) -> nn.Parameter:
         """Its weight as stored, of a kind that can be written."""
         return self.module.weight  # pyright: ignore[reportReturnType]
+
+    def sample(self) -> str | None:
+        """Digest of its weight as it is now; None where that is not here."""
+        if any(p.is_meta or is_part(p) for p in self.module.parameters(recurse=False)):
+            return None
+        return sample(self.kind.content(self.module))
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,10 @@ class Adapter:
         self.settings = settings
         self._state = pool.state
         self._unfolded: dict[str, Tensor] = {}
+        self._samples = {target.path: target.sample() for target in targets}
         self._handles: list[Any] = []
+        self._standing: Standing | None = None
+        self.shapes_besides: dict[str, tuple[int, ...]] = {}
         self.originals: Any = None
         self.at_step = 0.0
         self.step(0)
@@ -150,15 +162,23 @@ class Adapter:
             total[place.start : place.stop] = target.hook.delta(place).to(total.device)
         return total
 
-    def base_content(self, path: str) -> list[Tensor]:
-        """What makes up the weight of one module, as it was before this adapter.
+    def base_samples(self) -> dict[str, str | None]:
+        """Digest of the base weight of every adapted module, by path; None where unknown.
 
-        Of an adapter that was merged without keeping the originals: as it is now.
+        Of the weights as they are, unless those are not the base, or cannot be read here any more
+        (sharded, offloaded): then as they were when the adapter was attached.
         """
-        target = self._target(path)
         kept: dict[str, Tensor] = self.originals.weights if self.originals is not None else {}
-        before = self._unfolded.get(path, kept.get(path))
-        return target.kind.content(target.module) if before is None else [before]
+        found: dict[str, str | None] = {}
+        for target in self.targets:
+            path, before = target.path, self._unfolded.get(target.path, kept.get(target.path))
+            if before is not None:
+                found[path] = sample([before])
+            elif not self.is_merged and (now := target.sample()) is not None:
+                found[path] = now
+            else:
+                found[path] = self._samples[path]
+        return found
 
     def _target(self, path: str) -> Target:
         for target in self.targets:
@@ -292,6 +312,7 @@ class Adapter:
         """
         from tdecomp_torch.merging import merge_adapter
 
+        self.check()
         self.originals = merge_adapter(self, keep=keep, untie=untie)
         self._state.merged = True
         return self.originals.n_bytes
@@ -302,6 +323,7 @@ class Adapter:
 
         if not self.is_merged:
             raise ArgumentError(f"the adapter {self.name!r} is not merged")
+        self.check()
         unmerge_adapter(self, self.originals)
         self.originals, self._state.merged = None, False
 
@@ -309,7 +331,21 @@ class Adapter:
         """``state_dict`` of the unadapted model with the adapted weights; nothing is changed."""
         from tdecomp_torch.merging import merged_state_dict
 
+        self.check()
         return merged_state_dict(self)
+
+    def check(self) -> None:
+        """Refuse a model of which an adapted module was replaced or resized since `attach`.
+
+        Every forward pass of the model looks by itself, as do merging, saving and exporting.
+
+        Raises
+        ------
+        SiteError
+            Names the module.
+        """
+        if self._standing is not None:
+            self._standing.check()
 
     # -- files -----------------------------------------------------------------------------------
 
@@ -317,12 +353,14 @@ class Adapter:
         """Write the adapter to a folder; see `tdecomp_torch.adapter_file.save_adapter`."""
         from tdecomp_torch.adapter_file import save_adapter
 
+        self.check()
         save_adapter(self, folder, overwrite=overwrite)
 
     def to_lora(self, *, max_rank: int | None = None) -> list[LoRAModule]:
         """LoRA pairs of every adapted module; see `tdecomp_torch.export.to_lora`."""
         from tdecomp_torch.export import to_lora
 
+        self.check()
         return to_lora(self, max_rank=max_rank)
 
     def save_lora(
@@ -336,6 +374,7 @@ class Adapter:
         """Write a PEFT LoRA folder; see `tdecomp_torch.export.save_lora`."""
         from tdecomp_torch.export import save_lora
 
+        self.check()
         return save_lora(self, folder, base=base, max_rank=max_rank, overwrite=overwrite)
 
     def trained_besides(self) -> dict[str, nn.Parameter]:
@@ -369,6 +408,14 @@ class Adapter:
             if pool is not self.pool
         }
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every factor by key, whole: what this process holds may be a part."""
+        return {
+            key: tuple(member.bound.shapes[name])
+            for member in self.pool.members
+            for name, key in member.keys.items()
+        }
+
     # -- on the model ----------------------------------------------------------------------------
 
     def detach(self) -> nn.Module:
@@ -381,6 +428,7 @@ class Adapter:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._standing = None
         with torch.no_grad():
             for target in self.targets if self._unfolded else ():
                 target.weight.copy_(self._unfolded[target.path])
@@ -425,6 +473,7 @@ class Adapter:
             for name, flag in zip(named(prefix, pool.flags), pool.flags.values(), strict=True)
         }
         self.pool.trained = tuple(trained)
+        self.shapes_besides = {name: tuple(own[name].shape) for name in trained}
         self.pool.flags = {name: before.get(name, p.requires_grad) for name, p in own.items()}
         kept = {*trained, *(name for names in others.values() for name in names)}
         for parameter in own.values():
@@ -432,8 +481,10 @@ class Adapter:
         for name, parameter in own.items():
             if name in kept:
                 parameter.requires_grad_(True)
+        self._standing = Standing(self.model, self.pool, [(t.path, t.module) for t in self.targets])
         self.model.add_module(pool_name(self.name), self.pool)
         self._handles = [
+            self.model.register_forward_pre_hook(self._standing),
             self.model.register_forward_pre_hook(self.pool.begin),
             self.model.register_forward_hook(self.pool.end, always_call=True),
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ from tdecomp.files.atomic import output_folder
 from tdecomp.stack import Site
 from tdecomp_torch.adapter import START, Adapter, Settings
 from tdecomp_torch.attach import build, check_name
+from tdecomp_torch.gathering import Writers, is_part, make_whole, settle
 from tdecomp_torch.modules import kind_of
 from tdecomp_torch.names import parameters_of
 
 __all__ = ["load_adapter", "save_adapter"]
 
 FILE = "factors.safetensors"
-VERSION = 1
+VERSION = 2
+_READABLE = (1, VERSION)
 _KEY = "tdecomp.adapter"
 _BESIDES = "also_train/"
 _DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
@@ -38,7 +40,7 @@ _MISFITS = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 def save_adapter(
     adapter: Adapter, folder: str | os.PathLike[str], *, overwrite: bool = False
 ) -> None:
-    """Write an adapter to a folder, whole or not at all.
+    """Write an adapter to a folder, whole or not at all; no base weight is read for it.
 
     ``factors.safetensors`` holds every trainable factor and every constant that was made of
     weights or changes during training, each once and in its own dtype, and the parameters trained
@@ -50,13 +52,42 @@ def save_adapter(
     adapter
         Attached.
     folder
-        Existing ones are refused unless `overwrite`.
+        Existing ones are refused unless `overwrite`. Of a sharded model (FSDP) all processes save
+        together; the first of those that were given the same folder writes it.
+
+    Raises
+    ------
+    ArgumentError
+        A factor is held in parts that cannot be put together here.
+    FileError
+        The folder cannot be written.
     """
     if not isinstance(folder, str | os.PathLike):
         raise ArgumentError(f"save takes a folder, got {type(folder).__name__}")
-    state = {name: value.detach().contiguous() for name, value in adapter.pool.state_dict().items()}
+    settle(adapter.model)
+    held, shapes = adapter.pool.stored(), adapter.shapes()
     for name, parameter in adapter.trained_besides().items():
-        state[_BESIDES + name] = parameter.detach().clone()
+        held[_BESIDES + name] = parameter
+        if is_part(parameter):
+            shapes[_BESIDES + name] = adapter.shapes_besides[name]
+    state, device = make_whole(held, shapes)
+    writers = Writers(Path(folder), device)
+    written = False
+    try:
+        if writers.writes:
+            _write(adapter, state, folder, overwrite=overwrite)
+        written = True
+    finally:
+        writers.agree(Path(folder), written=written)
+
+
+def _write(
+    adapter: Adapter,
+    state: Mapping[str, Tensor],
+    folder: str | os.PathLike[str],
+    *,
+    overwrite: bool,
+) -> None:
     document = {
         "version": VERSION,
         "spec": adapter.spec.to_json(),
@@ -65,11 +96,11 @@ def save_adapter(
         "step": adapter.at_step,
         "grids": [_grid_json(grid) for grid in adapter.grids],
         "base": str(getattr(adapter.model, "name_or_path", "") or ""),
-        "base_hash": _hash(adapter.grids, adapter.base_content),
+        "base_samples": adapter.base_samples(),
     }
     with output_folder(folder, overwrite=overwrite) as temporary:
         save_file(
-            {name: value.cpu() for name, value in state.items()},
+            {name: value.cpu().contiguous() for name, value in state.items()},
             temporary / FILE,
             {"format": "pt", _KEY: json.dumps(document)},
         )
@@ -111,7 +142,7 @@ def load_adapter(
         _check_tasks(grids, settings.tasks)
         step = float(document["step"])
         dtype = None if document["dtype"] is None else _DTYPES[document["dtype"]]
-        base_hash = document["base_hash"]
+        base = document["base_hash" if document["version"] == 1 else "base_samples"]
     except _MISFITS as error:
         raise FileError(f"{path} is damaged: its description cannot be read ({error})") from error
     _check_model(model, grids, path)
@@ -122,12 +153,9 @@ def load_adapter(
     for key, value in besides.items():
         if key not in parameters or parameters[key].shape != value.shape:
             raise SiteError(f"{path} holds the parameter {key} {tuple(value.shape)}: not in model")
-    notes = []
-    if base_hash != _hash(grids, lambda path: _content(model.get_submodule(path))):
-        notes.append("The base weights differ from those that this adapter was trained on.")
     try:
         stored = factors | starts
-        adapter = build(model, name, spec, grids, settings, stored=stored, notes=notes, dtype=dtype)
+        adapter = build(model, name, spec, grids, settings, stored=stored, dtype=dtype)
     except ValueError as error:
         raise FileError(f"{path} cannot be put on this model ({error})") from error
     expected = {
@@ -137,6 +165,7 @@ def load_adapter(
     if wrong := sorted(expected ^ factors.keys()):
         what = "misses" if wrong[0] in expected else "has, besides its factors,"
         raise FileError(f"{path} {what} the tensor {wrong[0]!r}")
+    adapter.notes += _told_of_base(adapter, base)
     adapter.step(step)
     adapter.install(tuple(besides))
     with torch.no_grad():
@@ -163,7 +192,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FileError(f"{path} is damaged: its description is a {type(document).__name__}")
     if odd := sorted(key for key, value in tensors.items() if not value.is_floating_point()):
         raise FileError(f"{path} is damaged: the tensor {odd[0]!r} is {tensors[odd[0]].dtype}")
-    if document.get("version") != VERSION:
+    if document.get("version") not in _READABLE:
         raise FileError(
             f"{path} has format version {document.get('version')}, this tdecomp reads {VERSION}"
         )
@@ -190,18 +219,39 @@ def _check_model(model: nn.Module, grids: tuple[SiteGrid, ...], path: Path) -> N
                 )
 
 
-def _content(module: nn.Module) -> list[Tensor]:
-    kind = kind_of(module)
-    assert kind is not None
-    return kind.content(module)
+def _told_of_base(adapter: Adapter, saved: str | Mapping[str, str | None]) -> tuple[str, ...]:
+    """A sentence if the base weights are others than those of the file, or cannot be compared.
+
+    Parameters
+    ----------
+    adapter
+        Not installed yet, so that the weights are the base.
+    saved
+        Digests by module path; of format version 1 one of all bytes.
+    """
+    here = adapter.base_samples()
+    if isinstance(saved, str):
+        unknown = [path for path, own in here.items() if own is None]
+        wrong = ["of all"] if not unknown and saved != _hash(adapter) else []
+    else:
+        unknown = [path for path, own in here.items() if own is None or saved.get(path) is None]
+        wrong = [path for path, own in here.items() if path not in unknown and own != saved[path]]
+    if wrong:
+        return ("The base weights differ from those that this adapter was trained on.",)
+    if unknown:
+        return (
+            f"Whether the base weights of {unknown[0]} ({len(unknown)} of {len(here)} modules) are"
+            " those that this adapter was trained on is unknown: they could not be read.",
+        )
+    return ()
 
 
-def _hash(grids: Sequence[SiteGrid], content: Callable[[str], Sequence[Tensor]]) -> str:
-    """Digest of the adapted base weights: of their names, shapes and bytes."""
+def _hash(adapter: Adapter) -> str:
+    """Digest of the adapted base weights as format version 1 has it: of names, shapes and bytes."""
     digest = hashlib.sha256()
-    for path in sorted({site.module for sites in grids for site in sites.sites}):
-        for own in content(path):
-            digest.update(f"{path} {tuple(own.shape)} {own.dtype}".encode())
+    for target in sorted(adapter.targets, key=lambda target: target.path):
+        for own in target.kind.content(target.module):
+            digest.update(f"{target.path} {tuple(own.shape)} {own.dtype}".encode())
             raw = own.detach().cpu().contiguous().flatten().view(torch.uint8)
             digest.update(raw.numpy().tobytes())
     return digest.hexdigest()

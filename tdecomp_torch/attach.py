@@ -19,12 +19,15 @@ from tdecomp.adapters.grids import SiteGrid, make_grids
 from tdecomp.stack import Site, Targets
 from tdecomp_torch.adapter import Adapter, Settings, Target, chosen_parameters, pool_name
 from tdecomp_torch.fast import FAST
+from tdecomp_torch.gathering import check_whole
 from tdecomp_torch.layer import Hook, Place
 from tdecomp_torch.modules import Kind, kind_of
+from tdecomp_torch.offload import computing_device
 from tdecomp_torch.pool import FactorPool, Member
 from tdecomp_torch.program import make_program
 from tdecomp_torch.state import State
 from tdecomp_torch.targets import chosen_sites, known_sites
+from tdecomp_torch.writing import why_not_written
 
 __all__ = ["attach", "build"]
 
@@ -165,6 +168,7 @@ def check_name(model: nn.Module, name: str) -> None:
         raise ArgumentError(f"the model must be a torch module, got {type(model).__name__}")
     if not isinstance(name, str) or not name.isidentifier():
         raise ArgumentError(f"name={name!r} must be a word of letters, digits and _")
+    check_whole(model)
     if hasattr(model, pool_name(name)):
         raise ArgumentError(
             f"there is an adapter {name!r} on this model: detach it, or give another name"
@@ -380,6 +384,11 @@ class _Weights:
         self.sites = grid.sites
         self.modules = [modules[site.module] for site in grid.sites]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the first of them."""
+        return self._kind(self.modules[0]).stored(self.modules[0]).dtype
+
     def looks_up(self) -> bool:
         """Whether these are embeddings."""
         kinds = {self._kind(module).looks_up for module in self.modules}
@@ -409,7 +418,13 @@ class _Weights:
 
     def numpy(self, site: int) -> np.ndarray:
         """The same as float64 in numpy."""
-        return self(site).double().cpu().numpy()
+        found = self(site)
+        if found.is_meta:
+            raise SiteError(
+                f"{self.sites[site].path} is on meta, without values, and this method starts from"
+                " them: give the model its weights first"
+            )
+        return found.double().cpu().numpy()
 
 
 def _fill(
@@ -426,7 +441,7 @@ def _fill(
     done: dict[str, tuple[int, ...]] = {}
     total, before = sum(len(own.sites) for own in weights), 0
     for member, own, arrays in zip(members, weights, given, strict=True):
-        bound, precision = member.bound, dtype or _precision(own(0).dtype)
+        bound, precision = member.bound, dtype or _precision(own.dtype)
         keys = member.keys
         known = {n: stored[k].double().numpy() for n, k in keys.items() if k in stored}
         start = bound.start(
@@ -452,7 +467,7 @@ def _fill(
             if not hasattr(pool, key):
                 value = stored.get(key, start[factor.name])
                 pool.add(key, factor, value, stored[key].dtype if key in stored else precision)
-    pool.to(weights[0](0).device)
+    pool.to(computing_device(weights[0].modules[0]))
 
 
 def _precision(dtype: torch.dtype) -> torch.dtype:
@@ -495,10 +510,11 @@ def _check_alone(spec: Spec, targets: Sequence[Target], *, alone: bool) -> None:
                     f"{target.path} has an adapter already, and one of the two changes or replaces"
                     " the base weight rather than add to it: detach the other one first"
                 )
-        if alone and target.kind.packed:
+        reason, _ = why_not_written(target.kind, target.module) if alone else ("", "")
+        if reason:
             raise ArgumentError(
-                f"fold=True cannot subtract from the weight of {target.path}: it is quantised"
-                f" ({type(target.module).__name__}); leave fold out"
+                f"fold=True cannot subtract from the weight of {target.path}, which {reason}:"
+                " leave fold out"
             )
 
 

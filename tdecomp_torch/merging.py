@@ -13,6 +13,7 @@ from tdecomp import ArgumentError, SiteError
 from tdecomp_torch.adapter import Adapter, Target
 from tdecomp_torch.layer import Hook
 from tdecomp_torch.state import State
+from tdecomp_torch.writing import why_not_written
 
 __all__ = ["Originals", "merge_adapter", "merged_state_dict", "unmerge_adapter"]
 
@@ -138,13 +139,10 @@ def merged_state_dict(adapter: Adapter) -> dict[str, Tensor]:
 
 def _check_writable(adapter: Adapter) -> None:
     """Refuse weights that can be read only."""
-    packed = [target for target in adapter.targets if target.kind.packed]
-    if packed:
-        raise SiteError(
-            f"{packed[0].path} is quantised ({type(packed[0].module).__name__}), its weight cannot"
-            " be written: load the saved adapter on the model in full precision and merge there,"
-            " or write it as a LoRA with save_lora"
-        )
+    for target in adapter.targets:
+        reason, advice = why_not_written(target.kind, target.module)
+        if reason:
+            raise SiteError(f"{target.path} {reason}, its weight cannot be written: {advice}")
 
 
 def _merged_hooks(adapter: Adapter) -> list[Hook]:
@@ -165,12 +163,12 @@ def _name(model: nn.Module, hook: Hook) -> str:
 
 def _tied(model: nn.Module, targets: Sequence[Target]) -> list[tuple[str, str]]:
     """(module, other module) for every adapted weight that another module uses too."""
-    users: dict[int, list[str]] = {}
+    users: dict[int, list[tuple[str, nn.Module]]] = {}
     for path, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            users.setdefault(id(parameter), []).append(path)
+        for own in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            users.setdefault(id(own), []).append((path, module))
     found = []
     for target in targets:
-        others = [path for path in users[id(target.weight)] if path != target.path]
+        others = [path for path, user in users[id(target.weight)] if user is not target.module]
         found += [(target.path, other) for other in others[:1]]
     return found

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tdecomp_torch.kept import direction
+from tdecomp_torch.offload import offloaded
 
 __all__ = ["Kind", "kind_of"]
 
@@ -36,7 +37,7 @@ class Kind(ABC):
 
     def stored(self, module: nn.Module) -> Tensor:
         """Its weight in the layout that it is stored in."""
-        return module.weight  # pyright: ignore[reportReturnType]
+        return _present(module, module.weight, "weight")
 
     def content(self, module: nn.Module) -> list[Tensor]:
         """The tensors that make up its weight."""
@@ -73,7 +74,8 @@ class Kind(ABC):
 
     def bias(self, module: nn.Module) -> Tensor | None:
         """What is added to every output token."""
-        return getattr(module, "bias", None)
+        bias = getattr(module, "bias", None)
+        return None if bias is None else _present(module, bias, "bias")
 
 
 class _Linear(Kind):
@@ -132,6 +134,12 @@ class _Packed(_Linear):
 
     def content(self, module: nn.Module) -> list[Tensor]:
         return [value for value in module.state_dict().values() if isinstance(value, Tensor)]
+
+
+def _present(module: nn.Module, own: Any, name: str) -> Tensor:
+    """A parameter, from where it is kept if it is offloaded."""
+    held = offloaded(module, name) if own.is_meta else None
+    return own if held is None else held
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

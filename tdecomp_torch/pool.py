@@ -106,6 +106,10 @@ class FactorPool(nn.Module):
             follows = factor.init.from_seed and factor.clusters is None
             self.register_buffer(key, value, persistent=not follows)
 
+    def stored(self) -> dict[str, Tensor]:
+        """What a file holds: every parameter and constant that does not follow from the seed."""
+        return self.state_dict(keep_vars=True)
+
     def factors(self, member: int) -> dict[str, Tensor]:
         """The factors of one group by name."""
         return {

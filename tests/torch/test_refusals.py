@@ -278,7 +278,7 @@ TENSORS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "whole numbers": (lambda t: t.update({CORE: t[CORE].int()}), f"'{CORE}' .*int32"),
 }
 DOCUMENTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "newer version": (lambda d: d.update(version=2), "format version 2, this tdecomp reads 1"),
+    "newer version": (lambda d: d.update(version=3), "format version 3, this tdecomp reads 2"),
     "no version": (lambda d: d.pop("version"), "format version None"),
     "no method": (lambda d: d.pop("spec"), "is damaged.*spec"),
     "broken method": (lambda d: d["spec"].update(equation="out r, in"), "is damaged"),
