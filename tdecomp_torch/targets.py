@@ -11,7 +11,7 @@ from torch import nn
 
 from tdecomp import ArgumentError, SiteError
 from tdecomp.stack import Site, Survey, Targets, find_sites
-from tdecomp.stack.scheme import reason_against
+from tdecomp.stack.claims import reason_against
 from tdecomp.stack.select import ALL_LINEAR, Chooser
 from tdecomp_torch.modules import kind_of
 

@@ -243,6 +243,25 @@ CASES = {
         },
         by_head=(2, 1, 12, 4, 16),
     ),
+    "llama4": Case(
+        lambda: tf.Llama4ForCausalLM(
+            tf.Llama4TextConfig(
+                **GQA,
+                head_dim=4,
+                num_local_experts=3,
+                num_experts_per_tok=1,
+                intermediate_size_mlp=24,
+                moe_layers=[0, 1],
+            )
+        ),
+        "llama4",
+        MIXTRAL
+        | {
+            "shared_in.24x16": "layer=2 proj=2 out=24 in=16",
+            "shared_out.16x24": "layer=2 proj=1 out=16 in=24",
+        },
+        in_memory=True,
+    ),
     "qwen2_moe in memory": Case(
         lambda: tf.Qwen2MoeForCausalLM(
             tf.Qwen2MoeConfig(**MOE, shared_expert_intermediate_size=12)

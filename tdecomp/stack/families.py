@@ -60,13 +60,30 @@ _HEADS = "num_attention_heads"
 _KV_HEADS = "num_key_value_heads|num_attention_heads"
 _QKV_PROJ = _heads("q_proj", "k_proj", "v_proj", _HEADS, _KV_HEADS)
 
+_GATE_UP = (("gate", 1), ("up", 1))
+
 _LLAMA_ATTENTION = (
     Rule("layers.{layer}.self_attn.{proj:q_proj|k_proj|v_proj}", "attn_in", heads=_QKV_PROJ),
-    Rule("layers.{layer}.self_attn.{proj:o_proj}", "attn_out"),
+    Rule("layers.{layer}.self_attn.{proj:o_proj|dense}", "attn_out"),
 )
 _LLAMA_MLP = (
-    Rule("layers.{layer}.mlp.{proj:gate_proj|up_proj}", "mlp_in"),
-    Rule("layers.{layer}.mlp.{proj:down_proj}", "mlp_out"),
+    Rule("layers.{layer}.mlp.{proj:gate_proj|up_proj|c_fc}", "mlp_in"),
+    Rule("layers.{layer}.mlp.{proj:down_proj|c_proj}", "mlp_out"),
+    Rule("layers.{layer}.mlp.gate_up_proj", "mlp_in", parts=_GATE_UP),
+    Rule("layers.{layer}.feed_forward.{proj:gate_proj|up_proj|w1|w3}", "mlp_in"),
+    Rule("layers.{layer}.feed_forward.{proj:down_proj|w2}", "mlp_out"),
+)
+# The vision towers of Qwen2-VL and its kin: query, key and value one after another.
+_VISION_BLOCKS = (
+    Rule(
+        "blocks.{layer}.attn.qkv",
+        "attn_in",
+        parts=(("q", 1), ("k", 1), ("v", 1)),
+        heads=_heads("q", "k", "v", f"num_heads|{_HEADS}"),
+    ),
+    Rule("blocks.{layer}.attn.{proj:proj}", "attn_out"),
+    Rule("blocks.{layer}.mlp.{proj:gate_proj|up_proj|fc1|linear_fc1}", "mlp_in"),
+    Rule("blocks.{layer}.mlp.{proj:down_proj|fc2|linear_fc2}", "mlp_out"),
 )
 # CLIP's names, also those of the vision towers beside llama-like text models.
 _CLIP = (
@@ -74,25 +91,47 @@ _CLIP = (
     Rule("layers.{layer}.mlp.{proj:fc1}", "mlp_in"),
     Rule("layers.{layer}.mlp.{proj:fc2}", "mlp_out"),
 )
+
+
+def _expert_rules(block: str) -> tuple[Rule, ...]:
+    """Rules of experts in a part of a layer: one by one, then fused, (expert, out, in)."""
+    experts = f"layers.{{layer}}.{block}.experts"
+    return (
+        Rule(f"{experts}.{{expert}}.{{proj:gate_proj|up_proj|w1|w3}}", "expert_in"),
+        Rule(f"{experts}.{{expert}}.{{proj:down_proj|w2}}", "expert_out"),
+        Rule(f"{experts}.gate_up_proj", "expert_in", lead="expert", parts=_GATE_UP),
+        Rule(f"{experts}.{{proj:up_proj}}", "expert_in", lead="expert"),
+        Rule(f"{experts}.{{proj:down_proj}}", "expert_out", lead="expert"),
+    )
+
+
 _EXPERTS = (
-    Rule("layers.{layer}.block_sparse_moe.experts.{expert}.{proj:w1|w3}", "expert_in"),
-    Rule("layers.{layer}.block_sparse_moe.experts.{expert}.{proj:w2}", "expert_out"),
-    Rule("layers.{layer}.mlp.experts.{expert}.{proj:gate_proj|up_proj}", "expert_in"),
-    Rule("layers.{layer}.mlp.experts.{expert}.{proj:down_proj}", "expert_out"),
-    Rule(
-        "layers.{layer}.mlp.experts.gate_up_proj",
-        "expert_in",
-        lead="expert",
-        parts=(("gate", 1), ("up", 1)),
+    *(
+        rule
+        for block in ("block_sparse_moe", "mlp", "feed_forward", "mixer")
+        for rule in _expert_rules(block)
     ),
-    Rule("layers.{layer}.mlp.experts.{proj:down_proj}", "expert_out", lead="expert"),
+    # GraniteMoe's checkpoints, and JetMoe
+    *(
+        rule
+        for block in ("block_sparse_moe", "mlp")
+        for rule in (
+            Rule(
+                f"layers.{{layer}}.{block}.input_linear",
+                "expert_in",
+                lead="expert",
+                parts=_GATE_UP,
+            ),
+            Rule(f"layers.{{layer}}.{block}.{{proj:output_linear}}", "expert_out", lead="expert"),
+        )
+    ),
 )
 _SHARED_EXPERTS = tuple(
     rule
-    for name in ("shared_expert", "shared_experts")
+    for name in ("mlp.shared_expert", "mlp.shared_experts", "feed_forward.shared_expert")
     for rule in (
-        Rule(f"layers.{{layer}}.mlp.{name}.{{proj:gate_proj|up_proj}}", "shared_in"),
-        Rule(f"layers.{{layer}}.mlp.{name}.{{proj:down_proj}}", "shared_out"),
+        Rule(f"layers.{{layer}}.{name}.{{proj:gate_proj|up_proj}}", "shared_in"),
+        Rule(f"layers.{{layer}}.{name}.{{proj:down_proj}}", "shared_out"),
     )
 )
 
@@ -103,6 +142,11 @@ def _bert_rules(attention: str) -> tuple[Rule, ...]:
     block, out = "encoder.layer.{layer}", "output.dense"
     return (
         Rule(f"{block}.attention.{attention}.{{proj:query|key|value}}", "attn_in", heads=qkv),
+        Rule(  # DeBERTa's
+            f"{block}.attention.{attention}.{{proj:query_proj|key_proj|value_proj}}",
+            "attn_in",
+            heads=_heads("query_proj", "key_proj", "value_proj", _HEADS),
+        ),
         Rule(f"{block}.attention.{out}", "attn_out", (("proj", f"attention.{out}"),)),
         Rule(f"{block}.intermediate.dense", "mlp_in", (("proj", "intermediate.dense"),)),
         Rule(f"{block}.{out}", "mlp_out", (("proj", out),)),
@@ -202,7 +246,7 @@ _PHI3 = (
         heads=_heads("q", "k", "v", _HEADS, _KV_HEADS),
     ),
     Rule("layers.{layer}.self_attn.{proj:o_proj}", "attn_out"),
-    Rule("layers.{layer}.mlp.gate_up_proj", "mlp_in", parts=(("gate", 1), ("up", 1))),
+    Rule("layers.{layer}.mlp.gate_up_proj", "mlp_in", parts=_GATE_UP),
     Rule("layers.{layer}.mlp.{proj:down_proj}", "mlp_out"),
 )
 _DISTILBERT = (
@@ -214,6 +258,21 @@ _DISTILBERT = (
     Rule("transformer.layer.{layer}.attention.{proj:out_lin}", "attn_out"),
     Rule("transformer.layer.{layer}.ffn.{proj:lin1}", "mlp_in"),
     Rule("transformer.layer.{layer}.ffn.{proj:lin2}", "mlp_out"),
+)
+_LLAMA4_EXPERTS = (
+    Rule(
+        "layers.{layer}.feed_forward.experts.gate_up_proj",
+        "expert_in",
+        lead="expert",
+        transpose=True,
+        parts=_GATE_UP,
+    ),
+    Rule(
+        "layers.{layer}.feed_forward.experts.{proj:down_proj}",
+        "expert_out",
+        lead="expert",
+        transpose=True,
+    ),
 )
 # gpt-oss: experts stored (expert, in, out), gate and up rows interleaved, so not two blocks.
 _GPT_OSS_EXPERTS = (
@@ -237,16 +296,28 @@ FAMILIES: tuple[Family, ...] = (
         (
             *("llama", "mistral", "mistral3", "ministral", "ministral3", "llava", "paligemma"),
             *("qwen2", "qwen2_vl", "qwen2_5_vl", "qwen3", "qwen3_vl", "smollm3", "seed_oss"),
-            *("gemma", "gemma2", "gemma3", "gemma3_text", "granite", "stablelm"),
-            *("olmo", "olmo2", "olmo3", "cohere", "cohere2", "exaone4", "helium"),
+            *("gemma", "gemma2", "gemma3", "gemma3_text", "granite", "stablelm", "vaultgemma"),
+            *("olmo", "olmo2", "olmo3", "cohere", "cohere2", "exaone4", "helium", "diffllama"),
             *("clip", "clip_text_model", "clip_vision_model", "siglip", "siglip_vision_model"),
+            *("phi", "starcoder2", "glm", "glm4", "nemotron", "arcee", "apertus", "ernie4_5"),
+            *("hunyuan_v1_dense", "lfm2", "falcon_h1", "idefics3", "mllama", "qwen2_audio"),
         ),
-        (*_LLAMA_ATTENTION, *_LLAMA_MLP, *_CLIP),
+        (*_LLAMA_ATTENTION, *_LLAMA_MLP, *_CLIP, *_VISION_BLOCKS),
     ),
     Family(
         "moe",
-        ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe", "glm4_moe", "minimax"),
-        (*_LLAMA_ATTENTION, *_LLAMA_MLP, *_EXPERTS, *_SHARED_EXPERTS),
+        (
+            *("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe", "glm4_moe", "minimax"),
+            *("deepseek_v2", "deepseek_v3", "qwen3_next", "jamba", "lfm2_moe", "granitemoe"),
+            *("granitemoeshared", "granitemoehybrid", "ernie4_5_moe", "hunyuan_v1_moe"),
+            *("dots1", "flex_olmo", "jetmoe", "qwen3_vl_moe"),
+        ),
+        (*_LLAMA_ATTENTION, *_LLAMA_MLP, *_EXPERTS, *_SHARED_EXPERTS, *_VISION_BLOCKS),
+    ),
+    Family(
+        "llama4",
+        ("llama4", "llama4_text"),
+        (*_LLAMA_ATTENTION, *_LLAMA_MLP, *_LLAMA4_EXPERTS, *_SHARED_EXPERTS, *_CLIP),
     ),
     Family("gpt_oss", ("gpt_oss",), (*_LLAMA_ATTENTION, *_GPT_OSS_EXPERTS)),
     Family("phi3", ("phi3",), _PHI3),
@@ -254,7 +325,8 @@ FAMILIES: tuple[Family, ...] = (
         "bert",
         (
             *("bert", "roberta", "xlm-roberta", "camembert", "electra", "data2vec-text"),
-            *("layoutlm", "ernie", "esm", "megatron-bert"),
+            *("layoutlm", "layoutlmv3", "ernie", "esm", "megatron-bert", "roformer", "big_bird"),
+            *("deberta", "deberta-v2"),
         ),
         (*_bert_rules("self"), *_BERT_CROSS),
     ),

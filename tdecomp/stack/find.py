@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
 from tdecomp.errors import SiteError
-from tdecomp.stack.scheme import Claim, Rank, Scheme, choose_scheme, generic, reason_against
+from tdecomp.stack.claims import Rank, generic, reason_against
+from tdecomp.stack.scheme import Scheme, choose_scheme, with_heads
 from tdecomp.stack.select import Selection, Targets, last_segments, matches
 from tdecomp.stack.sites import Site, Survey
 
@@ -16,6 +19,7 @@ __all__ = ["find_sites"]
 
 _MOST_HINTS = 20  # targets that get one
 _MOST_TAILS = 1000  # endings of names that a word is compared with, about 20 µs each
+_MOST = 4  # kinds of names in one sentence
 
 
 def find_sites(
@@ -29,9 +33,10 @@ def find_sites(
 ) -> Survey:
     """Find the weight matrices of a model by the names and shapes of its tensors.
 
-    The naming scheme is the row of the families table for the config's `model_type`; else the row
-    that matches most tensors; else the generic rule (every 2-D ``*.weight`` under a numbered
-    segment; matrices are taken as stored, (out, in)).
+    The naming scheme is the row of the families table for the config's `model_type`, else the row
+    that matches most tensors. What it has no name for goes by the generic rule: every 2-D
+    ``*.weight`` under a numbered segment, taken as stored, (out, in), but no embedding, output
+    head or router of experts.
 
     Parameters
     ----------
@@ -41,9 +46,9 @@ def find_sites(
         The model's ``config.json``; may be empty.
     targets
         As in PEFT: module names or dotted suffixes, one regex for the whole path, or
-        ``"all-linear"``. A block of a fused weight is named by its part, ``"c_attn.q"``. Matrices
-        that the family does not know are then found by the generic rule; embeddings never are, and
-        output heads only when named. Default: the family's sites.
+        ``"all-linear"``. A block of a fused weight is named by its part, ``"c_attn.q"``. The
+        generic rule then takes matrices without a number and routers, too; embeddings never, and
+        output heads only when named. Default: what the family and the generic rule take.
     exclude
         Names or a regex, as `targets`; wins over them.
     layers
@@ -73,10 +78,13 @@ def find_sites(
     ranked: list[tuple[Rank, Site]] = []
     uncovered: dict[str, str] = {}
     notes: dict[str, list[str]] = {}
+    beside: list[str] = []
     for name, shape in shapes.items():
         claim = scheme.claim(name, shape)
-        if scheme.family == "generic" or (targets is not None and not patterns):
-            claim = _or_generic(claim, name, shape, selection)
+        if not patterns and not claim.sites and not claim.reason:
+            claim = generic(name, shape, anywhere=selection.anywhere, heads=selection.by_name)
+            claim = replace(claim, sites=tuple(with_heads(s, config) for s in claim.sites))
+            beside += [name] if claim.sites and targets is None else []
         kept = [site for site in claim.sites if not selection.refusal(site)]
         ranked += [(claim.rank, site) for site in kept]
         if not kept:
@@ -89,15 +97,27 @@ def find_sites(
         asked = _asked(targets=targets, exclude=exclude, layers=layers, patterns=patterns)
         raise SiteError(_nothing(asked, uncovered, selection))
     sites = tuple(_in_order(ranked, scheme))
-    told = (*scheme.notes, *_idle(selection.names, sites, uncovered), *_told(notes))
+    told = (
+        *scheme.notes,
+        *_beside(scheme, beside),
+        *_idle(selection.names, sites, uncovered),
+        *_told(notes),
+    )
     return Survey(scheme.family, sites, tuple(uncovered.items()), told)
 
 
-def _or_generic(claim: Claim, name: str, shape: tuple[int, ...], selection: Selection) -> Claim:
-    """Leave a family's claim as it is; where it knows nothing of the tensor, the generic one."""
-    if claim.sites or claim.reason:
-        return claim
-    return generic(name, shape, anywhere=selection.anywhere, heads=selection.by_name)
+def _beside(scheme: Scheme, names: Sequence[str]) -> list[str]:
+    """Sentence on the default sites that the family has no name for."""
+    if scheme.family == "generic" or not names:
+        return []
+    kinds = dict.fromkeys(
+        re.sub(r"(?<=\.)\d+(?=\.)", "*", n.removesuffix(".weight")) for n in names
+    )
+    more = f" and {len(kinds) - _MOST} more kinds" if len(kinds) > _MOST else ""
+    return [
+        f"Found by the generic rule, as {scheme.family!r} models have no such names: {len(names)}"
+        f" weights, {', '.join(list(kinds)[:_MOST])}{more}."
+    ]
 
 
 def _partly(sites: Sequence[Site], kept: Sequence[Site]) -> str:

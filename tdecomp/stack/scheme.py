@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tdecomp.stack.claims import Claim, reason_against
 from tdecomp.stack.families import FAMILIES, Family, Rule
 from tdecomp.stack.patterns import Labels, Pattern
 from tdecomp.stack.sites import Site, block
@@ -14,34 +15,24 @@ from tdecomp.stack.sites import Site, block
 SITE_MODES = ("layer", "proj", "attn", "stack", "expert", "head")
 """Order of the site modes that the families table names."""
 
-_EMBEDDING = re.compile(
-    r"(.*\.)?((\w+_)?(embed|embeddings?|emb)|embed_(?!out$)\w+|wte|wpe|shared"
-    r"|relative_attention_bias)"
-)
-_HEAD = re.compile(
-    r"(.*\.)?(lm_head|classifier|score|proj_out|embed_out|qa_outputs)(\..*)?|.*predictions\.decoder"
-)
-_HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
+_HIDDEN = ("embed_dim", "hidden_size", "n_embd", "d_model", "dim")
 _HEAD_DIM = ("head_dim", "d_kv")
 _LARGEST = 2**31 - 1  # what a config may say of a size
+_ATTENTION = re.compile(r"att|mixer", re.IGNORECASE)
+_N_HEADS = "num_attention_heads|num_heads|n_head|n_heads|attention_heads"
+_N_KEY_VALUE = f"num_key_value_heads|num_kv_heads|n_kv_heads|{_N_HEADS}"
+_QKV = dict.fromkeys(
+    ("q_proj", "query", "query_proj", "q", "q_lin", "linear_q", "wq", "to_q"), _N_HEADS
+) | dict.fromkeys(
+    (
+        *("k_proj", "key", "key_proj", "k", "k_lin", "linear_k", "wk", "to_k"),
+        *("v_proj", "value", "value_proj", "v", "v_lin", "linear_v", "wv", "to_v"),
+    ),
+    _N_KEY_VALUE,
+)
+"""Query, key and value by the names that models give them -> config key of their heads."""
 _MISFIT = "stored the other way round than this family stores it"
 _TOWERS = (("vision", "vision_config"), ("visual", "vision_config"), ("audio", "audio_config"))
-
-
-Rank = tuple[int, str]
-"""Order among sites: number of the rule, prefix."""
-
-_LAST = 1_000_000
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What a tensor holds: sites, or a reason against (neither: no rule knows the name)."""
-
-    sites: tuple[Site, ...] = ()
-    rank: Rank = (0, "")
-    reason: str = ""
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,19 +115,30 @@ def _finish(site: Site, rule: Rule, config: Mapping[str, Any], canonical: bool) 
     labels = site.labels
     if canonical:
         labels = tuple(sorted(labels, key=lambda pair: SITE_MODES.index(pair[0])))
-    keys = dict(rule.heads)
-    heads = _lookup(config, keys.get(str(dict(labels).get("proj")), 0))
-    known = heads > 0 and _made_of(site.shape[0], heads, rule, config)
-    return replace(site, labels=labels, heads=heads if known else 0)
+    heads = _heads(site.shape[0], dict(labels).get("proj"), dict(rule.heads), config)
+    return replace(site, labels=labels, heads=heads)
 
 
-def _made_of(rows: int, heads: int, rule: Rule, config: Mapping[str, Any]) -> bool:
-    """Whether `rows` are that many heads of the model's head size."""
+def with_heads(site: Site, config: Mapping[str, Any]) -> Site:
+    """A site of the generic rule with its number of heads, where its name and size tell it."""
+    if not _ATTENTION.search(site.module):
+        return site
+    proj = dict(site.labels).get("proj")
+    return replace(site, heads=_heads(site.shape[0], proj, _QKV, _tower(config, site.prefix)))
+
+
+def _heads(
+    rows: int, proj: int | str | None, keys: Mapping[str, str], config: Mapping[str, Any]
+) -> int:
+    """Number of heads that `rows` are made of; 0 where they are not, or where it is unknown."""
+    heads = _lookup(config, keys.get(str(proj), 0))
+    if not heads:
+        return 0
     size = next((n for key in _HEAD_DIM if (n := _lookup(config, key))), 0)
     if not size:
-        queries = _lookup(config, rule.heads[0][1])
+        queries = _lookup(config, next(iter(keys.values())))
         size = _hidden(config) // queries if queries else 0
-    return rows == heads * size if size else rows % heads == 0
+    return heads if (rows == heads * size if size else rows % heads == 0) else 0
 
 
 def choose_scheme(
@@ -180,43 +182,6 @@ def _model_types(config: Mapping[str, Any]) -> list[str]:
     text = config.get("text_config")
     inner = text.get("model_type") if isinstance(text, Mapping) else None
     return [name for name in (config.get("model_type"), inner) if name and isinstance(name, str)]
-
-
-def generic(
-    name: str, shape: tuple[int, ...], *, anywhere: bool = False, heads: bool = False
-) -> Claim:
-    """Claim a 2-D ``*.weight`` under its first numbered segment, by no table at all.
-
-    Label `layer` is that number, `proj` the last name; what stands between is the role. `anywhere`:
-    without a number, too; `heads`: even output heads. Never an embedding.
-    """
-    module = name.removesuffix(".weight")
-    if module == name or len(shape) != 2 or 0 in shape or _EMBEDDING.fullmatch(module):
-        return Claim()
-    segments = module.split(".")
-    at = next((i for i, s in enumerate(segments) if s.isdecimal()), None)
-    if at is None and (not anywhere or (not heads and _HEAD.fullmatch(module))):
-        return Claim()
-    before, after = (segments[:at], segments[at + 1 :]) if at is not None else ([], segments)
-    labels: Labels = () if at is None else (("layer", int(segments[at])),)
-    if after:
-        labels += (("proj", after[-1]),)
-    prefix = ".".join(before)
-    role = ".".join(after[:-1]) or "weight"
-    site = Site(name, (), False, labels, (shape[0], shape[1]), role, prefix)
-    return Claim((site,), (_LAST, f"{prefix}.{role}"))
-
-
-def reason_against(name: str, shape: tuple[int, ...]) -> str:
-    """Say why a tensor that no rule takes is not a site."""
-    module = name.removesuffix(".weight")
-    if len(shape) != 2 or 0 in shape:
-        return "not a matrix"
-    if _EMBEDDING.fullmatch(module):
-        return "embedding"
-    if _HEAD.fullmatch(module):
-        return "output head"
-    return "not matched by any pattern"
 
 
 def _lookup(config: Mapping[str, Any], key: int | str) -> int:

@@ -138,7 +138,7 @@ def test_generic_rule():
     assert survey.family == "generic"
     assert {(s.module, s.labels, s.role) for s in survey.sites} == {
         ("rwkv.blocks.0.att.key", (("layer", 0), ("proj", "key")), "att"),
-        ("rwkv.blocks.0.experts.3.up", (("layer", 0), ("proj", "up")), "experts.3"),
+        ("rwkv.blocks.0.experts.3.up", (("layer", 0), ("proj", "up"), ("expert", 3)), "experts"),
         ("rwkv.blocks.1", (("layer", 1),), "weight"),
     }
     assert {name for name, _ in survey.uncovered} == set(shapes) - {s.tensor for s in survey.sites}
