@@ -67,7 +67,8 @@ def attach(
         A row of the catalogue by name, or a `tdecomp.adapters.Spec` of your own.
     targets, exclude, layers
         As in PEFT: module names or dotted suffixes, one regex for the whole path, or
-        ``"all-linear"``; layer numbers. Default: all matrices that the model's family is known for.
+        ``"all-linear"``; layer numbers. Default: all matrices in numbered layers but routers and
+        embeddings, of a method that splits heads those with heads; `Adapter.notes` tells the rest.
     rank
         Size of every rank that the method leaves open, or sizes by letter.
     alpha
@@ -138,8 +139,15 @@ def attach(
         if not isinstance(share_of, Real) or not 0 <= float(share_of) < 1:
             raise ArgumentError(f"{what}={share_of!r} must be 0 or more and below 1")
     tasks = _checked_tasks(tasks, fold=fold)
-    survey = chosen_sites(model, targets=targets, exclude=exclude, layers=layers, patterns=patterns)
     modes, sides = _shared(share)
+    survey = chosen_sites(
+        model,
+        targets=targets,
+        exclude=exclude,
+        layers=layers,
+        patterns=patterns,
+        spec=None if "head" in (modes or ()) else spec,
+    )
     sites = _of_tasks(survey.sites, tasks)
     grids = make_grids(spec, sites, share=modes, everywhere=known_sites(model))
     spec = spec.over_heads() if "head" in (modes or ()) else spec

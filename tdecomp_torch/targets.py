@@ -10,14 +10,18 @@ from typing import Any
 from torch import nn
 
 from tdecomp import ArgumentError, SiteError
+from tdecomp.adapters import Spec
+from tdecomp.adapters.grids import sites_with_heads
 from tdecomp.stack import Site, Survey, Targets, find_sites
 from tdecomp.stack.claims import reason_against
 from tdecomp.stack.select import ALL_LINEAR, Chooser
+from tdecomp_torch.left_out import left_out
 from tdecomp_torch.modules import kind_of
 
 __all__ = ["chosen_sites", "config_of", "known_sites"]
 
 _MOST = 8
+_INSIDE = "used by MultiheadAttention without a call"
 
 
 def config_of(model: nn.Module) -> Mapping[str, Any]:
@@ -42,8 +46,12 @@ def chosen_sites(
     exclude: Targets | None,
     layers: Collection[int] | int | None,
     patterns: Sequence[str],
+    spec: Spec | None = None,
 ) -> Survey:
     """Find the sites that are asked for, as `tdecomp.stack.find_sites` does by name and shape.
+
+    By default those that fit the method: one that splits heads takes the weights that have some.
+    What is left out is told.
 
     Raises
     ------
@@ -89,8 +97,16 @@ def chosen_sites(
             raise SiteError(f"{error}{_meant(targets, modules)}") from None
         return Survey("generic", beside, ())
     sites = tuple(_turned(site, modules[site.module]) for site in found.sites)
-    notes = found.notes if targets is not None else (*found.notes, *_left_out(model))
-    return Survey(found.family, (*sites, *beside), found.uncovered, notes)
+    if targets is not None or patterns:
+        return Survey(found.family, (*sites, *beside), found.uncovered, found.notes)
+    headless = _split_heads(model, spec, sites)
+    kept = tuple(site for site in sites if site.path not in headless)
+    taken = {site.tensor for site in kept}
+    lost = {site.tensor: headless.get(site.path, "") for site in sites if site.tensor not in taken}
+    uncovered = (*found.uncovered, *lost.items())
+    within = {f"{path}.weight": _INSIDE for path in modules if _is_inside_attention(model, path)}
+    told = left_out(model, taken, within | dict(uncovered))
+    return Survey(found.family, kept, uncovered, (*found.notes, *told))
 
 
 def _check_names(**given: Any) -> None:
@@ -136,7 +152,7 @@ def _unfit(model: nn.Module, wanted: Any) -> list[str]:
             continue
         kind = kind_of(module)
         if _is_inside_attention(model, path):
-            found.append(f"{path} (used by MultiheadAttention without a call)")
+            found.append(f"{path} ({_INSIDE})")
         elif kind is None and any(True for _ in module.parameters(recurse=False)):
             found.append(f"{path} ({type(module).__name__})")
         elif kind is not None and kind.shape(module) is None:
@@ -149,20 +165,14 @@ def _unfit(model: nn.Module, wanted: Any) -> list[str]:
     return found
 
 
-def _left_out(model: nn.Module) -> list[str]:
-    """A sentence on matrices that the family knows and that are no modules: fused experts."""
-    bare = {
-        path: tuple(parameter.shape)
-        for path, parameter in model.named_parameters()
-        if path.rpartition(".")[2] not in ("weight", "bias")
-    }
-    try:
-        sites = find_sites(bare, config_of(model)).sites
-    except SiteError:
-        return []
-    names = list(dict.fromkeys(site.tensor for site in sites))
-    more = f" and {len(names) - 1} more" if names[1:] else ""
-    return [f"Not adapted, as they are not modules of their own: {names[0]}{more}."]
+def _split_heads(model: nn.Module, spec: Spec | None, sites: Sequence[Site]) -> dict[str, str]:
+    """Why default sites do not fit a method that splits heads: path -> reason."""
+    if spec is None or "head" not in spec.weight_modes:
+        return {}
+    fit = {site.path for site in sites_with_heads(sites, everywhere=known_sites(model))}
+    if not fit:
+        return {}  # binding refuses them, by name
+    return {site.path: "without heads" for site in sites if site.path not in fit}
 
 
 def _is_inside_attention(model: nn.Module, path: str) -> bool:

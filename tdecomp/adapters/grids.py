@@ -13,7 +13,7 @@ from tdecomp.errors import ArgumentError
 from tdecomp.stack import Site
 from tdecomp.stack.groups import open_heads
 
-__all__ = ["SiteGrid", "make_grids"]
+__all__ = ["SiteGrid", "make_grids", "sites_with_heads"]
 
 _INSIDE = ("out", "in")
 
@@ -69,6 +69,12 @@ def make_grids(
         _site_grid(spec, name, bucket, together, key[3])
         for name, (key, bucket) in zip(names, buckets.items(), strict=True)
     )
+
+
+def sites_with_heads(sites: Sequence[Site], *, everywhere: Sequence[Site] = ()) -> list[Site]:
+    """The sites whose number of heads is known; parameters as in `make_grids`."""
+    of_outputs = _heads_of_outputs((*everywhere, *sites))
+    return [site for site in sites if _heads(site, of_outputs)[0]]
 
 
 def _together(spec: Spec, known: Sequence[str], share: Sequence[str] | None) -> frozenset[str]:

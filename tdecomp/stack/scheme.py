@@ -21,15 +21,12 @@ _LARGEST = 2**31 - 1  # what a config may say of a size
 _ATTENTION = re.compile(r"att|mixer", re.IGNORECASE)
 _N_HEADS = "num_attention_heads|num_heads|n_head|n_heads|attention_heads"
 _N_KEY_VALUE = f"num_key_value_heads|num_kv_heads|n_kv_heads|{_N_HEADS}"
-_QKV = dict.fromkeys(
-    ("q_proj", "query", "query_proj", "q", "q_lin", "linear_q", "wq", "to_q"), _N_HEADS
-) | dict.fromkeys(
-    (
-        *("k_proj", "key", "key_proj", "k", "k_lin", "linear_k", "wk", "to_k"),
-        *("v_proj", "value", "value_proj", "v", "v_lin", "linear_v", "wv", "to_v"),
-    ),
-    _N_KEY_VALUE,
+_QUERY = ("q_proj", "query", "query_proj", "q", "q_lin", "linear_q", "wq", "to_q")
+_KEY_VALUE = (
+    *("k_proj", "key", "key_proj", "k", "k_lin", "linear_k", "wk", "to_k"),
+    *("v_proj", "value", "value_proj", "v", "v_lin", "linear_v", "wv", "to_v"),
 )
+_QKV = {**{name: _N_HEADS for name in _QUERY}, **{name: _N_KEY_VALUE for name in _KEY_VALUE}}
 """Query, key and value by the names that models give them -> config key of their heads."""
 _MISFIT = "stored the other way round than this family stores it"
 _TOWERS = (("vision", "vision_config"), ("visual", "vision_config"), ("audio", "audio_config"))

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from tdecomp._xp import tol
 from tdecomp.errors import SiteError
 from tdecomp_torch import attach
+from tests.architectures import build
 from tests.models import CASES
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning")  # PEFT's
@@ -197,3 +198,60 @@ def test_a_weight_stored_the_other_way_round_is_adapted_as_it_is_used(targets: A
     assert torch.allclose(model(x), expected, rtol=0, atol=tol("float64", 64) * 64)
     turned = {m.module for m in adapter.to_lora() if m.transpose}
     assert turned == {t.path for t in adapter.targets if t.path.endswith(("att", "last"))}
+
+
+TOLD = {
+    "DebertaV2Model": (12, ()),
+    "DeepseekV3ForCausalLM": (
+        16,
+        ("model.layers.*.mlp.experts.gate_up_proj (in a ", "model.layers.*.mlp.gate (in a "),
+    ),
+    "Llama4ForCausalLM": (
+        14,
+        (
+            "model.layers.*.feed_forward.experts.down_proj (in a Llama4TextExperts)",
+            "model.layers.*.feed_forward.router (router or gate)",
+        ),
+    ),
+    "Wav2Vec2Model": (12, ("feature_extractor.conv_layers.*.conv (in a Conv1d)",)),
+    "SamModel": (49, ("vision_encoder.layers.*.attn.rel_pos_h (in a ",)),
+}
+"""Class -> modules adapted by default, and what is told to be left out."""
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_default_targets_are_all_and_the_rest_is_told(name: str):
+    model = build(name, "cpu")
+    adapter = attach(model, "lora", rank=1)
+    told = [note for note in adapter.notes if note.startswith("Left out: ")]
+    adapted = {f"{target.path}.weight" for target in adapter.targets}
+    assert (len(adapted), bool(told)) == (TOLD[name][0], bool(TOLD[name][1]))
+    assert all(words in told[0] for words in TOLD[name][1])
+
+
+def test_what_is_left_out_is_told_by_its_share_unless_it_was_asked_for():
+    adapter = attach(copy.deepcopy(base("qwen2_moe")), "lora", rank=1)
+    numbers = {
+        name: p.numel()
+        for name, p in adapter.model.named_parameters()
+        if p.dim() > 1 and ".layers." in name
+    }
+    left = {
+        n for n in numbers if n.removesuffix(".weight") not in {t.path for t in adapter.targets}
+    }
+    share = sum(numbers[n] for n in left) / sum(numbers.values())
+    (note,) = adapter.notes
+    assert note.startswith(f"Left out: {len(left)} of {len(numbers)} weights in numbered layers, ")
+    assert f", {share:.2%} of their numbers: " in note
+    for asked in ({"layers": [0]}, {"exclude": ["q_proj", "mlp"]}):
+        assert not attach(copy.deepcopy(base("llama")), "lora", rank=1, **asked).notes
+
+
+@pytest.mark.parametrize("row", ["lorta", "tenslora_att_qkv_depth"])
+@pytest.mark.parametrize(("name", "known"), [("llama", 8), ("bert", 8), ("t5 gated", 24)])
+def test_rows_that_split_heads_take_the_modules_that_have_some(name: str, known: int, row: str):
+    adapter = attach(copy.deepcopy(base(name)), row, rank=1)
+    assert len(adapter.targets) == known
+    assert {s.role for g in adapter.grids for s in g.sites} == {"attn_in", "attn_out"}
+    assert any("mlp" in note or "intermediate" in note or "Dense" in note for note in adapter.notes)
+    assert all("(without heads)" in n for n in adapter.notes if n.startswith("Left out: "))
