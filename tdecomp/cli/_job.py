@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tdecomp.files.factors import (
     load_factors,
     save_factors,
 )
+from tdecomp.files.ours import is_json
 from tdecomp.files.peft_lora import VLLM_RANKS, write_lora
 from tdecomp.formats import Format
 from tdecomp.stack import Stack, Survey, Targets, group_sites
@@ -56,6 +58,8 @@ METHODS: dict[str, Callable[..., td.Fit]] = {
 }
 FORMATS = METHODS | {"cp": td.cp}
 """What `explore` compares; a factors file is made by `METHODS` only."""
+
+_EXPLORED = "tdecomp explore"  # by which its report is known again
 
 
 @dataclass(frozen=True)
@@ -187,7 +191,10 @@ def explore(
         file = None
         if out is not None:
             places = [base, tuned]
-            file = stack.enter_context(output_file(out, overwrite=overwrite, inputs=places))
+            ours = partial(is_json, made_by=_EXPLORED)
+            file = stack.enter_context(
+                output_file(out, ours=ours, overwrite=overwrite, inputs=places)
+            )
         delta = open_delta(base, tuned, **selection.find, share=selection.share)
         with _progress(delta, "exploring", screen) as progress:
             found = td.explore(
@@ -196,7 +203,9 @@ def explore(
                 formats=None if formats is None else [FORMATS[name] for name in formats],
                 progress=progress,
             )
-        report = explore_report(found, delta.survey, delta.groups, tuple(METHODS), command)
+        report = {"made_by": _EXPLORED} | explore_report(
+            found, delta.survey, delta.groups, tuple(METHODS), command
+        )
         if file is not None:
             file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report

@@ -1,17 +1,18 @@
-"""Outputs that appear whole or not at all: written beside their place, then renamed into it."""
+"""Outputs that appear whole or not at all: made beside their place, then moved into it."""
+
+from __future__ import annotations
 
 import os
-import secrets
-import shutil
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import FileError
+from .apart import check_apart, resolved
+from .ours import foreign_in, mark
+from .workshop import Workshop, clear, recover
 
-__all__ = ["OUR_FILES", "output_file", "output_folder"]
-
-OUR_FILES = ("factors.safetensors", "adapter_config.json", "config.json", "report.json")
+__all__ = ["output_file", "output_folder"]
 
 
 @contextmanager
@@ -20,56 +21,49 @@ def output_folder(
     *,
     overwrite: bool = False,
     inputs: Sequence[str | os.PathLike[str]] = (),
-    marker: Collection[str] = OUR_FILES,
 ) -> Iterator[Path]:
-    """Give a temporary folder beside ``path``; rename it to ``path`` when the block succeeds.
+    """Give a temporary folder beside ``path``; move it to ``path`` when the block succeeds.
 
     On any exception, KeyboardInterrupt included, the temporary folder is removed and what was at
     ``path`` stays as it was. Missing parents are made, and removed again on failure. A symbolic
-    link at ``path`` is followed.
+    link at ``path`` is followed. The folder gets the list by which `ours` knows it again.
 
     Parameters
     ----------
     path
         The folder to make.
     overwrite
-        Whether an existing folder may be replaced.
+        Whether an existing folder may be replaced: an empty one, or one that holds what this
+        function made and nothing else.
     inputs
-        Files and folders that are being read; ``path`` may not equal, hold or lie inside one.
-    marker
-        A folder that is not empty is only replaced if it holds a file of one of these names.
+        Files and folders that are being read; ``path`` may not be, hold or lie inside one.
 
     Raises
     ------
     FileError
         Before any work, if ``path`` may not be written; afterwards, if the disk refuses.
     """
-    target = _resolved(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    missing = _missing_parents(target)
-    try:
-        _check_parent(target)
-        _check_inputs(target, inputs)
-        _check_old_folder(target, overwrite, marker)
-        temporary.mkdir(parents=True)
-        yield temporary
-        _move_folder(temporary, target, overwrite)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        _remove(missing)
-        if isinstance(error, OSError):
-            raise _in_our_words(error, target, temporary) from error
-        raise
+    target = resolved(path)
+    recover(target)
+
+    def check() -> None:
+        _check_old_folder(target, overwrite)
+
+    with _made(target, overwrite, inputs, check) as new:
+        new.mkdir()
+        yield new
+        mark(new)
 
 
 @contextmanager
 def output_file(
     path: str | os.PathLike[str],
     *,
+    ours: Callable[[Path], bool],
     overwrite: bool = False,
     inputs: Sequence[str | os.PathLike[str]] = (),
 ) -> Iterator[Path]:
-    """Give a temporary file name beside ``path``; rename it to ``path`` when the block succeeds.
+    """Give a temporary file name beside ``path``; move it to ``path`` when the block succeeds.
 
     The suffix is kept, since some writers choose the format by it. Otherwise as `output_folder`.
 
@@ -77,33 +71,51 @@ def output_file(
     ----------
     path
         The file to make.
+    ours
+        Whether an existing file has the content that is being written; an empty file may be
+        replaced too.
     overwrite
         Whether an existing file may be replaced.
     inputs
-        Files and folders that are being read; ``path`` may not equal one of the files.
+        As for `output_folder`.
 
     Raises
     ------
     FileError
         Before any work, if ``path`` may not be written; afterwards, if the disk refuses.
     """
-    target = _resolved(path)
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
-    missing = _missing_parents(target)
+    target = resolved(path)
+
+    def check() -> None:
+        _check_old_file(target, overwrite, ours)
+
+    with _made(target, overwrite, inputs, check) as new:
+        yield new
+
+
+@contextmanager
+def _made(
+    target: Path,
+    overwrite: bool,
+    inputs: Sequence[str | os.PathLike[str]],
+    check: Callable[[], None],
+) -> Iterator[Path]:
+    """The place to make an output at; it is moved to ``target``, or everything is undone."""
+    shop = None
     try:
         _check_parent(target)
-        _check_old_file(target, overwrite, inputs)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _check_free(target, overwrite)
-        temporary.replace(target)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
-        _remove(missing)
-        if isinstance(error, OSError):
-            raise _in_our_words(error, target, temporary) from error
-        raise
+        check_apart(target, inputs)
+        check()
+        clear(target)
+        shop = Workshop.open(target)
+        yield shop.new
+        check()  # hours may have passed
+        shop.put_in_place(overwrite)
+    except OSError as error:
+        raise _in_our_words(error, target, shop) from error
+    finally:
+        if shop is not None:
+            shop.discard()
 
 
 # ------------------------------------------------------------------------------------- refusals
@@ -115,42 +127,29 @@ def _check_parent(target: Path) -> None:
         raise FileError(f"cannot write {target}: {existing} is not a folder")
 
 
-def _places(inputs: Sequence[str | os.PathLike[str]]) -> set[Path]:
-    """Every input as it is named and as its links lead."""
-    return {Path(one).absolute() for one in inputs} | {_resolved(one) for one in inputs}
-
-
-def _resolved(path: str | os.PathLike[str]) -> Path:
-    try:
-        return Path(path).resolve()
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
-        raise FileError(f"cannot follow {os.fspath(path)}: {error}") from error
-
-
-def _check_inputs(target: Path, inputs: Sequence[str | os.PathLike[str]]) -> None:
-    for place in _places(inputs):
-        if target == place or target in place.parents:
-            raise FileError(f"{target} holds the input {place}: write to another folder")
-        if place in target.parents:
-            raise FileError(f"{target} lies inside the input {place}: write to another folder")
-
-
 def _check_free(target: Path, overwrite: bool) -> None:
     if target.exists() and not overwrite:
-        raise FileError(f"{target} already exists: choose another name, or ask for overwriting")
+        raise FileError(
+            f"{target} already exists: choose another name, or give --overwrite (overwrite=True)"
+        )
 
 
-def _check_old_file(
-    target: Path, overwrite: bool, inputs: Sequence[str | os.PathLike[str]]
-) -> None:
+def _check_old_file(target: Path, overwrite: bool, ours: Callable[[Path], bool]) -> None:
     if target.is_dir():
         raise FileError(f"{target} is a folder: name a file")
-    if target in _places(inputs):
-        raise FileError(f"{target} is one of the inputs: write to another file")
     _check_free(target, overwrite)
+    if not target.exists():
+        return
+    if not target.is_file():
+        raise FileError(f"{target} is not a regular file: choose another name")
+    if target.stat().st_size and not ours(target):
+        raise FileError(
+            f"{target} is not an output of tdecomp of this kind, by its content: it is not "
+            "replaced; delete it yourself or choose another name"
+        )
 
 
-def _check_old_folder(target: Path, overwrite: bool, marker: Collection[str]) -> None:
+def _check_old_folder(target: Path, overwrite: bool) -> None:
     if not target.exists():
         return
     if not target.is_dir():
@@ -159,44 +158,12 @@ def _check_old_folder(target: Path, overwrite: bool, marker: Collection[str]) ->
     here = Path.cwd()
     if target == here or target in here.parents:
         raise FileError(f"{target} holds the current folder: it cannot be replaced")
-    if any(target.iterdir()) and not any((target / name).is_file() for name in marker):
-        raise FileError(
-            f"{target} is not an output of tdecomp (it has none of {', '.join(marker)}): "
-            "it is not replaced; delete it yourself or choose another name"
-        )
+    if fault := foreign_in(target):
+        raise FileError(f"{target} {fault}")
 
 
-# --------------------------------------------------------------------------------- moving, undoing
-
-
-def _missing_parents(target: Path) -> list[Path]:
-    """Folders above ``target`` that do not exist yet, innermost first."""
-    return [folder for folder in target.parents if not os.path.exists(folder)]  # noqa: PTH110 - never raises
-
-
-def _move_folder(temporary: Path, target: Path, overwrite: bool) -> None:
-    aside = temporary.with_suffix(".old")
-    try:
-        if overwrite and target.exists():
-            target.rename(aside)
-        temporary.rename(target)
-        shutil.rmtree(aside, ignore_errors=True)
-    except BaseException:
-        if target.exists():  # the new one, if the old one was moved at all
-            shutil.rmtree(aside, ignore_errors=True)
-        elif aside.exists():
-            aside.rename(target)
-        raise
-
-
-def _remove(missing: Sequence[Path]) -> None:
-    for folder in missing:
-        with suppress(OSError):  # never made, or someone else uses it by now
-            folder.rmdir()
-
-
-def _in_our_words(error: OSError, target: Path, temporary: Path) -> FileError:
+def _in_our_words(error: OSError, target: Path, shop: Workshop | None) -> FileError:
     where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else target
-    ours = where in (target, temporary) or temporary in where.parents
+    ours = where == target or (shop is not None and shop.folder in (where, *where.parents))
     detail = "" if ours else f" ({where})"
     return FileError(f"cannot write {target}: {error.strerror or error}{detail}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tdecomp._xp import Array, to_numpy, working
 from tdecomp.errors import ArgumentError, FileError
 from tdecomp.files import safetensors
 from tdecomp.files.atomic import output_file
+from tdecomp.files.ours import has_metadata
 from tdecomp.formats import FORMATS, Format
 
 __all__ = ["load", "load_metadata", "save"]
@@ -56,7 +58,7 @@ def save(
     path
         The file, by custom ``*.safetensors``.
     overwrite
-        Whether an existing file may be replaced.
+        Whether an existing file may be replaced, if `save` wrote it.
     metadata
         Plain JSON values to keep beside it, see `load_metadata`.
 
@@ -98,7 +100,8 @@ def save(
         text = json.dumps(document)
     except (TypeError, ValueError) as error:
         raise FileError(f"the metadata must be plain JSON values: {error}") from error
-    with output_file(path, overwrite=overwrite) as temporary:
+    ours = partial(has_metadata, key=_KEY)
+    with output_file(path, ours=ours, overwrite=overwrite) as temporary:
         safetensors.write(
             temporary,
             [(name, codes[name], a.shape) for name, a in arrays.items()],

@@ -238,7 +238,7 @@ def write_pair(
     entries = [(name, "BF16", shape) for name, shape in planted.sizes.shapes.items()]
     sides: dict[str, Callable[[str], np.ndarray]]
     sides = {"base": planted.base, "tuned": planted.tuned}
-    with output_folder(folder, overwrite=overwrite, marker=[NOTE]) as place:
+    with output_folder(folder, overwrite=overwrite) as place:
         for side, values in sides.items():
             (place / side).mkdir()
             (place / side / "config.json").write_text(json.dumps(planted.sizes.config, indent=2))

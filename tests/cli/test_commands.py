@@ -160,7 +160,7 @@ def test_apply_writes_a_model_like_the_base(
     text = done("apply", out, base, "-o", tmp_path / "model", *cast).out
     assert text == f"Changed 14 tensors; model in {tmp_path / 'model'}.\n"
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == sorted(
-        p.name for p in base.iterdir()
+        [".tdecomp.json", *(p.name for p in base.iterdir())]
     )
     before, after, deltas = models.read(base), models.read(tmp_path / "model"), models.decoded(out)
     code = {"bfloat16": "BF16", "float32": "F32", "float16": "F16"}.get(str(dtype))

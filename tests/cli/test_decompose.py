@@ -55,6 +55,7 @@ def test_report_file_is_the_report(method, base, tuned, tmp_path, report):
     told = report("decompose", base, tuned, "-o", tmp_path / "out", "--method", method, "--rank=2")
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == told
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        ".tdecomp.json",
         "factors.safetensors",
         "report.json",
     ]

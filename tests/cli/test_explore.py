@@ -165,8 +165,26 @@ def test_refusals(more, texts, base, tuned, refused):
 
 def test_an_old_file_is_not_replaced(base, tuned, tmp_path, refused):
     (tmp_path / "old.json").write_text("{}")
-    refused(["explore", base, tuned, "-o", tmp_path / "old.json"], "old.json", "already exists")
-    refused(["explore", base, tuned, "-o", base], "is a folder")
+    (tmp_path / "folder").mkdir()
+    explore = ["explore", base, tuned, "-o"]
+    refused([*explore, tmp_path / "old.json"], "old.json", "already exists")
+    refused(
+        [*explore, tmp_path / "old.json", "--overwrite"], "old.json", "not an output of tdecomp"
+    )
+    refused([*explore, tmp_path / "folder", "--overwrite"], "is a folder")
+
+
+def test_no_file_of_an_input_is_replaced(base, tuned, tmp_path, refused):
+    index, shard = tuned / "model.safetensors.index.json", next(tuned.glob("*-of-*"))
+    single = base / "model.safetensors"
+    (tmp_path / "link").symlink_to(shard)
+    for arguments, places in [
+        ([base, tuned], [base, single, base / "new.json", tuned / "config.json", shard]),
+        ([base, index], [index, shard, tmp_path / "link", tuned / "new" / "x.json"]),
+        ([single, tuned], [single, base / ".." / "base" / single.name, base / "config.json"]),
+    ]:
+        for place in places:
+            refused(["explore", *arguments, "-o", place, "--overwrite"], "the input")
 
 
 # ---------------------------------------------------------------------------- decompose --modes

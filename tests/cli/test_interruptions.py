@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -46,12 +47,9 @@ def commands(base, tuned, out):
 
 
 @pytest.fixture
-def old(tmp_path):
+def old(out, tmp_path):
     """An output of an earlier run."""
-    folder = tmp_path / "old"
-    folder.mkdir()
-    (folder / "report.json").write_text("old")
-    return folder
+    return shutil.copytree(out, tmp_path / "old")
 
 
 @pytest.fixture

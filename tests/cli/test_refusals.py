@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 
 import numpy as np
@@ -368,14 +369,12 @@ def test_the_current_folder_is_not_replaced(write, out, monkeypatch, refused):
 @pytest.mark.parametrize("broken", ["save_factors", "write_model", "write_lora"])
 def test_a_failure_after_work_keeps_the_old_output(broken, commands, out, monkeypatch, refused):
     command = {"save_factors": "decompose", "write_model": "apply", "write_lora": "export"}[broken]
-    old = out.with_name("old")
-    old.mkdir()
-    (old / "report.json").write_text("old")
+    old = shutil.copytree(out, out.with_name("old"))
 
     def fail(first, *rest, **named):
         folder = [v for v in (first, *rest, *named.values()) if hasattr(v, "parent")][0]
         place = folder if folder.is_dir() else folder.parent
-        assert place.parent == out.parent
+        assert place.parent.parent == out.parent
         (place / "half").write_text("half")
         raise OSError(28, "No space left on device", str(place / "half"))
 

@@ -6,25 +6,32 @@ import sys
 import pytest
 
 from tdecomp.errors import FileError
+from tdecomp.files import workshop
 from tdecomp.files.atomic import output_file, output_folder
+from tdecomp.files.ours import MARKER
 
 
 def tree(folder):
-    """Every file under a folder with its content; folders as None."""
+    """Every file under a folder with its content, but for the list; folders as None."""
     return {
         str(p.relative_to(folder)): p.read_text() if p.is_file() else None
         for p in folder.rglob("*")
+        if p.name != MARKER
     }
 
 
 @pytest.fixture
 def old(tmp_path):
     """Make an output of an earlier run."""
-    folder = tmp_path / "out"
-    (folder / "sub").mkdir(parents=True)
-    (folder / "factors.safetensors").write_text("old")
-    (folder / "sub" / "more").write_text("old")
-    return folder
+    with output_folder(tmp_path / "out") as folder:
+        (folder / "sub").mkdir()
+        (folder / "factors.safetensors").write_text("old")
+        (folder / "sub" / "more").write_text("old")
+    return tmp_path / "out"
+
+
+def any_file(path):
+    return True
 
 
 def fill(folder, text="new"):
@@ -38,7 +45,7 @@ NEW = {"factors.safetensors": "new", "deep": None, "deep/file": "new"}
 
 def test_folder_appears_whole(tmp_path):
     with output_folder(tmp_path / "a" / "b" / "out") as folder:
-        assert folder.parent == tmp_path / "a" / "b"
+        assert folder.parent.parent == tmp_path / "a" / "b"
         fill(folder)
         assert not (tmp_path / "a" / "b" / "out").exists()
     assert tree(tmp_path / "a" / "b" / "out") == NEW
@@ -86,7 +93,7 @@ def test_overwrite_replaces_the_whole_folder(tmp_path, old):
 
 
 def test_overwrite_of_nothing_and_of_an_empty_folder(tmp_path):
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "deep").mkdir(parents=True)
     for name in ("none", "empty"):
         with output_folder(tmp_path / name, overwrite=True) as folder:
             fill(folder)
@@ -94,14 +101,14 @@ def test_overwrite_of_nothing_and_of_an_empty_folder(tmp_path):
 
 
 def test_old_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_path, old, monkeypatch):
-    before = tree(tmp_path)
-    rename = type(old).rename
+    before, rename = tree(tmp_path), type(old).rename
 
     def failing(self, target):
-        if self.suffix == ".tmp":
+        if self.name == "new":
             raise OSError(5, "Input/output error")
         return rename(self, target)
 
+    monkeypatch.setattr(workshop, "_system_call", lambda: None)  # they cannot exchange places
     monkeypatch.setattr(type(old), "rename", failing)
     with (
         pytest.raises(FileError, match="cannot write .*out: Input/output error$"),
@@ -109,6 +116,36 @@ def test_old_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_path, ol
     ):
         fill(folder)
     assert tree(tmp_path) == before
+
+
+def test_a_file_system_that_cannot_exchange_folders(tmp_path, old, monkeypatch):
+    monkeypatch.setattr(workshop, "_system_call", lambda: None)
+    for target, overwrite in [(old, True), (tmp_path / "another", False)]:
+        with output_folder(target, overwrite=overwrite) as folder:
+            fill(folder)
+        assert tree(target) == NEW
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["another", "out"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_somebody_else_wrote_in_the_meantime_stays(tmp_path, overwrite):
+    target, file = tmp_path / "out", tmp_path / "x.json"
+
+    def in_folder():
+        with output_folder(target, overwrite=overwrite) as folder:
+            fill(folder)
+            target.mkdir()
+            (target / "thesis.tex").write_text("years")
+
+    def in_file():
+        with output_file(file, ours=lambda path: False, overwrite=overwrite) as path:
+            path.write_text("new")
+            file.write_text("theirs")
+
+    for work in (in_folder, in_file):
+        with pytest.raises(FileError):
+            work()
+    assert tree(tmp_path) == {"out": None, "out/thesis.tex": "years", "x.json": "theirs"}
 
 
 def test_a_link_is_followed(tmp_path, old):
@@ -120,43 +157,36 @@ def test_a_link_is_followed(tmp_path, old):
     assert tree(old) == NEW
 
 
-def refusals(root):
-    """Path, keyword arguments and message of every refusal; `root` holds some files."""
-    model = root / "model"
-    yield root / "out", {}, "already exists"
-    yield root / "file", {"overwrite": True}, "is not a folder"
-    yield root / "file" / "out", {}, "file is not a folder"
-    yield root / "file" / "a" / "out", {}, "file is not a folder"
-    yield root / "foreign", {"overwrite": True}, "not an output of tdecomp"
-    yield root / "out", {"overwrite": True, "marker": ()}, "not an output of tdecomp"
-    yield root / "out", {"overwrite": True, "marker": ["sub"]}, "not an output of tdecomp"
-    yield model, {"overwrite": True, "inputs": [model]}, "holds the input"
-    yield model, {"overwrite": True, "inputs": [model / "config.json"]}, "holds the input"
-    yield root, {"overwrite": True, "inputs": [model]}, "holds the input"
-    yield model / "out", {"inputs": [model]}, "lies inside the input"
-    yield root / "link" / "out", {"inputs": [model]}, "lies inside the input"
-    yield model / "out", {"inputs": [root / "link"]}, "lies inside the input"
-    yield root / "out" / ".." / "model" / "out", {"inputs": [model]}, "lies inside the input"
+REFUSALS = {
+    "exists": ("out", False, "already exists"),
+    "a file": ("file", True, "is not a folder"),
+    "below a file": ("file/out", False, "file is not a folder"),
+    "deep below a file": ("file/a/out", False, "file is not a folder"),
+    "foreign": ("foreign", True, "not an output of tdecomp"),
+    "an input": ("model", True, "is the input"),
+    "holds an input": (".", True, "holds the input"),
+    "inside an input": ("model/out", False, "lies inside the input"),
+}
 
 
-@pytest.mark.parametrize("case", range(14))
+@pytest.mark.parametrize("case", REFUSALS)
 def test_refused_before_any_work(tmp_path, old, case):
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
     (tmp_path / "file").write_text("text")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.tex").write_text("text")
-    (tmp_path / "link").symlink_to(tmp_path / "model")
     before = tree(tmp_path)
-    path, arguments, message = list(refusals(tmp_path))[case]
-    with pytest.raises(FileError, match=message), output_folder(path, **arguments):
+    name, overwrite, message = REFUSALS[case]
+    with (
+        pytest.raises(FileError, match=message),
+        output_folder(tmp_path / name, overwrite=overwrite, inputs=[tmp_path / "model"]),
+    ):
         pytest.fail("work began")
     assert tree(tmp_path) == before
 
 
 def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "factors.safetensors").touch()
     with (
         pytest.raises(FileError, match="holds the current folder"),
         output_folder(".", overwrite=True),
@@ -182,12 +212,12 @@ def test_the_folder_has_the_usual_permissions(tmp_path):
 
 
 def test_file_appears_whole(tmp_path):
-    with output_file(tmp_path / "a" / "fig.svg") as path:
+    with output_file(tmp_path / "a" / "fig.svg", ours=any_file) as path:
         assert path.suffix == ".svg"
         path.write_text("new")
         assert not (tmp_path / "a" / "fig.svg").exists()
     assert tree(tmp_path / "a") == {"fig.svg": "new"}
-    with output_file(tmp_path / "a" / "fig.svg", overwrite=True) as path:
+    with output_file(tmp_path / "a" / "fig.svg", ours=any_file, overwrite=True) as path:
         path.write_text("newer")
     assert tree(tmp_path / "a") == {"fig.svg": "newer"}
 
@@ -197,7 +227,7 @@ def test_file_stays_as_it_was(tmp_path, error):
     (tmp_path / "x.json").write_text("old")
 
     def work(target, overwrite):
-        with output_file(target, overwrite=overwrite) as path:
+        with output_file(target, ours=any_file, overwrite=overwrite) as path:
             path.write_text("new")
             raise error("stop")
 
@@ -214,18 +244,31 @@ def test_file_refusals(tmp_path):
         (tmp_path / "x.json", {}, "already exists"),
         (tmp_path / "folder", {"overwrite": True}, "is a folder"),
         (tmp_path / "x.json" / "y", {}, "is not a folder"),
-        (tmp_path / "x.json", {"overwrite": True, "inputs": [tmp_path / "x.json"]}, "the inputs"),
+        (tmp_path / "x.json", {"overwrite": True, "inputs": [tmp_path / "x.json"]}, "the input"),
+        (tmp_path / "x.json", {"overwrite": True}, "not an output of tdecomp of this kind"),
+        (tmp_path / "pipe", {"overwrite": True}, "is not a regular file"),
     ]
+    os.mkfifo(tmp_path / "pipe")
     for path, arguments, message in cases:
-        with pytest.raises(FileError, match=message), output_file(path, **arguments):
+        with (
+            pytest.raises(FileError, match=message),
+            output_file(path, ours=lambda path: False, **arguments),
+        ):
             pytest.fail("work began")
-    assert tree(tmp_path) == {"x.json": "old", "folder": None}
+    assert tree(tmp_path) == {"x.json": "old", "folder": None, "pipe": None}
+
+
+def test_an_empty_file_may_be_replaced(tmp_path):
+    (tmp_path / "x.json").touch()
+    with output_file(tmp_path / "x.json", ours=lambda path: False, overwrite=True) as path:
+        path.write_text("new")
+    assert tree(tmp_path) == {"x.json": "new"}
 
 
 def test_a_file_that_was_never_written(tmp_path):
     with (
         pytest.raises(FileError, match=r"cannot write .*x.json: No such file or directory$"),
-        output_file(tmp_path / "x.json"),
+        output_file(tmp_path / "x.json", ours=any_file),
     ):
         pass
 
@@ -237,7 +280,9 @@ import resource, sys
 import numpy as np
 from tdecomp.errors import FileError
 from tdecomp.files import safetensors
+from tdecomp.files import workshop
 from tdecomp.files.atomic import output_file, output_folder
+from tdecomp.files.ours import MARKER
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 data = lambda name: np.zeros(4 * 50_000, np.uint8)
@@ -247,7 +292,8 @@ try:
         with output_folder(sys.argv[1], overwrite=True) as folder:
             safetensors.write(folder / "factors.safetensors", rows, data)
     else:
-        with output_file(sys.argv[1] + "/sub/more", overwrite=True) as path:
+        name = sys.argv[1] + "/sub/more"
+        with output_file(name, ours=lambda path: True, overwrite=True) as path:
             safetensors.write(path, rows, data)
 except FileError as error:
     print(error)
