@@ -22,7 +22,14 @@ from tdecomp.decomposition import measure
 from tdecomp.errors import FileError
 from tdecomp.files import safetensors
 from tdecomp.files.atomic import output_file, output_folder
-from tdecomp.files.checkpoint import Checkpoint, fingerprint, open_checkpoint, pair, write_model
+from tdecomp.files.checkpoint import (
+    Checkpoint,
+    check_unchanged,
+    fingerprint,
+    open_checkpoint,
+    pair,
+    write_model,
+)
 from tdecomp.files.delta import Delta, open_delta, stacks_of, survey_model, updates
 from tdecomp.files.factors import (
     FACTORS,
@@ -203,6 +210,8 @@ def explore(
                 formats=None if formats is None else [FORMATS[name] for name in formats],
                 progress=progress,
             )
+        check_unchanged(delta.pair.base)
+        check_unchanged(delta.pair.tuned)
         report = {"made_by": _EXPLORED} | explore_report(
             found, delta.survey, delta.groups, tuple(METHODS), command
         )
@@ -245,6 +254,7 @@ def apply(
         write_model(
             checkpoint, folder, updates(factors), dtype=dtype, progress=lambda name: tick(1)
         )
+        check_unchanged(checkpoint)
     return factors
 
 

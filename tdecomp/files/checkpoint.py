@@ -3,7 +3,7 @@
 The parts live in `opening`, `pairing` and `rewriting`; this is the one door to them.
 """
 
-from .opening import Checkpoint, fingerprint, open_checkpoint
+from .opening import Checkpoint, check_unchanged, fingerprint, open_checkpoint
 from .pairing import Pair, pair
 from .rewriting import Update, write_model
 
@@ -11,6 +11,7 @@ __all__ = [
     "Checkpoint",
     "Pair",
     "Update",
+    "check_unchanged",
     "fingerprint",
     "open_checkpoint",
     "pair",

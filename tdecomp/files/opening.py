@@ -18,11 +18,13 @@ from .packed import Packed, find_packed
 from .parts import Part
 from .places import check_inside, is_there
 from .safetensors import Entry
+from .stored import Source
 
 __all__ = [
     "INDEX_SUFFIX",
     "QUANTISATION_FILES",
     "Checkpoint",
+    "check_unchanged",
     "fingerprint",
     "open_checkpoint",
     "read_json",
@@ -92,6 +94,11 @@ class Checkpoint:
         if self.index_file is not None:
             return self.index_file.parent
         return self.path if self.path.is_dir() else None
+
+    @property
+    def sources(self) -> dict[Path, Source]:
+        """The weight files, open; those without tensors have none."""
+        return {e.file: e.source for e in self.stored.values() if e.source is not None}
 
     def entry(self, name: str) -> Entry:
         """Where the tensor is stored; a SiteError if there is no such tensor."""
@@ -312,6 +319,8 @@ def fingerprint(
 ) -> list[dict[str, Any]]:
     """Name, size and SHA-256 of every weight file; reads all of them once.
 
+    They are those of the files that were opened, even where another file has the name by now.
+
     Parameters
     ----------
     checkpoint
@@ -323,18 +332,36 @@ def fingerprint(
     -------
     list of dict
         ``{"file": name without folder, "size": bytes, "sha256": hex}`` per file.
+
+    Raises
+    ------
+    FileError
+        If a file cannot be read, or was written to since it was opened.
     """
-    return [_digest(file, progress or (lambda count: None)) for file in checkpoint.files]
+    sources, count = checkpoint.sources, progress or (lambda number: None)
+    rows = [_digest(sources.get(file) or _source(file), count) for file in checkpoint.files]
+    check_unchanged(checkpoint)
+    return rows
 
 
-def _digest(path: Path, progress: Callable[[int], None]) -> dict[str, Any]:
-    digest, size = hashlib.sha256(), 0
+def check_unchanged(checkpoint: Checkpoint) -> None:
+    """Raise a FileError if a weight file was written to since it was opened."""
+    for source in checkpoint.sources.values():
+        source.opened()
+
+
+def _source(path: Path) -> Source:
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-                size += len(chunk)
-                progress(len(chunk))
+        return Source(path)
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
-    return {"file": path.name, "size": size, "sha256": digest.hexdigest()}
+
+
+def _digest(source: Source, progress: Callable[[int], None]) -> dict[str, Any]:
+    digest, file, memory = hashlib.sha256(), source.opened(), np.empty(_CHUNK, np.uint8)
+    for start in range(0, source.size, _CHUNK):
+        chunk = memory[: source.size - start]
+        file.read_into(start, chunk)
+        digest.update(chunk.data)
+        progress(len(chunk))
+    return {"file": source.path.name, "size": source.size, "sha256": digest.hexdigest()}

@@ -204,7 +204,7 @@ def _differences(
     base, tuned = parts
     old, new = base.scratch(), tuned.scratch()
     difference = np.empty(old.size if out is None else 0, _wider(parts))
-    for tile in base.walk(tuned):
+    for tile in base.walk():
         before, after = base.widened(tile, old), tuned.widened(tile, new)
         target = difference[: after.size].reshape(after.shape) if out is None else out[tile]
         np.subtract(after, before, out=target)

@@ -7,7 +7,6 @@ done with it, and what is needed beside the result is a few tiles.
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
@@ -15,6 +14,7 @@ from types import EllipsisType
 import numpy as np
 
 from .dtypes import copy_into
+from .stored import Stored
 
 __all__ = ["TILE", "Part", "Tile", "tiles"]
 
@@ -22,7 +22,6 @@ Tile = tuple["int | slice | EllipsisType", ...]
 """Index of a tile; ends in ``...``, so that it always gives a view."""
 
 TILE = 1 << 16  # numbers: two float32 tiles and two stored ones fit a 1 MiB cache
-_KEPT = 128  # tiles after which mapped pages are let go
 
 
 def tiles(shape: Sequence[int], size: int = TILE) -> Iterator[Tile]:
@@ -54,19 +53,16 @@ class Part:
     Parameters
     ----------
     stored
-        The selected items as stored; usually a view on the file.
+        The selected items as stored: in a file, or in memory.
     dtype
         Of the widened numbers.
     fill
         ``fill(stored, out)`` widens.
-    mapped
-        The memory map below ``stored``, if there is one.
     """
 
-    stored: np.ndarray
+    stored: np.ndarray | Stored
     dtype: np.dtype
     fill: Callable[[np.ndarray, np.ndarray], None] = copy_into
-    mapped: mmap.mmap | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -78,7 +74,10 @@ class Part:
         return np.empty(min(TILE, self.stored.size), self.dtype)
 
     def widened(self, tile: Tile, scratch: np.ndarray) -> np.ndarray:
-        """One tile, widened into ``scratch``; a read-only view where there is nothing to widen."""
+        """One tile, widened into ``scratch``; read-only where there is nothing to widen.
+
+        Valid until the next tile is read.
+        """
         stored = self.stored[tile]
         if stored.dtype == self.dtype:
             return stored
@@ -93,18 +92,10 @@ class Part:
             self.fill(self.stored[tile], out[tile])
         return out
 
-    def walk(self, *others: Part) -> Iterator[Tile]:
-        """Tiles in order; pages of the files that were passed do not stay resident.
+    def codes(self) -> np.ndarray:
+        """Everything as stored, read-only."""
+        return self.stored[(...,)]
 
-        ``others`` are parts of the same shape that are read along.
-        """
-        for count, tile in enumerate(tiles(self.shape), 1):
-            yield tile
-            if count % _KEPT == 0:
-                for part in (self, *others):
-                    part.let_go()
-
-    def let_go(self) -> None:
-        """Drop the mapped pages from this process; the system keeps them cached."""
-        if self.mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self.mapped.madvise(mmap.MADV_DONTNEED)
+    def walk(self) -> Iterator[Tile]:
+        """Tiles in order."""
+        return tiles(self.shape)

@@ -127,11 +127,11 @@ def _write_file(
         rows.append((name, str(dtype) if cast else entry.dtype, entry.shape))
     codes = {name: code for name, code, _ in rows}
 
-    def data(name: str) -> np.ndarray:
+    def data(name: str) -> np.ndarray | Iterator[np.ndarray]:
         if progress is not None and name in base.entries:
             progress(name)
         if name not in update and codes[name] == entries[name].dtype:
-            return safetensors.raw(entries[name])
+            return safetensors.chunks(entries[name])
         return _encoded(base, entries[name], update.get(name), codes[name])
 
     safetensors.write(target, rows, data, metadata)

@@ -7,20 +7,20 @@ ourselves so that numpy can read bfloat16 and fp8, and so that only the part ask
 
 import json
 import math
-import mmap
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
 from ..errors import DataError, FileError
 from .dtypes import DTYPES, FLOATS, FP8, DType
 from .parts import Part
+from .stored import OpenFile, Source, Stored
 
 __all__ = [
     "DTYPES",
@@ -30,6 +30,7 @@ __all__ = [
     "PICKLE_SUFFIXES",
     "DType",
     "Entry",
+    "chunks",
     "encode",
     "load",
     "part",
@@ -45,6 +46,7 @@ CONVERT = "convert it first, e.g. with model.save_pretrained(folder, safe_serial
 _MAX_HEADER = 100_000_000  # bytes, the limit of the reference implementation
 _MAX_MODES = 32  # numpy 1.26 takes no more
 _MAX_NUMBER = 2**63  # of sizes and offsets, as in the reference implementation
+_CHUNK = 1 << 20  # bytes copied at a time
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Entry:
         The file that holds it.
     start, stop
         Byte range, counted from the beginning of the file.
+    source
+        The file, open; None: it is opened by its name.
     """
 
     name: str
@@ -67,11 +71,19 @@ class Entry:
     file: Path
     start: int
     stop: int
+    source: Source | None = field(default=None, compare=False, repr=False)
 
     @property
     def nbytes(self) -> int:
         """Number of stored bytes."""
         return self.stop - self.start
+
+    def opened(self) -> OpenFile:
+        """The file, to be read; a FileError if it has changed since its header was read."""
+        try:
+            return (self.source or Source(self.file)).opened()
+        except OSError as error:
+            raise FileError(f"cannot read {self.file}: {error.strerror}") from error
 
 
 def size_in_bytes(dtype: str, shape: Sequence[int]) -> int:
@@ -115,20 +127,20 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, Entry], dict[st
         header contradicts itself.
     """
     path = Path(path)
-    text, start, size = _header_text(path)
+    text, start, source = _header_text(path)
     header = _parse(path, text)
     found = header.pop("__metadata__", None)
     metadata = {} if found is None else found  # null stands for none
     if not _is_string_map(metadata):
         _corrupt(path, "__metadata__ is not a map from strings to strings")
-    entries = [_entry(path, name, row, start, size) for name, row in header.items()]
+    entries = [_entry(path, name, row, start, source) for name, row in header.items()]
     entries.sort(key=lambda entry: (entry.start, entry.stop))
-    _check_no_holes(path, entries, start, size)
+    _check_no_holes(path, entries, start, source.size)
     return {entry.name: entry for entry in entries}, metadata
 
 
-def _header_text(path: Path) -> tuple[bytes, int, int]:
-    """Return the header's bytes, where the data start, and the file's size."""
+def _header_text(path: Path) -> tuple[bytes, int, Source]:
+    """Return the header's bytes, where the data start, and the file."""
     try:
         if not path.exists():
             raise FileError(f"{path} does not exist")
@@ -136,17 +148,16 @@ def _header_text(path: Path) -> tuple[bytes, int, int]:
             raise FileError(f"{path} may hold a pickle, which can run code when read: {CONVERT}")
         if not stat.S_ISREG(path.stat().st_mode):
             raise FileError(f"{path} is not a regular file: name a .safetensors file")
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            head = file.read(9)
-            length = int.from_bytes(head[:8], "little")
-            # Pickle and zip marks are also possible lengths, so the "{" is looked at first.
-            if len(head) < 9 or head[8:] != b"{":
-                _refuse_format(path, head)
-            if not 2 <= length <= min(_MAX_HEADER, size - 8):
-                most = f", at most {_MAX_HEADER} are read" if length > _MAX_HEADER else ""
-                _corrupt(path, f"its header claims {length} bytes, the file has {size}{most}")
-            return head[8:] + file.read(length - 1), 8 + length, size
+        source = Source(path)
+        head = source.first(9)
+        length = int.from_bytes(head[:8], "little")
+        # Pickle and zip marks are also possible lengths, so the "{" is looked at first.
+        if len(head) < 9 or head[8:] != b"{":
+            _refuse_format(path, head)
+        if not 2 <= length <= min(_MAX_HEADER, source.size - 8):
+            most = f", at most {_MAX_HEADER} are read" if length > _MAX_HEADER else ""
+            _corrupt(path, f"its header claims {length} bytes, the file has {source.size}{most}")
+        return source.first(8 + length)[8:], 8 + length, source
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
 
@@ -197,8 +208,8 @@ def _is_size_list(value: object) -> bool:
     )
 
 
-def _entry(path: Path, name: str, row: object, start: int, size: int) -> Entry:
-    """Check one header row; ``start`` is where the data begin, ``size`` is the file's."""
+def _entry(path: Path, name: str, row: object, start: int, source: Source) -> Entry:
+    """Check one header row; ``start`` is where the data begin."""
     if not _is_text(name):
         _corrupt(path, f"the name {name!r} is not valid text")
     if not isinstance(row, dict) or not {"dtype", "shape", "data_offsets"} <= row.keys():
@@ -214,11 +225,12 @@ def _entry(path: Path, name: str, row: object, start: int, size: int) -> Entry:
     if not _is_size_list(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         _corrupt(path, f"the data_offsets of {name!r} are not [begin, end]")
     begin, end = offsets
-    if start + end > size:
-        _corrupt(path, f"{name!r} ends at byte {start + end}, the file has {size}: cut short")
+    if start + end > source.size:
+        reach = f"{name!r} ends at byte {start + end}"
+        _corrupt(path, f"{reach}, the file has {source.size}: cut short")
     if dtype in DTYPES and (end - begin) * 8 != math.prod(shape) * DTYPES[dtype].bits:
         _corrupt(path, f"{name!r} has {end - begin} bytes, {dtype} {shape} does not take that many")
-    return Entry(name, dtype, tuple(shape), path, start + begin, start + end)
+    return Entry(name, dtype, tuple(shape), path, start + begin, start + end, source)
 
 
 def _check_no_holes(path: Path, entries: Sequence[Entry], start: int, size: int) -> None:
@@ -235,26 +247,20 @@ def _check_no_holes(path: Path, entries: Sequence[Entry], start: int, size: int)
 
 
 def raw(entry: Entry) -> np.ndarray:
-    """Read-only memory map of exactly the tensor's stored bytes, ``(nbytes,)`` uint8."""
-    return _map(entry)[0]
+    """Exactly the tensor's stored bytes, ``(nbytes,)`` uint8, read-only."""
+    out = np.empty(entry.nbytes, np.uint8)
+    entry.opened().read_into(entry.start, out)
+    out.flags.writeable = False
+    return out
 
 
-def _map(entry: Entry) -> tuple[np.ndarray, mmap.mmap | None]:
-    """Return the stored bytes and the map they lie in; there is none below an empty tensor."""
-    if entry.nbytes == 0:
-        empty = np.empty(0, np.uint8)
-        empty.flags.writeable = False
-        return empty, None
-    before = entry.start % mmap.ALLOCATIONGRANULARITY
-    start, length = entry.start - before, entry.nbytes + before
-    try:
-        with entry.file.open("rb") as file:
-            if os.fstat(file.fileno()).st_size < entry.stop:
-                raise FileError(f"{entry.file} has changed while it was in use")
-            mapped = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, offset=start)
-    except OSError as error:
-        raise FileError(f"cannot read {entry.file}: {error.strerror}") from error
-    return np.frombuffer(mapped, np.uint8, entry.nbytes, before), mapped
+def chunks(entry: Entry) -> Iterator[np.ndarray]:
+    """The tensor's stored bytes in pieces, each valid until the next: for copying."""
+    file, memory = entry.opened(), np.empty(_CHUNK, np.uint8)
+    for start in range(entry.start, entry.stop, _CHUNK):
+        piece = memory[: entry.stop - start]
+        file.read_into(start, piece)
+        yield piece
 
 
 def part(entry: Entry, index: tuple[slice | int, ...] = ()) -> Part:
@@ -263,14 +269,21 @@ def part(entry: Entry, index: tuple[slice | int, ...] = ()) -> Part:
     Raises
     ------
     FileError
-        If the file cannot be read or the dtype cannot be decoded.
+        If the file cannot be read, is not the one whose header was read, or the dtype cannot be
+        decoded.
     """
+    stored, row = _map(entry), DTYPES[entry.dtype]
+    assert row.wide is not None
+    return Part(stored.narrowed(index) if index else stored, row.wide, row.fill)
+
+
+def _map(entry: Entry) -> Stored:
+    """The tensor in its file."""
     row = DTYPES.get(entry.dtype)
-    if row is None or row.storage is None or row.wide is None:
+    if row is None or row.storage is None:
         raise FileError(f"{entry.file}: cannot decode {entry.name!r}, its dtype is {entry.dtype}")
-    stored, mapped = _map(entry)
-    stored = stored.view(row.storage).reshape(entry.shape)
-    return Part(stored[(*index, ...)], row.wide, row.fill, mapped)
+    file = entry.opened()
+    return Stored(file, entry.start, np.dtype(row.storage), entry.shape)
 
 
 def load(entry: Entry, index: tuple[slice | int, ...] = ()) -> np.ndarray:
@@ -359,7 +372,7 @@ def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
 def write(
     path: str | os.PathLike[str],
     entries: Sequence[tuple[str, str, Sequence[int]]],
-    data: Callable[[str], np.ndarray],
+    data: Callable[[str], np.ndarray | Iterator[np.ndarray]],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a file as a stream: the header, then ``data(name)`` for one tensor at a time.
@@ -371,7 +384,8 @@ def write(
     entries
         ``(name, dtype code, shape)`` of every tensor, in file order.
     data
-        Called once per name, in that order; returns the stored bytes, uint8 (see `encode`).
+        Called once per name, in that order; returns the stored bytes, uint8 (see `encode`), at
+        once or in pieces (see `chunks`).
     metadata
         Strings for ``__metadata__``.
 
@@ -397,13 +411,30 @@ def write(
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, dtype, shape in entries:
-            block = np.ascontiguousarray(data(name))
-            nbytes = size_in_bytes(dtype, shape)
-            if block.dtype != np.uint8 or block.nbytes != nbytes:
-                raise FileError(
-                    f"cannot write {path}: {name!r} came as {block.nbytes} bytes of {block.dtype}, "
-                    f"{dtype} {tuple(shape)} takes {nbytes} of uint8"
-                )
-            file.write(block.data)
+            _write_blocks(file, path, (name, dtype, shape), data(name))
         file.flush()
         os.fsync(file.fileno())
+
+
+def _write_blocks(
+    file: BinaryIO,
+    path: Path,
+    row: tuple[str, str, Sequence[int]],
+    given: np.ndarray | Iterator[np.ndarray],
+) -> None:
+    """Write one tensor, which comes at once or in pieces."""
+    name, dtype, shape = row
+    nbytes, written = size_in_bytes(dtype, shape), 0
+
+    def check(fits: bool, kind: object) -> None:
+        if not fits:
+            raise FileError(
+                f"cannot write {path}: {name!r} came as {written} bytes of {kind}, "
+                f"{dtype} {tuple(shape)} takes {nbytes} of uint8"
+            )
+
+    for block in (given,) if isinstance(given, np.ndarray) else given:
+        written += block.nbytes
+        check(block.dtype == np.uint8 and written <= nbytes, block.dtype)
+        file.write(np.ascontiguousarray(block).data)
+    check(written == nbytes, "uint8")

@@ -1,5 +1,6 @@
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,9 +156,11 @@ def test_a_file_that_shrank_is_an_error(tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(FileError, match="has changed"):
         sf.load(entry)
-    path.unlink()
-    with pytest.raises(FileError, match="cannot read"):
+    path.unlink()  # still open
+    with pytest.raises(FileError, match="has changed"):
         sf.load(entry)
+    with pytest.raises(FileError, match="cannot read"):
+        sf.load(replace(entry, source=None))
 
 
 # ------------------------------------------------------------------------------------- bad files

@@ -94,7 +94,7 @@ def _open_fp4(
 
     def rows(start: int, stop: int) -> np.ndarray:
         some = (slice(start, stop),)
-        values = FP4[nibbles(part(codes, some).stored)].reshape(stop - start, -1, group)
+        values = FP4[nibbles(part(codes, some).codes())].reshape(stop - start, -1, group)
         values *= tiled(scale, some)[..., None] * np.float32(factor)
         return values.reshape(stop - start, shape[1])
 
@@ -119,7 +119,7 @@ def _open_mx_experts(stored: Stored) -> Opened:
 def _expert_rows(codes: Entry, scale: Entry) -> Rows:
     def rows(start: int, stop: int) -> np.ndarray:
         some = (slice(start, stop),)
-        values = FP4[nibbles(part(codes, some).stored)]  # (expert, out, block, 32)
+        values = FP4[nibbles(part(codes, some).codes())]  # (expert, out, block, 32)
         values *= exponents(load(scale, some))[..., None]
         return values.reshape(*values.shape[:2], -1).transpose(0, 2, 1)
 

@@ -82,7 +82,7 @@ def _open_gptq(stored: Stored) -> Opened:
 
     def rows(start: int, stop: int) -> np.ndarray:
         where = _groups(order, inputs, groups)
-        lines = part(codes, (slice(None), slice(start, stop))).stored.T  # (out, in / pack)
+        lines = part(codes, (slice(None), slice(start, stop))).codes().T  # (out, in / pack)
         factor = _numbers(scales, (slice(None), slice(start, stop)))  # (group, out)
         zero = unpack(load(zeros), bits, outputs)[:, start:stop].astype(np.float32) + offset
         values = unpack(lines, bits, inputs).astype(np.float32)
@@ -138,8 +138,8 @@ def _open_awq(stored: Stored) -> Opened:
         low, high = start // 8, -(-stop // 8)
         some = (slice(None), slice(low, high))
         own = slice(start - 8 * low, stop - 8 * low)
-        values = _awq(part(codes, some).stored)[:, own]  # (in, out)
-        zero = _awq(part(zeros, some).stored)[:, own]
+        values = _awq(part(codes, some).codes())[:, own]  # (in, out)
+        zero = _awq(part(zeros, some).codes())[:, own]
         factor = _numbers(scales, (slice(None), slice(start, stop)))
         where = np.arange(inputs) // (inputs // groups)
         return ((values - zero[where]) * factor[where]).T
@@ -193,7 +193,7 @@ def _open_packed(stored: Stored) -> Opened:
     half = 1 << (bits - 1)
 
     def plain(start: int, stop: int) -> np.ndarray:
-        words = part(codes, (slice(start, stop),)).stored
+        words = part(codes, (slice(start, stop),)).codes()
         return unpack(words, bits, shape[1]).astype(np.float32) - half
 
     zero, order = stored.parts.get("zero"), stored.parts.get("order")
@@ -289,7 +289,7 @@ def _open_mlx(stored: Stored) -> Opened:
 
     def rows(start: int, stop: int) -> np.ndarray:
         some = (slice(start, stop),)
-        values = unpack(part(codes, some).stored, bits, shape[-1]).astype(np.float32)
+        values = unpack(part(codes, some).codes(), bits, shape[-1]).astype(np.float32)
         values = values.reshape(*values.shape[:-1], -1, group)
         values *= _numbers(scale, some)[..., None]
         values += _numbers(bias, some)[..., None]
