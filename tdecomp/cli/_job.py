@@ -246,6 +246,8 @@ def apply(
     """Write base + decoded delta as a model folder."""
     factors = load_factors(out)
     checkpoint = open_checkpoint(base)
+    for note in checkpoint.notes:
+        screen.note(f"Note: {note}")
     _check_shapes(factors, checkpoint)
     with (
         output_folder(model, overwrite=overwrite, inputs=[base, factors_path(out)]) as folder,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -134,7 +134,7 @@ def survey_model(
     """Sites of one checkpoint; parameters as in `find_sites`."""
     shapes = {name: checkpoint.shape(name) for name in checkpoint.names}
     try:
-        return find_sites(
+        survey = find_sites(
             shapes,
             checkpoint.config,
             targets=targets,
@@ -143,7 +143,9 @@ def survey_model(
             patterns=patterns,
         )
     except SiteError as error:
-        raise SiteError(f"{checkpoint.path}: {error}") from None
+        refused = next(iter(checkpoint.refused.values()), "")
+        raise SiteError(f"{checkpoint.path}: {error}" + (refused and f"; {refused}")) from None
+    return replace(survey, notes=(*survey.notes, *checkpoint.notes))
 
 
 def open_delta(
@@ -169,6 +171,7 @@ def open_delta(
     survey = survey_model(
         both.base, targets=targets, exclude=exclude, layers=layers, patterns=patterns
     )
+    survey = replace(survey, notes=(*survey.notes, *both.tuned.notes))
     sites, missing = _paired(both, survey)
     groups = group_sites(sites, share=share)
     return Delta(both, survey, groups, (*missing, *_other_tensors(both, survey)))

@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from ..errors import FileError, SiteError
 from . import safetensors
+from .choosing import INDEX_SUFFIX, WeightSet, choose, copies
 from .dtypes import FLOATS
-from .packed import Packed, find_packed
+from .packed import Found, Packed, find_packed
 from .parts import Part
 from .places import check_inside, is_there
 from .safetensors import Entry
@@ -30,7 +31,6 @@ __all__ = [
     "read_json",
 ]
 
-INDEX_SUFFIX = ".safetensors.index.json"
 QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 """Settings of GPTQ, AWQ and modelopt where the config has none."""
 _CHUNK = 1 << 22  # bytes hashed at a time
@@ -62,6 +62,8 @@ class Checkpoint:
         ``config.json`` beside the weights, ``{}`` if there is none.
     index_file
         The index that lists the shards, if there is one.
+    notes
+        What was left aside, a sentence each: other sets of weights in the folder, copies.
     """
 
     path: Path
@@ -73,6 +75,7 @@ class Checkpoint:
     companions: frozenset[str]
     config: dict[str, Any]
     index_file: Path | None
+    notes: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -161,8 +164,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Parameters
     ----------
     path
-        A ``.safetensors`` file, a ``*.safetensors.index.json``, or a folder: its index if it has
-        one, else all its ``.safetensors`` files together.
+        A ``.safetensors`` file, a ``*.safetensors.index.json``, or a folder, of which one set of
+        weights is taken (see `choosing` for the rule).
 
     Raises
     ------
@@ -178,20 +181,21 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def _open(path: Path) -> Checkpoint:
     if not path.exists():
         raise FileError(f"{path} does not exist")
-    index_file = _index_of(path)
     folder = path if path.is_dir() else path.parent
+    chosen, notes = _chosen(path)
     listed: dict[str, str] = {}
-    if index_file is not None:
-        listed = _weight_map(index_file)
+    files = chosen.files
+    if chosen.index is not None:
+        listed = _weight_map(chosen.index)
         files = tuple(folder / shard for shard in sorted(set(listed.values())))
-        _check_shards(index_file, files)
-    else:
-        files = _weights_in(path) if path.is_dir() else (path,)
+        _check_shards(chosen.index, files)
     config_file = folder / "config.json"
-    for file in (config_file, *(files if index_file is not None or path.is_dir() else ())):
+    for file in (config_file, *(files if chosen.index is not None or path.is_dir() else ())):
         if is_there(file):
             check_inside(folder, file)
     everything = _union(path, files, {name: folder / shard for name, shard in listed.items()})
+    second, told = copies(everything)
+    everything = {name: entry for name, entry in everything.items() if name not in second}
     config = read_json(config_file) if is_there(config_file) else {}
     found = find_packed(everything, _with_settings(folder, config))
     return Checkpoint(
@@ -203,8 +207,46 @@ def _open(path: Path) -> Checkpoint:
         refused=found.refused,
         companions=found.companions,
         config=config,
-        index_file=index_file,
+        index_file=chosen.index,
+        notes=(*notes, *told, *_told(found)),
     )
+
+
+def _told(found: Found) -> list[str]:
+    """A sentence for each layout that is not read."""
+    layouts: dict[str, list[str]] = {}
+    for name, reason in found.refused.items():
+        layouts.setdefault(found.layouts[name], []).append(reason)
+    return [
+        reasons[0] + (f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else "")
+        for reasons in layouts.values()
+    ]
+
+
+def _chosen(path: Path) -> tuple[WeightSet, tuple[str, ...]]:
+    """The weights that a path stands for, and what is left aside."""
+    if path.name.endswith(".index.json"):
+        return WeightSet(path.name, (), path), ()
+    if not path.is_dir():
+        return WeightSet(path.name, (path,)), ()
+    is_there(path / f"model{INDEX_SUFFIX}")  # refuses a folder of that name
+    indexes = _visible(path, f"*{INDEX_SUFFIX}")
+    files = _visible(path, "*.safetensors")
+    if not files and not indexes:
+        _refuse_empty(path)
+    chosen, notes = choose(path, files, {index: _names_in(index) for index in indexes})
+    if chosen.index is not None:
+        check_inside(path, chosen.index)
+    return chosen, notes
+
+
+def _names_in(index: Path) -> tuple[str, ...]:
+    """Names of the files that an index lists; none where it is damaged and may not be needed."""
+    try:
+        check_inside(index.parent, index)
+        return tuple({PurePosixPath(shard).name for shard in _weight_map(index).values()})
+    except FileError:
+        return ()
 
 
 def _with_settings(folder: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -234,20 +276,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _index_of(path: Path) -> Path | None:
-    if path.name.endswith(".index.json"):
-        return path
-    if not path.is_dir():
-        return None
-    usual = path / f"model{INDEX_SUFFIX}"
-    found = [usual] if is_there(usual) else _visible(path, f"*{INDEX_SUFFIX}")
-    if len(found) > 1:
-        raise FileError(f"{path} has several indexes, name one: {_listing(found)}")
-    for file in found:
-        check_inside(path, file)
-    return found[0] if found else None
-
-
 def _visible(folder: Path, pattern: str) -> list[Path]:
     """Files of a folder, sorted; folders of such a name are passed over."""
     found = sorted(p for p in folder.glob(pattern) if not p.name.startswith("."))
@@ -259,15 +287,18 @@ def _listing(files: Sequence[Path], limit: int = 4) -> str:
     return names + (", ..." if len(files) > limit else "")
 
 
-def _weights_in(folder: Path) -> tuple[Path, ...]:
-    files = _visible(folder, "*.safetensors")
-    if files:
-        return tuple(files)
+def _refuse_empty(folder: Path) -> NoReturn:
     pickles = sorted(p for p in folder.iterdir() if p.suffix in safetensors.PICKLE_SUFFIXES)
     if pickles:
         raise FileError(
             f"{folder} has no .safetensors files, only pickles ({_listing(pickles)}), which can "
             f"run code when read: {safetensors.CONVERT}"
+        )
+    others = [p for p in _visible(folder, "*") if p.suffix in (".gguf", ".onnx", ".h5", ".msgpack")]
+    if others:
+        raise FileError(
+            f"{folder} has no .safetensors files, only {_listing(others)}: convert them first, "
+            "e.g. with transformers, and save them in bfloat16"
         )
     raise FileError(f"{folder} has no .safetensors files: name the folder that holds the weights")
 

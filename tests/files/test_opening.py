@@ -140,17 +140,16 @@ def test_pickles(tmp_path, name):
     refused(write_index(tmp_path, {"x": name}, "pytorch_model.bin.index.json"), "may hold a pickle")
 
 
-def test_duplicate_names_without_index(tmp_path):
-    save_file({"x": random(2)}, tmp_path / "model.safetensors")
-    save_file({"x": random(2)}, tmp_path / "model.fp16.safetensors")
-    refused(tmp_path, "'x' is both in model.fp16.safetensors and in model.safetensors")
+def test_a_tensor_twice_within_a_set(tmp_path):
+    save_file({"x": random(2)}, tmp_path / "part-1.safetensors")
+    save_file({"x": random(2)}, tmp_path / "part-2.safetensors")
+    refused(tmp_path, "'x' is both in part-1.safetensors and in part-2.safetensors")
 
 
-def test_several_indexes(tmp_path):
-    shards(tmp_path).rename(tmp_path / "a.safetensors.index.json")
-    shards(tmp_path).rename(tmp_path / "b.safetensors.index.json")
-    refused(tmp_path, "several indexes, name one: a.safetensors.index.json, b.")
-    check_tensors(ck.open_checkpoint(tmp_path / "b.safetensors.index.json"))
+@pytest.mark.parametrize("name", ["model.gguf", "model.onnx", "tf_model.h5", "flax_model.msgpack"])
+def test_other_formats(tmp_path, name):
+    (tmp_path / name).write_bytes(b"GGUF")
+    refused(tmp_path, f"only {name}: convert them first")
 
 
 def test_missing_shard_and_missing_tensor(tmp_path):

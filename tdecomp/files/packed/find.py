@@ -65,12 +65,15 @@ class Found:
         Why the others cannot, a sentence each.
     companions
         Names of the stored tensors that belong to a packed or refused weight.
+    layouts
+        Names of the layouts of all packed and refused weights.
     """
 
     entries: dict[str, Entry]
     packed: dict[str, Packed]
     refused: dict[str, str]
     companions: frozenset[str]
+    layouts: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def find_packed(stored: Mapping[str, Entry], config: Mapping[str, Any]) -> Found
     companions = {name for claim in taken.values() for name in claim.companions}
     if taken or context.settings:
         companions |= {name for name in stored if _tail(name) in _CACHES or name == _MARKER}
-    found = Found({}, {}, {}, frozenset(companions))
+    found = Found({}, {}, {}, frozenset(companions), {})
     for name, entry in stored.items():
         if name in companions:
             continue
@@ -217,6 +220,7 @@ def _take(found: Found, claim: _Claim, everything: Mapping[str, Entry]) -> None:
     reason = claim.reason
     if name in found.entries or (name != codes.name and name in everything):
         name, reason = codes.name, f"but {name!r} is in the file as well: which of them counts?"
+    found.layouts[name] = own.name
     packed = None
     if not reason:
         try:
