@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import suppress
 from io import TextIOWrapper
 
 from tdecomp.cli._signals import Stopped, stopped_by_exception
@@ -21,6 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     0 done; 1 a check failed (`verify`); 2 bad input, told in one line; 130 interrupted, 143
     terminated: either way the temporary output is removed first.
     """
+    _replace_closed_streams()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a screen without Δ, a path that is not text
     with stopped_by_exception():
@@ -50,6 +52,18 @@ def _run(arguments: list[str] | None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _replace_closed_streams() -> None:
+    """Give streams that the caller closed a place to write to.
+
+    Otherwise there is no object to print to, and the next file that is opened gets the number of
+    standard output.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            lowest = os.open(os.devnull, os.O_RDWR)  # the number of the stream, as it is free
+            setattr(sys, name, os.fdopen(lowest, mode))
+
+
 def _drop_output() -> None:
     """Forget what standard output does not take, or Python would complain when it leaves."""
     try:
@@ -63,7 +77,7 @@ def _in_one_line(error: Exception) -> str:
     if isinstance(error, TdecompError):
         return str(error)
     if isinstance(error, OSError):
-        return f"{error.filename or 'cannot read or write'}: {error.strerror or error}"
+        return f"{error.filename or 'cannot print, read or write'}: {error.strerror or error}"
     if isinstance(error, MemoryError):
         return "out of memory: share fewer modes (--share) or take fewer sites (--targets)"
     usage = getattr(error, "format_message", None)  # the option parser's own errors
@@ -74,5 +88,6 @@ def _say(message: str, code: int) -> int:
     """Tell it in one line, whatever the names and paths in it hold."""
     from tdecomp.cli._screen import printable
 
-    print(f"tdecomp: {printable(_BREAKS.sub(' ', message))}", file=sys.stderr)
+    with suppress(OSError):  # nobody can be told; the exit code says it
+        print(f"tdecomp: {printable(_BREAKS.sub(' ', message))}", file=sys.stderr, flush=True)
     return code

@@ -27,6 +27,9 @@ __all__ = ["FACTORS", "Factors", "factors_path", "load_factors", "save_factors"]
 FACTORS = "factors.safetensors"
 FORMAT_VERSION = 1
 
+_LONGEST = 2**24  # of an out or in mode: a vocabulary has a million
+_DENSE = 2**28  # numbers of a matrix that may come from any file: 16384 x 16384
+
 _MISFITS = (
     *(KeyError, TypeError, ValueError, IndexError, AttributeError),
     *(OverflowError, RecursionError),
@@ -112,7 +115,7 @@ def load_factors(path: str | Path) -> Factors:
     try:
         document = json.loads(metadata["tdecomp"])
         version = document["format_version"]
-        if version != FORMAT_VERSION:
+        if type(version) is not int or version != FORMAT_VERSION:
             raise FileError(
                 f"{file} has format version {version}, this tdecomp reads {FORMAT_VERSION}"
             )
@@ -195,6 +198,8 @@ def _check(factors: Factors, arrays: Mapping[str, np.ndarray]) -> None:
     for name, array in arrays.items():
         if array.dtype.kind != "f" or not np.isfinite(array).all():
             raise ValueError(f"{name} has values that are not finite numbers")
+    for group, tensor in zip(factors.groups, factors.tensors, strict=True):
+        _check_claim(group, tensor.n_params)
     for group, squares in zip(
         factors.groups, zip(factors.residual, factors.energy, strict=True), strict=True
     ):
@@ -203,6 +208,8 @@ def _check(factors: Factors, arrays: Mapping[str, np.ndarray]) -> None:
         for values in squares:
             if values.shape != (len(group.sites),) or not (values >= 0).all():
                 raise ValueError(f"{group.name} has no residual and energy for every site")
+            if not np.isfinite(values.sum()):
+                raise ValueError(f"{group.name} claims a residual or energy that is not finite")
         for site in group.sites:
             _as(str, site.path)
             stored = np.broadcast_to(np.float32(0), factors.shapes[site.tensor])
@@ -212,6 +219,17 @@ def _check(factors: Factors, arrays: Mapping[str, np.ndarray]) -> None:
         _as(str, source["path"])
         for row in _as(list, source["files"]):
             _as(str, row["file"])
+
+
+def _check_claim(group: Group, stored: int) -> None:
+    """Refuse matrices that no such file can stand for, before a command makes room for them.
+
+    Factors of rank 1 of an ``(out, in)`` matrix are ``out + in`` numbers, so no low rank is
+    refused; only rank 0 and products of split modes hold less.
+    """
+    sides = group.shape[-2:]
+    if max(sides) > _LONGEST or (stored and math.prod(sides) > max(stored**2, _DENSE)):
+        raise ValueError(f"{group.name} claims matrices of {sides} from {stored} numbers")
 
 
 def _as(kind: type[_T], value: object) -> _T:

@@ -17,6 +17,7 @@ from tdecomp.stack.sites import Site, Survey
 
 __all__ = ["find_sites"]
 
+_MOST_SITES = 200_000  # three times those of the largest models; a kilobyte and 50 µs each
 _MOST_HINTS = 20  # targets that get one
 _MOST_TAILS = 1000  # endings of names that a word is compared with, about 20 µs each
 _MOST = 4  # kinds of names in one sentence
@@ -87,6 +88,10 @@ def find_sites(
             beside += [name] if claim.sites and targets is None else []
         kept = [site for site in claim.sites if not selection.refusal(site)]
         ranked += [(claim.rank, site) for site in kept]
+        if len(ranked) > _MOST_SITES:
+            raise SiteError(
+                f"more than {_MOST_SITES} sites: take fewer at a time with --targets or --layers"
+            )
         if not kept:
             refusals = map(selection.refusal, claim.sites)
             uncovered[name] = next(refusals, claim.reason) or reason_against(name, shape)

@@ -18,6 +18,7 @@ SITE_MODES = ("layer", "proj", "attn", "stack", "expert", "head")
 _HIDDEN = ("embed_dim", "hidden_size", "n_embd", "d_model", "dim")
 _HEAD_DIM = ("head_dim", "d_kv")
 _LARGEST = 2**31 - 1  # what a config may say of a size
+_MOST_SLICES = 4096  # of a fused tensor: eight times the experts of the largest models
 _ATTENTION = re.compile(r"att|mixer", re.IGNORECASE)
 _N_HEADS = "num_attention_heads|num_heads|n_head|n_heads|attention_heads"
 _N_KEY_VALUE = f"num_key_value_heads|num_kv_heads|n_kv_heads|{_N_HEADS}"
@@ -49,6 +50,8 @@ class Scheme:
                 continue
             if len(shape) != 2 + bool(rule.lead) or 0 in shape:
                 return Claim(reason=reason_against(name, shape))
+            if rule.lead and shape[0] > _MOST_SLICES:
+                return Claim(reason=f"more than {_MOST_SLICES} matrices in one tensor")
             config = _tower(self.config, found.prefix)
             if not _plausible(rule, shape, config):
                 return Claim(reason=_MISFIT)
@@ -61,9 +64,13 @@ class Scheme:
 
     def matched(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
         """Count the tensors that hold sites; 0 when one is stored as the family never does."""
-        claims = [self.claim(name, shape) for name, shape in shapes.items()]
-        misfit = any(claim.reason == _MISFIT for claim in claims)
-        return 0 if misfit else sum(bool(claim.sites) for claim in claims)
+        count = 0
+        for name, shape in shapes.items():
+            claim = self.claim(name, _one_slice(shape))
+            if claim.reason == _MISFIT:
+                return 0
+            count += bool(claim.sites)
+        return count
 
 
 def _lead_sites(
@@ -168,7 +175,12 @@ def choose_scheme(
 
 
 def _any_site(scheme: Scheme, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    return any(scheme.claim(name, shape).sites for name, shape in shapes.items())
+    return any(scheme.claim(name, _one_slice(shape)).sites for name, shape in shapes.items())
+
+
+def _one_slice(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A fused tensor with one matrix: enough to ask whether a rule takes it, and no more work."""
+    return (min(shape[0], 1), *shape[1:]) if len(shape) == 3 else shape
 
 
 def _of_family(family: Family, config: Mapping[str, Any]) -> Scheme:

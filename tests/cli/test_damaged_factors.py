@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from tdecomp.cli._screen import printable
 from tdecomp.files import safetensors
 from tests.cli import models
 
@@ -84,10 +86,59 @@ def test_not_ours(out, base, refused_by_all):
     refused_by_all(out / "factors.safetensors", "not a tdecomp factors file")
 
 
-def test_newer_version(out, refused_by_all):
+@pytest.mark.parametrize("version", [99, True, 1.0, "1", None, [1], "\x1b[2J"], ids=repr)
+def test_another_version(version, out, refused_by_all):
     file = out / "factors.safetensors"
-    rewrite(file, json.dumps(document(file) | {"format_version": 99}))
-    refused_by_all(file, "format version 99", "reads 1")
+    rewrite(file, json.dumps(document(file) | {"format_version": version}))
+    refused_by_all(file, f"format version {printable(str(version))}, this", "reads 1")
+
+
+def claim(out, sides, rank=0, kind="LowRank"):
+    """One group of one site of a shape, from arrays that hold as good as nothing."""
+    file = out / "factors.safetensors"
+    plain, name = document(file), "x.weight"
+    group, site = plain["groups"][0], plain["groups"][0]["sites"][0]
+    site |= {"tensor": name, "shape": list(sides), "index": []}
+    group |= {"sites": [site], "labels": [labels[:1] for labels in group["labels"]]}
+    group |= {"residual": [0.0], "energy": [0.0], "format": kind}
+    arrays = {"u": (sides[0], rank), "s": (rank,), "vh": (rank, sides[1])}
+    ones = [1] * (len(group["modes"]) - 2)
+    group |= {"arrays": list(arrays), "layout": {"sites": ones, "ranks": [rank]}}
+    if kind == "Network":
+        terms = [f"a{i}" for i in range(40)]
+        modes = " ".join(group["modes"][:-2])
+        arrays = {str(i): (2,) for i in range(40)} | {"40": tuple(ones)}
+        left, right = f"({' '.join(terms[:20])})", f"({' '.join(terms[20:])})"
+        equation = f"{', '.join(terms)}, {modes} -> {modes} {left} {right}"
+        group |= {"arrays": list(arrays), "layout": {"equation": equation}}
+    plain |= {"groups": [group], "shapes": {name: list(sides)}}
+    rows = {f"0.{key}": ("F32", np.zeros(shape, np.float32)) for key, shape in arrays.items()}
+    rewrite(file, json.dumps(plain), rows)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("sides", "kind"),
+    [
+        ((2**40, 2**14), "LowRank"),
+        ((4, 2**25), "LowRank"),
+        ((2**54, 2**54), "LowRank"),
+        ((2**20, 2**20), "Network"),
+    ],
+    ids=str,
+)
+def test_more_than_the_file_can_hold(sides, kind, out, refused_by_all):
+    """A kilobyte that claims up to 10**32 numbers: refused before any room is made."""
+    tracemalloc.start()
+    file = claim(out, sides, kind=kind)
+    refused_by_all(file, "is damaged", f"claims matrices of {sides}")
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_a_delta_of_zero_takes_no_room(out, done):
+    claim(out, (2**17, 2**17))
+    assert "error 0.0000" in done("info", out).out
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", "{}", "[" * 100_000, '"x"'], ids=len)
@@ -129,6 +180,12 @@ def test_cut_short(out, refused_by_all):
         (("groups", 0, "sites", 0, "tensor"), "other.weight", "other.weight"),
         (("groups", 0, "residual"), [1.0], "residual"),
         (("groups", 0, "energy", 0), -1.0, "energy"),
+        (("groups", 0, "energy", 0), float("inf"), "not finite"),
+        (("groups", 0, "residual", 1), float("inf"), "not finite"),
+        (("groups", 0, "residual", 1), float("nan"), "residual"),
+        (("groups", 0, "energy"), [1e308, 1e308], "not finite"),
+        (("groups", 0, "energy", 0), 10**400, "damaged"),
+        (("groups", 0, "residual", 0), "9" * 400, "damaged"),
         (("sources", "base"), {"path": 3, "files": []}, "3"),
     ],
     ids=str,

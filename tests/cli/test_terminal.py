@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from tdecomp.cli._explored import command
 from tdecomp.cli._screen import Screen, printable
+from tdecomp.files.factors import load_factors
 from tests.cli import models
 
 ACTS = "\x1b]0;owned\x07\x1b[2J"
@@ -134,3 +136,44 @@ def test_commands_can_be_pasted(kind):
     expected = ["decompose", words[0], f"./{words[1]}", "-o", "OUT"]
     assert read == [*expected, f"--targets={HOSTILE[kind]}", "--method", "svd"]
     assert command("a", "b c", {}, []) == "tdecomp decompose a 'b c' -o OUT"
+
+
+def close(*numbers):
+    def before():
+        for number in numbers:
+            os.close(number)
+
+    return before
+
+
+def fill(*numbers):
+    def before():
+        for number in numbers:
+            os.dup2(os.open("/dev/full", os.O_WRONLY), number)
+
+    return before
+
+
+@pytest.mark.parametrize(
+    ("before", "code", "told"),
+    [
+        (close(1), 0, ""),
+        (close(0, 1, 2), 0, ""),
+        (fill(1), 2, "tdecomp: cannot print, read or write: No space left on device\n"),
+        (fill(1, 2), 2, ""),
+    ],
+    ids=["no output", "no stream", "full output", "both full"],
+)
+def test_streams_that_take_nothing(before, code, told, base, tuned, tmp_path, spawn):
+    words = ("decompose", base, tuned, "-o", tmp_path / "out", "--rank", 1)
+    process = spawn(*words, limit=before)
+    assert process.communicate(timeout=60) == ("", told)
+    assert process.returncode == code
+    assert load_factors(tmp_path / "out").method == "svd"  # whole, whoever reads of it
+
+
+def test_an_error_that_nobody_can_be_told(spawn):
+    for before in (close(1, 2), fill(2)):
+        process = spawn("inspect", "nowhere", limit=before)
+        assert process.communicate(timeout=60) == ("", "")
+        assert process.returncode == 2
