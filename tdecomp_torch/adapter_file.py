@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tdecomp.adapters import Grid, Spec
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError, FileError, SiteError
 from tdecomp.files.atomic import output_folder
-from tdecomp.stack import Site
-from tdecomp_torch.adapter import START, Adapter, Settings
-from tdecomp_torch.attach import build, check_name
+from tdecomp_torch.adapter import START, Adapter
+from tdecomp_torch.attach import Held, build, check_name, held_factors
+from tdecomp_torch.description import Description, describe, read_description
 from tdecomp_torch.gathering import Writers, is_part, make_whole, settle
 from tdecomp_torch.modules import kind_of
 from tdecomp_torch.names import parameters_of
@@ -29,12 +27,11 @@ from tdecomp_torch.names import parameters_of
 __all__ = ["load_adapter", "save_adapter"]
 
 FILE = "factors.safetensors"
-VERSION = 2
-_READABLE = (1, VERSION)
 _KEY = "tdecomp.adapter"
 _BESIDES = "also_train/"
-_DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
-_MISFITS = (KeyError, TypeError, ValueError, IndexError, AttributeError)
+_DTYPES = ("F16", "BF16", "F32", "F64")
+_FAULTS = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, RuntimeError)
+"""What building may raise on values that passed every check, besides ValueError and TypeError."""
 
 
 def save_adapter(
@@ -88,21 +85,11 @@ def _write(
     *,
     overwrite: bool,
 ) -> None:
-    document = {
-        "version": VERSION,
-        "spec": adapter.spec.to_json(),
-        "settings": _settings_json(adapter.settings),
-        "dtype": _dtype(adapter),
-        "step": adapter.at_step,
-        "grids": [_grid_json(grid) for grid in adapter.grids],
-        "base": str(getattr(adapter.model, "name_or_path", "") or ""),
-        "base_samples": adapter.base_samples(),
-    }
     with output_folder(folder, overwrite=overwrite) as temporary:
         save_file(
             {name: value.cpu().contiguous() for name, value in state.items()},
             temporary / FILE,
-            {"format": "pt", _KEY: json.dumps(document)},
+            {"format": "pt", _KEY: describe(adapter)},
         )
 
 
@@ -134,72 +121,136 @@ def load_adapter(
     path = Path(folder)
     path = path / FILE if path.is_dir() else path
     check_name(model, name)
-    document, tensors = _read(path)
-    try:
-        spec = Spec.from_json(document["spec"])
-        settings = _settings(document["settings"])
-        grids = _grids(document["grids"])
-        _check_tasks(grids, settings.tasks)
-        step = float(document["step"])
-        dtype = None if document["dtype"] is None else _DTYPES[document["dtype"]]
-        base = document["base_hash" if document["version"] == 1 else "base_samples"]
-    except _MISFITS as error:
-        raise FileError(f"{path} is damaged: its description cannot be read ({error})") from error
-    _check_model(model, grids, path)
-    besides = {k.removeprefix(_BESIDES): v for k, v in tensors.items() if k.startswith(_BESIDES)}
-    factors = {k: v for k, v in tensors.items() if not k.startswith(_BESIDES)}
-    starts = {k.removeprefix(START): v for k, v in factors.items() if k.startswith(START)}
-    parameters = parameters_of(model)
-    for key, value in besides.items():
-        if key not in parameters or parameters[key].shape != value.shape:
-            raise SiteError(f"{path} holds the parameter {key} {tuple(value.shape)}: not in model")
-    try:
-        stored = factors | starts
-        adapter = build(model, name, spec, grids, settings, stored=stored, dtype=dtype)
-    except ValueError as error:
-        raise FileError(f"{path} cannot be put on this model ({error})") from error
-    expected = {
-        *adapter.pool.state_dict(),
-        *(START + k for k in adapter.factors() if settings.fold),
-    }
-    if wrong := sorted(expected ^ factors.keys()):
-        what = "misses" if wrong[0] in expected else "has, besides its factors,"
-        raise FileError(f"{path} {what} the tensor {wrong[0]!r}")
-    adapter.notes += _told_of_base(adapter, base)
-    adapter.step(step)
-    adapter.install(tuple(besides))
+    with _opened(path) as file:
+        said, shapes = _described(file, path), _shapes(file, path)
+        _check_model(model, said.grids, path)
+        besides = _besides(model, shapes, path)
+        with _as_damage(path):
+            _check_factors(said, shapes, path)
+            tensors = {key: file.get_tensor(key) for key in shapes}
+            adapter = build(
+                model,
+                name,
+                said.spec,
+                said.grids,
+                said.settings,
+                stored=_starts(said, tensors),
+                dtype=said.dtype,
+            )
+            adapter.step(said.step)
+    adapter.notes += _told_of_base(adapter, said.base)
+    adapter.install(besides)
     with torch.no_grad():
-        for key, value in besides.items():
-            parameters[key].copy_(value)
-        for key in starts:  # folded into the weights by now
-            adapter.factors()[key].copy_(factors[key])
+        if said.settings.fold:  # by now the start is folded into the weights
+            for key, factor in adapter.factors().items():
+                factor.copy_(tensors[key])
+        for key, parameter in adapter.trained_besides().items():
+            if key in besides:
+                parameter.copy_(_like(parameter, tensors[_BESIDES + key]))
     return adapter
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise FileError(f"{path} does not exist: give a folder that save wrote")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if _KEY not in metadata:
-                raise FileError(f"{path} holds no adapter: its metadata has no {_KEY!r}")
-            document = json.loads(metadata[_KEY])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+            yield file
+    except (safetensors.SafetensorError, OSError) as error:
         raise FileError(f"{path} is damaged ({error})") from error
-    if not isinstance(document, dict):
-        raise FileError(f"{path} is damaged: its description is a {type(document).__name__}")
-    if odd := sorted(key for key, value in tensors.items() if not value.is_floating_point()):
-        raise FileError(f"{path} is damaged: the tensor {odd[0]!r} is {tensors[odd[0]].dtype}")
-    if document.get("version") not in _READABLE:
-        raise FileError(
-            f"{path} has format version {document.get('version')}, this tdecomp reads {VERSION}"
-        )
-    return document, tensors
 
 
-def _check_model(model: nn.Module, grids: tuple[SiteGrid, ...], path: Path) -> None:
+@contextmanager
+def _as_damage(path: Path) -> Iterator[None]:
+    """Errors of what is built of a file as errors of the file."""
+    try:
+        yield
+    except (ValueError, TypeError, *_FAULTS) as error:
+        raise FileError(f"{path} cannot be put on this model ({error})") from error
+
+
+def _described(file: Any, path: Path) -> Description:
+    plain = (file.metadata() or {}).get(_KEY)
+    if plain is None:
+        raise FileError(f"{path} holds no adapter: its metadata has no {_KEY!r}")
+    try:
+        return read_description(plain)
+    except (ValueError, TypeError, *_FAULTS) as error:
+        raise FileError(f"{path} is damaged: {error}") from error
+
+
+def _shapes(file: Any, path: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor, none of which is read."""
+    found = {}
+    for key in file.keys():  # noqa: SIM118 - not a mapping
+        part = file.get_slice(key)
+        if part.get_dtype() not in _DTYPES:
+            dtype = part.get_dtype()
+            raise FileError(f"{path} is damaged: the tensor {key!r} is {dtype}, not floating")
+        found[key] = tuple(part.get_shape())
+    return found
+
+
+def _besides(
+    model: nn.Module, shapes: Mapping[str, tuple[int, ...]], path: Path
+) -> tuple[str, ...]:
+    """Names of the parameters trained besides, which the model must have."""
+    present = parameters_of(model)
+    names = [key.removeprefix(_BESIDES) for key in shapes if key.startswith(_BESIDES)]
+    for name in names:
+        shape = shapes[_BESIDES + name]
+        if name not in present or present[name].shape != shape:
+            raise SiteError(f"{path} holds the parameter {name!r} {shape}: not in model")
+    return tuple(names)
+
+
+def _check_factors(said: Description, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Compare the factors in the file with those of its method, before anything is made."""
+    known: dict[str, Held] = {}
+    for held in held_factors(said.spec, said.grids, said.settings):
+        same = known.setdefault(held.key, held)
+        if same.shape != held.shape:
+            raise FileError(f"{path}: groups differ in the size of their factor {held.name!r}")
+    expected = {key: held.shape for key, held in known.items()}
+    needed = {key for key, held in known.items() if not held.follows}
+    if said.settings.fold:
+        starts = {START + key: held.shape for key, held in known.items() if held.trainable}
+        expected |= starts
+        needed |= starts.keys()
+    present = {key for key in shapes if not key.startswith(_BESIDES)}
+    if missing := sorted(needed - present):
+        raise FileError(f"{path} misses the tensor {missing[0]!r}")
+    if more := sorted(present - expected.keys()):
+        raise FileError(f"{path} has, besides its factors, the tensor {more[0]!r}")
+    for key in sorted(present):
+        if shapes[key] != expected[key]:
+            factor = known[key.removeprefix(START)]
+            raise FileError(
+                f"{path}: the factor {factor.name!r} ({key}) is {shapes[key]}, its method makes it"
+                f" {expected[key]}"
+            )
+
+
+def _starts(said: Description, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Factors as they started where a start is folded into the weights, else as they are."""
+    if not said.settings.fold:
+        return dict(tensors)
+    starts = {k.removeprefix(START): v for k, v in tensors.items() if k.startswith(START)}
+    return {**tensors, **starts}
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    """A value as the parameter that takes it is held: sharded, where that is."""
+    if not hasattr(parameter, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    sharded: Any = parameter
+    return distribute_tensor(value, sharded.device_mesh, sharded.placements)
+
+
+def _check_model(model: nn.Module, grids: Sequence[SiteGrid], path: Path) -> None:
     """Compare the sites of the file with the modules of the model."""
     modules = dict(model.named_modules())
     for sites in grids:
@@ -255,75 +306,3 @@ def _hash(adapter: Adapter) -> str:
             raw = own.detach().cpu().contiguous().flatten().view(torch.uint8)
             digest.update(raw.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _dtype(adapter: Adapter) -> str | None:
-    """Dtype of all factors, in which the constants that are not stored are made again."""
-    found = {str(t.dtype) for t in (*adapter.pool.parameters(), *adapter.pool.buffers())}
-    return found.pop().removeprefix("torch.") if len(found) == 1 else None
-
-
-def _settings_json(settings: Settings) -> dict[str, Any]:
-    plain = asdict(settings)
-    rank = plain["rank"]
-    return plain | {
-        "sides": sorted(settings.sides),
-        "rank": dict(rank) if isinstance(rank, Mapping) else rank,
-    }
-
-
-def _settings(plain: Mapping[str, Any]) -> Settings:
-    return Settings(
-        **{**plain, "sides": frozenset(plain["sides"]), "tasks": tuple(plain.get("tasks", ()))}
-    )
-
-
-def _grid_json(sites: SiteGrid) -> dict[str, Any]:
-    grid = sites.grid
-    return {
-        "name": grid.name,
-        "shape": list(grid.shape),
-        "modes": [[mode, list(labels)] for mode, labels in grid.modes],
-        "places": [list(place) for place in grid.places],
-        "heads": grid.heads,
-        "heads_in": grid.heads_in,
-        "sites": [site.to_json() for site in sites.sites],
-    }
-
-
-def _grids(plain: Sequence[Mapping[str, Any]]) -> tuple[SiteGrid, ...]:
-    found = tuple(map(_grid, plain))
-    if not found:
-        raise ValueError("it names no module")
-    for sites in found:
-        wrong = [site.path for site in sites.sites if site.shape != sites.grid.shape]
-        if wrong or len(sites.sites) != sites.grid.n_sites:
-            raise ValueError(
-                f"the group {sites.grid.name} of {sites.grid.n_sites} weights of"
-                f" {sites.grid.shape} does not fit {', '.join(wrong) or 'its modules'}"
-            )
-    return found
-
-
-def _check_tasks(grids: Sequence[SiteGrid], tasks: Sequence[str]) -> None:
-    """Refuse weights that are not one site for every task."""
-    found: dict[str, list[Any]] = {}
-    for sites in grids:
-        for site in sites.sites:
-            found.setdefault(site.path, []).append(dict(site.labels).get("task"))
-    for path, own in found.items():
-        if len(own) != max(len(tasks), 1) or (tasks and {*own} != {*tasks}):
-            raise ValueError(f"{path} is not one site for each of {', '.join(tasks) or 'no tasks'}")
-
-
-def _grid(plain: Mapping[str, Any]) -> SiteGrid:
-    out, in_ = plain["shape"]
-    grid = Grid(
-        plain["name"],
-        (int(out), int(in_)),
-        tuple((mode, tuple(labels)) for mode, labels in plain["modes"]),
-        tuple(tuple(map(int, place)) for place in plain["places"]),
-        plain["heads"],
-        plain["heads_in"],
-    )
-    return SiteGrid(grid, tuple(map(Site.from_json, plain["sites"])))

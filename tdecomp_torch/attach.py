@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -29,7 +29,10 @@ from tdecomp_torch.state import State
 from tdecomp_torch.targets import chosen_sites, known_sites
 from tdecomp_torch.writing import why_not_written
 
-__all__ = ["attach", "build"]
+__all__ = ["Held", "attach", "build", "check_name", "held_factors"]
+
+_SEEDED = 1 << 22
+"""Numbers of constants that are made again from a seed besides as many as the weights have."""
 
 
 def attach(
@@ -297,9 +300,7 @@ def build(
     progress
         Called with the share of the weights that the start is made from.
     """
-    acting = replace(spec, base="add") if settings.fold else spec
-    if settings.fold and spec.base != "residual":
-        raise ArgumentError(f"fold=True subtracts a start: {spec.name!r} has base={spec.base!r}")
+    acting = _acting(spec, settings)
     bounds = _bound(acting, grids, settings.rank, settings.alpha)
     arrays = [
         _given_arrays(bound, grid.sites, given or {})
@@ -328,7 +329,8 @@ def build(
         rank_dropout=settings.rank_dropout,
     )
     pool = FactorPool(members, state)
-    _fill(pool, members, weights, settings.seed, arrays, stored or {}, dtype, progress)
+    follows = {held.key for held in held_factors(spec, grids, settings) if held.follows}
+    _fill(pool, members, weights, settings.seed, arrays, stored or {}, follows, dtype, progress)
     targets = _targeted(grids, modules, pool, settings.tasks)
     _check_alone(acting, targets, alone=settings.fold)
     told = (*notes, *_redundant(bounds))
@@ -356,6 +358,60 @@ def _bound(
         return bounds
     sizes = {n: max(b.sizes[n] for b in bounds) for f in across.values() for n in f.modes}
     return [bind(spec, grid.grid, rank, alpha=alpha, sizes=sizes) for grid in grids]
+
+
+def _acting(spec: Spec, settings: Settings) -> Spec:
+    """The method as it is put on the weights: without a start that is folded into them."""
+    if settings.fold and spec.base != "residual":
+        raise ArgumentError(f"fold=True subtracts a start: {spec.name!r} has base={spec.base!r}")
+    return replace(spec, base="add") if settings.fold else spec
+
+
+@dataclass(frozen=True)
+class Held:
+    """A factor that the pool will hold: name, key and shape.
+
+    Attributes
+    ----------
+    name, key, shape
+        In the method, in the pool, and in numbers.
+    trainable
+        Whether it is trained.
+    follows
+        Whether it is made again from the seed, so that no file need hold it.
+    """
+
+    name: str
+    key: str
+    shape: tuple[int, ...]
+    trainable: bool
+    follows: bool
+
+
+def held_factors(spec: Spec, grids: Sequence[SiteGrid], settings: Settings) -> list[Held]:
+    """Every factor of every group, before any is made; one that groups share is there for each.
+
+    Constants that follow from the seed do so only up to some numbers in all: a file that asks for
+    more than its model accounts for must hold them.
+    """
+    bounds = _bound(_acting(spec, settings), grids, settings.rank, settings.alpha)
+    found = [
+        Held(
+            factor.name,
+            key,
+            tuple(bound.shapes[factor.name]),
+            factor.trainable,
+            not factor.trainable and factor.init.from_seed and factor.clusters is None,
+        )
+        for bound in bounds
+        for factor in bound.factors
+        if (key := _keys(bound, settings.sides).get(factor.name)) is not None
+    ]
+    seeded = {held.key: math.prod(held.shape) for held in found if held.follows}
+    weights = {site.path: math.prod(site.shape) for grid in grids for site in grid.sites}
+    if sum(seeded.values()) <= _SEEDED + sum(weights.values()):
+        return found
+    return [replace(held, follows=False) for held in found]
 
 
 def _keys(bound: Bound, sides: frozenset[str]) -> dict[str, str]:
@@ -442,10 +498,11 @@ def _fill(
     seed: int,
     given: Sequence[Mapping[str, Any]],
     stored: Mapping[str, Tensor],
+    follows: Collection[str],
     dtype: torch.dtype | None,
     progress: Callable[[float], None],
 ) -> None:
-    """Make every factor and put it in the pool."""
+    """Make every factor and put it in the pool; constants that do not follow are kept in files."""
     done: dict[str, tuple[int, ...]] = {}
     total, before = sum(len(own.sites) for own in weights), 0
     for member, own, arrays in zip(members, weights, given, strict=True):
@@ -474,7 +531,9 @@ def _fill(
                 )
             if not hasattr(pool, key):
                 value = stored.get(key, start[factor.name])
-                pool.add(key, factor, value, stored[key].dtype if key in stored else precision)
+                own = stored[key].dtype if key in stored else precision
+                kept = key in stored or factor.name in arrays or key not in follows
+                pool.add(key, factor, value, own, kept=kept)
     pool.to(computing_device(weights[0].modules[0]))
 
 

@@ -97,14 +97,21 @@ class FactorPool(nn.Module):
         super().__setstate__(state)
         self._make_empty()
 
-    def add(self, key: str, factor: Factor, array: np.ndarray | Tensor, dtype: torch.dtype) -> None:
-        """Hold one factor."""
+    def add(
+        self,
+        key: str,
+        factor: Factor,
+        array: np.ndarray | Tensor,
+        dtype: torch.dtype,
+        *,
+        kept: bool,
+    ) -> None:
+        """Hold one factor; a constant that is not `kept` in files follows from the seed."""
         value = torch.as_tensor(array).to(dtype, copy=True).contiguous()
         if factor.trainable:
             self.register_parameter(key, nn.Parameter(value))
         else:
-            follows = factor.init.from_seed and factor.clusters is None
-            self.register_buffer(key, value, persistent=not follows)
+            self.register_buffer(key, value, persistent=kept)
 
     def stored(self) -> dict[str, Tensor]:
         """What a file holds: every parameter and constant that does not follow from the seed."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from tdecomp.adapters.expressions import nearest
 from tdecomp.adapters.terms import TAKEN, Factor, write_term
@@ -12,7 +14,33 @@ from tdecomp.errors import ArgumentError
 if TYPE_CHECKING:
     from tdecomp.adapters.spec import Spec
 
-__all__ = ["check_formulas", "check_names", "check_terms"]
+__all__ = ["check_formulas", "check_names", "check_terms", "check_words"]
+
+_WORD = re.compile(r"[^\W\d]\w*")
+_MOST_WORDS = 512
+_LONGEST_WORD = 100
+
+
+def check_words(plain: Any) -> None:
+    """Refuse a description with so many names that comparing them would take long."""
+    words = {word for text in _texts(plain) for word in _WORD.findall(text)}
+    if len(words) > _MOST_WORDS or any(len(word) > _LONGEST_WORD for word in words):
+        raise ArgumentError(
+            f"this is no description of an adapter: it has {len(words)} names, {_MOST_WORDS} of"
+            f" {_LONGEST_WORD} characters are the most"
+        )
+
+
+def _texts(plain: Any) -> Iterator[str]:
+    """Every text in plain values, those that name others included."""
+    if isinstance(plain, str):
+        yield plain
+    elif isinstance(plain, Mapping):
+        for key, value in plain.items():
+            yield from (str(key), *_texts(value))
+    elif isinstance(plain, list | tuple):
+        for value in plain:
+            yield from _texts(value)
 
 
 def check_names(spec: Spec) -> None:

@@ -15,8 +15,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
+
+import numpy as np
 
 from tdecomp.errors import ArgumentError
 
@@ -35,9 +37,15 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
 }
 _KEYWORD = re.compile(rf"\b({'|'.join(keyword.kwlist)})\b")
 _BITS = 1000
-"""Longest whole number that a power may give."""
+"""Longest whole number, numerator or denominator of a step."""
 _LARGEST = 1 << 40
 """Largest number that is looked through for its divisors."""
+_PARTS = 64
+_PLACES = 300
+_LONGEST = 1000
+"""Characters of a formula."""
+_DEEPEST = 100
+"""Steps inside each other, those of a long sum included."""
 
 
 def _divide(a: Number, b: Number) -> Number:
@@ -59,6 +67,14 @@ def _power(a: Number, b: Number) -> Number:
     return found
 
 
+def _bounded(x: Any) -> Any:
+    """A number as it is, if it is no longer than `_BITS`."""
+    parts = (x.numerator, x.denominator) if isinstance(x, int | Fraction) else ()
+    if any(part.bit_length() > _BITS for part in parts):
+        raise ValueError(f"a number of more than {_BITS} bits")
+    return x
+
+
 def _whole(x: Number) -> int:
     if x != int(x):
         raise ValueError(f"{x} is not whole")
@@ -74,36 +90,58 @@ def _sqrt(x: Number) -> Number:
     return root if root * root == x else math.sqrt(x)
 
 
+def _round(x: Number, places: Number | None = None) -> Number:
+    if places is None:
+        return round(x)
+    if abs(places) > _PLACES:
+        raise ValueError(f"{places} places are too many to round to")
+    return round(x, _whole(places))
+
+
 def _part(n: Number, parts: Number, k: Number) -> int:
     """Factor number `k` (from 1, ascending) of `n` written as `parts` factors of near-equal size.
 
     The prime factors, largest first, each go to the smallest product so far.
     """
-    if not 1 <= n <= _LARGEST or not 1 <= k <= parts:
-        raise ValueError(f"part {k} of {parts} of {n}: count the parts from 1")
+    if not 1 <= n <= _LARGEST or not 1 <= k <= parts <= _PARTS:
+        raise ValueError(f"part {k} of {parts} of {n}: count the parts from 1 to at most {_PARTS}")
     products = [1] * _whole(parts)
     for prime in reversed(_primes(_whole(n))):
         products[products.index(min(products))] *= prime
     return sorted(products)[_whole(k) - 1]
 
 
-def _primes(n: int) -> list[int]:
-    found, p = [], 2
-    while n > 1:
+@lru_cache(maxsize=1)
+def _small_primes() -> np.ndarray:
+    """Every prime up to the root of `_LARGEST`."""
+    end = math.isqrt(_LARGEST) + 1
+    prime = np.ones(end, dtype=bool)
+    prime[:2] = False
+    for p in range(2, math.isqrt(end) + 1):
+        if prime[p]:
+            prime[p * p :: p] = False
+    return np.flatnonzero(prime)
+
+
+@lru_cache(maxsize=4096)
+def _primes(n: int) -> tuple[int, ...]:
+    """Prime factors, ascending."""
+    found, small = [], _small_primes()
+    for p in map(int, small[n % small == 0]):
         while n % p == 0:
             found.append(p)
             n //= p
-        p = p + 1 if p * p <= n else max(n, p + 1)
-    return found
+    return (*found, n) if n > 1 else tuple(found)
 
 
 def _divisor(n: Number, limit: Number) -> int:
     """Largest divisor of `n` that is no larger than `limit`."""
     if not 1 <= n <= _LARGEST or limit < 1:
         raise ValueError(f"{n} has no divisor up to {limit}")
-    n = _whole(n)
-    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
-    return max(d for pair in ((d, n // d) for d in small) for d in pair if d <= limit)
+    found = {1}
+    for p in _primes(_whole(n)):
+        found |= {d * p for d in found}
+    return max(d for d in found if d <= limit)
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -112,7 +150,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sqrt": _sqrt,
     "ceil": math.ceil,
     "floor": math.floor,
-    "round": round,
+    "round": _round,
     "gcd": _gcd,
     "part": _part,
     "divisor": _divisor,
@@ -153,6 +191,11 @@ class Expression:
     @cached_property
     def _tree(self) -> ast.expr:
         try:
+            if len(self.text) > _LONGEST:
+                raise ArgumentError(
+                    f"the formula {self.text[:20]!r}.. has {len(self.text)} characters, more than"
+                    f" {_LONGEST}"
+                )
             return ast.parse(_KEYWORD.sub(r"\1_", self.text.strip()), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             raise ArgumentError(f"cannot read the formula {self.text!r}") from None
@@ -162,22 +205,27 @@ class Expression:
         """The numbers that it needs."""
         return frozenset(self._names(self._tree))
 
-    def _names(self, node: ast.expr) -> list[str]:
+    def _names(self, node: ast.expr, depth: int = 0) -> list[str]:
+        if depth > _DEEPEST:
+            raise ArgumentError(
+                f"the formula {self.text[:20]!r}.. has more than {_DEEPEST} steps inside each other"
+            )
+        depth += 1
         if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
             return []
         if isinstance(node, ast.Name):
             return [_name(node)]
         if isinstance(node, ast.BinOp) and type(node.op) in (*_OPERATORS, ast.Div):
-            return self._names(node.left) + self._names(node.right)
+            return self._names(node.left, depth) + self._names(node.right, depth)
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            return self._names(node.operand)
+            return self._names(node.operand, depth)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
             if node.func.id not in FUNCTIONS:
                 raise ArgumentError(
                     f"no function {node.func.id!r} in the formula {self.text!r}"
                     f"{nearest(node.func.id, FUNCTIONS)}: there are {', '.join(FUNCTIONS)}"
                 )
-            return [name for a in node.args for name in self._names(a)]
+            return [name for a in node.args for name in self._names(a, depth)]
         raise ArgumentError(f"cannot read {ast.unparse(node)!r} in the formula {self.text!r}")
 
     def __call__(self, values: Mapping[str, Any]) -> Number:
@@ -193,6 +241,10 @@ class Expression:
             raise ArgumentError(f"the formula {self.text!r} has no value: {error}") from None
 
     def _value(self, node: ast.AST, values: Mapping[str, Any]) -> Any:
+        """Value of a step; none is longer than a few machine words, whatever the formula says."""
+        return _bounded(self._step(node, values))
+
+    def _step(self, node: ast.AST, values: Mapping[str, Any]) -> Any:
         match node:
             case ast.Constant():
                 return node.value

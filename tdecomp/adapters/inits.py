@@ -190,14 +190,20 @@ def _wave(ask: Request, wave: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     and ``(k, size)`` for axis 1.
     """
     n, m, axis = (int(a) for a in ask.args)
-    k = ask.shape[1 - axis]
+    if axis not in (0, 1):
+        raise ArgumentError(f"{ask.name!r} is made of waves along axis 0 or 1, not {axis}")
+    size, k = ask.shape[axis], ask.shape[1 - axis]
+    if size != (m if axis else n):
+        raise ArgumentError(
+            f"{ask.name!r} of {ask.shape} is to be made of waves over a grid of {n} x {m}: axis"
+            f" {axis} of both must be equal"
+        )
     if k > n * m:
         raise ArgumentError(
             f"{ask.name!r} asks for {k} frequencies, a grid of {n} x {m} has {n * m}: choose fewer"
         )
     chosen = ask.stream("frequencies").choice(n * m, size=k, replace=False)
     frequency = chosen // m if axis == 0 else chosen % m
-    size = n if axis == 0 else m
     grid = np.outer(np.arange(size), frequency) % size * (2 * math.pi / size)
     return wave(grid if axis == 0 else grid.T)
 

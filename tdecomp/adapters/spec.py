@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from tdecomp.adapters.checks import check_formulas, check_names, check_terms
+from tdecomp.adapters.checks import check_formulas, check_names, check_terms, check_words
 from tdecomp.adapters.expressions import Expression, nearest
 from tdecomp.adapters.inits import Init
 from tdecomp.adapters.reading import read_equation, read_letters
@@ -383,7 +383,8 @@ class Spec:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Spec:
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote; it may have no more words than any method has a use for."""
+        check_words(plain)
         try:
             return cls.parse(**plain)
         except TypeError as error:
