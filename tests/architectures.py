@@ -246,6 +246,16 @@ _GENERATION: dict[str, Sizes] = {
             "deepstack_visual_indexes": [0],
         },
     },
+    "Llava": {
+        "text_config": GQA | {"model_type": "llama"},
+        "vision_config": VISION | {"model_type": "clip_vision_model"},
+        "image_token_index": 39,
+    },
+    "PaliGemma": {
+        "text_config": HEADS | {"model_type": "gemma"},
+        "vision_config": VISION | {"model_type": "siglip_vision_model"},
+        "projection_dim": 32,
+    },
     "Idefics3": {
         "text_config": GQA | {"model_type": "llama"},
         "vision_config": VISION,
@@ -253,6 +263,17 @@ _GENERATION: dict[str, Sizes] = {
     },
 }
 _NAMED: dict[str, tuple[str, Sizes]] = {
+    "Dinov2ForImageClassification": ("Dinov2", VISION),
+    "CLIPVisionModel": ("CLIPVision", VISION),
+    "LlavaModel": (
+        "Llava",
+        {
+            "text_config": GQA | {"model_type": "llama"},
+            "vision_config": VISION | {"model_type": "clip_vision_model"},
+        },
+    ),
+    "Qwen3MoeForCausalLM": ("Qwen3Moe", EXPERTS | {"head_dim": 8, "mlp_only_layers": [0]}),
+    "PhimoeForCausalLM": ("Phimoe", EXPERTS),
     "Llama4ForCausalLM": (
         "Llama4Text",
         HEADS

@@ -38,7 +38,9 @@ from tdecomp.files.factors import (
     load_factors,
     save_factors,
 )
+from tdecomp.files.loaded_names import loaded_names, warnings_about
 from tdecomp.files.ours import is_json
+from tdecomp.files.peft_config import cautions, facts, refused
 from tdecomp.files.peft_lora import VLLM_RANKS, write_lora
 from tdecomp.formats import Format
 from tdecomp.stack import Stack, Survey, Targets, group_sites
@@ -315,11 +317,24 @@ def _write_lora(folder: Path, factors: Factors, options: LoraOptions) -> dict[st
     )
     if not modules:
         raise FileError(f"no LoRA module can express {left_out[0]}: it is not a matrix")
-    base = str(factors.sources.get("base", {}).get("path", ""))
+    source = factors.sources.get("base", {})
+    model = facts(source.get("model"))
+    names = loaded_names([m.module for m in modules], model)
+    lost = set(refused(names, model))
+    kept = [m for m in modules if m.module not in lost]
+    if not kept:
+        raise FileError(f"PEFT adapts none of the modules in such models, as {modules[0].module}")
     rank = write_lora(
-        folder, modules, base=base, dtype=options.dtype, rank_pattern=options.rank_pattern
+        folder,
+        kept,
+        base=str(source.get("path", "")),
+        dtype=options.dtype,
+        rank_pattern=options.rank_pattern,
+        model=model,
     )
-    return lora_report(modules, left_out, rank, options.max_rank)
+    told = [*warnings_about(names, model), *cautions(names.values(), model)]
+    report = lora_report(kept, left_out, rank, options.max_rank)
+    return report | {"refused": sorted(lost), "notes": told}
 
 
 def _numbers(delta: Delta) -> int:
@@ -333,7 +348,8 @@ def _numbers(delta: Delta) -> int:
 def _source(path: Path, checkpoint: Checkpoint, screen: Screen) -> dict[str, Any]:
     total = sum(file.stat().st_size for file in checkpoint.files)
     with screen.progress(f"hashing {path}", total, "bytes") as tick:
-        return {"path": str(path), "files": fingerprint(checkpoint, tick)}
+        files = fingerprint(checkpoint, tick)
+        return {"path": str(path), "files": files, "model": facts(checkpoint.config)}
 
 
 def _changed(

@@ -249,6 +249,10 @@ def lora_lines(report: dict[str, Any], folder: str) -> list[str]:
         )
     if report["left_out"]:
         lines.append(f"Not in the LoRA (not a matrix): {', '.join(report['left_out'])}.")
+    if report["refused"]:
+        names = ", ".join(report["refused"])
+        lines.append(f"Not in the LoRA, as PEFT does not adapt them in such models: {names}.")
+    lines += report["notes"]
     if report["vllm_max_lora_rank"] is None:
         lines.append("vLLM takes ranks up to 512 only.")
     else:
