@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from tdecomp.adapters import LoRAModule, lora_modules
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.files.atomic import output_folder
+from tdecomp.files.peft_config import facts, refused
 from tdecomp.files.peft_lora import write_lora
 from tdecomp.formats import Format, Network
 from tdecomp.modes import Equation
 from tdecomp.stack import Group
+from tdecomp.stack.names import canonical
 from tdecomp_torch.adapter import Adapter, Target
 from tdecomp_torch.layer import Place
+from tdecomp_torch.targets import config_of
 
 __all__ = ["save_lora", "to_lora"]
 
@@ -74,7 +80,10 @@ def save_lora(
     max_rank: int | None = None,
     overwrite: bool = False,
 ) -> list[LoRAModule]:
-    """Write a folder that PEFT and vLLM load as a LoRA; returns what `to_lora` gives.
+    """Write a folder that PEFT and vLLM load as a LoRA; returns its pairs, as `to_lora` does.
+
+    Modules are named as the model has them without what wraps it (`torch.compile`, DDP, PEFT).
+    Modules that were trained besides (`also_train`) are in the folder whole.
 
     Parameters
     ----------
@@ -88,12 +97,73 @@ def save_lora(
         See `to_lora`.
     overwrite
         Whether an existing folder may be replaced.
+
+    Raises
+    ------
+    ArgumentError, SiteError
+        See `to_lora`; and for what PEFT does not adapt or cannot keep in models of this type.
     """
-    modules = to_lora(adapter, max_rank=max_rank)
+    pairs = to_lora(adapter, max_rank=max_rank)
+    modules = [replace(pair, module=canonical(pair.module)) for pair in pairs]
+    model = facts(_config(adapter.model))
+    if lost := refused([m.module for m in modules], model):
+        raise SiteError(
+            f"PEFT does not adapt {lost[0]} in {model['model_type']!r} models: merge the adapter"
+            " and save the model, or attach with exclude= for such modules"
+        )
     name = base or str(getattr(adapter.model, "name_or_path", "") or "")
+    saved = trained_modules(adapter)
     with output_folder(Path(folder), overwrite=overwrite) as temporary:
-        write_lora(temporary, modules, base=name)
+        write_lora(temporary, modules, base=name, model=model, saved=saved)
     return modules
+
+
+def trained_modules(adapter: Adapter) -> dict[str, dict[str, np.ndarray]]:
+    """Whole modules with parameters that were trained besides: path -> their numbers by name.
+
+    Raises
+    ------
+    SiteError
+        For a parameter whose module is adapted as well, or is the model itself: PEFT cannot keep a
+        copy of that.
+    """
+    trained = adapter.trained_besides()
+    ids = {id(parameter) for parameter in trained.values()}
+    names = [  # tied ones under every name
+        name
+        for name, parameter in adapter.model.named_parameters(remove_duplicate=False)
+        if id(parameter) in ids
+    ]
+    owners = {name: name.rpartition(".")[0] for name in names}
+    for name, owner in owners.items():
+        inside = [t.path for t in adapter.targets if f"{t.path}.".startswith(f"{owner}.")]
+        if not owner or inside:
+            raise SiteError(
+                f"{name} is trained besides, and a LoRA folder holds whole modules only that are"
+                f" not adapted: {owner or 'the model itself'} is adapted; save() keeps it"
+            )
+    paths = {*owners.values()}
+    outer = [p for p in paths if not any(p.startswith(f"{other}.") for other in paths)]
+    # PEFT takes every module whose path ends like this one's, so that one is kept, too
+    alike = {p for p, _ in adapter.model.named_modules() if any(p.endswith(o) for o in outer)}
+    return {
+        canonical(path): {
+            canonical(name): _numbers(value)
+            for name, value in adapter.model.get_submodule(path).state_dict().items()
+        }
+        for path in sorted(alike if outer else ())
+    }
+
+
+def _numbers(value: torch.Tensor) -> np.ndarray:
+    """A tensor in numpy, in float64 if it is that, else in float32."""
+    precise = value.dtype == torch.float64
+    return value.detach().to("cpu", torch.float64 if precise else torch.float32).numpy()
+
+
+def _config(model: nn.Module) -> Mapping[str, Any]:
+    """The configuration of a model, or of the one that it wraps."""
+    return next(filter(None, map(config_of, model.modules())), {})
 
 
 def _acting(adapter: Adapter, member: int) -> dict[int, tuple[Target, Place]]:
