@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test examples lint format bench bench-long clean
+.PHONY: demo test examples lint format bench bench-long fuzz clean
 
 demo: .venv/ready
 	$(BIN)/python docs/demo/run.py
@@ -28,6 +28,10 @@ bench: .venv/ready
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench.against_tensorly
 	$(BIN)/python -m tests.bench.als_success
+
+# Ten thousand damaged files through every command, and a table of what came of them.
+fuzz: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --cases 10000 --processes 2
 
 # The tables of docs/benchmarks.md: about an hour, and 5 GB of disk for the pair.
 bench-long: .venv/bench build/pair-1b

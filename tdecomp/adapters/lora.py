@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tdecomp._xp import Array, double, namespace, sum_of_squares
+from tdecomp.errors import DataError
 from tdecomp.formats import Format
 from tdecomp.stack import Group, Site
 
@@ -80,6 +81,11 @@ def lora_modules(
     modules, left_out
         Pairs in checkpoint order, and the names of tensors that no LoRA module can express (3-D
         expert parameters).
+
+    Raises
+    ------
+    DataError
+        If a pair is not finite, as finite factors were multiplied.
     """
     parts: dict[str, dict[int, list[Part]]] = {}
     for g, group in enumerate(groups):
@@ -108,6 +114,11 @@ def _module(
     xp = namespace(blocks[0][0])
     b = xp.concat([left for left, _ in blocks], axis=1)
     a = xp.concat([right for _, right in blocks], axis=0)
+    if not all(bool(xp.all(xp.isfinite(array))) for array in (a, b)):
+        raise DataError(
+            f"the delta of {site.module} is beyond the largest {b.dtype}: its factors multiply to"
+            " infinity and cannot be written as LoRA"
+        )
     needed = min(a.shape[0], *stored)
     rank = needed if max_rank is None else min(needed, max_rank)
     left, right = _recompress(b, a, rank) if rank < a.shape[0] else (b, a)

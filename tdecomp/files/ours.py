@@ -118,7 +118,7 @@ def _listed(folder: Path) -> dict[str, Any] | None:
 
 def _json(path: Path) -> object:
     try:
-        if path.stat().st_size > _LARGEST_LIST:
+        if not path.is_file() or path.stat().st_size > _LARGEST_LIST:  # a pipe would be waited for
             return None
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

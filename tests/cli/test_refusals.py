@@ -284,6 +284,15 @@ def test_factors_beyond_their_dtype(base, tuned, tmp_path, decompose, done, refu
     )
 
 
+@pytest.mark.parametrize("largest", [3e38, -3e38])
+def test_factors_whose_product_overflows(largest, out, base, tmp_path, refused):
+    models.spoil(out, "0.u", models.put(largest))
+    models.spoil(out, "0.s", models.put(1e3))
+    for more in ((), ("--lora-rank", "1"), ("--rank-pattern",)):
+        refused(["export", out, "--lora", tmp_path / "lora", *more], "beyond the largest float32")
+    refused(["apply", out, base, "-o", tmp_path / "model"], "NaN or infinite")
+
+
 # ----------------------------------------------------------------------------------------- output
 
 

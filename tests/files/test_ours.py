@@ -70,6 +70,15 @@ FOREIGN = {
     ),
     "the list of another": (put(MARKER, "{}"), f"no {MARKER}"),
     "a list of something else": (put(MARKER, '{"made_by": "tdecomp", "files": 3}'), MARKER),
+    "a pipe in the place of the list": (
+        lambda folder: ((folder / MARKER).unlink(), os.mkfifo(folder / MARKER)),
+        f"no {MARKER}",
+    ),
+    "a device in the place of the list": (link(MARKER, "/dev/zero"), f"no {MARKER}"),
+    "a pipe in the place of a file": (
+        lambda folder: ((folder / "report.json").unlink(), os.mkfifo(folder / "report.json")),
+        "report.json",
+    ),
     "a list that is not JSON": (put(MARKER, "[" * 100_000), f"no {MARKER}"),
 }
 
