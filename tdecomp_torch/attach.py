@@ -23,8 +23,9 @@ from tdecomp_torch.gathering import check_whole
 from tdecomp_torch.layer import Hook, Place
 from tdecomp_torch.modules import Kind, kind_of
 from tdecomp_torch.offload import computing_device
-from tdecomp_torch.pool import FactorPool, Member
+from tdecomp_torch.pool import Derived, FactorPool, Member
 from tdecomp_torch.program import make_program
+from tdecomp_torch.seeded import SeededPool
 from tdecomp_torch.state import State
 from tdecomp_torch.targets import chosen_sites, known_sites
 from tdecomp_torch.writing import why_not_written
@@ -328,8 +329,9 @@ def build(
         shared_dropout=settings.shared_dropout,
         rank_dropout=settings.rank_dropout,
     )
-    pool = FactorPool(members, state)
     follows = {held.key for held in held_factors(spec, grids, settings) if held.follows}
+    pool = (SeededPool if follows else FactorPool)(members, state)
+    pool.seed = int(settings.seed)
     _fill(pool, members, weights, settings.seed, arrays, stored or {}, follows, dtype, progress)
     targets = _targeted(grids, modules, pool, settings.tasks)
     _check_alone(acting, targets, alone=settings.fold)
@@ -532,8 +534,9 @@ def _fill(
             if not hasattr(pool, key):
                 value = stored.get(key, start[factor.name])
                 own = stored[key].dtype if key in stored else precision
-                kept = key in stored or factor.name in arrays or key not in follows
-                pool.add(key, factor, value, own, kept=kept)
+                given_one = key in stored or factor.name in arrays
+                made = not given_one and key in follows
+                pool.add(key, factor, value, own, Derived(bound, factor, own) if made else None)
     pool.to(computing_device(weights[0].modules[0]))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -149,7 +149,7 @@ def describe(adapter: Adapter) -> str:
         {
             "version": VERSION,
             "spec": adapter.spec.to_json(),
-            "settings": _settings_json(adapter.settings),
+            "settings": _settings_json(replace(adapter.settings, seed=adapter.pool.seed)),
             "dtype": _dtype(adapter),
             "step": adapter.at_step,
             "grids": [_grid_json(grid) for grid in adapter.grids],

@@ -19,7 +19,7 @@ from tdecomp_torch.passes import ByThread, Pass, Ready
 from tdecomp_torch.program import Block, Program
 from tdecomp_torch.state import State
 
-__all__ = ["FactorPool", "Member"]
+__all__ = ["Derived", "FactorPool", "Member"]
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,22 @@ class Member:
     weight: Callable[[int], Tensor]
 
 
+@dataclass(frozen=True)
+class Derived:
+    """A constant that is made from the seed: of what, and the dtype that it was made in."""
+
+    bound: Bound
+    factor: Factor
+    dtype: torch.dtype
+
+
 class FactorPool(nn.Module):
     """Every factor of an adapter, once; layers hold a site and ask here.
 
     Trainable factors are parameters. Constants are buffers; those that follow from a seed are not
-    in the ``state_dict``. Products that need no tokens are computed once per forward pass of the
-    whole model (`begin` ... `end`) with autograd intact; a layer that is called by itself computes
-    its own.
+    in the ``state_dict``, see `tdecomp_torch.seeded`. Products that need no tokens are computed
+    once per forward pass of the whole model (`begin` ... `end`) with autograd intact; a layer that
+    is called by itself computes its own.
     """
 
     def __init__(self, members: Sequence[Member], state: State):
@@ -82,6 +91,10 @@ class FactorPool(nn.Module):
         """Whether the model's own parameters were trained before, by name: for `detach`."""
         self.trained: tuple[str, ...] = ()
         """Names of the model's own parameters that are trained with the factors."""
+        self.seed = 0
+        """From which the `derived` constants are made."""
+        self.derived: dict[str, Derived] = {}
+        """Constants that are not in the ``state_dict``, by key."""
 
     def _make_empty(self) -> None:
         """Nothing computed yet."""
@@ -103,19 +116,21 @@ class FactorPool(nn.Module):
         factor: Factor,
         array: np.ndarray | Tensor,
         dtype: torch.dtype,
-        *,
-        kept: bool,
+        derived: Derived | None = None,
     ) -> None:
-        """Hold one factor; a constant that is not `kept` in files follows from the seed."""
+        """Hold one factor; with `derived`, a constant that is not kept in files."""
         value = torch.as_tensor(array).to(dtype, copy=True).contiguous()
         if factor.trainable:
             self.register_parameter(key, nn.Parameter(value))
-        else:
-            self.register_buffer(key, value, persistent=kept)
+            return
+        self.register_buffer(key, value, persistent=derived is None)
+        if derived is not None:
+            self.derived[key] = derived
 
     def stored(self) -> dict[str, Tensor]:
         """What a file holds: every parameter and constant that does not follow from the seed."""
-        return self.state_dict(keep_vars=True)
+        state = self.state_dict(keep_vars=True)
+        return {key: value for key, value in state.items() if hasattr(self, key)}
 
     def factors(self, member: int) -> dict[str, Tensor]:
         """The factors of one group by name."""

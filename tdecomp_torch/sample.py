@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["sample"]
+__all__ = ["sample", "some"]
 
 _MOST = 4096
 _SPREAD = (5**0.5 - 1) / 2
@@ -26,11 +26,11 @@ def sample(tensors: Sequence[Tensor]) -> str | None:
         if not _is_plain(tensor):
             return None
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(_some(tensor.detach()).cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(some(tensor.detach()).cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def _some(tensor: Tensor) -> Tensor:
+def some(tensor: Tensor) -> Tensor:
     """Numbers at places all over a tensor, which neither rows nor columns have in common."""
     n = tensor.numel()
     bits = tensor.view(torch.uint8) if tensor.element_size() == 1 else tensor
