@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tdecomp.stack.names import canonical
+
 __all__ = ["RENAMED_ELSEWHERE", "ROWS", "Row", "loaded_names", "warnings_about"]
 
 Rules = tuple[tuple[str, str], ...]
@@ -167,7 +169,7 @@ RENAMED_ELSEWHERE = frozenset(
 
 
 def loaded_names(modules: Iterable[str], model: Mapping[str, Any]) -> dict[str, str]:
-    """Path of each module in the model as transformers 5 loads it.
+    """Path of each module in the model as transformers 5 loads it, without wrappers' segments.
 
     Parameters
     ----------
@@ -191,7 +193,7 @@ def loaded_names(modules: Iterable[str], model: Mapping[str, Any]) -> dict[str, 
         and (not row.classes or set(row.classes) & set(classes))
     ]
     headless = bool(classes) and classes[0].endswith("Model")
-    return {module: _loaded(module, rows, headless) for module in modules}
+    return {module: _loaded(canonical(module), rows, headless) for module in modules}
 
 
 def _loaded(module: str, rows: Iterable[Row], headless: bool) -> str:

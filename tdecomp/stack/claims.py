@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from tdecomp.stack.names import canonical, is_adapter
 from tdecomp.stack.patterns import NUMBER, Labels
 from tdecomp.stack.sites import Site
 
@@ -47,11 +48,15 @@ def generic(
     """Claim a 2-D ``*.weight`` under its first numbered segment, by no table at all.
 
     Label `layer` is that number, `proj` the last name, `expert` a number behind ``experts``; what
-    stands between is the role. Never an embedding, and no output head or router of experts.
-    `anywhere`: without a number and routers, too; `heads`: even output heads.
+    stands between is the role. Segments of wrappers do not count. Never an embedding, and no output
+    head, router of experts or part of an adapter. `anywhere`: without a number and routers, too;
+    `heads`: even output heads and parts of adapters.
     """
-    module = name.removesuffix(".weight")
-    if module == name or len(shape) != 2 or 0 in shape or _EMBEDDING.fullmatch(module):
+    known = canonical(name)
+    module = known.removesuffix(".weight")
+    if module == known or len(shape) != 2 or 0 in shape or _EMBEDDING.fullmatch(module):
+        return Claim()
+    if is_adapter(name) and not heads:
         return Claim()
     segments = module.split(".")
     at = next((i for i, s in enumerate(segments) if _NUMBER.fullmatch(s)), None)
@@ -92,7 +97,8 @@ def _is_router(module: str, shape: tuple[int, ...]) -> bool:
 
 def reason_against(name: str, shape: tuple[int, ...]) -> str:
     """Say why a tensor that no rule takes is not a site."""
-    module = name.removesuffix(".weight")
+    known = canonical(name)
+    module = known.removesuffix(".weight")
     if len(shape) != 2 or 0 in shape:
         return "not a matrix"
     if _EMBEDDING.fullmatch(module):
@@ -101,6 +107,8 @@ def reason_against(name: str, shape: tuple[int, ...]) -> str:
         return "router or gate"
     if _HEAD.fullmatch(module):
         return "output head"
-    if module == name:
+    if is_adapter(name):
+        return "part of another adapter"
+    if module == known:
         return "not the weight of a module"
     return "not matched by any pattern"

@@ -48,6 +48,9 @@ WRAPPERS: tuple[Wrapper, ...] = (
     Wrapper("_module", "Opacus", anywhere=False),
 )
 
+_FIRST = frozenset(wrapper.segments.partition(".")[0] for wrapper in WRAPPERS)
+"""Without one of these no wrapper is in a name."""
+
 # Segments of what adapters store beside the weights they change.
 _ADAPTERS = frozenset(
     {
@@ -74,6 +77,8 @@ def canonical(name: str) -> str:
     """
     kept: list[str] = []
     segments = name.split(".")
+    if _FIRST.isdisjoint(segments):
+        return name
     after_wrapper, i = True, 0
     while i < len(segments):
         size = _wrapper_at(segments, i, bare=after_wrapper)

@@ -9,6 +9,7 @@ from typing import Any
 
 from tdecomp.stack.claims import Claim, reason_against
 from tdecomp.stack.families import FAMILIES, Family, Rule
+from tdecomp.stack.names import canonical
 from tdecomp.stack.patterns import Labels, Pattern
 from tdecomp.stack.sites import Site, block
 
@@ -43,9 +44,10 @@ class Scheme:
     notes: tuple[str, ...] = ()
 
     def claim(self, name: str, shape: tuple[int, ...]) -> Claim:
-        """Sites of a tensor, under the first rule that matches its name."""
+        """Sites of a tensor, under the first rule that matches its name without wrappers."""
+        module = canonical(name).removesuffix(".weight")
         for number, (pattern, rule) in enumerate(self.rules):
-            found = pattern.match(name.removesuffix(".weight"))
+            found = pattern.match(module)
             if found is None:
                 continue
             if len(shape) != 2 + bool(rule.lead) or 0 in shape:

@@ -84,6 +84,26 @@ def test_sites_that_the_family_has_no_name_for_are_told():
     assert not find_sites(shapes, {"model_type": "llama"}, targets=["q_proj"]).notes
 
 
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        "_orig_mod.model.layers.{}.self_attn.q_proj",
+        "base_model.model.model.layers.{}.self_attn.q_proj.base_layer",
+        "model.layers.{}._checkpoint_wrapped_module.self_attn._fsdp_wrapped_module.q_proj",
+    ],
+)
+def test_wrappers_do_not_hide_a_family(wrapped: str):
+    config = {"model_type": "llama", "num_attention_heads": 4, "hidden_size": 8}
+    shapes = {f"{wrapped.format(i)}.weight": (8, 8) for i in range(2)}
+    adapter = "model.layers.0.self_attn.q_proj.lora_A.default.weight"
+    survey = find_sites(shapes | {adapter: (2, 8)}, config)
+    assert [(s.tensor, s.role, s.heads) for s in survey.sites] == [
+        (name, "attn_in", 4) for name in shapes
+    ]
+    assert dict(survey.uncovered) == {adapter: "part of another adapter"}
+    assert survey.notes == ()
+
+
 def test_heads_are_known_where_names_and_sizes_tell_them():
     shapes = {
         "h.0.attn.attention.q_proj.weight": (16, 16),
