@@ -38,7 +38,7 @@ from tdecomp.files.factors import (
     load_factors,
     save_factors,
 )
-from tdecomp.files.loaded_names import loaded_names, warnings_about
+from tdecomp.files.loaded_names import are_known, loaded_names, warnings_about
 from tdecomp.files.ours import is_json
 from tdecomp.files.peft_config import cautions, facts, refused
 from tdecomp.files.peft_lora import VLLM_RANKS, write_lora
@@ -334,7 +334,7 @@ def _write_lora(folder: Path, factors: Factors, options: LoraOptions) -> dict[st
     )
     told = [*warnings_about(names, model), *cautions(names.values(), model)]
     report = lora_report(kept, left_out, rank, options.max_rank)
-    return report | {"refused": sorted(lost), "notes": told}
+    return report | {"refused": sorted(lost), "names_known": are_known(model), "notes": told}
 
 
 def _numbers(delta: Delta) -> int:

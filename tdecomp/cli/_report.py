@@ -240,7 +240,8 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
 
 def lora_lines(report: dict[str, Any], folder: str) -> list[str]:
     """What was written as LoRA."""
-    how = "exact" if report["exact"] else f"‖factors − LoRA‖/‖factors‖ = {report['departure']:.2g}"
+    exact = "exact" if report["names_known"] else "exact where PEFT finds the names"
+    how = exact if report["exact"] else f"‖factors − LoRA‖/‖factors‖ = {report['departure']:.2g}"
     lines = [f"LoRA in {folder}: {report['modules']} modules, rank {report['rank']}, {how}."]
     if report["truncated"]:
         lines.append(

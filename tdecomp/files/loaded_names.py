@@ -13,7 +13,17 @@ from typing import Any
 
 from tdecomp.stack.names import canonical
 
-__all__ = ["RENAMED_ELSEWHERE", "ROWS", "Row", "loaded_names", "warnings_about"]
+__all__ = [
+    "BASES",
+    "RENAMED_ELSEWHERE",
+    "ROWS",
+    "Row",
+    "are_known",
+    "loaded_names",
+    "warnings_about",
+]
+
+_NUMBERED = re.compile(r"(.+\.)?\d+\..+")
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -136,6 +146,29 @@ ROWS: tuple[Row, ...] = (
     ),
 )
 
+_BASES: dict[str, tuple[str, ...]] = {
+    "transformer": ("gpt2", "gpt_bigcode", "bloom", "gptj", "gpt_neo", "codegen", "falcon", "mpt"),
+    "model": (
+        *("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "gemma"),
+        *("gemma2", "gemma3_text", "phi", "phi3", "opt", "olmo", "olmo2", "starcoder2", "granite"),
+        *("stablelm", "cohere", "cohere2", "deepseek_v2", "deepseek_v3", "modernbert", "whisper"),
+        *("bart", "smollm3", "glm", "glm4", "nemotron", "olmoe", "gpt_oss", "lfm2", "jamba"),
+    ),
+    "roberta": ("roberta", "xlm-roberta", "camembert"),
+    "deberta": ("deberta", "deberta-v2"),
+    "vit": ("vit", "vit_mae"),
+    "backbone": ("mamba", "mamba2"),
+    **{
+        kind: (kind,)
+        for kind in (
+            *("gpt_neox", "bert", "distilbert", "electra", "albert", "mpnet", "deit", "dinov2"),
+            *("swin", "beit", "segformer", "wav2vec2", "hubert", "wavlm", "rwkv", "esm", "ernie"),
+        )
+    },
+}
+BASES = {kind: prefix for prefix, kinds in _BASES.items() for kind in kinds}
+"""Model type -> the segment that a model with a head has in front of the names of its layers."""
+
 RENAMED_ELSEWHERE = frozenset(
     {
         *("altclip", "aria_text", "audioflamingo3", "axk1", "axk2", "bailing_hybrid"),
@@ -192,8 +225,25 @@ def loaded_names(modules: Iterable[str], model: Mapping[str, Any]) -> dict[str, 
         if model.get("model_type") in row.model_types
         and (not row.classes or set(row.classes) & set(classes))
     ]
-    headless = bool(classes) and classes[0].endswith("Model")
-    return {module: _loaded(canonical(module), rows, headless) for module in modules}
+    first = classes[0] if classes else ""
+    headless = first.endswith("Model") and "Head" not in first
+    names = {module: _loaded(canonical(module), rows, headless) for module in modules}
+    if not classes:
+        return names
+    return _in_base(names, f"{BASES.get(str(model.get('model_type')), '')}.", headless)
+
+
+def _in_base(names: dict[str, str], base: str, headless: bool) -> dict[str, str]:
+    """Layers of a base model in a model with a head, and the other way round.
+
+    A checkpoint may hold the one and its configuration name the other: transformers loads both.
+    """
+    layers = {old: new for old, new in names.items() if _NUMBERED.fullmatch(new)}
+    inside = [new.startswith(base) for new in layers.values()]
+    if base == "." or (headless and not all(inside)) or (not headless and any(inside)):
+        return names
+    moved = (lambda new: new.removeprefix(base)) if headless else (lambda new: base + new)
+    return names | {old: moved(new) for old, new in layers.items()}
 
 
 def _loaded(module: str, rows: Iterable[Row], headless: bool) -> str:
@@ -203,6 +253,11 @@ def _loaded(module: str, rows: Iterable[Row], headless: bool) -> str:
         if headless:
             module = module.removeprefix(row.bare)
     return module
+
+
+def are_known(model: Mapping[str, Any]) -> bool:
+    """Whether the names that transformers loads models of this type under are known."""
+    return bool(model.get("model_type")) and model["model_type"] not in RENAMED_ELSEWHERE
 
 
 def warnings_about(names: Mapping[str, str], model: Mapping[str, Any]) -> list[str]:

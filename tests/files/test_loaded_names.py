@@ -10,8 +10,15 @@ import transformers as tf
 from peft.utils import transformers_weight_conversion as peft_conversion
 from safetensors import safe_open
 from transformers import conversion_mapping
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from tdecomp.files.loaded_names import RENAMED_ELSEWHERE, ROWS, loaded_names, warnings_about
+from tdecomp.files.loaded_names import (
+    BASES,
+    RENAMED_ELSEWHERE,
+    ROWS,
+    loaded_names,
+    warnings_about,
+)
 from tdecomp.files.peft_config import FUSED_EXPERTS
 from tdecomp.stack import find_sites
 from tests.architectures import build
@@ -44,6 +51,24 @@ def test_every_site_has_the_name_of_its_module_in_memory(name: str, tmp_path: Pa
     in_memory = {path for path, _ in model.named_modules()}
     assert set(loaded_names(sites, config).values()) <= in_memory
     assert loaded_names(in_memory, config) == {path: path for path in in_memory}
+
+
+def test_the_segment_before_the_layers_is_that_of_transformers():
+    for kind, base in BASES.items():
+        named = MODEL_MAPPING_NAMES[kind]
+        cls = getattr(tf, named if isinstance(named, str) else named[0])
+        assert cls.base_model_prefix == base, kind
+
+
+@pytest.mark.parametrize("base", ["", "transformer."])
+@pytest.mark.parametrize(
+    ("cls", "loaded"), [("GPT2LMHeadModel", "transformer."), ("GPT2Model", ""), ("", None)]
+)
+def test_layers_are_looked_for_where_the_class_has_them(cls: str, loaded: str | None, base: str):
+    config = {"model_type": "gpt2", "architectures": [cls]} if cls else {"model_type": "gpt2"}
+    names = loaded_names([f"{base}h.0.attn.c_attn", "lm_head"], config)
+    first = base if loaded is None else loaded
+    assert list(names.values()) == [f"{first}h.0.attn.c_attn", "lm_head"]
 
 
 def renamed_types() -> set[str]:

@@ -26,13 +26,13 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning", "ignore::FutureWarning", "ignore::RuntimeWarning"
 )
 
-HUB, MEMORY, RANKED = "hub", "memory", "rank_pattern"
+HUB, MEMORY, RANKED, BARE = "hub", "memory", "rank_pattern", "base model"
 CASES_OF = (
     *(("LlavaForConditionalGeneration", how) for how in (HUB, MEMORY)),
     *(("Qwen2VLForConditionalGeneration", how) for how in (HUB, MEMORY)),
     *(("vit", how) for how in (HUB, MEMORY)),
     *(("Qwen3MoeForCausalLM", how) for how in (HUB, RANKED)),
-    *(("MixtralForCausalLM", HUB), ("gpt2", RANKED)),
+    *(("MixtralForCausalLM", HUB), ("gpt2", RANKED), ("gpt2", BARE)),
 )
 MORE = (
     *("LlavaModel", "gemma3", "SwinModel", "Qwen2MoeForCausalLM", "DeepseekV3ForCausalLM"),
@@ -40,12 +40,16 @@ MORE = (
 )
 
 
-def saved(name: str, folder: Path, *, as_in_memory: bool) -> nn.Module:
-    """A model whose folder has the names of the hub, or those of the model in memory."""
+def saved(name: str, folder: Path, how: str) -> nn.Module:
+    """A model whose folder has the names of the hub, of its base or of the model in memory."""
     torch.manual_seed(0)
     model = CASES[name].make() if name in CASES else build(name, "cpu")
     model.save_pretrained(folder)
-    if as_in_memory:
+    if how == BARE:
+        names = [key for key in model.state_dict() if key.startswith("transformer.")]
+        arrays = {key[12:]: model.state_dict()[key].numpy().copy() for key in names}
+        save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
+    if how == MEMORY:
         arrays = {key: value.numpy().copy() for key, value in model.state_dict().items()}
         save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
     return model
@@ -82,7 +86,7 @@ def changed(arrays: dict[str, np.ndarray], pairs: list[LoRAModule]) -> dict[str,
 )
 def test_peft_changes_what_the_pairs_change(name: str, how: str, tmp_path: Path):
     base, tuned, lora = tmp_path / "base", tmp_path / "tuned", tmp_path / "lora"
-    model = saved(name, base, as_in_memory=how == MEMORY)
+    model = saved(name, base, how)
     config = json.loads((base / "config.json").read_text())
     arrays = load_file(base / "model.safetensors")
     pairs = pairs_of(arrays, config)
