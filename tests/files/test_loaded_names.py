@@ -99,7 +99,7 @@ def test_types_whose_experts_peft_takes_by_name_are_known_here():
     [
         ({"model_type": "llama"}, "model.layers.0.q", ""),
         ({"model_type": "qwen2_vl"}, "visual.blocks.0.q", "model.visual.blocks.0.q for visual."),
-        ({"model_type": "detr"}, "encoder.layers.0.q", "'detr' models under other names"),
+        ({"model_type": "rt_detr"}, "encoder.layers.0.q", "'rt_detr' models under other names"),
         ({}, "layers.0.q", "does not say of which type"),
     ],
 )
