@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
+import pytest
 import torch
 import transformers as tf
 from torch import nn
@@ -307,6 +309,11 @@ ARCHITECTURES: dict[str, tuple[str, Sizes]] = (
     | _NAMED
 )
 """Class -> name of its configuration, and sizes."""
+
+
+def some_slow(names: Iterable[str], quick: Collection[str]) -> list[Any]:
+    """Parameters of a test, of which all but the quick ones are slow."""
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
 def build(name: str, device: str = "meta") -> nn.Module:

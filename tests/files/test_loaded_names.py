@@ -21,7 +21,7 @@ from tdecomp.files.loaded_names import (
 )
 from tdecomp.files.peft_config import FUSED_EXPERTS
 from tdecomp.stack import find_sites
-from tests.architectures import build
+from tests.architectures import build, some_slow
 from tests.models import CASES
 
 SAVED = (
@@ -32,6 +32,10 @@ SAVED = (
     *("Gemma3nForCausalLM", "MixtralForCausalLM", "PhimoeForCausalLM", "LlamaForCausalLM"),
     *("gemma3", "vit", "bert", "whisper"),
 )
+QUICK = (
+    *("LlavaForConditionalGeneration", "LlavaModel", "Qwen2VLForConditionalGeneration", "vit"),
+    *("Dinov2ForImageClassification", "SwinModel", "CLIPVisionModel", "MixtralForCausalLM"),
+)
 HARMLESS = {
     *("esm", "yolos", "videomae", "exaone_moe", "ernie4_5_moe", "legacy"),
     *("granitemoe", "granitemoehybrid", "granitemoeshared"),
@@ -39,7 +43,7 @@ HARMLESS = {
 """Renamed by transformers, but nothing that can be a module of a LoRA."""
 
 
-@pytest.mark.parametrize("name", SAVED)
+@pytest.mark.parametrize("name", some_slow(SAVED, QUICK))
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 def test_every_site_has_the_name_of_its_module_in_memory(name: str, tmp_path: Path):
     model = CASES[name].make() if name in CASES else build(name, "cpu")

@@ -10,8 +10,14 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from tdecomp.stack import find_sites
-from tests.architectures import ARCHITECTURES, build
+from tests.architectures import ARCHITECTURES, build, some_slow
 
+QUICK = (
+    *("Lfm2ForCausalLM", "GraniteMoeHybridForCausalLM", "JambaForCausalLM", "FalconH1ForCausalLM"),
+    *("Starcoder2ForCausalLM", "DeepseekV3ForCausalLM", "Llama4ForCausalLM", "RwkvForCausalLM"),
+    *("MambaForCausalLM", "BloomForCausalLM", "Glm4ForCausalLM", "DebertaV2Model", "SamModel"),
+    *("Wav2Vec2Model", "SwitchTransformersModel", "SwinModel", "Qwen2VLForConditionalGeneration"),
+)
 LEFT = {
     "router or gate": r".*\b\w*(router|gate)\b.*",
     "embedding": r".*(_embed|relative_attention_bias|_embeddings?)",
@@ -19,7 +25,7 @@ LEFT = {
 """Why a projection may be left out -> what its name must then be."""
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", some_slow(ARCHITECTURES, QUICK))
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 def test_every_numbered_projection_is_a_site_by_default(name: str):
     model = build(name)
