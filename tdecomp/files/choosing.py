@@ -26,8 +26,31 @@ _ASIDE = re.compile(
 _SHARD = re.compile(r"(?P<stem>.+?)[-_.](?P<number>\d+)-of-(?P<total>\d+)")
 _PART = re.compile(r"(?P<stem>.*?)[-_.]?(?P<number>\d+)")
 # First names of copies that training keeps beside the weights, and of what they are copies of.
-_COPIES = ("ema", "ema_model", "model_ema", "teacher", "teacher_model")
-_ORIGINALS = ("student", "student_model", "online", "model", "module", "")
+_COPIES = (
+    "ema",
+    "ema_model",
+    "model_ema",
+    "averaged_model",
+    "shadow",
+    "teacher",
+    "teacher_model",
+    "teacher_network",
+    "target_network",
+    "momentum_encoder",
+    "encoder_k",
+)
+_ORIGINALS = (
+    "student",
+    "student_model",
+    "student_network",
+    "online",
+    "online_network",
+    "encoder_q",
+    "encoder",
+    "model",
+    "module",
+    "",
+)
 
 
 @dataclass(frozen=True)
@@ -152,22 +175,22 @@ def copies(entries: Mapping[str, Entry]) -> tuple[frozenset[str], tuple[str, ...
     found: set[str] = set()
     notes: list[str] = []
     for prefix in _COPIES:
-        own = [name for name in entries if name.startswith(f"{prefix}.")]
+        own = {name for name in entries if name.startswith(f"{prefix}.")}
         for original in _ORIGINALS if own else ():
             pairs = {name: _swapped(name, prefix, original) for name in own}
             twins = {n for n, o in pairs.items() if o in entries and o not in own}
             twins = {n for n in twins if entries[pairs[n]].shape == entries[n].shape}
             if 2 * len(twins) > len(own):
-                kept = f"{original}.*" if original else "the names without it"
+                kept = f"{original}.*" if original else "those without this prefix"
                 notes.append(
-                    f"{len(own)} tensors of {prefix}.* are a copy of {kept}: {kept} is taken, "
-                    "and the copy left aside"
+                    f"{len(own)} tensors of {prefix}.* are a copy of {kept}, which are taken; the "
+                    "copy is left aside"
                 )
-                found |= set(own)
+                found |= own
                 break
     return frozenset(found), tuple(notes)
 
 
 def _swapped(name: str, prefix: str, original: str) -> str:
-    rest = name.removeprefix(f"{prefix}.")
+    rest = name.removeprefix(f"{prefix}.").removeprefix("module.")
     return f"{original}.{rest}" if original else rest

@@ -300,7 +300,13 @@ def _refuse_empty(folder: Path) -> NoReturn:
             f"{folder} has no .safetensors files, only {_listing(others)}: convert them first, "
             "e.g. with transformers, and save them in bfloat16"
         )
-    raise FileError(f"{folder} has no .safetensors files: name the folder that holds the weights")
+    below = sorted(
+        p for p in folder.iterdir() if p.is_dir() and next(p.glob("*.safetensors"), None)
+    )
+    example = f", e.g. {below[0]}" if below else ""
+    raise FileError(
+        f"{folder} has no .safetensors files: name the folder that holds the weights{example}"
+    )
 
 
 def _weight_map(index_file: Path) -> dict[str, str]:

@@ -24,7 +24,7 @@ def nibbles(stored: np.ndarray) -> np.ndarray:
     out = np.empty((*pairs.shape, 2), np.uint8)
     np.bitwise_and(pairs, 15, out=out[..., 0])
     np.right_shift(pairs, 4, out=out[..., 1])
-    return out.reshape(*pairs.shape[:-1], -1)
+    return out.reshape(*pairs.shape[:-1], 2 * pairs.shape[-1])
 
 
 def unpack(words: np.ndarray, bits: int, count: int) -> np.ndarray:

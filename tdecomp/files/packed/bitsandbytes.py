@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ..safetensors import Entry, load, raw
+from ..safetensors import Entry, load
 from .layout import Layout, Opened, Refused, Rows, Stored
 
 __all__ = ["BITSANDBYTES_LAYOUTS"]
@@ -40,9 +41,9 @@ def _open_4bit(stored: Stored) -> Opened:
         low, high = start * width, stop * width
         if low == high:
             return np.empty((stop - start, *shape[1:]), np.float32)
-        stored_bytes = raw(codes)[low // 2 : -(-high // 2)]
+        stored_bytes = _bytes(codes, low // 2, -(-high // 2))
         pairs = np.stack([stored_bytes >> 4, stored_bytes & 15], axis=-1).reshape(-1)
-        values = load(table).astype(np.float32).reshape(-1)[pairs[low % 2 :][: high - low]]
+        values = _flat(table)[pairs[low % 2 :][: high - low]]
         first, last = low // block, (high - 1) // block + 1
         values *= scales(first, last)[np.arange(low, high) // block - first]
         return values.reshape(stop - start, *shape[1:])
@@ -55,7 +56,7 @@ def _absmax(stored: Stored, absmax: Entry, state: Mapping[str, Any]) -> Rows:
     if "nested" not in stored.parts:
         if absmax.dtype == "U8":
             raise Refused("but its absmax is packed and its nested_absmax is not in the file")
-        return lambda start, stop: _flat(absmax)[start:stop]
+        return lambda start, stop: _flat(absmax, start, stop)
     nested, table = stored.parts["nested"], stored.part("nested_table", "nested_quant_map")
     block, offset = state.get("nested_blocksize"), state.get("nested_offset")
     if type(block) is not int or block < 1 or not isinstance(offset, int | float):
@@ -67,15 +68,24 @@ def _absmax(stored: Stored, absmax: Entry, state: Mapping[str, Any]) -> Rows:
         raise Refused(f"but its nested_quant_map is {table.shape}, expected 256 numbers")
 
     def scales(start: int, stop: int) -> np.ndarray:
-        codes = load(absmax).reshape(-1)[start:stop]
-        where = np.arange(start, stop) // block
-        return _flat(table)[codes] * _flat(nested)[where] + np.float32(offset)
+        codes = _bytes(absmax, start, stop)
+        first, last = start // block, (stop - 1) // block + 1
+        scale = _flat(nested, first, last)[np.arange(start, stop) // block - first]
+        return _flat(table)[codes] * scale + np.float32(offset)
 
     return scales
 
 
-def _flat(entry: Entry) -> np.ndarray:
-    return load(entry).astype(np.float32).reshape(-1)
+def _flat(entry: Entry, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Numbers of an entry in C order, from one to another; float32."""
+    line = replace(entry, shape=(math.prod(entry.shape),))
+    return load(line, (slice(start, stop),)).astype(np.float32)
+
+
+def _bytes(entry: Entry, start: int, stop: int) -> np.ndarray:
+    """Stored bytes of an entry, from one to another."""
+    line = replace(entry, dtype="U8", shape=(entry.nbytes,))
+    return load(line, (slice(start, stop),))
 
 
 def _state(stored: Stored) -> Mapping[str, Any]:

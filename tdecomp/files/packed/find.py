@@ -13,15 +13,16 @@ from .bitsandbytes import BITSANDBYTES_LAYOUTS
 from .floats import FLOAT_LAYOUTS, SCALES
 from .integers import INTEGER_LAYOUTS
 from .layout import Context, Layout, Packed, Refused, Stored, settings_of
-from .refusals import REFUSED_LAYOUTS
+from .refusals import NAMED_LAYOUTS, UNKNOWN_LAYOUTS
 
 __all__ = ["LAYOUTS", "Found", "find_packed"]
 
 LAYOUTS: tuple[Layout, ...] = (
+    *NAMED_LAYOUTS,
     *BITSANDBYTES_LAYOUTS,
     *FLOAT_LAYOUTS,
     *INTEGER_LAYOUTS,
-    *REFUSED_LAYOUTS,
+    *UNKNOWN_LAYOUTS,
 )
 """All layouts; the first row that recognises a tensor decides."""
 
@@ -44,6 +45,7 @@ _CACHES = frozenset(
 )
 _MARKER = "scaled_fp8"  # an empty tensor by which ComfyUI knows files with scales
 _STRANGE = ("scale", "absmax", "zero_point", "quant", "codebook", "SCB", "g_idx", "perm")
+_WORDS = 8  # of a companion's name after that of its weight, at most
 _CODES = ("_blocks", "_packed")
 _CONV1D_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"})
 _CONV1D_MODULES = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})
@@ -185,7 +187,7 @@ def _owner(name: str, stored: Mapping[str, Entry]) -> str:
     to ``x.weight``, and so do ``x.SCB`` and all others in the module.
     """
     module, _, tail = name.rpartition(".")
-    while "_" in tail:
+    for _ in range(min(tail.count("_"), _WORDS)):
         tail = tail.rpartition("_")[0]
         weight = f"{module}.{tail}" if module else tail
         is_scale = any(word in tail for word in _STRANGE)

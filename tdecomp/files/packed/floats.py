@@ -121,7 +121,7 @@ def _expert_rows(codes: Entry, scale: Entry) -> Rows:
         some = (slice(start, stop),)
         values = FP4[nibbles(part(codes, some).codes())]  # (expert, out, block, 32)
         values *= exponents(load(scale, some))[..., None]
-        return values.reshape(*values.shape[:2], -1).transpose(0, 2, 1)
+        return values.reshape(*values.shape[:2], 32 * values.shape[2]).transpose(0, 2, 1)
 
     return rows
 
@@ -187,6 +187,6 @@ FLOAT_LAYOUTS = (
         "",
         (),
         _open_fp8,
-        parts={"mark": SCALES},
+        parts={"mark": SCALES, "told": ("comfy_quant",)},
     ),
 )

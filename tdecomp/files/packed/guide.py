@@ -31,7 +31,7 @@ def layouts_table() -> str:
     rows = [_HEAD, ("---",) * len(_HEAD)]
     rows += [(*row, *_READ)[: len(_HEAD)] for row in _PLAIN]
     told: set[str] = set()
-    for layout in LAYOUTS:
+    for layout in sorted(LAYOUTS, key=lambda layout: layout.open is None):  # what is read first
         if layout.name not in told:
             told.add(layout.name)
             verdict = _READ if layout.open else ("refused", "refused", "no")

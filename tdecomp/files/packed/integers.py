@@ -48,6 +48,8 @@ def _open_int8(stored: Stored) -> Opened:
     """Open ``(codes - zero) * scale``: one scale, one per row or one per group of a row."""
     codes = stored.codes
     _check_complete(stored)
+    if not codes.shape:
+        raise Refused("but it is a single number")
 
     def plain(start: int, stop: int) -> np.ndarray:
         return _numbers(codes, (slice(start, stop),))
@@ -65,7 +67,8 @@ def _open_gptq(stored: Stored) -> Opened:
     """Open ``(code - zero) * scale`` of words that run down the inputs, ``(in / pack, out)``."""
     codes, zeros = stored.codes, stored.part("zeros", "qzeros")
     scales = stored.part("scales", "scales")
-    _check_matrices(codes, zeros, scales)
+    _check_words(codes, zeros)
+    _check_floats(scales, 2)
     (lines, outputs), (groups, _) = codes.shape, scales.shape
     bits = _bits_of(zeros.shape[1], outputs, stored.context.settings)
     inputs = lines * 32 // bits
@@ -84,13 +87,26 @@ def _open_gptq(stored: Stored) -> Opened:
         where = _groups(order, inputs, groups)
         lines = part(codes, (slice(None), slice(start, stop))).codes().T  # (out, in / pack)
         factor = _numbers(scales, (slice(None), slice(start, stop)))  # (group, out)
-        zero = unpack(load(zeros), bits, outputs)[:, start:stop].astype(np.float32) + offset
+        zero = _slice(zeros, bits, start, stop, axis=1).astype(np.float32) + offset  # (group, out)
         values = unpack(lines, bits, inputs).astype(np.float32)
         values -= zero.T[:, where]
         values *= factor.T[:, where]
         return values
 
     return Opened((outputs, inputs), rows, f"GPTQ{bits}")
+
+
+def _slice(words: Entry, bits: int, start: int, stop: int, axis: int) -> np.ndarray:
+    """Numbers ``start`` to ``stop`` along the packed axis of a matrix of words.
+
+    Every 32 numbers begin a word, whatever their bits.
+    """
+    low = start // 32
+    some = slice(low * bits, -(-stop // 32) * bits)
+    stored = part(words, (slice(None),) * axis + (some,)).codes()
+    lines = np.moveaxis(stored, axis, -1)
+    count = min(stop - 32 * low, lines.shape[-1] * 32 // bits)
+    return np.moveaxis(unpack(lines, bits, count)[..., start - 32 * low :], -1, axis)
 
 
 def _zero_offset(stored: Stored, zeros: Entry, bits: int) -> int:
@@ -129,7 +145,8 @@ def _open_awq(stored: Stored) -> Opened:
     """Open ``(code - zero) * scale`` of words that run along the outputs, ``(in, out / 8)``."""
     codes, zeros = stored.codes, stored.part("zeros", "qzeros")
     scales = stored.part("scales", "scales")
-    _check_matrices(codes, zeros, scales)
+    _check_words(codes, zeros)
+    _check_floats(scales, 2)
     (inputs, words), (groups, outputs) = codes.shape, scales.shape
     if outputs != 8 * words or zeros.shape != (groups, words) or not groups or inputs % groups:
         raise Refused(_unfit(codes, zeros, scales))
@@ -152,13 +169,19 @@ def _awq(words: np.ndarray) -> np.ndarray:
     stored = unpack(words, 4, 8 * words.shape[-1]).reshape(*words.shape, 8)
     out = np.empty(stored.shape, np.float32)
     out[..., _AWQ_ORDER] = stored
-    return out.reshape(*words.shape[:-1], -1)
+    return out.reshape(*words.shape[:-1], 8 * words.shape[-1])
 
 
-def _check_matrices(*entries: Entry) -> None:
+def _check_words(*entries: Entry) -> None:
+    """Refuse anything but matrices of 32-bit words."""
     for entry in entries:
-        if len(entry.shape) != 2:
-            raise Refused(f"but its {entry.name!r} has {len(entry.shape)} modes, expected 2")
+        if len(entry.shape) != 2 or entry.dtype not in _INT32:
+            raise Refused(f"but its {entry.name!r} is {entry.dtype} {entry.shape}, expected words")
+
+
+def _check_floats(entry: Entry, modes: int) -> None:
+    if len(entry.shape) != modes or entry.dtype not in _HALVES:
+        raise Refused(f"but its {entry.name!r} is {entry.dtype} {entry.shape}, expected floats")
 
 
 def _unfit(codes: Entry, zeros: Entry, scales: Entry) -> str:
@@ -171,7 +194,7 @@ def _unfit(codes: Entry, zeros: Entry, scales: Entry) -> str:
 def _bits_of(words: int, numbers: int, settings: Mapping[str, Any]) -> int:
     """Bits of each of ``numbers`` in that many 32-bit words."""
     bits = words * 32 // numbers if numbers else 0
-    stated = settings.get("bits")
+    stated = None if settings.get("dynamic") else settings.get("bits")  # set layer by layer
     if bits * numbers != words * 32 or bits not in (2, 3, 4, 8):
         raise Refused(f"but {words} words for {numbers} numbers are not 2, 3, 4 or 8 bits each")
     if type(stated) is int and stated != bits:
@@ -199,7 +222,10 @@ def _open_packed(stored: Stored) -> Opened:
     zero, order = stored.parts.get("zero"), stored.parts.get("order")
     if zero is None and order is None:
         return Opened(shape, scaled(shape, plain, scale, exact=True), f"INT{bits}")
-    if len(scale.shape) != 2 or scale.shape[0] != shape[0] or not scale.shape[1]:
+    _check_floats(scale, 2)
+    if zero is not None:
+        _check_words(zero)
+    if scale.shape[0] != shape[0] or not scale.shape[1]:
         raise Refused(f"but its scale {scale.name!r} is {scale.shape}, expected one row per output")
     groups = scale.shape[1]
     if order is not None and order.shape != (shape[1],):
@@ -212,7 +238,7 @@ def _open_packed(stored: Stored) -> Opened:
     def rows(start: int, stop: int) -> np.ndarray:
         where, values = _groups(order, shape[1], groups), plain(start, stop)
         if zero is not None:
-            raised = unpack(load(zero).T, bits, shape[0]).T[start:stop]  # (out, group)
+            raised = _slice(zero, bits, start, stop, axis=0)  # (out, group)
             values -= (raised.astype(np.float32) - half)[:, where]
         return values * _numbers(scale, (slice(start, stop),))[:, where]
 
@@ -281,6 +307,8 @@ def _open_mlx(stored: Stored) -> Opened:
     if not codes.shape or codes.shape[-1] * 32 % bits:
         raise Refused(f"but {codes.shape} words do not hold numbers of {bits} bits")
     shape = (*codes.shape[:-1], codes.shape[-1] * 32 // bits)
+    for entry in (scale, bias):
+        _check_floats(entry, len(shape))
     if scale.shape != bias.shape or scale.shape != (*shape[:-1], shape[-1] // group):
         raise Refused(
             f"but its scales are {scale.shape} and its biases {bias.shape}, expected one for every "
@@ -290,10 +318,10 @@ def _open_mlx(stored: Stored) -> Opened:
     def rows(start: int, stop: int) -> np.ndarray:
         some = (slice(start, stop),)
         values = unpack(part(codes, some).codes(), bits, shape[-1]).astype(np.float32)
-        values = values.reshape(*values.shape[:-1], -1, group)
+        values = values.reshape(*values.shape[:-1], shape[-1] // group, group)
         values *= _numbers(scale, some)[..., None]
         values += _numbers(bias, some)[..., None]
-        return values.reshape(-1, *shape[1:])
+        return values.reshape(stop - start, *shape[1:])
 
     return Opened(shape, rows, f"INT{bits}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..safetensors import Entry
 from .layout import Layout
 
-__all__ = ["REFUSED_LAYOUTS"]
+__all__ = ["NAMED_LAYOUTS", "UNKNOWN_LAYOUTS"]
 
 _INTEGERS = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"})
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
@@ -56,7 +56,7 @@ def _row(
     return Layout(name, stored, dtypes, ending, becomes, marks, None, parts=parts, advice=advice)
 
 
-REFUSED_LAYOUTS = (
+NAMED_LAYOUTS = (
     _row("HQQ", "`W_q`, `scale`, `zero`", "W_q", "weight", (), _HQQ),
     _row("AQLM", "`codes`, `codebooks`, `scales`", "codes", "weight", ("codebooks",), ("scales",)),
     _row("VPTQ", "`indices`, `centroids`", "indices", "weight", ("centroids", "centroids.weight")),
@@ -100,6 +100,10 @@ REFUSED_LAYOUTS = (
     _row(
         "MXFP4 experts (gpt-oss's own names)", "`X.blocks`, `X.scales`", "blocks", "", ("scales",)
     ),
+)
+"""Known by names of their own: tried first."""
+
+UNKNOWN_LAYOUTS = (
     _row(
         "bitsandbytes 4 bits without a description",
         "`weight` U8, `weight.absmax`, without `quant_state`",
@@ -118,11 +122,20 @@ REFUSED_LAYOUTS = (
         dtypes=frozenset({"U8"}),
     ),
     _row(
-        "4-bit or 6-bit floats",
-        "any name F4, F6_E2M3 or F6_E3M2",
+        "MLX in floats",
+        "`weight` U32, `scales` without `biases`",
         "",
         "",
-        dtypes=frozenset({"F4", "F6_E2M3", "F6_E3M2"}),
+        ("scales",),
+        dtypes=frozenset({"U32"}),
+        advice="dequantise it with mlx-lm (mlx_lm.convert --dequantize)",
+    ),
+    _row(
+        "floats of other kinds",
+        "any name F4, F6_E2M3, F6_E3M2, F8_E4M3FNUZ or F8_E5M2FNUZ",
+        "",
+        "",
+        dtypes=frozenset({"F4", "F6_E2M3", "F6_E3M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}),
     ),
     *(
         Layout(
@@ -139,3 +152,4 @@ REFUSED_LAYOUTS = (
         for ending, becomes in _WEIGHTS.items()
     ),
 )
+"""What is left where no layout that is read fits: tried last."""

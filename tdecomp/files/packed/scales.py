@@ -57,7 +57,7 @@ def block_sizes(
     configured
         Block sizes of the last modes that the settings state.
     exact
-        Blocks divide their mode evenly, whatever their size.
+        Blocks are along the last mode, which they divide evenly, whatever their size.
     """
     if scale.dtype not in _NUMBERS | _EXPONENTS:
         raise Refused(
@@ -67,12 +67,14 @@ def block_sizes(
     stated: list[tuple[int, ...]] = [()] * len(shape)
     for place in range(1, 1 + min(len(shape), len(configured))):
         stated[-place] = (configured[-place],)
-    if not configured:
+    if not configured and not exact:
         stated = [()] * (len(shape) - 2) + [_USUAL_BLOCKS] * min(2, len(shape))
     if scale.dtype in _EXPONENTS and stated:
         stated[-1] = (*stated[-1], _MX_BLOCK)
+    last = len(shape) - 1
     blocks = [
-        _block(n, s, known, exact) for n, s, known in zip(shape, counts, stated, strict=False)
+        _block(size, count, known, exact and mode == last)
+        for mode, (size, count, known) in enumerate(zip(shape, counts, stated, strict=False))
     ]
     if None in blocks or len(counts) != len(shape):
         expected = " x ".join(map(str, configured)) or "128"

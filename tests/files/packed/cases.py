@@ -78,7 +78,7 @@ def int8(scales, zero=False):
 
 
 def gptq(bits, version="gptq", order="none", settings=True):
-    inputs, outputs, groups = 96, 32, 4
+    inputs, outputs, groups = 96, 64, 4
     codes = integers(outputs, inputs, bits=bits)
     zeros = integers(outputs, groups, bits=bits, seed=1).clamp(min=1)
     scales = draw(groups, outputs, seed=2).exp().half()
@@ -102,8 +102,8 @@ def gptq(bits, version="gptq", order="none", settings=True):
 def gptq_symmetric(stored):
     tensors, _, _ = gptq(4)
     dense = gptq(4)[1]
-    codes = integers(32, 96, bits=4)
-    tensors["x.qzeros"] = words(torch.full((4, 32), stored), 4)
+    codes = integers(64, 96, bits=4)
+    tensors["x.qzeros"] = words(torch.full((4, 64), stored), 4)
     where = torch.arange(96) // 24
     dense = (codes - 8) * tensors["x.scales"].float().T[:, where]
     return tensors, dense, {"quant_method": "auto-round", "packing_format": "auto_round"}
@@ -250,9 +250,9 @@ REFUSED = {
     "VPTQ": {"x.indices": integers(1, 8, bits=15).to(torch.int16), "x.centroids": draw(1, 64)},
     "EETQ": {"x.weight": integers(8, 4, bits=7).to(torch.int8), "x.weight_scales": draw(4).half()},
     "Quanto": {"x.weight._data": integers(4, 8, bits=7).to(torch.int8), "x.weight._scale": draw(4)},
-    "torchao": {
-        "x._weight_qdata": integers(4, 8, bits=7).to(torch.int8),
-        "x._weight_scale": draw(4),
+    "torchao": {  # of which fp8 looks like a plain cast
+        "x._weight_qdata": draw(4, 8).to(torch.float8_e4m3fn),
+        "x._weight_scale": draw(4, 1),
     },
     "HIGGS": {"x.weight": integers(4, 8, bits=7).short(), "x.scales": draw(4), "x.tables": draw(4)},
     "SpQR": {"x.dense_weights": integers(4, 8, bits=7).int()},
@@ -261,6 +261,10 @@ REFUSED = {
     "Marlin": {"x.B": integers(4, 8, bits=7).int(), "x.s": draw(4, 8).half()},
     "Marlin 2:4": {"x.weight_packed": integers(4, 8, bits=7).int(), "x.meta": draw(4)},
     "sparse bitmask": {"x.compressed": draw(9), "x.bitmask": integers(4, 1, bits=7).byte()},
+    "MLX in floats": {
+        "x.weight": integers(4, 8, bits=7).int().view(torch.uint32),
+        "x.scales": integers(4, 2, bits=7).byte(),
+    },
     "FP-Quant": {"x.qweight": integers(4, 8, bits=7).byte(), "x.scales": draw(4, 1)},
     "NVFP4 of a kernel": {"x.weight": integers(4, 8, bits=7).byte(), "x.weight_sf": draw(4)},
     "MXFP4 experts (gpt-oss's own names)": {

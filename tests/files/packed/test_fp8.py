@@ -101,6 +101,7 @@ def test_every_name_of_a_scale(tmp_path, name):
     for i, (stored, shape) in enumerate(itertools.product(STORED, shapes)):
         powers = 2.0 ** torch.randint(-9, 9, shape, generator=torch.Generator().manual_seed(i))
         around = {"x.input_scale": random(), "x.bias": random(5), "k_scale": random()}
+        around |= {"x.comfy_quant": torch.zeros(3, dtype=torch.uint8)}
         own = {"x.weight": weight.clone(), name: STORED[stored](powers), **around}
         tensors |= {f"{i}.{key}": tensor for key, tensor in own.items()}
         wide = powers.repeat_interleave(32, 1) if shape == (5, 3) else powers

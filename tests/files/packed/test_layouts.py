@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tdecomp.errors import FileError
 from tdecomp.files import checkpoint as ck
 from tdecomp.files import safetensors
-from tdecomp.files.packed import LAYOUTS, layouts_table
+from tdecomp.files.packed import LAYOUTS, layout, layouts_table
 from tests.files.packed.cases import CASES, REFUSED, draw
 
 INDICES = [
@@ -51,7 +53,7 @@ def weight_of(tensors):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_weights_are_read_as_if_they_were_dense(tmp_path, case):
+def test_weights_are_read_as_if_they_were_dense(tmp_path, case, monkeypatch):
     tensors, dense, settings = CASES[case]()
     dense, name = dense.float().numpy(), weight_of(tensors)
     opened = ck.open_checkpoint(write(tmp_path / "model", tensors, settings))
@@ -59,7 +61,8 @@ def test_weights_are_read_as_if_they_were_dense(tmp_path, case):
     assert opened.companions == set(tensors) - {opened.packed[name].stored.name}
     assert opened.shape(name) == dense.shape
     scale = np.abs(dense).max()
-    for index in INDICES:
+    for block, index in itertools.product((layout._BLOCK, 100), INDICES):
+        monkeypatch.setattr(layout, "_BLOCK", block)
         part = opened.read(name, index)
         assert part.dtype == np.float32
         assert part.shape == dense[index].shape
@@ -142,10 +145,55 @@ def test_other_layouts_are_refused_by_name(tmp_path, layout):
     assert copied == {*REFUSED[layout], "norm.weight"}
 
 
+def test_a_conv1d_is_as_the_model_keeps_it(tmp_path):
+    """GPT-2 keeps (in, out); these layouts are made from the transposed weight, (out, in)."""
+    for case in ("gptq 4", "bitsandbytes int8", "nf4"):
+        tensors, dense, settings = CASES[case]()
+        module = {n: t for n, t in tensors.items() if not n.startswith("x.input")}
+        for name, turned in (("h.0.mlp.c_fc", True), ("h.0.mlp.other", False)):
+            renamed = {name + n.removeprefix("x"): t for n, t in module.items()}
+            folder = write(tmp_path / f"{case} {turned}", renamed, settings, "gpt2")
+            opened = ck.open_checkpoint(folder)
+            expected = dense.float().numpy()
+            expected = expected.T if turned else expected
+            for index in INDICES:
+                part = opened.read(f"{name}.weight", index)
+                atol = 1e-6 * np.abs(expected).max()
+                np.testing.assert_allclose(part, expected[index], rtol=1e-6, atol=atol)
+
+
+def test_what_decoding_needs_beside_the_result_does_not_grow(tmp_path):
+    extra = {}
+    for rows in (1024, 4096):
+        tensors = {
+            "x.weight": torch.zeros(rows * 256, 1, dtype=torch.uint8),
+            "x.weight.absmax": torch.zeros(rows * 8, dtype=torch.uint8),
+            "x.weight.quant_map": draw(16),
+            "x.weight.nested_absmax": draw(rows // 32),
+            "x.weight.nested_quant_map": draw(256),
+        }
+        state = {"shape": [rows, 512], "blocksize": 64, "nested_blocksize": 256}
+        state = json.dumps({**state, "nested_offset": 0.5}).encode()
+        mark = "x.weight.quant_state.bitsandbytes__nf4"
+        tensors[mark] = torch.frombuffer(bytearray(state), dtype=torch.uint8)
+        opened = ck.open_checkpoint(write(tmp_path / str(rows), tensors, {}))
+        tracemalloc.start()
+        size = opened.read("x.weight").nbytes
+        extra[rows] = tracemalloc.get_traced_memory()[1] - size
+        tracemalloc.reset_peak()
+        held = tracemalloc.get_traced_memory()[0]
+        opened.read("x.weight", (slice(8, 9),))
+        assert (
+            tracemalloc.get_traced_memory()[1] - held < 400_000
+        )  # one row is no reason to read all
+        tracemalloc.stop()
+    assert extra[4096] < 1.1 * extra[1024]
+
+
 def test_small_floats_are_refused(tmp_path):
     file = tmp_path / "model.safetensors"
     safetensors.write(file, [("x.weight", "F4", (4, 8))], lambda name: np.zeros(16, np.uint8))
-    with pytest.raises(FileError, match="'x.weight' in .* is stored as 4-bit or 6-bit floats .F4"):
+    with pytest.raises(FileError, match="'x.weight' in .* is stored as floats of other kinds .F4"):
         ck.open_checkpoint(file).read("x.weight")
 
 
@@ -157,7 +205,7 @@ def test_every_layout_has_a_case(tmp_path):
         read |= {weight.layout for weight in opened.packed.values()}
     assert read == {layout.name for layout in LAYOUTS if layout.open}
     refused = {layout.name for layout in LAYOUTS if not layout.open}
-    assert refused - set(REFUSED) == {"4-bit or 6-bit floats"}
+    assert refused - set(REFUSED) == {"floats of other kinds"}
 
 
 def test_the_guide_has_the_table_of_the_code():
