@@ -24,7 +24,7 @@ _ASIDE = re.compile(
     r"(^|[._-])(adapter(_model)?|ema|optimizer|scheduler|non_ema|fp16|bf16|fp32)($|[._-])"
 )
 _SHARD = re.compile(r"(?P<stem>.+?)[-_.](?P<number>\d+)-of-(?P<total>\d+)")
-_PART = re.compile(r"(?P<stem>.*?)[-_.]?(?P<number>\d+)")
+_NUMBER = re.compile(r"\d+")
 # First names of copies that training keeps beside the weights, and of what they are copies of.
 _COPIES = (
     "ema",
@@ -140,9 +140,7 @@ def _group(stem: str) -> tuple[str, int]:
     """Common name of numbered files, and how many there should be (0: not said)."""
     if shard := _SHARD.fullmatch(stem):
         return shard["stem"], min(int(shard["total"][:9]), 10**6)
-    if (part := _PART.fullmatch(stem)) and part["stem"]:
-        return f"{part['stem']}*", 0
-    return stem, 0
+    return _NUMBER.sub("*", stem), 0
 
 
 def _best(folder: Path, sets: Sequence[WeightSet]) -> WeightSet:
@@ -150,7 +148,7 @@ def _best(folder: Path, sets: Sequence[WeightSet]) -> WeightSet:
         named = [s for s in sets if s.name == name]
         if named:
             return min(named, key=lambda s: (s.index is None, s.total > 0))
-    usual = [s for s in sets if not _ASIDE.search(s.name.rstrip("*"))] or list(sets)
+    usual = [s for s in sets if not _ASIDE.search(s.told)] or list(sets)
     if len(usual) > 1 and len(with_index := [s for s in usual if s.index is not None]) == 1:
         return with_index[0]
     if len(usual) > 1:

@@ -50,6 +50,7 @@ CHOSEN = {
         [0],
         [1, 2],
     ),
+    "variant of another name": (["weights.fp16.safetensors", "weights.safetensors"], [1], [0]),
     "average": (["ema.safetensors", "weights.safetensors"], [1], [0]),
     "adapter": (["adapter_model.safetensors", "consolidated.safetensors"], [1], [0]),
     "optimizer": (["optimizer.safetensors", "model.safetensors"], [1], [0]),
@@ -60,6 +61,11 @@ CHOSEN = {
     ),
     "one index": ([*shards("other"), f"other{INDEX}", "stale.safetensors"], [0, 1], [3]),
     "alone": (["adapter_model.safetensors"], [0], []),
+    "a file per tensor": (
+        ["layers.0.weight.safetensors", "layers.1.weight.safetensors"],
+        [0, 1],
+        [],
+    ),
     "numbered": (["layer_1.safetensors", "layer_2.safetensors"], [0, 1], []),
     "sub-folder": (["model.safetensors", "original/consolidated.safetensors"], [0], []),
 }
