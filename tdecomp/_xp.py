@@ -22,6 +22,7 @@ __all__ = [
     "detached",
     "double",
     "float64_scope",
+    "floor",
     "namespace",
     "quick_sum_of_squares",
     "sum_of_squares",
@@ -132,6 +133,14 @@ def tol(dtype: Any, n: int) -> float:
     name = str(dtype).rsplit(".", 1)[-1].removesuffix("'>")
     eps = float(np.finfo(np.dtype(name)).eps)
     return eps * max(32.0, 8.0 * math.sqrt(n))
+
+
+def floor(dtype: Any) -> float:
+    """Smallest relative error worth asking for in a working precision.
+
+    Sums of squares over products in that precision agree between machines to this share of them.
+    """
+    return 1e-14 if str(dtype).endswith(("float64", "complex128")) else 1e-6
 
 
 def to_numpy(x: Array) -> np.ndarray:

@@ -15,7 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from tdecomp._xp import Array, adjoint, double, namespace, quick_sum_of_squares, to_numpy, tol
+from tdecomp._xp import (
+    Array,
+    adjoint,
+    double,
+    floor,
+    namespace,
+    quick_sum_of_squares,
+    to_numpy,
+    tol,
+)
 from tdecomp.errors import ArgumentError
 from tdecomp.tensor import gram, unfold
 
@@ -49,7 +58,7 @@ Svd = Callable[[Array, int], Triplets]
 
 _EXACT_FLOPS = 2e9  # svd_auto: about 0.1 s in float64 on two cores
 SETTLED = 1e-3  # of the energy left out: what is not worth another power step
-_FINE = 1e-7  # of the captured energy: smaller changes are not worth a step in any precision
+_FINE = 1e-7  # of the energy: smaller changes are not worth a step in any precision
 _POWER_STEPS = 8  # svd_auto: at most
 _CONDITION = 1e-10  # of a float64 Gram matrix: what keeps 1e-6 of its inverse root
 
@@ -290,7 +299,7 @@ def svd_settled(
 
 def negligible(dtype: Any) -> float:
     """Share of the energy below which a change is rounding, or not worth another step."""
-    return max(_FINE, tol(dtype, 1))
+    return max(_FINE, floor(dtype))
 
 
 def left_out(energy: float, s: np.ndarray, size: int, dtype: Any) -> float:
@@ -519,7 +528,7 @@ def _range(
 ) -> tuple[Array, float]:
     """Basis of `range_basis` and the squared residual it leaves."""
     xp = namespace(x)
-    least = 1e-14 if _is_double(x) else 1e-6
+    least = floor(x.dtype)
     if not least <= error < 1:
         raise ArgumentError(f"error={error!r} must lie between {least:g}, the precision, and 1")
     if block < 1 or n_power_iter < 0:

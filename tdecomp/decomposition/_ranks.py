@@ -15,6 +15,7 @@ from numbers import Real
 
 import numpy as np
 
+from tdecomp.decomposition._rounding import coarse, without_rounding
 from tdecomp.errors import ArgumentError
 
 __all__ = ["Frontier", "Target", "allocate", "box_frontier", "spectrum_frontier"]
@@ -123,16 +124,19 @@ class Frontier:
         return int(np.searchsorted(self.params, params, side="right")) - 1
 
 
-def spectrum_frontier(s: np.ndarray, cost: int) -> Frontier:
-    """Frontier of one matrix: each singular value costs `cost` numbers and returns its square."""
-    energy = np.asarray(s, dtype=np.float64) ** 2
+def spectrum_frontier(s: np.ndarray, cost: int, floor: float) -> Frontier:
+    """Frontier of one matrix: each singular value costs `cost` numbers and returns its square.
+
+    Those that are only rounding are worth nothing; `floor` is that of the precision.
+    """
+    energy = without_rounding(np.asarray(s, dtype=np.float64) ** 2, floor)
     kept = int(np.count_nonzero(energy > 0))
     lost = np.append(np.cumsum(energy[:kept][::-1])[::-1], 0.0)
     rank = np.arange(kept + 1)
     return _pareto(rank * cost, lost, rank[:, None])
 
 
-def box_frontier(energy: np.ndarray, sizes: Sequence[int], fixed: int) -> Frontier:
+def box_frontier(energy: np.ndarray, sizes: Sequence[int], fixed: int, floor: float) -> Frontier:
     """Frontier of a Tucker tensor from the squared entries of its full HOSVD core.
 
     Truncating the core to a box of ranks loses exactly the squares outside it, because the bases
@@ -147,11 +151,14 @@ def box_frontier(energy: np.ndarray, sizes: Sequence[int], fixed: int) -> Fronti
         Size of each compressed mode (rows of its factor).
     fixed
         Product of the sizes of the modes that are not compressed.
+    floor
+        Of the precision: a smaller relative error counts as none.
     """
     boxes = _all_boxes if energy.size <= _TABLE else _boxes_near_greedy
     ranks, lost = boxes(np.asarray(energy, dtype=np.float64), np.asarray(sizes), fixed)
     params = fixed * np.prod(ranks, axis=1, dtype=np.int64) + ranks @ np.asarray(sizes)
     total = float(energy.sum())
+    lost = np.where(lost > floor**2 * total, lost, 0.0)
     zero = np.zeros((1, energy.ndim), dtype=ranks.dtype)
     return _pareto(np.append(0, params), np.append(total, lost), np.concatenate([zero, ranks]))
 
@@ -230,10 +237,11 @@ def _moves(d: int) -> Iterator[np.ndarray]:
 
 
 def _pareto(params: np.ndarray, lost: np.ndarray, ranks: np.ndarray) -> Frontier:
-    order = np.argsort(params)  # by one key: a quarter of the time of two
+    order = np.argsort(params, kind="stable")  # of equals the first
     params, lost = params[order], lost[order]
-    best = np.minimum.accumulate(lost)
-    keep = np.flatnonzero(np.append(True, lost[1:] < best[:-1]))
+    keys = coarse(lost)
+    best = np.minimum.accumulate(keys)
+    keep = np.flatnonzero(np.append(True, keys[1:] < best[:-1]))
     keep = keep[np.append(params[keep][1:] > params[keep][:-1], True)]  # the best of equal params
     return Frontier(params[keep].astype(np.int64), lost[keep], ranks[order[keep]])
 
@@ -275,7 +283,7 @@ def _steps(frontiers: Sequence[Frontier]) -> _Steps:
         params, gain = np.diff(f.params[hull]), -np.diff(f.lost[hull])
         parts.append((np.full(len(params), unit), hull[1:], params, gain))
     unit, target, params, gain = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.argsort(-gain / params, kind="stable")
+    order = np.argsort(-coarse(gain / params), kind="stable")
     return _Steps(unit[order], target[order], params[order], gain[order])
 
 

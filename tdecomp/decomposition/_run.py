@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tdecomp._xp import tol
+from tdecomp._xp import floor, tol
 from tdecomp.decomposition._fit import Fit, Fits, Input, check_shape, in_float64
 from tdecomp.decomposition._ranks import Frontier, Target, allocate
 from tdecomp.errors import ArgumentError
@@ -104,11 +104,6 @@ def part(progress: Progress, start: float, stop: float) -> Progress:
     return lambda fraction: progress(start + (stop - start) * fraction)
 
 
-def floor(dtype: Any) -> float:
-    """Smallest relative error worth asking for in a working precision."""
-    return 1e-14 if str(dtype).endswith(("float64", "complex128")) else 1e-6
-
-
 def mode_names(x: Input, names: str | Sequence[str] | None) -> tuple[str, ...]:
     """Modes of a stack or format, or of an array under the given names."""
     if not isinstance(x, Stack | Format):
@@ -178,16 +173,17 @@ def _meet(
         return fit(analyses, _choices(analyses, chosen), shares)
 
     assert target.error is not None
-    floor = max(a.floor for a in analyses)
-    if target.error < floor:
+    least = max(a.floor for a in analyses)
+    if target.error < least:
         raise ArgumentError(
-            f"error={target.error:g} is below {floor:g}, what this precision can reach"
+            f"error={target.error:g} is below {least:g}, what this precision can reach"
         )
     firsts = [float(f.lost[0]) for a in analyses for f in a.frontiers]
     energy = math.fsum(firsts)
     wanted, fits = target.error, None
     for _ in range(_TRIES):
-        lost = energy * wanted**2 * (1 - tol("float64", len(firsts)))
+        # a tail of just that size counts as too much, whatever its rounding
+        lost = energy * wanted**2 * (1 - tol("float64", len(firsts)) - least)
         analyses, chosen = _allocated(analyses, lost=lost)
         shares = [Share(lost=n) for n in _shares(analyses, chosen, "lost", lost)]
         fits = fit(analyses, _choices(analyses, chosen), shares)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tdecomp._xp import to_numpy
+from tdecomp._xp import floor, to_numpy
 from tdecomp.decomposition._fit import Input, check_shape, dense, in_float64
 from tdecomp.decomposition._frame import format_frame
 from tdecomp.decomposition._run import Progress, mode_names, silent
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _POINTS = 4096  # of the Marchenko-Pastur density: its median to about 1e-7
-_ABSENT = 1e-13  # singular values below this share of the first are rounding, in float64
+_TIE = 1e-6  # relative: a value this near below a threshold reaches it
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Spectra:
         Sizes of the tensor's modes.
     values
         Singular values of the unfolding of each mode looked at, largest first, float64.
+    floor
+        Singular values up to this share of the first are rounding.
 
     Examples
     --------
@@ -52,6 +54,7 @@ class Spectra:
 
     shape: tuple[int, ...]
     values: Mapping[str, np.ndarray]
+    floor: float = 1e-14
 
     @property
     def stable(self) -> dict[str, float]:
@@ -65,7 +68,7 @@ class Spectra:
 
     def above(self, share: float) -> dict[str, int]:
         """How many singular values are at least `share` of the first."""
-        return self._each(lambda s, _: int(np.sum(s >= share * s[0])))
+        return self._each(lambda s, _: int(np.sum(s >= (1 - _TIE) * share * s[0])))
 
     def energy(self, share: float) -> dict[str, int]:
         """The smallest ranks that keep `share` of the energy ``Σ σ²`` of each unfolding.
@@ -78,12 +81,12 @@ class Spectra:
     @property
     def noise(self) -> dict[str, int]:
         """How many singular values stand out of the noise bulk; see `noise_edge`."""
-        return self._each(lambda s, n: int(np.sum(s > noise_edge(s, n))))
+        return self._each(lambda s, n: self._standing_out(s, noise_edge(s, n)))
 
     @property
     def denoised(self) -> dict[str, int]:
         """How many singular values are worth keeping to denoise; see `denoising_threshold`."""
-        return self._each(lambda s, n: int(np.sum(s > denoising_threshold(s, n))))
+        return self._each(lambda s, n: self._standing_out(s, denoising_threshold(s, n)))
 
     @property
     def choices(self) -> dict[str, dict[str, int]]:
@@ -105,6 +108,10 @@ class Spectra:
             rule: {mode: max(1, math.ceil(r - 1e-9)) for mode, r in of.items()}
             for rule, of in rules.items()
         }
+
+    def _standing_out(self, s: np.ndarray, edge: float) -> int:
+        """How many singular values are above an edge and more than rounding."""
+        return int(np.sum(s > max(edge, self.floor * float(s[0]))))
 
     def _each(self, rule: Callable[[np.ndarray, int], int]) -> dict[str, int]:
         """Rule applied to the spectrum of each mode and the longer side of its unfolding."""
@@ -176,7 +183,7 @@ def ranks(
             short = min(shape[k], max(1, math.prod(shape) // shape[k]))
             values[present[k]] = np.pad(s, (0, short - len(s)))
             progress((i + 1) / len(where))
-    return Spectra(shape, values)
+    return Spectra(shape, values, floor(array.dtype))
 
 
 def stable_rank(s: np.ndarray) -> float:
@@ -235,10 +242,9 @@ def noise_edge(s: np.ndarray, long: int) -> float:
 
     ``σ̂ (√long + √short)``, the upper edge of the bulk ([marchenko1967]) with σ̂ of `noise_level`.
     The largest of pure noise scatters around the edge by about ``short^(-2/3)`` of it, so one value
-    close above it may still be noise. Values that are only rounding count as none.
+    close above it may still be noise.
     """
-    edge = noise_level(s, long) * (math.sqrt(long) + math.sqrt(len(s)))
-    return max(edge, _ABSENT * float(s[0]))
+    return noise_level(s, long) * (math.sqrt(long) + math.sqrt(len(s)))
 
 
 def denoising_threshold(s: np.ndarray, long: int) -> float:
@@ -250,8 +256,7 @@ def denoising_threshold(s: np.ndarray, long: int) -> float:
     """
     beta = len(s) / long
     square = 2 * (beta + 1) + 8 * beta / (beta + 1 + math.sqrt(beta**2 + 14 * beta + 1))
-    cut = math.sqrt(square * long) * noise_level(s, long)
-    return max(cut, _ABSENT * float(s[0]))
+    return math.sqrt(square * long) * noise_level(s, long)
 
 
 def _median(beta: float) -> float:
@@ -269,4 +274,4 @@ def _median(beta: float) -> float:
 def _enough(s: np.ndarray, share: float) -> int:
     energy = (s / s[0]) ** 2
     tails = np.append(np.cumsum(energy[::-1])[::-1], 0.0)
-    return int(np.argmax(tails <= (1 - share) * tails[0]))
+    return int(np.argmax(tails <= (1 - share) * (1 + _TIE) * tails[0]))

@@ -144,14 +144,17 @@ def svd_method(
         sketched = plain and not is_cheap(tuple(x.shape[-2:]), width + OVERSAMPLES, many=True)
         cost, frontiers, found, reach = sum(x.shape[-2:]) + 1, [], [], 0.0
         for i, site in enumerate(sites(x)):
+            least = floor(site.matrix.dtype)
             if sketched:
                 found.append(svd_settled(site.matrix, width, energy=site.energy))
                 s = to_numpy(found[-1][1])
                 outside = _outside(site, found[-1])
-                frontiers.append(spectrum_frontier(s, cost).plus(outside))
+                frontiers.append(spectrum_frontier(s, cost, least).plus(outside))
             else:
-                frontiers.append(spectrum_frontier(to_numpy(singular_values(site.matrix)), cost))
-            reach = max(reach, floor(site.matrix.dtype))
+                frontiers.append(
+                    spectrum_frontier(to_numpy(singular_values(site.matrix)), cost, least)
+                )
+            reach = max(reach, least)
             progress((i + 1) / _n_sites(x))
         if not sketched:
             return Analysis(frontiers, reach)

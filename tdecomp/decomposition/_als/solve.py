@@ -20,6 +20,7 @@ from tdecomp.decomposition._als.starts import (
 )
 from tdecomp.decomposition._als.sweeps import EXACT, Result, alternate
 from tdecomp.decomposition._als.tree import is_tree, tree_of_svds
+from tdecomp.decomposition._rounding import first_least
 from tdecomp.decomposition._run import Progress, part, silent
 
 __all__ = ["Options", "solve_network"]
@@ -71,7 +72,7 @@ def solve_network(
         start = Result.at(problem, padded_start(problem, smaller, options.seed))
         found = _refined(problem, start, options, silent)
         results.append(replace(found, reason=f"from a smaller rank; {found.reason}"))
-    return min(results, key=lambda r: r.residual)
+    return results[first_least([r.residual for r in results], EXACT**2 * problem.energy)]
 
 
 def _start(

@@ -15,6 +15,7 @@ from tdecomp.decomposition._als.problem import Problem
 from tdecomp.decomposition._als.sweeps import EXACT, Result, alternate
 from tdecomp.decomposition._als.tree import is_tree, padded, tree_of_svds
 from tdecomp.decomposition._cp.cp import cp
+from tdecomp.decomposition._rounding import first_least
 from tdecomp.formats import CP
 
 __all__ = [
@@ -48,7 +49,7 @@ def screened_start(problem: Problem, seed: int, number: int) -> Result:
         found.append(levenberg_marquardt(problem, start, n_iter_max=_STEPS, tol=_ROUGH))
         if found[-1].error(problem) < EXACT:
             break
-    return min(found, key=lambda r: r.residual)
+    return found[first_least([r.residual for r in found], EXACT**2 * problem.energy)]
 
 
 def random_start(
@@ -151,7 +152,8 @@ def _gated(problem: Problem, seed: int) -> tuple[str, list[Array]] | None:
         found.append((f"{label}, others {start[0]}", result))
         if result.error(problem) < EXACT:
             break
-    label, best = min(found, key=lambda pair: pair[1].residual)
+    residuals = [result.residual for _, result in found]
+    label, best = found[first_least(residuals, EXACT**2 * problem.energy)]
     return label, list(best.arrays)
 
 

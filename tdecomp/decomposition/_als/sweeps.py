@@ -12,7 +12,7 @@ from tdecomp.decomposition._run import Progress, silent
 
 __all__ = ["EXACT", "Result", "alternate", "balanced"]
 
-EXACT = 2e-15  # relative error below which a sweep only moves rounding
+EXACT = 1e-14  # relative error below which a sweep only moves rounding
 _RIDGE = 1e-12  # of the largest eigenvalue: enough for a singular system
 
 

@@ -9,6 +9,7 @@ from tdecomp.decomposition._cp.solve import Options
 from tdecomp.decomposition._cp.starts import STARTS
 from tdecomp.decomposition._cp.sweeps import Components, residual_of
 from tdecomp.decomposition._fit import Trace
+from tdecomp.decomposition._rounding import first_least
 from tdecomp.decomposition._run import Progress
 from tdecomp.errors import ArgumentError
 
@@ -56,7 +57,7 @@ def solve_nonnegative(
         trace = Trace(tuple(float(e) for e in errors), done, f"{reason} (start {i + 1}, TensorLy)")
         found.append((_left(data, c), c, trace))
         progress((i + 1) / options.n_restarts)
-    _, c, trace = min(found, key=lambda result: result[0])
+    _, c, trace = found[first_least([result[0] for result in found])]
     made = {"dtype": xp.float64, "device": x.device}
     factors = tuple(double(xp.asarray(f, **made)) for f in c.factors)
     return Components(xp.asarray(c.weights, **made), factors), trace

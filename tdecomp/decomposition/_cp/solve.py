@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tdecomp._xp import Array, double, namespace, sum_of_squares, to_numpy
+from tdecomp._xp import Array, double, floor, namespace, sum_of_squares, to_numpy
 from tdecomp._xp import tol as rounding_of
 from tdecomp.decomposition._cp.starts import STARTS, StartError
 from tdecomp.decomposition._cp.sweeps import Components, als, dense_of
 from tdecomp.decomposition._fit import Trace
+from tdecomp.decomposition._rounding import first_least
 from tdecomp.decomposition._run import Progress, part, silent
 from tdecomp.decomposition._tucker.hosvd import Bases, project, sequential_bases
 from tdecomp.formats import CP
@@ -188,7 +189,8 @@ def _best_start(
         )
         origin = f"start {i + 1} of {len(starts)}: {label}"
         results.append((residual, found, replace(trace, reason=f"{trace.reason} ({origin})")))
-    _, found, trace = min(results, key=lambda result: result[0])
+    nothing = floor("float64") ** 2 * energy
+    _, found, trace = results[first_least([result[0] for result in results], nothing)]
     return found, trace
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from tdecomp._xp import Array, double, namespace, sum_of_squares
 from tdecomp.decomposition._fit import Trace
+from tdecomp.decomposition._rounding import SAME
 from tdecomp.decomposition._run import Progress, silent
 
 __all__ = ["Components", "als", "dense_of", "filled", "mttkrp", "residual_of"]
 
 _TILE = 1 << 20  # numbers of the reconstruction formed at a time: 8 MiB
 _RIDGE = 1e-12  # of the Gram's unit diagonal: enough for a rank-deficient one
-_EXACT = 1e-15  # relative error below which a sweep only moves rounding
+_EXACT = 1e-14  # relative error below which a sweep only moves rounding
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ class Components:
         fixed = []
         for factor in free:
             xp = namespace(factor)
-            top = xp.argmax(xp.abs(factor), axis=0)  # (R,)
+            size = xp.abs(factor)
+            largest = size >= (1 - SAME) * xp.max(size, axis=0)  # of equals the first
+            top = xp.argmax(xp.astype(largest, xp.float64), axis=0)  # (R,)
             rows = xp.arange(factor.shape[0], device=factor.device)
             picked = xp.sum(xp.where(rows[:, None] == top[None, :], factor, 0 * factor), axis=0)
             sign = xp.where(picked < 0, -xp.ones_like(picked), xp.ones_like(picked))

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tdecomp._xp import Array, adjoint, namespace, to_numpy
+from tdecomp._xp import Array, adjoint, floor, namespace, to_numpy
 from tdecomp.decomposition._cp import frontier as cp_ranks
 from tdecomp.decomposition._cp.cp import cp
 from tdecomp.decomposition._explore.look import SIDES, SPARE, Basis, Core, Look, subsets
 from tdecomp.decomposition._fit import Fit
 from tdecomp.decomposition._ranks import Frontier, box_frontier, spectrum_frontier
+from tdecomp.decomposition._rounding import without_rounding
 from tdecomp.decomposition._run import silent
 from tdecomp.decomposition._svd import svd
 from tdecomp.decomposition._tt import bonds as tt_bonds
@@ -103,7 +104,7 @@ def _limit(width: int, whole: int, spare: int = SPARE) -> int:
 
 def _svd_frontiers(seen: Look) -> list[Frontier]:
     cost = seen.shape[-2] + seen.shape[-1] + 1
-    return [spectrum_frontier(to_numpy(s), cost) for _, s, _ in seen.triplets]
+    return [spectrum_frontier(to_numpy(s), cost, floor(s.dtype)) for _, s, _ in seen.triplets]
 
 
 def _svd_limits(seen: Look) -> list[Ranks]:
@@ -150,7 +151,10 @@ def _one_sided(side: str, names: tuple[str, ...], *, everything: bool) -> Candid
         return len(basis.sites) * seen.shape[-3 - SIDES[side]] + seen.shape[SIDES[side]]
 
     def frontiers(seen: Look) -> list[Frontier]:
-        return [spectrum_frontier(np.sqrt(b.squares), cost(seen, b)) for b in bases(seen)]
+        return [
+            spectrum_frontier(np.sqrt(b.squares), cost(seen, b), floor(b.matrix.dtype))
+            for b in bases(seen)
+        ]
 
     def limits(seen: Look) -> list[Ranks]:
         whole = seen.shape[SIDES[side]]
@@ -203,7 +207,7 @@ def _box_method(method: Callable[..., Fit], name: str, n_kept: int | None) -> Ca
         modes, array = where(seen), seen.core.array
         energy = core_energy(project(array, bases_of(array, modes)[0]), modes)
         sizes = [seen.shape[k] for k in modes]
-        return [box_frontier(energy, sizes, fixed(seen))]
+        return [box_frontier(energy, sizes, fixed(seen), floor(array.dtype))]
 
     def limits(seen: Look) -> list[Ranks]:
         sizes = zip(seen.core.array.shape, seen.shape, strict=True)
@@ -233,7 +237,7 @@ def _tt_candidate() -> Candidate:
 
     def frontiers(seen: Look) -> list[Frontier]:
         found = spectra(seen)
-        path = tt_bonds.grow_bonds(seen.shape, [s**2 for s in found])
+        path = tt_bonds.grow_bonds(seen.shape, _energies(found, seen))
         return [tt_bonds.bond_frontier(seen.shape, found, path)]
 
     def limits(seen: Look) -> list[Ranks]:
@@ -244,7 +248,7 @@ def _tt_candidate() -> Candidate:
     def build(seen: Look, ranks: list[Ranks], share: int) -> Built:
         if 0 in ranks[0]:
             return _nothing(seen, len(ranks[0]))
-        energies = [s**2 for s in spectra(seen)]
+        energies = _energies(spectra(seen), seen)
         room = max(share, tt_bonds.count_numbers(seen.shape, ranks[0]))
         tried = tt_bonds.within_budget(seen.shape, energies, ranks[0], room)
         source = replace(tensor_source(seen.half.array), sizes=seen.shape)
@@ -255,6 +259,11 @@ def _tt_candidate() -> Candidate:
         return _of_fit(seen.half, fit, tt_bonds.count_numbers(seen.shape, found), found)
 
     return Candidate("tensor_train", tensor_train, frontiers, limits, build, part="train")
+
+
+def _energies(spectra: Sequence[np.ndarray], seen: Look) -> list[np.ndarray]:
+    """Squares of the spectra of a train without what is only rounding."""
+    return [without_rounding(s**2, floor(seen.half.array.dtype)) for s in spectra]
 
 
 def _cp_candidate() -> Candidate:

@@ -38,6 +38,7 @@ __all__ = ["Cell", "Exploration", "Row", "Winner", "explore"]
 _BUDGETS = 5  # by default, each twice the one before, the last 1/16 of the data
 _LARGEST = 20_000_000  # numbers in it at most: what a look keeps is some 15 times as much
 _FORMATS: tuple[Callable[..., Fit], ...] = (svd, tucker2, tucker, tensor_train)
+_NOTHING = 1e-6  # an error that may be only rounding
 _WIDER = 3  # times a sketch is made twice as wide
 
 _NUMBER = (int, float, np.integer, np.floating)
@@ -417,8 +418,8 @@ def _confirmed(
 
 
 def _order(cell: Cell) -> tuple[float, int]:
-    """The smaller error first; of errors equal to four digits, the fewer numbers."""
-    return float(f"{cell.error:.4g}"), cell.n_params
+    """The smaller error first; of errors equal to four digits, or to nothing, the fewer numbers."""
+    return float(f"{max(cell.error, _NOTHING):.4g}"), cell.n_params
 
 
 def _errors(looks: Sequence[Look], wanted: dict) -> dict[tuple[int, int], float]:

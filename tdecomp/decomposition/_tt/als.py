@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tdecomp._xp import Array, adjoint, sum_of_squares
+from tdecomp._xp import Array, adjoint, floor, sum_of_squares
 from tdecomp.decomposition._fit import Trace
 from tdecomp.decomposition._run import Progress, silent
 from tdecomp.decomposition._tt.sweeps import reshape, right_orthonormal
@@ -41,13 +41,15 @@ def tt_als(
     energy = sum_of_squares(x) if energy is None else energy
     if n_iter_max == 0 or energy == 0 or len(cores) < 3:
         return list(cores), Trace()
-    cores, errors = list(cores), []
+    cores, errors, before = list(cores), [], 0.0
     for sweep in range(n_iter_max):
         cores = _left_to_right(x, right_orthonormal(cores))
         captured = sum_of_squares(cores[-1])
         errors.append(math.sqrt(max(0.0, 1 - captured / energy)))
         progress((sweep + 1) / n_iter_max)
-        if len(errors) > 1 and errors[-2] - errors[-1] <= tol * errors[-2]:
+        won, before = captured - before, captured
+        seen = won > floor(x.dtype) * energy  # else rounding would decide
+        if len(errors) > 1 and (not seen or errors[-2] - errors[-1] <= tol * errors[-2]):
             return cores, Trace(tuple(errors), True, f"error changed by less than {tol:g}")
     return cores, Trace(tuple(errors), False, f"stopped after {n_iter_max} sweeps")
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tdecomp.decomposition._ranks import Frontier, Target
+from tdecomp.decomposition._rounding import SAME
 from tdecomp.errors import ArgumentError
 
 __all__ = [
@@ -158,7 +159,7 @@ def _best_step(
         after = count_numbers(sizes, raised)
         steps = zip(energies, bonds, raised, strict=True)
         gain = math.fsum(x for e, a, b in steps if b > a for x in e[a:b].tolist())
-        if after <= budget and gain / (after - now) > most:
+        if after <= budget and gain / (after - now) > (1 + SAME) * most:
             best, most = raised, gain / (after - now)
     return best
 

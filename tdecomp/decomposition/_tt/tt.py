@@ -17,6 +17,7 @@ from tdecomp._xp import Array, float64_scope, sum_of_squares, working
 from tdecomp.decomposition._checks import check_sweeps, seed_of
 from tdecomp.decomposition._fit import Fit, Input, Rounding, Trace, make_fit, relative
 from tdecomp.decomposition._ranks import Frontier, Rank, Target
+from tdecomp.decomposition._rounding import without_rounding
 from tdecomp.decomposition._run import (
     Analysis,
     Method,
@@ -529,6 +530,8 @@ def _method(chain: Callable[..., Chain], options: Options) -> Method:
         source = seen.source(True)
         energies = [e**2 for e in (state[0] if state else source.spectra(silent))]
         if share.params is not None:
+            least = floor(source.like.dtype)
+            energies = [without_rounding(e, least) for e in energies]
             some = within_budget(seen.sizes, energies, bonds[: len(energies)], share.params)
             best = least_loss(source, energies, some, share.params)
             if seen.is_at_limit(best):
@@ -571,7 +574,8 @@ def _count(spectra: list[np.ndarray]) -> int:
 
 def _frontier(where: Chain | _View, spectra: list[np.ndarray], source: Source) -> Frontier:
     if len(where.sizes) > 1:
-        path = grow_bonds(where.sizes, [s**2 for s in spectra])
+        least = floor(source.like.dtype)
+        path = grow_bonds(where.sizes, [without_rounding(s**2, least) for s in spectra])
         return bond_frontier(where.sizes, spectra, path)
     energy = sum_of_squares(source.sweep(_no_bond)[0])  # one core: all of it or nothing
     if energy == 0:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tdecomp._xp import Array, adjoint, namespace, sum_of_squares
+from tdecomp._xp import Array, adjoint, floor, namespace, sum_of_squares
 from tdecomp.decomposition._fit import Trace
 from tdecomp.decomposition._frame import Frame, format_frame
 from tdecomp.decomposition._run import Progress, silent
@@ -48,7 +48,7 @@ def hooi(
     energy = sum_of_squares(x) if energy is None else energy
     if n_iter_max == 0 or energy == 0 or any(u.shape[1] == 0 for u in bases.values()):
         return bases, Trace()
-    bases, errors = dict(bases), []
+    bases, errors, before = dict(bases), [], 0.0
     for sweep in range(n_iter_max):
         core = x
         for mode in bases:
@@ -58,7 +58,9 @@ def hooi(
         captured = sum_of_squares(core)
         errors.append(math.sqrt(max(0.0, 1 - captured / energy)))
         progress((sweep + 1) / n_iter_max)
-        if len(errors) > 1 and errors[-2] - errors[-1] <= tol * errors[-2]:
+        won, before = captured - before, captured
+        seen = won > floor(x.dtype) * energy  # else rounding would decide
+        if len(errors) > 1 and (not seen or errors[-2] - errors[-1] <= tol * errors[-2]):
             return bases, Trace(tuple(errors), True, f"error changed by less than {tol:g}")
         if len(bases) == 1:
             return bases, Trace(tuple(errors), True, "one mode: the first sweep is the optimum")

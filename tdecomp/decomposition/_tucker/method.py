@@ -165,13 +165,13 @@ def tucker_like(build: Build, options: Options) -> Method:
         kept = sum(math.prod(u.shape) for u in bases.values())
         reach = floor(seen.array.dtype)
         if look is None:
-            frontier = box_frontier(energy, sizes(x), fixed(x))
+            frontier = box_frontier(energy, sizes(x), fixed(x), reach)
             return Analysis([frontier], reach, _State(bases, spectra), kept)
         limits = [width if k in look.frame.lift else x.shape[k] + 1 for k in where]
         known = energy[tuple(slice(limit) for limit in limits)]
         outside = look.outside + float(energy.sum() - known.sum())
         return Analysis(
-            [box_frontier(known, sizes(x), fixed(x)).plus(outside)],
+            [box_frontier(known, sizes(x), fixed(x), reach).plus(outside)],
             reach,
             _State(bases, spectra, look),
             kept + math.prod(look.array.shape),
