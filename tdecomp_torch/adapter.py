@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +25,8 @@ from tdecomp_torch.pool import FactorPool
 from tdecomp_torch.sample import sample
 from tdecomp_torch.standing import Standing
 from tdecomp_torch.state import Examples
+from tdecomp_torch.uses import readers_of_weights
+from tdecomp_torch.watch import Watch
 
 __all__ = ["START", "Adapter", "Settings", "Target", "chosen_parameters", "pool_name"]
 
@@ -118,6 +121,7 @@ class Adapter:
         self.shapes_besides: dict[str, tuple[int, ...]] = {}
         self.originals: Any = None
         self.at_step = 0.0
+        self.watch = Watch({t.path: t.module for t in targets}, self._tell_bypassed)
         self.step(0)
 
     # -- what it is --------------------------------------------------------------------------
@@ -186,6 +190,45 @@ class Adapter:
                 return target
         known = ", ".join(target.path for target in self.targets[:4])
         raise ArgumentError(f"{path!r} is not adapted by {self.name!r}: adapted are {known}, ...")
+
+    def _tell_bypassed(self, paths: Iterable[str]) -> None:
+        """Say once which weights the model uses without calling their modules."""
+        dead = [path for path in paths if path not in self.watch.called]
+        partly = [path for path in paths if path in self.watch.called]
+        notes = []
+        if dead:
+            notes.append(
+                f"The model uses the weight of {_named(dead)} without calling the module: the"
+                " adapter does not act there, and merging and exporting leave it out."
+            )
+        if partly:
+            notes.append(
+                f"The model also uses the weight of {_named(partly)} without calling the module:"
+                " there the adapter does not act, and it cannot be merged."
+            )
+        self.notes = (*self.notes, *notes)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+
+    def acting_targets(self) -> tuple[Target, ...]:
+        """Targets whose modules the model calls.
+
+        Raises
+        ------
+        SiteError
+            If this is not known yet.
+        """
+        if not self.watch.passes:
+            suspects = readers_of_weights(self.model)
+            for target in self.targets:
+                if target.path in suspects:
+                    raise SiteError(
+                        f"{suspects[target.path]} may use the weight of {target.path} without"
+                        " calling it, where an adapter does not act: run the model once with the"
+                        " adapter on it, so that this is known"
+                    )
+        dead = self.watch.bypassed - self.watch.called
+        return tuple(target for target in self.targets if target.path not in dead)
 
     # -- training ----------------------------------------------------------------------------
 
@@ -450,13 +493,13 @@ class Adapter:
             self.pool.register_buffer(f"{START}{key}", start.detach().clone())
         for target in self.targets:
             self._unfolded[target.path] = target.weight.detach().to("cpu", copy=True)
-            folded = target.weight.detach().clone()
-            matrix = target.kind.as_matrix(folded)
+            stored = target.weight.detach()
+            matrix = target.kind.as_matrix(stored).clone()
             for place in target.hook.places:
                 own = matrix[place.start : place.stop]
                 start = target.hook.delta(place, own.device)
                 own.copy_((own.double() - start.double()).to(own.dtype))
-            target.weight.copy_(folded)
+            target.weight.copy_(target.kind.as_stored(matrix, stored))
 
     def install(self, trained: Sequence[str] = ()) -> None:
         """Change the model: freeze its own parameters, add the pool, hook the layers.
@@ -487,6 +530,8 @@ class Adapter:
             self.model.register_forward_pre_hook(self._standing),
             self.model.register_forward_pre_hook(self.pool.begin),
             self.model.register_forward_hook(self.pool.end, always_call=True),
+            self.model.register_forward_pre_hook(self.watch.begin),
+            self.model.register_forward_hook(self.watch.end, always_call=True),
         ]
         self._handles += [
             target.module.register_forward_hook(target.hook, with_kwargs=True)
@@ -494,6 +539,11 @@ class Adapter:
         ]
         if self.settings.fold:
             self._fold()
+
+
+def _named(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - 1} more" if paths[1:] else ""
+    return f"{paths[0]}{more}"
 
 
 def pool_name(name: str) -> str:

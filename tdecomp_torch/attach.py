@@ -28,6 +28,7 @@ from tdecomp_torch.program import make_program
 from tdecomp_torch.seeded import SeededPool
 from tdecomp_torch.state import State
 from tdecomp_torch.targets import chosen_sites, known_sites
+from tdecomp_torch.uses import readers_of_weights
 from tdecomp_torch.writing import why_not_written
 
 __all__ = ["Held", "attach", "build", "check_name", "held_factors"]
@@ -334,7 +335,8 @@ def build(
     pool.seed = int(settings.seed)
     _fill(pool, members, weights, settings.seed, arrays, stored or {}, follows, dtype, progress)
     targets = _targeted(grids, modules, pool, settings.tasks)
-    _check_alone(acting, targets, alone=settings.fold)
+    read = readers_of_weights(model) if settings.fold else {}
+    _check_alone(acting, targets, read, alone=settings.fold)
     told = (*notes, *_redundant(bounds))
     return Adapter(model, name, spec, pool, grids, targets, told, settings)
 
@@ -449,6 +451,7 @@ class _Weights:
     def __init__(self, grid: SiteGrid, modules: Mapping[str, nn.Module]):
         self.sites = grid.sites
         self.modules = [modules[site.module] for site in grid.sites]
+        self.kinds = [self._kind(module) for module in self.modules]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -457,7 +460,7 @@ class _Weights:
 
     def looks_up(self) -> bool:
         """Whether these are embeddings."""
-        kinds = {self._kind(module).looks_up for module in self.modules}
+        kinds = {kind.looks_up for kind in self.kinds}
         if len(kinds) > 1:
             raise SiteError(
                 f"{self.sites[0].path} and others of one shape are embeddings and matrices: attach"
@@ -479,7 +482,7 @@ class _Weights:
     def __call__(self, site: int) -> Tensor:
         """``(out, in)`` of one site, a view."""
         module, where = self.modules[site], self.sites[site]
-        matrix = self._kind(module).matrix(module).detach()
+        matrix = self.kinds[site].matrix(module).detach()
         return matrix[where.first_row : where.first_row + where.shape[0]]
 
     def numpy(self, site: int) -> np.ndarray:
@@ -568,7 +571,9 @@ def _targeted(
     return found
 
 
-def _check_alone(spec: Spec, targets: Sequence[Target], *, alone: bool) -> None:
+def _check_alone(
+    spec: Spec, targets: Sequence[Target], read: Mapping[str, str], *, alone: bool
+) -> None:
     """Refuse two adapters on one module where they do not simply add up."""
     for target in targets:
         for hook in target.module._forward_hooks.values():
@@ -580,6 +585,11 @@ def _check_alone(spec: Spec, targets: Sequence[Target], *, alone: bool) -> None:
                     f"{target.path} has an adapter already, and one of the two changes or replaces"
                     " the base weight rather than add to it: detach the other one first"
                 )
+        if alone and target.path in read:
+            raise ArgumentError(
+                f"fold=True cannot subtract from the weight of {target.path}, which"
+                f" {read[target.path]} may use without calling it: leave fold out"
+            )
         reason, _ = why_not_written(target.kind, target.module) if alone else ("", "")
         if reason:
             raise ArgumentError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
@@ -51,7 +51,8 @@ def to_lora(adapter: Adapter, *, max_rank: int | None = None) -> list[LoRAModule
         isinstance(max_rank, bool) or not isinstance(max_rank, Integral) or max_rank < 1
     ):
         raise ArgumentError(f"max_rank={max_rank!r} must be a whole number, 1 or more")
-    for target in adapter.targets:
+    targets = adapter.acting_targets()
+    for target in targets:
         if not target.kind.is_matrix:
             raise SiteError(
                 f"{target.path} is a {type(target.module).__name__}: LoRA pairs are written for"
@@ -59,12 +60,12 @@ def to_lora(adapter: Adapter, *, max_rank: int | None = None) -> list[LoRAModule
             )
     groups, tensors, shapes = [], [], {}
     for member, grid in enumerate(adapter.grids):
-        if chosen := _acting(adapter, member):
+        if chosen := _acting(targets, member):
             sites = tuple(grid.sites[k] for k in chosen)
             labels = (tuple(site.path for site in sites),)
             groups.append(Group(grid.grid.name, ("site", "out", "in"), labels, sites))
             tensors.append(_tensor(adapter, member, chosen))
-    for target in adapter.targets:
+    for target in targets:
         shape = target.kind.shape(target.module)
         assert shape is not None
         shapes[f"{target.path}.weight"] = shape[::-1] if target.kind.turned else shape
@@ -166,11 +167,11 @@ def _config(model: nn.Module) -> Mapping[str, Any]:
     return next(filter(None, map(config_of, model.modules())), {})
 
 
-def _acting(adapter: Adapter, member: int) -> dict[int, tuple[Target, Place]]:
+def _acting(targets: Sequence[Target], member: int) -> dict[int, tuple[Target, Place]]:
     """The sites of a group that belong to the task that acts, and where they are."""
     places = {
         place.site: (target, place)
-        for target in adapter.targets
+        for target in targets
         for place in target.hook.places
         if place.member == member
     }

@@ -125,9 +125,11 @@ class Hook:
     ) -> Tensor:
         """``rows`` plus the tokens times ΔW."""
         fast = FAST.get(member.bound.spec.fast)
-        coefficients = self.state.coefficients[place.member]
+        factor = self.kind.factor(rows.dtype)
+        coefficients = [factor * own for own in self.state.coefficients[place.member]]
         if fast is not None and self.kind.looks_up:
-            return rows + self.delta(place, rows.device).T[reader.rows()].to(rows.dtype)
+            added = self.delta(place, rows.device).T[reader.rows()]
+            return torch.add(rows, added.to(rows.dtype), alpha=factor)
         if fast is not None:
             parts = self._parts(place, rows.device)
             tokens = reader.rows().to(next(iter(parts.values())).dtype)
@@ -234,7 +236,7 @@ class Hook:
         change = w - self.kind.matrix(module)[place.start : place.stop]
         tokens = reader.rows()
         added = change.T[tokens] if self.kind.looks_up else tokens.to(w.dtype) @ change.T
-        return rows + added.to(rows.dtype)
+        return torch.add(rows, added.to(rows.dtype), alpha=self.kind.factor(rows.dtype))
 
     def delta(self, place: Place, device: torch.device | None = None) -> Tensor:
         """ΔW of one site, ``(out, in)``, scaled, on a device or where the factors are."""

@@ -65,8 +65,8 @@ def merge_adapter(adapter: Adapter, *, keep: Keep = "cpu", untie: bool = False) 
         raise ArgumentError(f"keep={keep!r}: expected 'cpu', 'device' or None")
     if adapter.is_merged:
         raise ArgumentError(f"the adapter {adapter.name!r} is merged already: unmerge it first")
-    _check_writable(adapter)
-    tied = _tied(adapter.model, adapter.targets)
+    targets = _writable(adapter)
+    tied = _tied(adapter.model, targets)
     if tied and not untie:
         raise SiteError(
             f"{tied[0][0]} shares its weight with {tied[0][1]}, which would change with it: give"
@@ -74,12 +74,12 @@ def merge_adapter(adapter: Adapter, *, keep: Keep = "cpu", untie: bool = False) 
         )
     beneath = tuple(hook.state for hook in _merged_hooks(adapter))
     originals = Originals({}, {}, keep is not None, beneath)
-    for target in adapter.targets:
+    for target in targets:
         parameter = target.weight
         if keep is not None:
             where = torch.device("cpu") if keep == "cpu" else parameter.device
             originals.weights[target.path] = parameter.detach().to(where, copy=True)
-    for target in adapter.targets:
+    for target in targets:
         parameter, merged = target.weight, _merged(target)
         if any(target.path == path for path, _ in tied):
             originals.parameters[target.path] = parameter
@@ -91,12 +91,12 @@ def merge_adapter(adapter: Adapter, *, keep: Keep = "cpu", untie: bool = False) 
 
 def _merged(target: Target) -> Tensor:
     """The adapted weight of one module, in the layout and dtype that it is stored in."""
-    stored = target.weight.detach().clone()
-    result = target.kind.as_matrix(stored)  # a view: what is written to it is written to `stored`
+    stored = target.weight.detach()
+    result = target.kind.as_matrix(stored).clone()
     for place in target.hook.places:
         new = target.hook.adapted_weight(target.module, place)
         result[place.start : place.stop] = new.to(result.dtype)
-    return stored
+    return target.kind.as_stored(result, stored)
 
 
 @torch.no_grad()
@@ -116,7 +116,7 @@ def unmerge_adapter(adapter: Adapter, originals: Originals) -> None:
     for target in adapter.targets:
         if target.path in originals.parameters:
             target.module.weight = originals.parameters[target.path]
-        else:
+        elif target.path in originals.weights:
             target.weight.copy_(originals.weights[target.path])
 
 
@@ -126,23 +126,31 @@ def merged_state_dict(adapter: Adapter) -> dict[str, Tensor]:
 
     Factors of adapters are left out, so that the unadapted model can load it.
     """
-    _check_writable(adapter)
+    targets = _writable(adapter)
     state = {
         name: value
         for name, value in adapter.model.state_dict().items()
         if not name.split(".")[0].startswith("tdecomp_")
     }
-    for target in adapter.targets:
+    for target in targets:
         state[f"{target.path}.weight"] = _merged(target)
     return state
 
 
-def _check_writable(adapter: Adapter) -> None:
-    """Refuse weights that can be read only."""
-    for target in adapter.targets:
+def _writable(adapter: Adapter) -> tuple[Target, ...]:
+    """The targets that act; refuses weights that can be read only, and uses that cannot follow."""
+    targets = adapter.acting_targets()
+    for target in targets:
         reason, advice = why_not_written(target.kind, target.module)
         if reason:
             raise SiteError(f"{target.path} {reason}, its weight cannot be written: {advice}")
+        if target.path in adapter.watch.bypassed:
+            raise SiteError(
+                f"the model uses the weight of {target.path} also without calling the module, and"
+                " the adapter does not act there: leave it out of the targets, or write the adapter"
+                " as a LoRA with save_lora"
+            )
+    return targets
 
 
 def _merged_hooks(adapter: Adapter) -> list[Hook]:
@@ -163,12 +171,36 @@ def _name(model: nn.Module, hook: Hook) -> str:
 
 def _tied(model: nn.Module, targets: Sequence[Target]) -> list[tuple[str, str]]:
     """(module, other module) for every adapted weight that another module uses too."""
-    users: dict[int, list[tuple[str, nn.Module]]] = {}
+    users: dict[int, list[tuple[str, nn.Module, Tensor]]] = {}
     for path, module in model.named_modules():
         for own in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            users.setdefault(id(own), []).append((path, module))
+            users.setdefault(_memory(own), []).append((path, module, own))
     found = []
     for target in targets:
-        others = [path for path, user in users[id(target.weight)] if user is not target.module]
-        found += [(target.path, other) for other in others[:1]]
+        beside = [
+            path
+            for path, user, other in users.get(_memory(target.weight), ())
+            if user is not target.module and _share(target.weight, other)
+        ]
+        found += [(target.path, other) for other in beside[:1]]
     return found
+
+
+def _memory(x: Tensor) -> int:
+    """Address of the storage of a tensor; of one without any, or of other kinds, what it is."""
+    plain = type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided
+    return x.untyped_storage().data_ptr() or id(x) if plain else id(x)
+
+
+def _share(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one storage have numbers in common."""
+    (start, stop), (first, last) = _span(a), _span(b)
+    return a is b or (start < last and first < stop)
+
+
+def _span(x: Tensor) -> tuple[int, int]:
+    """First byte and end of a tensor without gaps; of any other its first number alone."""
+    reach = 1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
+    count = x.numel() if reach == x.numel() else 1
+    start = int(x.storage_offset()) * x.element_size()
+    return start, start + count * x.element_size()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tdecomp_torch.forwards import factors_of, is_plain
 from tdecomp_torch.kept import direction
 from tdecomp_torch.offload import offloaded
 
-__all__ = ["Kind", "kind_of"]
+__all__ = ["Kind", "does_more", "kind_of"]
 
 
 class Kind(ABC):
@@ -30,6 +32,19 @@ class Kind(ABC):
     """Its weight is stored (in, out)."""
     packed = False
     """Its weight can be read, but not be written: it is quantised."""
+
+    def plain(self) -> type[nn.Module] | None:
+        """The class whose forward does what is said here."""
+        return None
+
+    def factor(self, dtype: torch.dtype) -> float:
+        """What the module multiplies its product with, where its weight has a dtype."""
+        del dtype
+        return 1.0
+
+    def probes(self, module: nn.Module) -> tuple[tuple[int, ...], ...]:
+        """Shapes of small inputs that tell one forward from another."""
+        raise NotImplementedError
 
     @abstractmethod
     def shape(self, module: nn.Module) -> tuple[int, int] | None:
@@ -53,12 +68,17 @@ class Kind(ABC):
         return w @ direction(w.shape[1]).to(w)
 
     def matrix(self, module: nn.Module) -> Tensor:
-        """Its weight as a matrix (out, in): a view."""
+        """Its weight as a matrix (out, in), to be read."""
         return self.as_matrix(self.stored(module))
 
     @abstractmethod
     def as_matrix(self, stored: Tensor) -> Tensor:
-        """A weight as it is stored, as a matrix (out, in): a view."""
+        """A weight as it is stored, as a matrix (out, in); a view where its layout allows that."""
+
+    def as_stored(self, matrix: Tensor, like: Tensor) -> Tensor:
+        """The other way: a matrix (out, in) in the shape, layout and dtype of a stored weight."""
+        turned = matrix.T if self.turned else matrix
+        return torch.empty_like(like).copy_(turned.reshape(like.shape))
 
     @abstractmethod
     def tokens(self, module: nn.Module, x: Tensor) -> Tensor:
@@ -82,6 +102,13 @@ class _Linear(Kind):
     """``y = x Wᵀ``."""
 
     is_matrix = True
+
+    def plain(self) -> type[nn.Module] | None:
+        return nn.Linear
+
+    def probes(self, module: nn.Module) -> tuple[tuple[int, ...], ...]:
+        n_in = self.matrix(module).shape[1]
+        return (3, n_in), (2, 3, n_in)
 
     def shape(self, module: nn.Module) -> tuple[int, int] | None:
         out, in_ = self.matrix(module).shape
@@ -152,6 +179,9 @@ class _Conv1D(_Linear):
 
     turned = True
 
+    def plain(self) -> type[nn.Module] | None:
+        return getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
+
     def as_matrix(self, stored: Tensor) -> Tensor:
         return stored.T
 
@@ -162,6 +192,15 @@ class _Embedding(_Linear):
     is_matrix = False
     looks_up = True
     turned = True
+
+    def __init__(self, factors: Mapping[torch.dtype, float] | None = None):
+        self.factors = factors or {}
+
+    def plain(self) -> type[nn.Module] | None:
+        return nn.Embedding
+
+    def factor(self, dtype: torch.dtype) -> float:
+        return self.factors.get(dtype, 1.0)
 
     def as_matrix(self, stored: Tensor) -> Tensor:
         return stored.T
@@ -182,6 +221,15 @@ class _Conv2d(Kind):
     """
 
     reads_alike = False  # strides, paddings and dilations may differ
+
+    def plain(self) -> type[nn.Module] | None:
+        return nn.Conv2d
+
+    def probes(self, module: nn.Module) -> tuple[tuple[int, ...], ...]:
+        assert isinstance(module, nn.Conv2d)
+        width = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+        n_in = module.in_channels
+        return (2, n_in, width[0] + 6, width[1] + 7), (n_in, width[0] + 5, width[1] + 5)
 
     def shape(self, module: nn.Module) -> tuple[int, int] | None:
         assert isinstance(module, nn.Conv2d)
@@ -241,4 +289,19 @@ _KINDS: tuple[tuple[Callable[[Any], bool], Kind], ...] = (
 
 def kind_of(module: nn.Module) -> Kind | None:
     """Kind of a module; None where it cannot be adapted."""
+    kind = _kind_by_class(module)
+    if kind is None or kind.packed or is_plain(module, kind.plain()) or kind.shape(module) is None:
+        return kind
+    factors = factors_of(module, kind)
+    if factors is None:
+        return None
+    return _Embedding(factors) if kind.looks_up else kind
+
+
+def does_more(module: nn.Module) -> bool:
+    """Whether a module is of a kind by its class and not by what it does."""
+    return _kind_by_class(module) is not None and kind_of(module) is None
+
+
+def _kind_by_class(module: nn.Module) -> Kind | None:
     return next((kind for fits, kind in _KINDS if fits(module)), None)

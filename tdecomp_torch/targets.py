@@ -16,12 +16,14 @@ from tdecomp.stack import Site, Survey, Targets, find_sites
 from tdecomp.stack.claims import reason_against
 from tdecomp.stack.select import ALL_LINEAR, Chooser
 from tdecomp_torch.left_out import left_out
-from tdecomp_torch.modules import kind_of
+from tdecomp_torch.modules import does_more, kind_of
+from tdecomp_torch.uses import readers_of_weights
 
 __all__ = ["chosen_sites", "config_of", "known_sites"]
 
 _MOST = 8
 _INSIDE = "used by MultiheadAttention without a call"
+_MORE = "which does more than multiply with its weight"
 
 
 def config_of(model: nn.Module) -> Mapping[str, Any]:
@@ -75,17 +77,19 @@ def chosen_sites(
             " Conv1D, Conv2d (of one group) or Embedding modules, or exclude them"
         )
     modules = dict(model.named_modules())
+    read = readers_of_weights(model)
+    apart = read if everything or (targets is None and not patterns) else {}
     beside = tuple(
         site
         for path, module in modules.items()
         if wanted(path) or (everything and isinstance(module, nn.Linear))
-        if not (excluded and excluded(path))
+        if not (excluded and excluded(path)) and path not in apart
         for site in _beside(path, module)
         if layers is None or dict(site.labels).get("layer") in layers
     )
     try:
         found = find_sites(
-            _shapes(model, linear=everything),
+            _shapes(model, linear=everything, apart=apart),
             config_of(model),
             targets=targets,
             exclude=exclude,
@@ -95,18 +99,21 @@ def chosen_sites(
     except SiteError as error:
         if not beside:
             raise SiteError(f"{error}{_meant(targets, modules)}") from None
-        return Survey("generic", beside, ())
+        return Survey("generic", beside, (), _may(beside, read))
     sites = tuple(_turned(site, modules[site.module]) for site in found.sites)
+    notes = (*found.notes, *_may((*sites, *beside), read))
     if targets is not None or patterns:
-        return Survey(found.family, (*sites, *beside), found.uncovered, found.notes)
+        more = _told(model, read, excluded) if everything else ()
+        return Survey(found.family, (*sites, *beside), found.uncovered, (*notes, *more))
     headless = _split_heads(model, spec, sites)
     kept = tuple(site for site in sites if site.path not in headless)
     taken = {site.tensor for site in kept}
     lost = {site.tensor: headless.get(site.path, "") for site in sites if site.tensor not in taken}
     uncovered = (*found.uncovered, *lost.items())
     within = {f"{path}.weight": _INSIDE for path in modules if _is_inside_attention(model, path)}
+    within |= {f"{path}.weight": f"used by {name} without a call" for path, name in apart.items()}
     told = left_out(model, taken, within | dict(uncovered))
-    return Survey(found.family, kept, uncovered, (*found.notes, *told))
+    return Survey(found.family, kept, uncovered, (*notes, *told))
 
 
 def _check_names(**given: Any) -> None:
@@ -124,6 +131,37 @@ def _numbers(layers: Collection[int] | int | None) -> Collection[int] | None:
     return found
 
 
+def _may(sites: Iterable[Site], read: Mapping[str, str]) -> tuple[str, ...]:
+    """A sentence on chosen weights that may be used without a call."""
+    mine = list(dict.fromkeys(site.module for site in sites if site.module in read))
+    if not mine:
+        return ()
+    return (
+        f"{read[mine[0]]} may use the weight of {_few(mine)} without a call: where it does, the"
+        " adapter does not act.",
+    )
+
+
+def _told(model: nn.Module, read: Mapping[str, str], excluded: Any) -> list[str]:
+    """Sentences on what is left out: weights used without a call, modules that do more."""
+    known = {path: kind_of(module) for path, module in model.named_modules()}
+    mine = [p for p in read if known.get(p) is not None and not (excluded and excluded(p))]
+    notes = []
+    if mine:
+        notes.append(f"Left out, as {read[mine[0]]} uses the weight without a call: {_few(mine)}.")
+    more = [p for p, m in model.named_modules() if isinstance(m, nn.Linear) and does_more(m)]
+    more = [path for path in more if not (excluded and excluded(path))]
+    if more:
+        name = type(model.get_submodule(more[0])).__name__
+        notes.append(f"Left out, as a {name} {_MORE.removeprefix('which ')}: {_few(more)}.")
+    return notes
+
+
+def _few(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - 1} more" if paths[1:] else ""
+    return f"{paths[0]}{more}"
+
+
 def _meant(targets: Targets | None, modules: Iterable[str]) -> str:
     """What to write instead of a name that was given where a regex is read."""
     if not isinstance(targets, str) or not any(map(Chooser.of([targets]), modules)):
@@ -131,12 +169,17 @@ def _meant(targets: Targets | None, modules: Iterable[str]) -> str:
     return f"; a string is a regex for whole paths: give [{targets!r}] to name modules"
 
 
-def _shapes(model: nn.Module, *, linear: bool = False) -> dict[str, tuple[int, ...]]:
-    """Stored shape of every weight that is a matrix of its module; `linear`: and stored as one."""
+def _shapes(
+    model: nn.Module, *, linear: bool = False, apart: Collection[str] = ()
+) -> dict[str, tuple[int, ...]]:
+    """Stored shape of every weight that is a matrix of its module; `linear`: and stored as one.
+
+    Those of the modules `apart` are left out.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     for path, module in model.named_modules():
         kind = kind_of(module)
-        if kind is None or kind.looks_up or _is_inside_attention(model, path):
+        if kind is None or kind.looks_up or _is_inside_attention(model, path) or path in apart:
             continue
         shape = kind.shape(module)
         if shape is not None and (kind.is_matrix or not linear):
@@ -153,6 +196,8 @@ def _unfit(model: nn.Module, wanted: Any) -> list[str]:
         kind = kind_of(module)
         if _is_inside_attention(model, path):
             found.append(f"{path} ({_INSIDE})")
+        elif does_more(module):
+            found.append(f"{path} ({type(module).__name__}, {_MORE})")
         elif kind is None and any(True for _ in module.parameters(recurse=False)):
             found.append(f"{path} ({type(module).__name__})")
         elif kind is not None and kind.shape(module) is None:

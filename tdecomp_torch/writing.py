@@ -36,6 +36,11 @@ _REASONS: tuple[tuple[_Reason, str, str], ...] = (
         "is sharded ({type})",
         "load the saved adapter on the whole model and merge there",
     ),
+    (
+        lambda kind, module: module.weight.numel() > 1 and 0 in module.weight.stride(),
+        "keeps several of its numbers in one place in memory ({type}, an expanded tensor)",
+        "give the module a weight of its own: module.weight = nn.Parameter(module.weight.clone())",
+    ),
 )
 
 

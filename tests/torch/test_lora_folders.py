@@ -107,6 +107,7 @@ def test_what_peft_cannot_keep_a_copy_of_is_refused(also_train: list[str], tmp_p
 
 def test_modules_that_peft_refuses_are_refused(tmp_path: Path):
     adapter = attach(build("MambaForCausalLM", "cpu"), "lora", rank=1, targets=["out_proj"])
+    adapter.model(torch.arange(3, 9)[None])  # whether it is called is known then
     with pytest.raises(SiteError, match="PEFT does not adapt .*out_proj in 'mamba' models"):
         adapter.save_lora(tmp_path / "lora")
 

@@ -210,7 +210,7 @@ TOLD = {
         14,
         (
             "model.layers.*.feed_forward.experts.down_proj (in a Llama4TextExperts)",
-            "model.layers.*.feed_forward.router (router or gate)",
+            "model.layers.*.feed_forward.router (in a Llama4Router)",
         ),
     ),
     "Wav2Vec2Model": (12, ("feature_extractor.conv_layers.*.conv (in a Conv1d)",)),
