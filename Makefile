@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test examples lint format bench bench-long fuzz clean
+.PHONY: demo test examples lint format kills bench bench-long fuzz clean
 
 demo: .venv/ready
 	$(BIN)/python docs/demo/run.py
@@ -25,6 +25,10 @@ format: .venv/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# 200 kills of the commands that write: the old output or the new one is there after each.
+kills: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kills 200
+
 bench: .venv/ready
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench.against_tensorly
@@ -45,7 +49,11 @@ build/pair-1b:
 	$(BIN)/python -m tests.bench.synthetic 1b $@
 
 # The libraries that are only compared with. torchTT compiles against the torch that is there.
-.venv/bench: .venv/ready
+.venv/# 200 kills of the commands that write: the old output or the new one is there after each.
+kills: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kills 200
+
+bench: .venv/ready
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation torchTT
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
 	touch $@

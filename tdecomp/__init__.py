@@ -8,44 +8,13 @@
 ((7, 7), 490)
 """
 
-from tdecomp.decomposition import Exploration as Exploration
-from tdecomp.decomposition import Fit as Fit
-from tdecomp.decomposition import Fits as Fits
-from tdecomp.decomposition import Spectra as Spectra
-from tdecomp.decomposition import Stream as Stream
-from tdecomp.decomposition import Trace as Trace
-from tdecomp.decomposition import als as als
-from tdecomp.decomposition import cp as cp
-from tdecomp.decomposition import decompose as decompose
-from tdecomp.decomposition import explore as explore
-from tdecomp.decomposition import hosvd as hosvd
-from tdecomp.decomposition import mpo as mpo
-from tdecomp.decomposition import ranks as ranks
-from tdecomp.decomposition import svd as svd
-from tdecomp.decomposition import tensor_train as tensor_train
-from tdecomp.decomposition import tt_round as tt_round
-from tdecomp.decomposition import tucker as tucker
-from tdecomp.decomposition import tucker2 as tucker2
-from tdecomp.errors import ArgumentError as ArgumentError
-from tdecomp.errors import DataError as DataError
-from tdecomp.errors import FileError as FileError
-from tdecomp.errors import NotReached as NotReached
-from tdecomp.errors import SiteError as SiteError
-from tdecomp.errors import TdecompError as TdecompError
-from tdecomp.files.format_file import load as load
-from tdecomp.files.format_file import save as save
-from tdecomp.formats import CP as CP
-from tdecomp.formats import TT as TT
-from tdecomp.formats import Format as Format
-from tdecomp.formats import LowRank as LowRank
-from tdecomp.formats import Network as Network
-from tdecomp.formats import Sum as Sum
-from tdecomp.formats import Tucker as Tucker
-from tdecomp.formats import Tucker2 as Tucker2
-from tdecomp.plan import plan as plan
-from tdecomp.stack import Group as Group
-from tdecomp.stack import Site as Site
-from tdecomp.stack import Stack as Stack
+# ruff: noqa: F403, F405 - the names are listed where they are imported
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tdecomp._public import *
 
 __version__ = "0.1.0"
 
@@ -89,3 +58,28 @@ __all__ = [
     "tucker",
     "tucker2",
 ]
+
+if not TYPE_CHECKING:  # a type checker knows the names
+
+    def __getattr__(name: str) -> object:
+        """Load a name, or a module of this package, when it is asked for.
+
+        Importing numpy and the rest takes half a second. Python imports this package before any
+        module of it, and the command should be able to answer signals before that.
+        """
+        if name in __all__:
+            public = import_module("tdecomp._public")
+            globals().update({key: getattr(public, key) for key in __all__})
+            return globals()[name]
+        missing = AttributeError(f"module 'tdecomp' has no attribute {name!r}")
+        if name.startswith("__"):
+            raise missing
+        try:
+            return import_module(f"tdecomp.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"tdecomp.{name}":
+                raise
+            raise missing from None
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tdecomp._plan import make_plan
 from tdecomp.modes import Equation
-from tdecomp.plan import make_plan
 
 __all__ = ["TOKEN", "Letters", "Step", "Steps", "compiled"]
 

@@ -16,15 +16,16 @@ LEVELS = {
     "modes": 0,
     "tensor": 1,
     "linalg": 1,
-    "plan": 1,
+    "_plan": 1,
     "formats": 2,
     "stack": 2,
     "decomposition": 3,
     "adapters": 4,
     "files": 5,
-    "__init__": 6,  # the public names
-    "cli": 6,
-    "__main__": 7,
+    "_public": 6,
+    "__init__": 7,
+    "cli": 7,
+    "__main__": 8,
 }
 WITHIN = {("_xp", "errors"), ("modes", "errors"), ("linalg", "tensor")}  # inside one level
 HEAVY = ("torch", "jax", "cupy", "sympy", "matplotlib", "tensorly", "transformers", "peft")
@@ -89,7 +90,21 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_importing_the_core_loads_no_framework_and_no_cli():
-    assert not loaded_by("import tdecomp") & {*HEAVY, *CLI_ONLY}
+    assert not loaded_by("import tdecomp; tdecomp.svd") & {*HEAVY, *CLI_ONLY}
+
+
+def test_the_command_answers_signals_before_anything_large_is_loaded():
+    assert not loaded_by("import tdecomp.cli") & {*HEAVY, *CLI_ONLY, "numpy", "opt_einsum"}
+
+
+def test_public_names_are_what_they_say_whatever_was_loaded_before():
+    for before in ("tdecomp.formats", "tdecomp.cli", "tdecomp._plan"):
+        assert loaded_by(
+            f"import {before}, tdecomp as td;"
+            "assert callable(td.plan) and callable(td.svd) and td.linalg.Svd and td.adapters;"
+            "assert set(td.__all__) <= set(dir(td));"
+            "assert not hasattr(td, 'nothing') and not hasattr(td, '__wrapped__')"
+        )
 
 
 def test_reading_a_factors_file_loads_no_framework():

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import device
 
+from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
 from tdecomp.adapters.from_weights import FROM_WEIGHTS, Piece
 from tdecomp.adapters.inits import INITS, Init, Request
@@ -22,7 +23,6 @@ from tdecomp.adapters.wraps import WRAPS
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format, Network, Sum
 from tdecomp.modes import Axis, Equation, flatten
-from tdecomp.plan import contract
 
 __all__ = ["Bound", "Grid", "Label", "Weights", "wrap_factors"]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from io import TextIOWrapper
 
-from tdecomp.cli._signals import Stopped, stopped_by_exception
+from tdecomp.cli._signals import Stopped, left, watched
 from tdecomp.errors import TdecompError
 
 __all__ = ["main"]
@@ -25,22 +26,39 @@ def main(arguments: list[str] | None = None) -> None:
     _replace_closed_streams()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a screen without Δ, a path that is not text
-    with stopped_by_exception():
-        code = _run(arguments)
+    with watched(to_the_end=arguments is None) as watch:
+        command = _command()
+        try:
+            watch.working = True
+            code = _run(command, arguments)
+            watch.working = False
+        except Stopped as stopped:
+            code = _end(stopped)
     sys.exit(code)
 
 
-def _run(arguments: list[str] | None) -> int:
-    import numpy as np
-
+def _command() -> Callable[..., object]:
+    """The commands, for which everything is loaded."""
     from tdecomp.cli._commands import app
+
+    return app
+
+
+def _end(stopped: Stopped) -> int:
+    """Remove what is half-written, and say so or what is left."""
+    from tdecomp.files.workshop import discard_all
+
+    discard_all()
+    return _say(f"{stopped}: {left()}", 128 + stopped.number)
+
+
+def _run(command: Callable[..., object], arguments: list[str] | None) -> int:
+    import numpy as np
 
     try:
         with np.errstate(all="ignore"):  # what is not finite is found and told in words
-            code = app(arguments, prog_name="tdecomp", standalone_mode=False)
+            code = command(arguments, prog_name="tdecomp", standalone_mode=False)
         sys.stdout.flush()
-    except Stopped as stopped:
-        return _say(f"{stopped}: nothing half-written is left", 128 + stopped.number)
     except (BrokenPipeError, SystemExit):  # Typer makes SystemExit of it: `inspect MODEL | head`
         _drop_output()
         return 128 + 13

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from array_api_compat import device
 
+from tdecomp._plan import contract
 from tdecomp._xp import Array, double, float64_scope, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._equations import fresh, rename
 from tdecomp.formats._slices import owners, take
 from tdecomp.modes import Equation, flatten, words, write_axis
-from tdecomp.plan import contract
 from tdecomp.tensor import promoted
 
 __all__ = ["Summand", "block_sum", "elementwise", "inner", "kronecker", "norm", "refined"]

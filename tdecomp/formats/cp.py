@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from tdecomp._plan import contract
 from tdecomp._xp import Array
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Factored
@@ -13,7 +14,6 @@ from tdecomp.formats._equations import fresh
 from tdecomp.formats._slices import restricted
 from tdecomp.formats.network import Network
 from tdecomp.modes import Equation, check_names
-from tdecomp.plan import contract
 
 __all__ = ["CP"]
 

@@ -10,12 +10,12 @@ from typing import Any, Self
 import numpy as np
 from array_api_compat import device
 
+from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
 from tdecomp.formats._base import Factored
 from tdecomp.formats._equations import fresh, narrowest_cut, rename
 from tdecomp.formats._slices import gathered, restricted
 from tdecomp.modes import Axis, Equation, flatten, write_axis
-from tdecomp.plan import contract
 from tdecomp.tensor import promoted
 
 __all__ = ["Network", "through_shorter_side"]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Factored, Format
@@ -14,7 +15,6 @@ from tdecomp.formats._equations import fresh
 from tdecomp.formats._slices import restricted
 from tdecomp.formats.network import Network
 from tdecomp.modes import Axis, Equation, check_names, flatten, write_axis
-from tdecomp.plan import contract
 from tdecomp.tensor import mode_product as multiply_array
 
 __all__ = ["TT"]

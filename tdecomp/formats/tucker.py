@@ -9,13 +9,13 @@ from typing import Any, Self
 
 import numpy as np
 
+from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Factored
 from tdecomp.formats._slices import restricted
 from tdecomp.formats.network import Network, through_shorter_side
 from tdecomp.modes import Equation, check_names, positions, words
-from tdecomp.plan import contract
 from tdecomp.tensor import mode_product as multiply_array
 
 __all__ = ["Tucker"]

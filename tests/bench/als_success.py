@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tdecomp._plan import contract
 from tdecomp.decomposition._als.als import als
 from tdecomp.decomposition._als.parse import parse
-from tdecomp.plan import contract
 from tests.bench.tables import Printer, printing
 
 STARTS = 20

@@ -87,6 +87,90 @@ def test_signal_in_the_middle(number, command, commands, old, mark, tmp_path, sp
     assert models.tree(tmp_path) == before
 
 
+UNDOING = """
+import shutil, time
+from tdecomp.cli import _signals
+remove, patience, seconds = shutil.rmtree, float(sys.argv.pop(1)), float(sys.argv.pop(1))
+def rmtree(*arguments, **named):
+    print("removing", flush=True)
+    time.sleep(seconds)
+    remove(*arguments, **named)
+shutil.rmtree, _signals._PATIENCE = rmtree, patience
+main()
+"""
+"""Takes its time to remove what is half-written."""
+
+
+def test_further_signals_wait_until_all_is_removed(commands, old, mark, tmp_path, spawn):
+    before = models.tree(tmp_path)
+    program = SLOW.replace("main()\n", UNDOING)
+    words = [STEPS["export"], mark, 60, 0.3, *commands["export"], old, "--overwrite"]
+    process = spawn(*words, program=program)
+    wait_for(mark, process, tmp_path)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "removing\n"
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (
+        130,
+        "tdecomp: interrupted: nothing half-written is left\n",
+    )
+    assert models.tree(tmp_path) == before
+
+
+def test_what_is_left_is_said_and_removed_later(
+    commands, old, mark, tmp_path, spawn, check_line, done
+):
+    """By a signal that comes long after the first one, while the undoing hangs."""
+    program = SLOW.replace("main()\n", UNDOING)
+    words = [STEPS["export"], mark, 0, 60, *commands["export"], old, "--overwrite"]
+    process = spawn(*words, program=program)
+    wait_for(mark, process, tmp_path)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "removing\n"
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    (folder,) = tmp_path.glob(".*.tmp")
+    assert process.returncode == 143
+    check_line(said, "terminated", f"{folder} is left")
+    done(*commands["export"], old, "--overwrite")
+    assert not folder.exists()
+
+
+AT_IMPORT = """
+import os, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            os.kill(os.getpid(), {number})
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [*((number, "numpy") for number in SIGNALS), (signal.SIGINT, "tdecomp.cli._commands")],
+)
+def test_signal_while_modules_are_loaded(number, name, base, spawn, check_line):
+    run = "import runpy; runpy.run_module('tdecomp', run_name='__main__', alter_sys=True)"
+    program = AT_IMPORT.format(name=name, number=int(number)) + run
+    printed, said = spawn("inspect", base, program=program).communicate(timeout=60)
+    check_line(said, SIGNALS[number][1], "nothing half-written is left")
+    assert printed == ""
+
+
+def test_signal_at_the_very_end(base, spawn):
+    program = (
+        "import atexit, os, signal\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "from tdecomp.cli import main; main()"
+    )
+    process = spawn("inspect", base, "-q", program=program)
+    assert (process.communicate(timeout=60), process.returncode) == (("", ""), 0)
+
+
 def test_nohup_is_respected(commands, mark, tmp_path, spawn):
     arguments = [STEPS["export"], mark, *commands["export"], tmp_path / "new"]
     process = spawn(
@@ -170,8 +254,8 @@ def test_a_screen_without_greek(encoding, base, tuned, tmp_path, spawn):
 def test_no_torch(out, base, tuned, spawn):
     program = (
         "import sys\n"
-        "from tdecomp.cli import _run\n"
-        "assert _run(sys.argv[1:]) == 0\n"
+        "from tdecomp.cli import _command, _run\n"
+        "assert _run(_command(), sys.argv[1:]) == 0\n"
         "print(sorted({'torch', 'jax', 'peft', 'transformers'} & set(sys.modules)))"
     )
     process = spawn("verify", out, base, tuned, "-q", program=program)

@@ -9,9 +9,9 @@ import opt_einsum
 import pytest
 
 import tdecomp as td
+from tdecomp._plan import contract, make_plan, plan
 from tdecomp._xp import to_numpy, tol
 from tdecomp.modes import Equation, name_modes, parse_modes, positions
-from tdecomp.plan import contract, make_plan, plan
 from tdecomp.tensor import gram, mode_product, unfold
 
 SIZES = {"layer": 3, "proj": 2, "out": 5, "in": 4, "r": 2, "s": 3, "head": 2, "hd": 3, "one": 1}

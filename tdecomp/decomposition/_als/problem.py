@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from tdecomp._plan import contract
 from tdecomp._xp import Array, double, namespace, sum_of_squares
 from tdecomp.formats._equations import fresh
 from tdecomp.modes import Equation
-from tdecomp.plan import contract
 
 __all__ = ["Block", "Problem", "conjugate_gradients", "dot", "einsum", "update"]
 
