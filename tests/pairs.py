@@ -19,6 +19,8 @@ CONFIG = {
     "intermediate_size": 24,
 }
 
+_INTEGERS = {"int8": "I8", "int64": "I64", "uint8": "U8"}
+
 
 def weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Random tensors of a tiny llama with grouped-query attention."""
@@ -51,8 +53,11 @@ def write_folder(
     where = {}
     for i, part in enumerate(parts):
         target = folder / file.format(i + 1, shards)
-        entries = [(n, dtype, arrays[n].shape) for n in part]
-        safetensors.write(target, entries, lambda n: safetensors.encode(arrays[n], dtype))
+        codes = {n: _INTEGERS.get(str(arrays[n].dtype), dtype) for n in part}
+        entries = [(n, code, arrays[n].shape) for n, code in codes.items()]
+        safetensors.write(
+            target, entries, lambda n, codes=codes: safetensors.encode(arrays[n], codes[n])
+        )
         where |= dict.fromkeys(part, target.name)
     if shards > 1:
         index = {"metadata": {}, "weight_map": where}

@@ -24,7 +24,7 @@ from tdecomp.cli._parse import (
 )
 from tdecomp.cli._screen import Screen, printable
 from tdecomp.errors import ArgumentError
-from tdecomp.files.factors import load_factors
+from tdecomp.files.factors import Factors, load_factors
 from tdecomp.files.peft_lora import VLLM_RANKS
 from tdecomp.stack import parse_layers, parse_targets
 
@@ -76,6 +76,13 @@ Device = Annotated[
 MaxMemory = Annotated[
     str | None,
     typer.Option(help="Refuse what would take more, `2GB`; by default half of what is free."),
+]
+AllowMissing = Annotated[
+    bool,
+    typer.Option(
+        "--allow-missing",
+        help="Go on when weights to be covered have no partner: what changed there stays unknown.",
+    ),
 ]
 RankPattern = Annotated[
     bool,
@@ -172,6 +179,7 @@ def decompose(
     rank_pattern: RankPattern = False,
     device: Device = None,
     max_memory: MaxMemory = None,
+    allow_missing: AllowMissing = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -208,6 +216,7 @@ def decompose(
         dtype=code,
         lora=_job.LoraOptions(lora_rank, rank_pattern, code) if lora else None,
         machine=_job.Machine(device, parse_memory(max_memory)),
+        allow_missing=allow_missing,
         overwrite=overwrite,
         screen=screen,
     )
@@ -245,6 +254,7 @@ def explore(
     ] = None,
     device: Device = None,
     max_memory: MaxMemory = None,
+    allow_missing: AllowMissing = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -257,6 +267,7 @@ def explore(
         "layers": layers,
         "pattern": pattern,
         "share": share,
+        "allow-missing": allow_missing,
     }
     report = _job.explore(
         base,
@@ -266,10 +277,12 @@ def explore(
         selection=_selection(targets, exclude, layers, pattern, share),
         out=out,
         machine=_job.Machine(device, parse_memory(max_memory)),
+        allow_missing=allow_missing,
         overwrite=overwrite,
         screen=screen,
         command=lambda words: _explored.command(str(base), str(tuned), chosen, words),
     )
+    _print_lines(_report.unknown_lines(report["unknown"]), screen)
     screen.out.print(_explored.explore_table(report))
     _print_lines(_explored.drawing(report), screen)
     _print_lines(_explored.explore_lines(report), screen)
@@ -283,6 +296,7 @@ def verify(out: Out, base: Base, tuned: Tuned, quiet: Quiet = False, as_json: Js
     """Measure the error again from the files; exit code 1 if it differs from what OUT claims."""
     screen = Screen(quiet, as_json)
     report = _job.verify(out, base, tuned, screen=screen)
+    _print_lines(_report.unknown_lines(report["unknown"]), screen)
     screen.out.print(_report.verify_table(report))
     for name in report["changed_files"]:
         screen.note(f"{name} is not the file the factors were made from (other size or hash)")
@@ -313,6 +327,7 @@ def apply(
     screen = Screen(quiet)
     code = parse_dtype(dtype)
     factors = _job.apply(out, base, model, dtype=code, overwrite=overwrite, screen=screen)
+    _warn_of_unknown(factors, screen)
     screen.out.print(f"Changed {len(factors.shapes)} tensors; model in {model}.", highlight=False)
 
 
@@ -334,10 +349,10 @@ def export(
 ) -> None:
     """Write the factors as a LoRA adapter that PEFT and vLLM load."""
     screen = Screen(quiet, as_json)
-    options = _job.LoraOptions(
-        lora_rank, rank_pattern, parse_dtype(dtype) or load_factors(out).dtype
-    )
+    factors = load_factors(out)
+    options = _job.LoraOptions(lora_rank, rank_pattern, parse_dtype(dtype) or factors.dtype)
     report = _job.export(out, lora, options, overwrite=overwrite)
+    _warn_of_unknown(factors, screen)
     _print_lines(_report.lora_lines(report, str(lora)), screen)
     _print_json(report, as_json)
 
@@ -366,8 +381,14 @@ def methods(
 
 
 def _show_factors(report: dict[str, Any], screen: Screen) -> None:
+    _print_lines(_report.unknown_lines(report["unknown"]), screen)
     screen.out.print(_report.factors_table(report))
     _print_lines(_report.summary_lines(report), screen)
+
+
+def _warn_of_unknown(factors: Factors, screen: Screen) -> None:
+    for line in _report.unknown_lines(_report.factors_report(factors)["unknown"]):
+        screen.note(line)
 
 
 def _print_lines(lines: list[str], screen: Screen) -> None:

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tdecomp.decomposition import Exploration
-from tdecomp.stack import Group, Survey
+from tdecomp.files.delta import Delta
+from tdecomp.stack import Group
 
 __all__ = ["command", "drawing", "explore_lines", "explore_report", "explore_table"]
 
@@ -21,26 +22,27 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 def explore_report(
     found: Exploration,
-    survey: Survey,
-    groups: Sequence[Group],
+    delta: Delta,
     methods: Sequence[str],
     command: Callable[[Sequence[str]], str],
 ) -> dict[str, Any]:
     """Every error, the winners, and the commands that make them."""
-    options = {row.name: _options(row, groups, methods) for row in found.rows}
+    options = {row.name: _options(row, delta.groups, methods) for row in found.rows}
 
     def how(name: str, budget: int) -> dict[str, Any]:
         words = options[name]
         typed = None if words is None else command([*words, "--budget", str(budget)])
         return {"command": typed, "python": found.row(name).call(budget)}
 
+    unknown = [row for row in delta.unpaired if row.energy is None]
     return {
-        "family": survey.family,
+        "unknown": [{"tensor": r.tensor, "reason": r.reason, "site": r.site} for r in unknown],
+        "family": delta.survey.family,
         "groups": [
-            {"name": g.name, "modes": list(g.modes), "shape": list(g.shape)} for g in groups
+            {"name": g.name, "modes": list(g.modes), "shape": list(g.shape)} for g in delta.groups
         ],
         "numbers": found.n_numbers,
-        "zero_delta": found.energy == 0,
+        "zero_delta": found.energy == 0 and not unknown,
         "passes": found.passes,
         "budgets": list(found.budgets),
         "rows": [
@@ -72,7 +74,7 @@ def explore_report(
             }
             for w in found.winners
         ],
-        "notes": list(survey.notes),
+        "notes": list(delta.survey.notes),
     }
 
 
@@ -102,8 +104,11 @@ def command(base: str, tuned: str, chosen: Mapping[str, Any], words: Sequence[st
     for name, value in chosen.items():
         if name == "share" and "--share" in words:
             continue
+        if value is True:
+            line.append(f"--{name}")
+            continue
         for text in value if isinstance(value, list) else [value]:
-            line += [] if text is None else [f"--{name}={text}"]
+            line += [] if text in (None, False) else [f"--{name}={text}"]
     return " ".join(map(_quoted, [*line, *words]))
 
 

@@ -145,12 +145,15 @@ def decompose(
     dtype: str,
     lora: LoraOptions | None,
     machine: Machine,
+    allow_missing: bool,
     overwrite: bool,
     screen: Screen,
 ) -> dict[str, Any]:
     """Decompose tuned - base into the folder `out`; returns the report written there."""
     with output_folder(out, overwrite=overwrite, inputs=[base, tuned]) as folder:
-        delta = open_delta(base, tuned, **selection.find, share=selection.share)
+        delta = open_delta(
+            base, tuned, **selection.find, share=selection.share, allow_missing=allow_missing
+        )
         options = {} if modes is None else {"modes": modes}
         fits = _fit(delta, METHODS[method], {**target, **options}, dtype, machine, screen)
         with screen.progress("what is not covered", _numbers(delta), "numbers") as tick:
@@ -169,6 +172,7 @@ def decompose(
             delta.shapes,
             sources,
             {**target, **options, **selection.find, "share": selection.share},
+            tuple((row.tensor, row.reason, row.site) for row in uncovered if row.energy is None),
         )
         save_factors(folder / FACTORS, factors)
         report = fit_report(factors, delta.survey, uncovered, rounding)
@@ -188,6 +192,7 @@ def explore(
     selection: Selection,
     out: Path | None,
     machine: Machine,
+    allow_missing: bool,
     overwrite: bool,
     screen: Screen,
     command: Callable[[Sequence[str]], str],
@@ -204,7 +209,9 @@ def explore(
             file = stack.enter_context(
                 output_file(out, ours=ours, overwrite=overwrite, inputs=places)
             )
-        delta = open_delta(base, tuned, **selection.find, share=selection.share)
+        delta = open_delta(
+            base, tuned, **selection.find, share=selection.share, allow_missing=allow_missing
+        )
         with _progress(delta, "exploring", screen) as progress:
             found = td.explore(
                 machine.stacks(delta),
@@ -214,9 +221,7 @@ def explore(
             )
         check_unchanged(delta.pair.base)
         check_unchanged(delta.pair.tuned)
-        report = {"made_by": _EXPLORED} | explore_report(
-            found, delta.survey, delta.groups, tuple(METHODS), command
-        )
+        report = {"made_by": _EXPLORED} | explore_report(found, delta, tuple(METHODS), command)
         if file is not None:
             file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
@@ -339,10 +344,7 @@ def _write_lora(folder: Path, factors: Factors, options: LoraOptions) -> dict[st
 
 def _numbers(delta: Delta) -> int:
     """Numbers that `uncovered` and `rounding_floor` visit."""
-    names = {name for name, _ in delta.left_out}
-    measured = [n for n in (*delta.pair.common, *dict(delta.pair.tied)) if n in names]
-    visited = sum(int(np.prod(delta.pair.base.shape(delta.pair.base_name(n)))) for n in measured)
-    return visited + sum(int(np.prod(group.shape)) for group in delta.groups)
+    return delta.left_out_numbers + sum(int(np.prod(group.shape)) for group in delta.groups)
 
 
 def _source(path: Path, checkpoint: Checkpoint, screen: Screen) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -34,6 +34,7 @@ __all__ = [
     "lora_report",
     "summary_lines",
     "uncovered_table",
+    "unknown_lines",
     "verify_report",
     "verify_table",
 ]
@@ -78,6 +79,7 @@ def factors_report(factors: Factors) -> dict[str, Any]:
     total = sum(float(e.sum()) for e in factors.energy)
     residual = sum(float(r.sum()) for r in factors.residual)
     return {
+        "unknown": _unknown_rows(factors.unknown),
         "method": factors.method,
         "dtype": factors.dtype,
         "options": dict(factors.options),
@@ -110,23 +112,49 @@ def fit_report(
 ) -> dict[str, Any]:
     """What `decompose` found: the factors, what they leave out, and the rounding floor."""
     covered = sum(float(e.sum()) for e in factors.energy)
-    left_out = sum(u.energy for u in uncovered)
-    everything = covered + left_out
+    left_out = sum(u.energy for u in uncovered if u.energy is not None)
+    measured = covered + left_out
+    share = left_out / measured if measured else 0.0
     return factors_report(factors) | {
         "family": survey.family,
         "notes": list(survey.notes),
-        "zero_delta": everything == 0,
-        "uncovered_share": left_out / everything if everything else 0.0,
+        "zero_delta": measured == 0 and not factors.unknown,
+        "uncovered_share": None if factors.unknown else share,
+        "uncovered_share_of_measured": share,
         "uncovered": [
             {
                 "tensor": u.tensor,
                 "reason": u.reason,
-                "energy_share": u.energy / everything if everything else 0.0,
+                "energy_share": _share(u.energy, measured),
             }
             for u in uncovered
         ],
         "rounding_floor": relative(rounding, covered),
     }
+
+
+def _share(energy: float | None, measured: float) -> float | None:
+    if energy is None:
+        return None
+    return energy / measured if measured else 0.0
+
+
+def _unknown_rows(rows: Iterable[tuple[str, str, bool]]) -> list[dict[str, Any]]:
+    return [{"tensor": tensor, "reason": why, "site": site} for tensor, why, site in rows]
+
+
+def unknown_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What nobody knows, in a sentence; nothing where everything is known."""
+    if not rows:
+        return []
+    sites, first = sum(row["site"] for row in rows), rows[0]
+    kind = "targeted tensor" if sites == len(rows) else "tensor"
+    many = f"{len(rows)} {kind}{'s' if len(rows) > 1 else ''}"
+    among = f", {sites} of them targeted," if 0 < sites < len(rows) else ""
+    return [
+        f"Unknown: what changed in {many}{among} is in no figure here, "
+        f"e.g. {first['tensor']} ({first['reason']})."
+    ]
 
 
 def verify_report(
@@ -149,6 +177,7 @@ def verify_report(
         sum(float(r.sum()) for r in residuals), sum(float(e.sum()) for e in energies)
     )
     return {
+        "unknown": _unknown_rows(factors.unknown),
         "claimed": claimed,
         "measured": measured,
         "agrees": _agree(claimed, measured) and all(row["agrees"] for row in sites),
@@ -189,19 +218,29 @@ def inspect_table(report: dict[str, Any]) -> Table:
 def uncovered_table(rows: Sequence[dict[str, Any]], title: str, limit: int | None = None) -> Table:
     """Tensors that are left out; names that differ in numbers only are one row."""
     shares = any("energy_share" in row for row in rows)
-    table = _table(title, "tensors", "reason", right=["count", *["share of ‖Δ‖²"] * shares])
-    alike: dict[tuple[str, str], list[float]] = {}
+    known = all(row.get("energy_share", 0.0) is not None for row in rows)
+    of = "share of ‖Δ‖²" if known else "share of what is known of ‖Δ‖²"
+    table = _table(title, "tensors", "reason", right=["count", *[of] * shares])
+    alike: dict[tuple[str, str], list[float | None]] = {}
     for row in rows:
         name = _NUMBER.sub("*", row["tensor"])
         alike.setdefault((name, row["reason"]), []).append(row.get("energy_share", 0.0))
-    ordered = sorted(alike.items(), key=lambda item: -sum(item[1]))
-    for (name, reason), energies in ordered[:limit]:
-        table.add_row(name, reason, str(len(energies)), *[f"{sum(energies):.2%}"] * shares)
-    if rest := ordered[len(table.rows) :]:
-        count = sum(len(energies) for _, energies in rest)
-        share = sum(sum(energies) for _, energies in rest)
-        table.add_row("all others", "(each with --json)", str(count), *[f"{share:.2%}"] * shares)
+    ordered = sorted(alike.items(), key=lambda item: _rank_of_shares(item[1]))
+    for (name, reason), found in ordered[:limit]:
+        table.add_row(name, reason, str(len(found)), *[_sum_of_shares(found)] * shares)
+    if rest := [share for _, found in ordered[len(table.rows) :] for share in found]:
+        cells = [_sum_of_shares(rest)] * shares
+        table.add_row("all others", "(each with --json)", str(len(rest)), *cells)
     return table
+
+
+def _rank_of_shares(shares: Sequence[float | None]) -> float:
+    """Unknown shares first, then the largest."""
+    return -math.inf if None in shares else -sum(share or 0.0 for share in shares)
+
+
+def _sum_of_shares(shares: Sequence[float | None]) -> str:
+    return "unknown" if None in shares else f"{sum(share or 0.0 for share in shares):.2%}"
 
 
 def factors_table(report: dict[str, Any]) -> Table:
@@ -228,8 +267,9 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
     ]
     if report.get("zero_delta"):
         lines.append("The two checkpoints are identical: the delta is zero.")
-    if "uncovered_share" in report:
-        lines.append(f"Not covered: {report['uncovered_share']:.2%} of ‖Δ‖².")
+    if "uncovered_share_of_measured" in report:
+        of = "what is known of ‖Δ‖²" if report["unknown"] else "‖Δ‖²"
+        lines.append(f"Not covered: {report['uncovered_share_of_measured']:.2%} of {of}.")
     if report.get("rounding_floor"):
         lines.append(
             f"About {report['rounding_floor']:.4f} of the delta is the rounding of half-precision "

@@ -4,7 +4,8 @@ The parts live in `opening`, `pairing` and `rewriting`; this is the one door to 
 """
 
 from .opening import Checkpoint, check_unchanged, fingerprint, open_checkpoint
-from .pairing import Pair, pair
+from .pair import Pair
+from .pairing import pair
 from .rewriting import Update, write_model
 
 __all__ = [

@@ -7,44 +7,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tdecomp._xp import Array, quick_sum_of_squares
-from tdecomp.errors import SiteError
+from tdecomp.errors import DataError, FileError, SiteError
 from tdecomp.files.checkpoint import Checkpoint, Pair, Update, open_checkpoint, pair
 from tdecomp.files.device import numpy_place, torch_place
 from tdecomp.files.factors import Factors
+from tdecomp.files.unpaired import Uncovered, differing_sizes, refuse_missing, unpaired
 from tdecomp.stack import Group, Site, Stack, Survey, Targets, find_sites, group_sites
 
 __all__ = ["Delta", "Uncovered", "open_delta", "stacks_of", "survey_model", "updates"]
-
-_SIZES = (
-    "model_type",
-    "num_hidden_layers",
-    "n_layer",
-    "num_layers",
-    "hidden_size",
-    "n_embd",
-    "d_model",
-)
-
-
-@dataclass(frozen=True)
-class Uncovered:
-    """A tensor that the stacks leave out.
-
-    Attributes
-    ----------
-    tensor, reason
-        Its name and why.
-    energy
-        Squared norm of its delta, 0 where there is none to speak of.
-    """
-
-    tensor: str
-    reason: str
-    energy: float
 
 
 @dataclass(frozen=True)
@@ -52,12 +27,22 @@ class Delta:
     """Tuned minus base: the stacks to decompose, and what they leave out.
 
     The first reading of a slice also measures its rounding, which `rounding_floor` then need not.
+
+    Attributes
+    ----------
+    pair, survey, groups
+        The models, the sites of the base, and those that are paired, as groups.
+    left_out
+        (tensor, reason) of what both models hold and no group does.
+    unpaired
+        What has no partner: what changed there is unknown.
     """
 
     pair: Pair
     survey: Survey
     groups: tuple[Group, ...]
     left_out: tuple[tuple[str, str], ...]
+    unpaired: tuple[Uncovered, ...] = ()
     _roundings: dict[Site, float] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -75,18 +60,23 @@ class Delta:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Stored shape of every tensor that holds a site."""
         names = {site.tensor for group in self.groups for site in group.sites}
-        return {n: self.pair.base.shape(n) for n in self.pair.common if n in names}
+        return {n: self.pair.base.shape(n) for n in self.pair.base.names if n in names}
 
     def uncovered(self, tick: Callable[[int], None] = lambda numbers: None) -> list[Uncovered]:
-        """Every tensor left out, with the squared norm of its delta; reads those tensors once."""
-        measured = {*self.pair.common, *(head for head, _ in self.pair.tied)}
-        rows = []
+        """Every tensor left out, with the squared norm of its delta; reads those tensors once.
+
+        Nothing that is not covered is refused: what cannot be read or is not finite is unknown.
+        """
+        rows = list(self.unpaired)
         for tensor, reason in self.left_out:
-            energy = self.pair.energy(tensor) if tensor in measured else 0.0
-            rows.append(Uncovered(tensor, reason, energy))
-            if tensor in measured:
-                tick(math.prod(self.pair.base.shape(self.pair.base_name(tensor))))
+            rows += _measured(self.pair, tensor, reason)
+            tick(_numbers(self.pair, tensor))
         return rows + self._partly_covered()
+
+    @property
+    def left_out_numbers(self) -> int:
+        """Numbers that `uncovered` visits."""
+        return sum(_numbers(self.pair, tensor) for tensor, _ in self.left_out)
 
     def rounding_floor(self, tick: Callable[[int], None] = lambda numbers: None) -> float:
         """Expected squared error of the covered delta that is only half-precision storage.
@@ -108,19 +98,52 @@ class Delta:
             covered.setdefault(site.tensor, []).append(site)
         rows, shapes = [], self.shapes
         for tensor, sites in covered.items():
-            shape = shapes[tensor]
-            if (rest := math.prod(shape) - sum(math.prod(s.shape) for s in sites)) > 0:
-                delta = self.pair.delta(tensor)
+            rest = math.prod(shapes[tensor]) - sum(math.prod(s.shape) for s in sites)
+            if rest > 0:
+                delta = self.pair.known_delta(tensor)
                 for site in sites:
                     delta[site.slices] = 0
-                rows.append(
-                    Uncovered(
-                        tensor,
-                        f"{rest} of its numbers were not targeted",
-                        quick_sum_of_squares(delta),
-                    )
-                )
+                energy = quick_sum_of_squares(delta) if np.isfinite(delta).all() else None
+                why = f"{rest} of its numbers were not targeted"
+                rows.append(Uncovered(tensor, _with_doubt(why, energy), energy))
         return rows
+
+
+def _numbers(both: Pair, tensor: str) -> int:
+    """Numbers of a paired tensor; 0 for another one."""
+    return math.prod(both.base.shape(both.base_name(tensor))) if tensor in both.readings else 0
+
+
+def _measured(both: Pair, tensor: str, reason: str) -> list[Uncovered]:
+    """Row of a tensor that no group holds; two where one model has more rows of it."""
+    try:
+        if tensor in both.alike:
+            return [Uncovered(tensor, *_compared(both, tensor, reason))]
+        if tensor not in both.grown:
+            energy = both.known_energy(tensor)
+            return [Uncovered(tensor, _with_doubt(reason, energy), energy)]
+        grown = both.grown[tensor]
+        energy, extra = (
+            both.known_energy(tensor, (slice(0, grown.rows),)),
+            both.extra_energy(tensor),
+        )
+    except (DataError, FileError) as error:
+        return [Uncovered(tensor, f"{reason}, cannot be read: {error}", None)]
+    side = "the base" if grown.base_rows > grown.tuned_rows else "the tuned model"
+    more = f"{abs(grown.base_rows - grown.tuned_rows)} rows that only {side} has"
+    return [
+        Uncovered(tensor, _with_doubt(f"{reason}, the {grown.rows} common rows", energy), energy),
+        Uncovered(tensor, _with_doubt(f"{reason}, {more}", extra), extra),
+    ]
+
+
+def _with_doubt(reason: str, energy: float | None) -> str:
+    return f"{reason}, with NaN or infinite values" if energy is None else reason
+
+
+def _compared(both: Pair, tensor: str, reason: str) -> tuple[str, float | None]:
+    """Reason and energy of what both models store as the same integers, or not."""
+    return (f"{reason}, the same in both", 0.0) if both.identical(tensor) else (reason, None)
 
 
 def survey_model(
@@ -157,24 +180,44 @@ def open_delta(
     layers: Collection[int] | None = None,
     patterns: Sequence[str] = (),
     share: Sequence[str] | None = None,
+    allow_missing: bool = False,
 ) -> Delta:
     """Pair two checkpoints and stack the deltas of their sites, reading nothing but headers.
+
+    Parameters
+    ----------
+    base, tuned
+        Model folders, files or indexes.
+    targets, exclude, layers, patterns
+        As in `find_sites`.
+    share
+        As in `group_sites`.
+    allow_missing
+        Go on when sites of either model have no partner: what changed there stays unknown.
 
     Raises
     ------
     SiteError
-        No site, or sites that the two do not have in common.
+        No site; or sites without a partner, unless they are allowed.
     FileError
         A checkpoint that cannot be read.
     """
+    find = {"targets": targets, "exclude": exclude, "layers": layers, "patterns": patterns}
     both = pair(open_checkpoint(base), open_checkpoint(tuned))
-    survey = survey_model(
-        both.base, targets=targets, exclude=exclude, layers=layers, patterns=patterns
-    )
+    survey = survey_model(both.base, **find)
     survey = replace(survey, notes=(*survey.notes, *both.tuned.notes))
-    sites, missing = _paired(both, survey)
-    groups = group_sites(sites, share=share)
-    return Delta(both, survey, groups, (*missing, *_other_tensors(both, survey)))
+    whole = both.readings.keys() - both.grown.keys()
+    sites = [site for site in survey.sites if site.tensor in whole]
+    lone = unpaired(both, survey, _tuned_sites(both, find))
+    if not sites:
+        why = differing_sizes(both) or next(iter(both.refused.values()), "")
+        raise SiteError(
+            f"none of the sites of {both.base.path} is in {both.tuned.path}"
+            + (f": {why}" if why else "")
+        )
+    if not allow_missing:
+        refuse_missing(both, [row for row in lone if row.site])
+    return Delta(both, survey, group_sites(sites, share=share), _other_tensors(both, survey), lone)
 
 
 def stacks_of(
@@ -270,45 +313,26 @@ def updates(factors: Factors) -> Mapping[str, Update]:
     return {tensor: adder(places) for tensor, places in parts.items()}
 
 
-def _paired(both: Pair, survey: Survey) -> tuple[list[Site], list[tuple[str, str]]]:
-    """Sites that both models have, and those that only the base has."""
-    hold_sites = {site.tensor for site in survey.sites}
-    for name, old, new in both.reshaped:
-        if name in hold_sites:
-            raise SiteError(
-                f"{name} is {old} in {both.base.path} and {new} in {both.tuned.path}: "
-                "different architectures? leave it out with --exclude if they are not"
-            )
-    common = set(both.common)
-    missing = dict.fromkeys(s.tensor for s in survey.sites if s.tensor not in common)
-    lone = [f"{name} is only in the base" for name in missing]
-    lone += [f"{name} is only in the tuned model" for name in both.only_tuned]
-    if lone and (differs := _differing_sizes(both)):
-        raise SiteError(
-            f"{both.base.path} and {both.tuned.path} are of different architectures: {differs}; "
-            f"{lone[0]}"
-        )
-    sites = [site for site in survey.sites if site.tensor in common]
-    if not sites:
-        raise SiteError(f"none of the sites of {both.base.path} is in {both.tuned.path}")
-    return sites, [(name, "only in the base") for name in missing]
+def _tuned_sites(both: Pair, find: Mapping[str, Any]) -> set[str]:
+    """Tensors of the tuned model alone that would be sites by the same search."""
+    lone = {*both.only_tuned, *both.ignored} & both.tuned.entries.keys()
+    if not lone:
+        return set()
+    try:
+        found = survey_model(both.tuned, **find)
+    except SiteError:  # nothing there has such a name
+        return set()
+    return {site.tensor for site in found.sites} & lone
 
 
-def _differing_sizes(both: Pair) -> str:
-    old, new = both.base.config, both.tuned.config
-    differing = [k for k in _SIZES if k in old and k in new and old[k] != new[k]]
-    return ", ".join(f"{k} {old[k]} and {new[k]}" for k in differing)
-
-
-def _other_tensors(both: Pair, survey: Survey) -> list[tuple[str, str]]:
-    """Everything else that is in either model, with the reason it holds no site."""
-    why = {name: "only in the base" for name in both.only_base}
-    why |= {
-        name: f"{old} in the base, {new} in the tuned model" for name, old, new in both.reshaped
+def _other_tensors(both: Pair, survey: Survey) -> tuple[tuple[str, str], ...]:
+    """What both models hold and no site does, with the reason."""
+    sites = {site.tensor for site in survey.sites}
+    rows = {name: reason for name, reason in survey.uncovered if name in both.readings}
+    rows |= {name: "not floating point" for name in both.alike if name not in sites}
+    rows |= {
+        head: f"output head, tied to {source} in one model"
+        for head, source in both.tied
+        if head not in sites
     }
-    why |= {name: "not floating point" for name in both.ignored}
-    tied = {head: f"output head, tied to {embedding} in one model" for head, embedding in both.tied}
-    rows = [(name, tied.get(name, why.get(name, reason))) for name, reason in survey.uncovered]
-    known = {name for name, _ in rows} | {site.tensor for site in survey.sites}
-    rows += [(name, reason) for name, reason in (tied | why).items() if name not in known]
-    return rows + [(name, "only in the tuned model") for name in both.only_tuned]
+    return tuple(rows.items())

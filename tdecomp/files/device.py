@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError
-from .pairing import Empty
+from .pair import Empty
 from .recycled import Recycled
 
 __all__ = ["Place", "numpy_place", "torch_place"]

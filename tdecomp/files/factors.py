@@ -57,6 +57,9 @@ class Factors:
         ``{"base": ..., "tuned": ...}``: path as given; name, size and sha256 of each file.
     options
         What was asked for: rank, error or budget, targets, share.
+    unknown
+        (tensor, reason, whether it is a site) of what could not be compared: none of the energies
+        here knows of it.
     """
 
     method: str
@@ -68,6 +71,7 @@ class Factors:
     shapes: Mapping[str, tuple[int, ...]]
     sources: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    unknown: tuple[tuple[str, str, bool], ...] = ()
 
     @property
     def n_params(self) -> int:
@@ -149,6 +153,7 @@ def _document(factors: Factors) -> dict[str, Any]:
         "shapes": {name: list(shape) for name, shape in factors.shapes.items()},
         "sources": factors.sources,
         "options": factors.options,
+        "unknown": [list(row) for row in factors.unknown],
     }
 
 
@@ -186,6 +191,7 @@ def _read(document: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Fact
         {name: tuple(_as(int, n) for n in shape) for name, shape in document["shapes"].items()},
         _as(dict, document["sources"]),
         _as(dict, document["options"]),
+        tuple(_unknown(row) for row in document.get("unknown", ())),
     )
     _check(factors, arrays)
     return factors
@@ -230,6 +236,13 @@ def _check_claim(group: Group, stored: int) -> None:
     sides = group.shape[-2:]
     if max(sides) > _LONGEST or (stored and math.prod(sides) > max(stored**2, _DENSE)):
         raise ValueError(f"{group.name} claims matrices of {sides} from {stored} numbers")
+
+
+def _unknown(row: Sequence[object]) -> tuple[str, str, bool]:
+    tensor, reason, site = row
+    if not isinstance(site, bool):
+        raise TypeError(f"{site!r} is not of type bool")
+    return _as(str, tensor), _as(str, reason), site
 
 
 def _as(kind: type[_T], value: object) -> _T:

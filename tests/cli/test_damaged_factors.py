@@ -186,6 +186,8 @@ def test_cut_short(out, refused_by_all):
         (("groups", 0, "energy"), [1e308, 1e308], "not finite"),
         (("groups", 0, "energy", 0), 10**400, "damaged"),
         (("groups", 0, "residual", 0), "9" * 400, "damaged"),
+        (("unknown",), [["x.weight", "only in the base", 1]], "1"),
+        (("unknown",), [["x.weight"]], "unpack"),
         (("sources", "base"), {"path": 3, "files": []}, "3"),
     ],
     ids=str,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tdecomp as td
-from tdecomp.files.delta import open_delta
+from tdecomp.files.delta import Uncovered, open_delta
 from tests.pairs import CONFIG, make_pair, weights, write_folder
 
 
@@ -59,6 +59,10 @@ def test_a_partly_covered_tensor_counts_the_rest(tmp_path):
     (row,) = open_delta(base, tuned, targets=["qkv_proj.q"]).uncovered()
     assert row.tensor == name
     assert row.energy == pytest.approx(np.sum((new[name] - old[name])[16:] ** 2.0), rel=1e-5)
+    new[name][20, 3] = np.nan
+    tuned = write_folder(tmp_path / "nan", new, config=config)
+    (row,) = open_delta(base, tuned, targets=["qkv_proj.q"]).uncovered()
+    assert row.energy is None
 
 
 def changed(tmp_path, change, config=None):
@@ -73,26 +77,154 @@ def without(*words):
     return lambda arrays: {n: a for n, a in arrays.items() if not any(w in n for w in words)}
 
 
-def test_a_site_only_in_the_base_is_reported(tmp_path):
-    rows = open_delta(*changed(tmp_path, without("layers.2.mlp.down"))).uncovered()
-    assert ("model.layers.2.mlp.down_proj.weight", "only in the base") in {
-        (r.tensor, r.reason) for r in rows
-    }
+NAME = "model.layers.2.mlp.down_proj.weight"
+ADAPTER = "model.layers.0.self_attn.q_proj.lora_A.default.weight"
 
 
-def test_other_tensors_only_in_one_are_reported(tmp_path):
-    extra = lambda arrays: arrays | {"score.weight": np.ones((2, 16), np.float32)}
-    rows = open_delta(*changed(tmp_path, extra)).uncovered()
-    assert ("score.weight", "only in the tuned model") in {(r.tensor, r.reason) for r in rows}
+def add(name, array):
+    return lambda arrays: arrays | {name: array}
 
 
-def test_a_resized_vocabulary_is_reported(tmp_path):
-    def resize(arrays):
-        name = "model.embed_tokens.weight"
-        return arrays | {name: np.concatenate([arrays[name], np.ones((2, 16), np.float32)])}
+def pack(name):
+    return lambda arrays: arrays | {name: np.ones(arrays[name].shape, np.int8)}
 
-    rows = {r.tensor: r.reason for r in open_delta(*changed(tmp_path, resize)).uncovered()}
-    assert rows["model.embed_tokens.weight"] == "(40, 16) in the base, (42, 16) in the tuned model"
+
+MISSING = {  # a change of the tuned model, the tensor named, the reason
+    "gone": (without(NAME), NAME, "only in the base"),
+    "new": (
+        add("model.layers.3.mlp.up_proj.weight", np.ones((24, 16), np.float32)),
+        "model.layers.3.mlp.up_proj.weight",
+        "only in the tuned model",
+    ),
+    "reshaped": (
+        add(NAME, np.ones((16, 30), np.float32)),
+        NAME,
+        "(16, 24) in the base, (16, 30) in the tuned model",
+    ),
+    "packed": (pack(NAME), NAME, "stored as codes that are not read"),
+    "adapter": (
+        add(ADAPTER, np.ones((2, 16), np.float32)),
+        ADAPTER,
+        "only in the tuned model, of an adapter that is not merged",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", MISSING)
+def test_a_site_without_a_partner_is_refused_or_unknown(change, tmp_path):
+    """Of either side; never counted as no change."""
+    spoil, tensor, reason = MISSING[change]
+    models = changed(tmp_path, spoil)
+    with pytest.raises(td.SiteError) as caught:
+        open_delta(*models)
+    way = (
+        "merge_and_unload" if change == "adapter" else f"--exclude {tensor.removesuffix('.weight')}"
+    )
+    for text in (f"{tensor} is {reason}", way, "--allow-missing"):
+        assert text in str(caught.value)
+    rows = open_delta(*models, allow_missing=True).uncovered()
+    assert rows[0] == Uncovered(tensor, reason, None, site=True)
+    if change != "adapter":
+        open_delta(*models, exclude=[tensor.removesuffix(".weight")])
+
+
+UNKNOWN = {
+    "head": (add("score.weight", np.ones((2, 16), np.float32)), "score.weight"),
+    "norm": (
+        without("layers.1.input_layernorm"),
+        "model.layers.1.input_layernorm.weight",
+    ),
+    "integers": (add("table", np.arange(3, dtype=np.int64)), "table"),
+    "nan": (
+        add("model.layers.1.input_layernorm.weight", np.full(16, np.nan, np.float32)),
+        "model.layers.1.input_layernorm.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", UNKNOWN)
+def test_what_is_not_targeted_blocks_nothing_and_is_unknown(change, tmp_path):
+    spoil, tensor = UNKNOWN[change]
+    (row,) = [r for r in open_delta(*changed(tmp_path, spoil)).uncovered() if r.energy is None]
+    assert (row.tensor, row.site) == (tensor, False)
+
+
+def test_an_adapter_alone_is_said_to_be_one(tmp_path):
+    alone = lambda arrays: {ADAPTER: np.ones((2, 16), np.float32)}
+    with pytest.raises(td.SiteError, match="adapter that is not merged.*merge_and_unload"):
+        open_delta(*changed(tmp_path, alone))
+
+
+CONSTANTS = {
+    "the same mask": (np.full((8, 8), -np.inf), np.full((8, 8), -np.inf), 0.0),
+    "the same NaN": (np.full(5, np.nan), np.full(5, np.nan), 0.0),
+    "beside a change": (np.array([1, -np.inf]), np.array([3, -np.inf]), 4.0),
+    "a mask that changed": (np.array([0, -np.inf]), np.array([-np.inf, 0]), None),
+    "the same integers": (np.arange(5), np.arange(5), 0.0),
+    "other integers": (np.arange(5), np.arange(5)[::-1].copy(), None),
+}
+
+
+@pytest.mark.parametrize("kind", CONSTANTS)
+def test_equal_values_have_not_changed_whatever_they_are(kind, tmp_path):
+    old, new, energy = CONSTANTS[kind]
+    stored = lambda a: a.astype(np.float32) if a.dtype.kind == "f" else a
+    arrays = weights(np.random.default_rng(0))
+    base = write_folder(tmp_path / "base", arrays | {"model.mask": stored(old)})
+    tuned = write_folder(tmp_path / "tuned", arrays | {"model.mask": stored(new)})
+    found = {row.tensor: row.energy for row in open_delta(base, tuned).uncovered()}
+    assert found["model.mask"] == energy
+
+
+def test_a_constant_that_one_side_does_not_store_is_no_change(tmp_path):
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    rows = open_delta(*changed(tmp_path, add(name, np.ones(4, np.float32)))).uncovered()
+    assert ("constant" in rows[0].reason, rows[0].energy) == (True, 0.0)
+
+
+@pytest.mark.parametrize("side", ["base", "tuned"])
+@pytest.mark.parametrize("more", [2, 0, -3])
+def test_common_rows_of_a_vocabulary_are_compared_and_the_rest_told(more, side, tmp_path):
+    """Padding rows of zeros change nothing; a head without partner goes by its own embedding."""
+    name, head = "model.embed_tokens.weight", "lm_head.weight"
+    rng = np.random.default_rng(1)
+    old = weights(rng)
+    new = old | {name: rng.standard_normal((40 + more, 16)).astype(np.float32)}
+    new[head] = rng.standard_normal((40 + more, 16)).astype(np.float32)
+    first, second = (old, new) if side == "tuned" else (new, old)
+    base, tuned = write_folder(tmp_path / "b", first), write_folder(tmp_path / "t", second)
+    rows = [r for r in open_delta(base, tuned).uncovered() if r.tensor in (name, head)]
+    for tensor in (name, head):
+        found = [row.energy for row in rows if row.tensor == tensor]
+        n = min(40, 40 + more)
+        expected = [np.sum((new[tensor][:n] - old[name][:n]) ** 2.0)]
+        longer = new[tensor] if more > 0 else old[name]
+        expected += [np.sum(longer[n:] ** 2.0)] * bool(more)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_targeted_head_is_compared_with_the_embedding_it_is_tied_to(tmp_path):
+    name, head = "model.embed_tokens.weight", "lm_head.weight"
+    old = weights(np.random.default_rng(1))
+    old[head] = old[name] + 1
+    new = {n: a + 1 for n, a in old.items() if n != head}
+    base, tuned = write_folder(tmp_path / "b", old), write_folder(tmp_path / "t", new)
+    delta = open_delta(base, tuned, targets=["lm_head"])
+    assert delta.shapes == {head: (40, 16)}
+    np.testing.assert_allclose(delta.stacks[0].dense().squeeze(), new[name] - old[head])
+    assert head not in {row.tensor for row in delta.uncovered()}
+
+
+def test_a_targeted_head_with_more_rows_is_refused_and_can_be_excluded(tmp_path):
+    head = "lm_head.weight"
+    old = weights(np.random.default_rng(1)) | {head: np.ones((40, 16), np.float32)}
+    base = write_folder(tmp_path / "b", old)
+    tuned = write_folder(tmp_path / "t", old | {head: np.ones((43, 16), np.float32)})
+    targets = ["lm_head", "q_proj"]
+    with pytest.raises(td.SiteError, match="40 rows in the base, 43 in the tuned model"):
+        open_delta(base, tuned, targets=targets)
+    rows = open_delta(base, tuned, targets=targets, exclude=["lm_head"]).uncovered()
+    assert [row.energy for row in rows if row.tensor == head] == [0, 48]
 
 
 def test_fewer_layers_are_another_architecture(tmp_path):
