@@ -80,7 +80,7 @@ def lora_modules(
     -------
     modules, left_out
         Pairs in checkpoint order, and the names of tensors that no LoRA module can express (3-D
-        expert parameters).
+        expert parameters, and what is not the ``weight`` of a module).
 
     Raises
     ------
@@ -91,7 +91,7 @@ def lora_modules(
     for g, group in enumerate(groups):
         for i, site in enumerate(group.sites):
             parts.setdefault(site.tensor, {}).setdefault(g, []).append((i, site))
-    left_out = [name for name in parts if len(shapes[name]) != 2]
+    left_out = [n for n in parts if len(shapes[n]) != 2 or not n.endswith(".weight")]
     modules = [
         _module(name, by_group, tensors, shapes[name], max_rank, rounding)
         for name, by_group in parts.items()

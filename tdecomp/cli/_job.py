@@ -321,7 +321,9 @@ def _write_lora(folder: Path, factors: Factors, options: LoraOptions) -> dict[st
         rounding=lambda array: safetensors.rounded(array, options.dtype),
     )
     if not modules:
-        raise FileError(f"no LoRA module can express {left_out[0]}: it is not a matrix")
+        raise FileError(
+            f"no LoRA module can express {left_out[0]}: it is not the weight of a linear module"
+        )
     source = factors.sources.get("base", {})
     model = facts(source.get("model"))
     names = loaded_names([m.module for m in modules], model)

@@ -289,7 +289,9 @@ def lora_lines(report: dict[str, Any], folder: str) -> list[str]:
             f"were truncated by SVD, among them {report['truncated'][0]}."
         )
     if report["left_out"]:
-        lines.append(f"Not in the LoRA (not a matrix): {', '.join(report['left_out'])}.")
+        lines.append(
+            f"Not in the LoRA (not the weight of a linear module): {', '.join(report['left_out'])}."
+        )
     if report["refused"]:
         names = ", ".join(report["refused"])
         lines.append(f"Not in the LoRA, as PEFT does not adapt them in such models: {names}.")

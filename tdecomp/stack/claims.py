@@ -27,6 +27,8 @@ _HEAD = re.compile(
 _NUMBERED_HEAD = re.compile(r"(?:[^.\d][^.]*\.)*(lm_heads?|classifier|score)\.\d+(\..*)?")
 # One row per expert, or one row: a gate of the shape of a projection is a projection (RWKV's).
 _ROUTER = re.compile(r"(.*\.)?(\w*router\w*(\..*)?|(shared_expert_)?gate|wg)")
+# Matrices that are not the ``weight`` of a module: MultiheadAttention's, DBRX's experts.
+_BARE = re.compile(r"(.*\.)?((in|q|k|v)_proj_weight|experts\.mlp\.(w1|v1|w2))")
 _EXPERTS = re.compile(r"\w*experts?")
 _EXPERT = re.compile(rf"expert_({NUMBER})")
 _NUMBER = re.compile(NUMBER)
@@ -45,7 +47,7 @@ class Claim:
 def generic(
     name: str, shape: tuple[int, ...], *, anywhere: bool = False, heads: bool = False
 ) -> Claim:
-    """Claim a 2-D ``*.weight`` under its first numbered segment, by no table at all.
+    """Claim a 2-D ``*.weight`` (or a matrix of `_BARE`) under its first numbered segment.
 
     Label `layer` is that number, `proj` the last name, `expert` a number behind ``experts``; what
     stands between is the role. Segments of wrappers do not count. Never an embedding, and no output
@@ -54,7 +56,8 @@ def generic(
     """
     known = canonical(name)
     module = known.removesuffix(".weight")
-    if module == known or len(shape) != 2 or 0 in shape or _EMBEDDING.fullmatch(module):
+    bare = module == known and not _BARE.fullmatch(known)
+    if bare or len(shape) != 2 or 0 in shape or _EMBEDDING.fullmatch(module):
         return Claim()
     if is_adapter(name) and not heads:
         return Claim()

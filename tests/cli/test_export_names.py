@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from tdecomp.files import safetensors
 from tdecomp.files.factors import FACTORS
@@ -55,6 +55,19 @@ def test_what_peft_refuses_is_left_out_and_named(done, refused, tmp_path: Path):
     assert f"Not in the LoRA, as PEFT does not adapt them in such models: {names[0]}." in flat
     done("decompose", base, tuned, "-o", tmp_path / "one", "--rank", 2, "--targets", "out_proj")
     refused(["export", tmp_path / "one", "--lora", tmp_path / "none"], "PEFT adapts none")
+
+
+def test_what_is_not_the_weight_of_a_module_is_left_out_and_named(done, tmp_path: Path):
+    base, tuned = pair(tmp_path, {"model_type": "mine"}, ["layers.0.attn.q_proj"])
+    for seed, folder in enumerate((base, tuned)):
+        rng, path = np.random.default_rng(seed), folder / "model.safetensors"
+        rows = rng.standard_normal((12, 4), np.float32)
+        save_file(load_file(path) | {"layers.0.attn.in_proj_weight": rows}, path)
+    done("decompose", base, tuned, "-o", tmp_path / "out", "--rank", 2)
+    told: Result = done("export", tmp_path / "out", "--lora", tmp_path / "lora")
+    assert targets(tmp_path / "lora") == ["layers.0.attn.q_proj"]
+    left = "(not the weight of a linear module): layers.0.attn.in_proj_weight."
+    assert left in " ".join(told.out.split())
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,16 @@ def test_sites_that_the_family_has_no_name_for_are_told():
 
 
 @pytest.mark.parametrize(
+    "tensor",
+    ["layers.0.self_attn.in_proj_weight", "transformer.blocks.0.ffn.experts.mlp.w1"],
+)
+def test_matrices_that_are_bare_parameters_are_sites(tensor: str):
+    shapes = {tensor: (24, 8), "layers.0.ssm.A_log": (24, 8)}
+    survey = find_sites(shapes, {"model_type": "dbrx"})
+    assert [(site.tensor, site.shape) for site in survey.sites] == [(tensor, (24, 8))]
+
+
+@pytest.mark.parametrize(
     "wrapped",
     [
         "_orig_mod.model.layers.{}.self_attn.q_proj",
