@@ -42,6 +42,7 @@ from tdecomp.files.loaded_names import are_known, loaded_names, warnings_about
 from tdecomp.files.ours import is_json
 from tdecomp.files.peft_config import cautions, facts, refused
 from tdecomp.files.peft_lora import VLLM_RANKS, write_lora
+from tdecomp.files.unfused import unfused
 from tdecomp.formats import Format
 from tdecomp.stack import Stack, Survey, Targets, group_sites
 
@@ -313,10 +314,13 @@ def _progress(delta: Delta, what: str, screen: Screen) -> Iterator[Callable[[flo
 
 
 def _write_lora(folder: Path, factors: Factors, options: LoraOptions) -> dict[str, Any]:
+    source = factors.sources.get("base", {})
+    model = facts(source.get("model"))
+    groups, shapes = unfused(factors.groups, factors.shapes, model)
     modules, left_out = lora_modules(
-        factors.groups,
+        groups,
         factors.tensors,
-        factors.shapes,
+        shapes,
         max_rank=options.max_rank,
         rounding=lambda array: safetensors.rounded(array, options.dtype),
     )
@@ -324,8 +328,6 @@ def _write_lora(folder: Path, factors: Factors, options: LoraOptions) -> dict[st
         raise FileError(
             f"no LoRA module can express {left_out[0]}: it is not the weight of a linear module"
         )
-    source = factors.sources.get("base", {})
-    model = facts(source.get("model"))
     names = loaded_names([m.module for m in modules], model)
     lost = set(refused(names, model))
     kept = [m for m in modules if m.module not in lost]

@@ -14,13 +14,15 @@ from peft import PeftModel
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
+import tdecomp as td
 from tdecomp._xp import tol
-from tdecomp.adapters import LoRAModule
+from tdecomp.adapters import LoRAModule, lora_modules
 from tdecomp.files.peft_config import facts, refused
 from tdecomp.files.peft_lora import write_lora
-from tdecomp.stack import find_sites
+from tdecomp.files.unfused import unfused
+from tdecomp.stack import find_sites, group_sites
 from tests.architectures import build
-from tests.models import CASES
+from tests.models import CASES, read_config, save_arrays, save_model
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning", "ignore::FutureWarning", "ignore::RuntimeWarning"
@@ -98,6 +100,46 @@ def test_peft_changes_what_the_pairs_change(name: str, how: str, tmp_path: Path)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     merged = PeftModel.from_pretrained(model, lora).merge_and_unload().state_dict()
     assert sum(not torch.equal(before[key], expected[key]) for key in expected) >= 8
+    for key, value in expected.items():
+        assert torch.allclose(merged[key], value, atol=tol("float32", 64) * 64, rtol=0), key
+
+
+@pytest.mark.parametrize(
+    "name", ["mixtral in memory", pytest.param("qwen2_moe in memory", marks=pytest.mark.slow)]
+)
+def test_fused_experts_are_exported_one_by_one(name: str, tmp_path: Path):
+    """The factors of fused experts, as a LoRA that PEFT fuses again, give the tuned weights."""
+    base, tuned, lora = tmp_path / "base", tmp_path / "tuned", tmp_path / "lora"
+    arrays = save_model(name, base)
+    config = read_config(base)
+    survey = find_sites({key: array.shape for key, array in arrays.items()}, config)
+    rng = np.random.default_rng(0)
+    new = {
+        key: array + rng.standard_normal(array.shape).astype(np.float32) / 16
+        if any(site.tensor == key for site in survey.sites)
+        else array
+        for key, array in arrays.items()
+    }
+    deltas = {key: new[key] - arrays[key] for key in arrays}
+    groups = group_sites(survey.sites)
+    tensors = [
+        td.svd(
+            np.stack([s.take(deltas[s.tensor]) for s in group.sites]), rank=min(group.shape[-2:])
+        ).tensor
+        for group in groups
+    ]
+    shapes = {s.tensor: arrays[s.tensor].shape for s in survey.sites}
+    apart, shapes = unfused(groups, shapes, facts(config))
+    modules, left_out = lora_modules(apart, tensors, shapes)
+    assert left_out == []
+    lora.mkdir()
+    write_lora(lora, modules, base="", model=facts(config))
+    save_model(name, tuned)
+    save_arrays(new, tuned)
+    load = type(CASES[name].make()).from_pretrained
+    expected, fresh = load(tuned).state_dict(), load(base)
+    merged = PeftModel.from_pretrained(fresh, lora).merge_and_unload().state_dict()
+    assert any("experts" in key for key in expected)
     for key, value in expected.items():
         assert torch.allclose(merged[key], value, atol=tol("float32", 64) * 64, rtol=0), key
 
