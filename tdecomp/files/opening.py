@@ -1,40 +1,37 @@
 """Open a model's weights: one safetensors file, an index with its shards, or a folder."""
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import FileError, SiteError
 from . import safetensors
-from .choosing import INDEX_SUFFIX, WeightSet, choose, copies
+from .choosing import copies
 from .dtypes import FLOATS
 from .packed import Found, Packed, find_packed
 from .parts import Part
 from .places import check_inside, is_there
 from .safetensors import Entry
 from .stored import Source
+from .weight_files import find_weights, read_json
 
 __all__ = [
-    "INDEX_SUFFIX",
     "QUANTISATION_FILES",
     "Checkpoint",
     "check_unchanged",
     "fingerprint",
     "open_checkpoint",
-    "read_json",
 ]
 
 QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 """Settings of GPTQ, AWQ and modelopt where the config has none."""
 _CHUNK = 1 << 22  # bytes hashed at a time
-_MAX_JSON = 100_000_000  # bytes, as of the header of a weight file
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,33 +179,26 @@ def _open(path: Path) -> Checkpoint:
     if not path.exists():
         raise FileError(f"{path} does not exist")
     folder = path if path.is_dir() else path.parent
-    chosen, notes = _chosen(path)
-    listed: dict[str, str] = {}
-    files = chosen.files
-    if chosen.index is not None:
-        listed = _weight_map(chosen.index)
-        files = tuple(folder / shard for shard in sorted(set(listed.values())))
-        _check_shards(chosen.index, files)
+    weights = find_weights(path)
     config_file = folder / "config.json"
-    for file in (config_file, *(files if chosen.index is not None or path.is_dir() else ())):
-        if is_there(file):
-            check_inside(folder, file)
-    everything = _union(path, files, {name: folder / shard for name, shard in listed.items()})
+    if is_there(config_file):
+        check_inside(folder, config_file)
+    everything = _union(path, weights.files, weights.listed)
     second, told = copies(everything)
     everything = {name: entry for name, entry in everything.items() if name not in second}
     config = read_json(config_file) if is_there(config_file) else {}
     found = find_packed(everything, _with_settings(folder, config))
     return Checkpoint(
         path=path,
-        files=files,
+        files=weights.files,
         entries=found.entries,
         stored=everything,
         packed=found.packed,
         refused=found.refused,
         companions=found.companions,
         config=config,
-        index_file=chosen.index,
-        notes=(*notes, *told, *_told(found)),
+        index_file=weights.index,
+        notes=(*weights.notes, *told, *_told(found)),
     )
 
 
@@ -223,32 +213,6 @@ def _told(found: Found) -> list[str]:
     ]
 
 
-def _chosen(path: Path) -> tuple[WeightSet, tuple[str, ...]]:
-    """The weights that a path stands for, and what is left aside."""
-    if path.name.endswith(".index.json"):
-        return WeightSet(path.name, (), path), ()
-    if not path.is_dir():
-        return WeightSet(path.name, (path,)), ()
-    is_there(path / f"model{INDEX_SUFFIX}")  # refuses a folder of that name
-    indexes = _visible(path, f"*{INDEX_SUFFIX}")
-    files = _visible(path, "*.safetensors")
-    if not files and not indexes:
-        _refuse_empty(path)
-    chosen, notes = choose(path, files, {index: _names_in(index) for index in indexes})
-    if chosen.index is not None:
-        check_inside(path, chosen.index)
-    return chosen, notes
-
-
-def _names_in(index: Path) -> tuple[str, ...]:
-    """Names of the files that an index lists; none where it is damaged and may not be needed."""
-    try:
-        check_inside(index.parent, index)
-        return tuple({PurePosixPath(shard).name for shard in _weight_map(index).values()})
-    except FileError:
-        return ()
-
-
 def _with_settings(folder: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The config, with the quantisation settings that some tools write into a file beside it."""
     beside = [folder / name for name in QUANTISATION_FILES]
@@ -257,78 +221,6 @@ def _with_settings(folder: Path, config: Mapping[str, Any]) -> Mapping[str, Any]
         return config
     check_inside(folder, file)
     return {**config, "quantization_config": read_json(file)}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; FileError if it cannot be read or is something else."""
-    try:
-        if not is_there(path):
-            raise FileError(f"{path} does not exist")
-        if (size := path.stat().st_size) > _MAX_JSON:
-            raise FileError(f"{path} has {size} bytes, at most {_MAX_JSON} of JSON are read")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise FileError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise FileError(f"{path} is not a JSON object")
-    return content
-
-
-def _visible(folder: Path, pattern: str) -> list[Path]:
-    """Files of a folder, sorted; folders of such a name are passed over."""
-    found = sorted(p for p in folder.glob(pattern) if not p.name.startswith("."))
-    return [p for p in found if not p.is_dir() and is_there(p)]
-
-
-def _listing(files: Sequence[Path], limit: int = 4) -> str:
-    names = ", ".join(file.name for file in files[:limit])
-    return names + (", ..." if len(files) > limit else "")
-
-
-def _refuse_empty(folder: Path) -> NoReturn:
-    pickles = sorted(p for p in folder.iterdir() if p.suffix in safetensors.PICKLE_SUFFIXES)
-    if pickles:
-        raise FileError(
-            f"{folder} has no .safetensors files, only pickles ({_listing(pickles)}), which can "
-            f"run code when read: {safetensors.CONVERT}"
-        )
-    others = [p for p in _visible(folder, "*") if p.suffix in (".gguf", ".onnx", ".h5", ".msgpack")]
-    if others:
-        raise FileError(
-            f"{folder} has no .safetensors files, only {_listing(others)}: convert them first, "
-            "e.g. with transformers, and save them in bfloat16"
-        )
-    below = sorted(
-        p for p in folder.iterdir() if p.is_dir() and next(p.glob("*.safetensors"), None)
-    )
-    example = f", e.g. {below[0]}" if below else ""
-    raise FileError(
-        f"{folder} has no .safetensors files: name the folder that holds the weights{example}"
-    )
-
-
-def _weight_map(index_file: Path) -> dict[str, str]:
-    listed = read_json(index_file).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(s, str) for s in listed.values()):
-        raise FileError(f"{index_file} has no weight_map from tensor names to file names")
-    for shard in set(listed.values()):
-        place = PurePosixPath(shard)
-        if place.is_absolute() or ".." in place.parts or set(shard) & set("\\:\0") or not shard:
-            raise FileError(f"{index_file} names {shard!r}, which lies outside its folder: refused")
-    if not listed:
-        raise FileError(f"{index_file} lists no tensors")
-    return listed
-
-
-def _check_shards(index_file: Path, files: Sequence[Path]) -> None:
-    missing = [file for file in files if not is_there(file)]
-    if missing:
-        raise FileError(
-            f"{index_file} names {len(missing)} of {len(files)} files that are not there: "
-            f"{_listing(missing)}; download them"
-        )
 
 
 def _union(path: Path, files: Sequence[Path], listed: Mapping[str, Path]) -> dict[str, Entry]:

@@ -11,9 +11,10 @@ import numpy as np
 
 from ..errors import ArgumentError, DataError, FileError, SiteError
 from . import safetensors
-from .opening import QUANTISATION_FILES, Checkpoint, read_json
+from .opening import QUANTISATION_FILES, Checkpoint
 from .places import check_inside, is_there
 from .safetensors import FLOATS, PICKLE_SUFFIXES, Entry
+from .weight_files import read_json
 
 __all__ = ["write_model"]
 

@@ -13,7 +13,7 @@ import pytest
 from tdecomp.errors import FileError
 from tdecomp.files import checkpoint as ck
 from tdecomp.files import safetensors
-from tdecomp.files.opening import read_json
+from tdecomp.files.weight_files import read_json
 
 NAME = "model.layers.0.self_attn.q_proj.weight"
 

@@ -11,6 +11,7 @@ from ..dtypes import FP8
 from ..safetensors import Entry
 from .bitsandbytes import BITSANDBYTES_LAYOUTS
 from .floats import FLOAT_LAYOUTS, SCALES
+from .gptq import GPTQ_LAYOUTS
 from .integers import INTEGER_LAYOUTS
 from .layout import Context, Layout, Packed, Refused, Stored, settings_of
 from .refusals import NAMED_LAYOUTS, UNKNOWN_LAYOUTS
@@ -21,6 +22,7 @@ LAYOUTS: tuple[Layout, ...] = (
     *NAMED_LAYOUTS,
     *BITSANDBYTES_LAYOUTS,
     *FLOAT_LAYOUTS,
+    *GPTQ_LAYOUTS,
     *INTEGER_LAYOUTS,
     *UNKNOWN_LAYOUTS,
 )
