@@ -371,7 +371,7 @@ class Adapter:
         self.originals, self._state.merged = None, False
 
     def merged_state_dict(self) -> dict[str, Tensor]:
-        """``state_dict`` of the unadapted model with the adapted weights; nothing is changed."""
+        """``state_dict`` of the plain model with the adapted weights; nothing is changed."""
         from tdecomp_torch.merging import merged_state_dict
 
         self.check()

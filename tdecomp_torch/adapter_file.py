@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from torch import Tensor, nn
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError, FileError, SiteError
 from tdecomp.files.atomic import output_folder
+from tdecomp.stack import Site
 from tdecomp_torch.adapter import START, Adapter
 from tdecomp_torch.attach import Held, build, check_name, held_factors
 from tdecomp_torch.description import Description, describe, read_description
 from tdecomp_torch.gathering import Writers, is_part, make_whole, settle
 from tdecomp_torch.modules import kind_of
-from tdecomp_torch.names import parameters_of
+from tdecomp_torch.names import modules_of, parameters_of
 
 __all__ = ["load_adapter", "save_adapter"]
 
@@ -123,8 +125,11 @@ def load_adapter(
     check_name(model, name)
     with _opened(path) as file:
         said, shapes = _described(file, path), _shapes(file, path)
-        _check_model(model, said.grids, path)
-        besides = _besides(model, shapes, path)
+        rename = _fitted(model, said, shapes, path)
+        said = _renamed(said, rename)
+        besides = {
+            rename(key.removeprefix(_BESIDES)): key for key in shapes if key.startswith(_BESIDES)
+        }
         with _as_damage(path):
             _check_factors(said, shapes, path)
             tensors = {key: file.get_tensor(key) for key in shapes}
@@ -139,14 +144,14 @@ def load_adapter(
             )
             adapter.step(said.step)
     adapter.notes += _told_of_base(adapter, said.base)
-    adapter.install(besides)
+    adapter.install(tuple(besides))
     with torch.no_grad():
         if said.settings.fold:  # by now the start is folded into the weights
             for key, factor in adapter.factors().items():
                 factor.copy_(tensors[key])
         for key, parameter in adapter.trained_besides().items():
             if key in besides:
-                parameter.copy_(_like(parameter, tensors[_BESIDES + key]))
+                parameter.copy_(_like(parameter, tensors[besides[key]]))
     return adapter
 
 
@@ -190,19 +195,6 @@ def _shapes(file: Any, path: Path) -> dict[str, tuple[int, ...]]:
             raise FileError(f"{path} is damaged: the tensor {key!r} is {dtype}, not floating")
         found[key] = tuple(part.get_shape())
     return found
-
-
-def _besides(
-    model: nn.Module, shapes: Mapping[str, tuple[int, ...]], path: Path
-) -> tuple[str, ...]:
-    """Names of the parameters trained besides, which the model must have."""
-    present = parameters_of(model)
-    names = [key.removeprefix(_BESIDES) for key in shapes if key.startswith(_BESIDES)]
-    for name in names:
-        shape = shapes[_BESIDES + name]
-        if name not in present or present[name].shape != shape:
-            raise SiteError(f"{path} holds the parameter {name!r} {shape}: not in model")
-    return tuple(names)
 
 
 def _check_factors(said: Description, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
@@ -250,24 +242,79 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
     return distribute_tensor(value, sharded.device_mesh, sharded.placements)
 
 
-def _check_model(model: nn.Module, grids: Sequence[SiteGrid], path: Path) -> None:
-    """Compare the sites of the file with the modules of the model."""
-    modules = dict(model.named_modules())
-    for sites in grids:
-        for site in sites.sites:
-            module = modules.get(site.module)
-            kind = None if module is None else kind_of(module)
-            if module is None or kind is None:
-                raise SiteError(
-                    f"{path} was saved from another model: this one has no module {site.module}"
-                )
-            shape = kind.shape(module)
-            end = site.first_row + site.shape[0]
-            if shape is None or end > shape[0] or site.shape[1] != shape[1]:
-                raise SiteError(
-                    f"{path} was saved from another model: {site.path} was {site.shape}, this"
-                    f" model's {site.module} is {shape}"
-                )
+def _fitted(
+    model: nn.Module, said: Description, shapes: Mapping[str, tuple[int, ...]], path: Path
+) -> Callable[[str], str]:
+    """How names in the file are those of modules and parameters of the model.
+
+    They are equal, or one is what the other calls it inside of a larger module.
+
+    Raises
+    ------
+    SiteError
+        The model is another one, or has several places that fit.
+    """
+    modules, present = modules_of(model), parameters_of(model)
+    besides = [key.removeprefix(_BESIDES) for key in shapes if key.startswith(_BESIDES)]
+
+    def misfit(rename: Callable[[str], str]) -> str:
+        for sites in said.grids:
+            for site in sites.sites:
+                if reason := _misfit(modules.get(rename(site.module)), site):
+                    return f"was saved from another model: {reason}"
+        for name in besides:
+            own, shape = present.get(rename(name)), shapes[_BESIDES + name]
+            if own is None or tuple(own.shape) != shape:
+                return f"holds the parameter {name!r} {shape}: not in model"
+        return ""
+
+    reason = misfit(str)
+    if not reason:
+        return str
+    first = said.grids[0].sites[0].module
+    outer = [name.removesuffix(first) for name in modules if name.endswith(f".{first}")]
+    inner = [first[: k + 1] for k, c in enumerate(first) if c == "." and first[k + 1 :] in modules]
+    places: list[Callable[[str], str]] = [
+        *(lambda name, before=before: f"{before}{name}" for before in outer),
+        *(lambda name, before=before: name.removeprefix(before) for before in inner),
+    ]
+    fits = [rename for rename in places if not misfit(rename)]
+    if len(fits) > 1:
+        one, other = fits[0](first), fits[1](first)
+        raise SiteError(
+            f"{path} was saved from a model with {first}, and this one has {one} and {other}: give"
+            " the part of the model that is meant"
+        )
+    if not fits:
+        raise SiteError(f"{path} {reason}")
+    return fits[0]
+
+
+def _misfit(module: nn.Module | None, site: Site) -> str:
+    """Why a module is not that of a site; empty if it is."""
+    kind = None if module is None else kind_of(module)
+    if module is None or kind is None:
+        return f"this one has no module {site.module}"
+    shape = kind.shape(module)
+    end = site.first_row + site.shape[0]
+    if shape is None or end > shape[0] or site.shape[1] != shape[1]:
+        return f"{site.path} was {site.shape}, this model's {site.module} is {shape}"
+    return ""
+
+
+def _renamed(said: Description, rename: Callable[[str], str]) -> Description:
+    """A description by the names of the model."""
+    if rename is str:
+        return said
+    grids = tuple(
+        SiteGrid(
+            sites.grid,
+            tuple(replace(s, tensor=f"{rename(s.module)}.weight") for s in sites.sites),
+        )
+        for sites in said.grids
+    )
+    base = said.base if isinstance(said.base, Mapping) else {}  # one digest has the names in it
+    return replace(said, grids=grids, base={rename(name): own for name, own in base.items()})
 
 
 def _told_of_base(adapter: Adapter, saved: str | Mapping[str, str | None]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from tdecomp_torch.fast import FAST
 from tdecomp_torch.gathering import check_whole
 from tdecomp_torch.layer import Hook, Place
 from tdecomp_torch.modules import Kind, kind_of
+from tdecomp_torch.names import modules_of
 from tdecomp_torch.offload import computing_device
 from tdecomp_torch.pool import Derived, FactorPool, Member
 from tdecomp_torch.program import make_program
@@ -308,7 +309,7 @@ def build(
         _given_arrays(bound, grid.sites, given or {})
         for bound, grid in zip(bounds, grids, strict=True)
     ]
-    modules = dict(model.named_modules())
+    modules = modules_of(model)
     weights = [_Weights(grid, modules) for grid in grids]
     members = []
     for bound, own in zip(bounds, weights, strict=True):

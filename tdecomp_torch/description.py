@@ -18,6 +18,7 @@ from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError, TdecompError
 from tdecomp.stack import Site
 from tdecomp_torch.adapter import Adapter, Settings
+from tdecomp_torch.names import inner_model
 from tdecomp_torch.schema import (
     each,
     either,
@@ -153,7 +154,7 @@ def describe(adapter: Adapter) -> str:
             "dtype": _dtype(adapter),
             "step": adapter.at_step,
             "grids": [_grid_json(grid) for grid in adapter.grids],
-            "base": str(getattr(adapter.model, "name_or_path", "") or ""),
+            "base": str(getattr(inner_model(adapter.model), "name_or_path", "") or ""),
             "base_samples": adapter.base_samples(),
         },
         default=lambda scalar: scalar.item(),  # a rank or an alpha may be numpy's

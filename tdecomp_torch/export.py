@@ -24,6 +24,7 @@ from tdecomp.stack import Group
 from tdecomp.stack.names import canonical
 from tdecomp_torch.adapter import Adapter, Target
 from tdecomp_torch.layer import Place
+from tdecomp_torch.names import inner_model, modules_of, parameters_of
 from tdecomp_torch.targets import config_of
 
 __all__ = ["save_lora", "to_lora"]
@@ -112,7 +113,7 @@ def save_lora(
             f"PEFT does not adapt {lost[0]} in {model['model_type']!r} models: merge the adapter"
             " and save the model, or attach with exclude= for such modules"
         )
-    name = base or str(getattr(adapter.model, "name_or_path", "") or "")
+    name = base or str(getattr(inner_model(adapter.model), "name_or_path", "") or "")
     saved = trained_modules(adapter)
     with output_folder(Path(folder), overwrite=overwrite) as temporary:
         write_lora(temporary, modules, base=name, model=model, saved=saved)
@@ -131,9 +132,7 @@ def trained_modules(adapter: Adapter) -> dict[str, dict[str, np.ndarray]]:
     trained = adapter.trained_besides()
     ids = {id(parameter) for parameter in trained.values()}
     names = [  # tied ones under every name
-        name
-        for name, parameter in adapter.model.named_parameters(remove_duplicate=False)
-        if id(parameter) in ids
+        name for name, parameter in parameters_of(adapter.model).items() if id(parameter) in ids
     ]
     owners = {name: name.rpartition(".")[0] for name in names}
     for name, owner in owners.items():
@@ -146,11 +145,11 @@ def trained_modules(adapter: Adapter) -> dict[str, dict[str, np.ndarray]]:
     paths = {*owners.values()}
     outer = [p for p in paths if not any(p.startswith(f"{other}.") for other in paths)]
     # PEFT takes every module whose path ends like this one's, so that one is kept, too
-    alike = {p for p, _ in adapter.model.named_modules() if any(p.endswith(o) for o in outer)}
+    modules = modules_of(adapter.model)
+    alike = {p for p in modules if any(p.endswith(o) for o in outer)}
     return {
-        canonical(path): {
-            canonical(name): _numbers(value)
-            for name, value in adapter.model.get_submodule(path).state_dict().items()
+        path: {
+            canonical(name): _numbers(value) for name, value in modules[path].state_dict().items()
         }
         for path in sorted(alike if outer else ())
     }

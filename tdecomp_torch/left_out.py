@@ -10,6 +10,7 @@ from torch import nn
 
 from tdecomp.stack.claims import reason_against
 from tdecomp_torch.modules import kind_of
+from tdecomp_torch.names import modules_of
 
 __all__ = ["left_out"]
 
@@ -58,7 +59,7 @@ def left_out(
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, int, str]]:
     """Name, size and what it is, of every weight in a numbered layer that is no table."""
-    for path, module in model.named_modules():
+    for path, module in modules_of(model).items():
         kind = kind_of(module)
         shape = None if kind is None else kind.shape(module)
         if shape is not None and kind is not None:

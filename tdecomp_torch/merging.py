@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tdecomp import ArgumentError, SiteError
 from tdecomp_torch.adapter import Adapter, Target
 from tdecomp_torch.layer import Hook
+from tdecomp_torch.names import plain_name
 from tdecomp_torch.state import State
 from tdecomp_torch.writing import why_not_written
 
@@ -122,15 +123,18 @@ def unmerge_adapter(adapter: Adapter, originals: Originals) -> None:
 
 @torch.no_grad()
 def merged_state_dict(adapter: Adapter) -> dict[str, Tensor]:
-    """``state_dict`` of the model with the adapter merged; the model is not changed.
+    """``state_dict`` of the plain model with the adapter merged; the model is not changed.
 
-    Factors of adapters are left out, so that the unadapted model can load it.
+    Factors of adapters are left out, and so are the segments that wrappers write into names, so
+    that the unadapted model can load it.
     """
     targets = _writable(adapter)
+    model = adapter.model
+    names = {name: plain_name(model, name) for name in model.state_dict()}
     state = {
-        name: value
-        for name, value in adapter.model.state_dict().items()
-        if not name.split(".")[0].startswith("tdecomp_")
+        names[name]: value
+        for name, value in model.state_dict().items()
+        if not any(part.startswith("tdecomp_") for part in names[name].split("."))
     }
     for target in targets:
         state[f"{target.path}.weight"] = _merged(target)

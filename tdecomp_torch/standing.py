@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tdecomp.errors import SiteError
+from tdecomp_torch.names import modules_of
 
 __all__ = ["Standing"]
 
@@ -70,7 +71,7 @@ class Standing:
         edges: dict[tuple[int, str], tuple[nn.Module, str, nn.Module]] = {}
         for known, module in self.modules:
             if module not in paths:
-                raise SiteError(self._lost(known, module, paths))
+                raise SiteError(self._lost(known, module))
             parent = self.model
             for name in paths[module].split(".") if paths[module] else ():
                 child = parent._modules[name]
@@ -79,8 +80,8 @@ class Standing:
                 parent = child
         return list(edges.values())
 
-    def _lost(self, path: str, module: nn.Module, paths: dict[nn.Module, str]) -> str:
-        here = next((m for m, own in paths.items() if own == path), None)
+    def _lost(self, path: str, module: nn.Module) -> str:
+        here = modules_of(self.model).get(path)
         now = "is gone" if here is None else f"was replaced by another {type(here).__name__}"
         if here is not None and self._shape(here) != self._shape(module):
             now += f", {self._shape(here)} in place of {self._shape(module)},"

@@ -17,6 +17,7 @@ from tdecomp.stack.claims import reason_against
 from tdecomp.stack.select import ALL_LINEAR, Chooser
 from tdecomp_torch.left_out import left_out
 from tdecomp_torch.modules import does_more, kind_of
+from tdecomp_torch.names import inner_model, modules_of, parameters_of
 from tdecomp_torch.uses import readers_of_weights
 
 __all__ = ["chosen_sites", "config_of", "known_sites"]
@@ -28,7 +29,7 @@ _MORE = "which does more than multiply with its weight"
 
 def config_of(model: nn.Module) -> Mapping[str, Any]:
     """The configuration of a transformers model as plain values; empty for any other."""
-    config = getattr(model, "config", None)
+    config = getattr(inner_model(model), "config", None)
     to_dict: Any = getattr(config, "to_dict", None)
     return to_dict() if to_dict is not None else {}
 
@@ -76,7 +77,7 @@ def chosen_sites(
             f"these targets cannot be adapted: {', '.join(unfit[:_MOST])}{more}; name Linear,"
             " Conv1D, Conv2d (of one group) or Embedding modules, or exclude them"
         )
-    modules = dict(model.named_modules())
+    modules = modules_of(model)
     read = readers_of_weights(model)
     apart = read if everything or (targets is None and not patterns) else {}
     beside = tuple(
@@ -110,7 +111,7 @@ def chosen_sites(
     taken = {site.tensor for site in kept}
     lost = {site.tensor: headless.get(site.path, "") for site in sites if site.tensor not in taken}
     uncovered = (*found.uncovered, *lost.items())
-    within = {f"{path}.weight": _INSIDE for path in modules if _is_inside_attention(model, path)}
+    within = {f"{path}.weight": _INSIDE for path in modules if _is_inside_attention(modules, path)}
     within |= {f"{path}.weight": f"used by {name} without a call" for path, name in apart.items()}
     told = left_out(model, taken, within | dict(uncovered))
     return Survey(found.family, kept, uncovered, (*notes, *told))
@@ -144,15 +145,16 @@ def _may(sites: Iterable[Site], read: Mapping[str, str]) -> tuple[str, ...]:
 
 def _told(model: nn.Module, read: Mapping[str, str], excluded: Any) -> list[str]:
     """Sentences on what is left out: weights used without a call, modules that do more."""
-    known = {path: kind_of(module) for path, module in model.named_modules()}
+    modules = modules_of(model)
+    known = {path: kind_of(module) for path, module in modules.items()}
     mine = [p for p in read if known.get(p) is not None and not (excluded and excluded(p))]
     notes = []
     if mine:
         notes.append(f"Left out, as {read[mine[0]]} uses the weight without a call: {_few(mine)}.")
-    more = [p for p, m in model.named_modules() if isinstance(m, nn.Linear) and does_more(m)]
+    more = [p for p, m in modules.items() if isinstance(m, nn.Linear) and does_more(m)]
     more = [path for path in more if not (excluded and excluded(path))]
     if more:
-        name = type(model.get_submodule(more[0])).__name__
+        name = type(modules[more[0]]).__name__
         notes.append(f"Left out, as a {name} {_MORE.removeprefix('which ')}: {_few(more)}.")
     return notes
 
@@ -177,9 +179,10 @@ def _shapes(
     Those of the modules `apart` are left out.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for path, module in model.named_modules():
+    modules = modules_of(model)
+    for path, module in modules.items():
         kind = kind_of(module)
-        if kind is None or kind.looks_up or _is_inside_attention(model, path) or path in apart:
+        if kind is None or kind.looks_up or _is_inside_attention(modules, path) or path in apart:
             continue
         shape = kind.shape(module)
         if shape is not None and (kind.is_matrix or not linear):
@@ -190,11 +193,12 @@ def _shapes(
 def _unfit(model: nn.Module, wanted: Any) -> list[str]:
     """Modules and bare parameters that are targets and no matrices, with what they are."""
     found = []
-    for path, module in model.named_modules():
+    modules = modules_of(model)
+    for path, module in modules.items():
         if not path or not wanted(path):
             continue
         kind = kind_of(module)
-        if _is_inside_attention(model, path):
+        if _is_inside_attention(modules, path):
             found.append(f"{path} ({_INSIDE})")
         elif does_more(module):
             found.append(f"{path} ({type(module).__name__}, {_MORE})")
@@ -202,8 +206,7 @@ def _unfit(model: nn.Module, wanted: Any) -> list[str]:
             found.append(f"{path} ({type(module).__name__})")
         elif kind is not None and kind.shape(module) is None:
             found.append(f"{path} ({type(module).__name__} that is no matrix)")
-    modules = dict(model.named_modules())
-    for path, parameter in model.named_parameters():
+    for path, parameter in parameters_of(model).items():
         owner, _, name = path.rpartition(".")
         if name not in ("weight", "bias") and wanted(path) and owner in modules:
             found.append(f"{path} (a parameter of shape {tuple(parameter.shape)}, not a module)")
@@ -220,9 +223,9 @@ def _split_heads(model: nn.Module, spec: Spec | None, sites: Sequence[Site]) -> 
     return {site.path: "without heads" for site in sites if site.path not in fit}
 
 
-def _is_inside_attention(model: nn.Module, path: str) -> bool:
+def _is_inside_attention(modules: Mapping[str, nn.Module], path: str) -> bool:
     parent = path.rpartition(".")[0]
-    return bool(parent) and isinstance(model.get_submodule(parent), nn.MultiheadAttention)
+    return bool(parent) and isinstance(modules.get(parent), nn.MultiheadAttention)
 
 
 def _beside(path: str, module: nn.Module) -> tuple[Site, ...]:

@@ -17,6 +17,8 @@ from typing import Any
 
 from torch import nn
 
+from tdecomp_torch.names import modules_of
+
 __all__ = ["ABOUT", "readers_of_weights"]
 
 _ABOUT = """
@@ -33,7 +35,7 @@ def readers_of_weights(model: nn.Module) -> dict[str, str]:
     Branches that the settings of an instance rule out do not count.
     """
     found = {}
-    for path, parent in model.named_modules():
+    for path, parent in modules_of(model).items():
         children = dict(parent.named_children())
         for name in sorted(_read_by(parent) & children.keys()):
             found[f"{path}.{name}" if path else name] = type(parent).__name__
