@@ -201,8 +201,10 @@ def _check_settings(*, alpha: Any, seed: Any, tokens: Any, dtype: torch.dtype | 
 
 def _checked_tasks(tasks: Any, *, fold: bool) -> tuple[str, ...]:
     words = not isinstance(tasks, str) and isinstance(tasks, Collection)
-    if not words or not all(isinstance(task, str) and task for task in tasks):
-        raise ArgumentError(f"tasks={tasks!r} must be names, such as ['english', 'french']")
+    if not words or not all(isinstance(t, str) and t and t.isprintable() for t in tasks):
+        raise ArgumentError(
+            f"tasks={tasks!r} must be names in printable letters, such as ['english', 'french']"
+        )
     if len(set(tasks)) < len(tasks):
         raise ArgumentError(f"tasks={tasks!r} has a name twice")
     if tasks and fold:

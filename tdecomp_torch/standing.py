@@ -9,6 +9,7 @@ from torch import nn
 
 from tdecomp.errors import SiteError
 from tdecomp_torch.names import modules_of
+from tdecomp_torch.pool import FactorPool
 
 __all__ = ["Standing"]
 
@@ -20,14 +21,16 @@ class Standing:
     head) would lose its adapter without a word.
     """
 
-    def __init__(self, model: nn.Module, pool: nn.Module, modules: Sequence[tuple[str, nn.Module]]):
+    def __init__(
+        self, model: nn.Module, pool: FactorPool, modules: Sequence[tuple[str, nn.Module]]
+    ):
         self.model, self.pool, self.modules = model, pool, tuple(modules)
         self.shapes = [self._shape(module) for _, module in modules]
         self._edges: list[tuple[nn.Module, str, nn.Module]] = self._found()
 
     def __call__(self, *_: object) -> None:
         """As a hook before the forward pass; while one is compiled the modules are given."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not self.pool.state.acts:
             return
         if not all(parent._modules.get(name) is child for parent, name, child in self._edges):
             self._edges = self._found()
