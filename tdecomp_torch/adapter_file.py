@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError, FileError, SiteError
+from tdecomp.files.apart import files_in
 from tdecomp.files.atomic import output_folder
 from tdecomp.stack import Site
 from tdecomp_torch.adapter import START, Adapter
@@ -87,7 +88,8 @@ def _write(
     *,
     overwrite: bool,
 ) -> None:
-    with output_folder(folder, overwrite=overwrite) as temporary:
+    inputs = files_in(str(getattr(adapter.model, "name_or_path", "") or ""))
+    with output_folder(folder, overwrite=overwrite, inputs=inputs) as temporary:
         save_file(
             {name: value.cpu().contiguous() for name, value in state.items()},
             temporary / FILE,

@@ -15,6 +15,7 @@ from torch import nn
 
 from tdecomp.adapters import LoRAModule, lora_modules
 from tdecomp.errors import ArgumentError, SiteError
+from tdecomp.files.apart import files_in
 from tdecomp.files.atomic import output_folder
 from tdecomp.files.peft_config import facts, refused
 from tdecomp.files.peft_lora import write_lora
@@ -115,7 +116,8 @@ def save_lora(
         )
     name = base or str(getattr(inner_model(adapter.model), "name_or_path", "") or "")
     saved = trained_modules(adapter)
-    with output_folder(Path(folder), overwrite=overwrite) as temporary:
+    inputs = files_in(str(getattr(adapter.model, "name_or_path", "") or ""))
+    with output_folder(Path(folder), overwrite=overwrite, inputs=inputs) as temporary:
         write_lora(temporary, modules, base=name, model=model, saved=saved)
     return modules
 

@@ -34,7 +34,6 @@ from tdecomp.files.delta import Delta, open_delta, stacks_of, survey_model, upda
 from tdecomp.files.factors import (
     FACTORS,
     Factors,
-    factors_path,
     load_factors,
     save_factors,
 )
@@ -258,7 +257,7 @@ def apply(
         screen.note(f"Note: {note}")
     _check_shapes(factors, checkpoint)
     with (
-        output_folder(model, overwrite=overwrite, inputs=[base, factors_path(out)]) as folder,
+        output_folder(model, overwrite=overwrite, inputs=[base, out]) as folder,
         screen.progress("writing", len(checkpoint.names), "tensors") as tick,
     ):
         write_model(
@@ -271,7 +270,7 @@ def apply(
 def export(out: Path, folder: Path, options: LoraOptions, *, overwrite: bool) -> dict[str, Any]:
     """Write the factors as a PEFT LoRA folder."""
     factors = load_factors(out)
-    with output_folder(folder, overwrite=overwrite, inputs=[factors_path(out)]) as temporary:
+    with output_folder(folder, overwrite=overwrite, inputs=[out]) as temporary:
         return _write_lora(temporary, factors, options)
 
 

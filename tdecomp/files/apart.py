@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import FileError
 
-__all__ = ["check_apart", "resolved"]
+__all__ = ["check_apart", "files_in", "resolved"]
 
 _INDEX = ".index.json"
 _Identity = tuple[int, int]  # device and number of a file: the same for all its names
@@ -46,6 +46,15 @@ def check_apart(target: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
             raise FileError(f"{target} lies inside the input {place}: write to another folder")
     if itself:  # what does not exist yet is no file of an input
         _check_links(target, itself, inputs)
+
+
+def files_in(path: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """The files of a folder, or a file, as inputs: outputs may lie beside them; () for neither."""
+    place, found = Path(path), list[Path]()
+    with suppress(OSError, ValueError):
+        if os.fspath(path) and place.exists():
+            found = sorted(place.iterdir()) if place.is_dir() else [place]
+    return tuple(file for file in found if file.is_file())
 
 
 def resolved(path: str | os.PathLike[str]) -> Path:

@@ -358,7 +358,9 @@ def test_output_and_input(overwrite, commands, base, tuned, out, tmp_path, refus
         ("apply", base / "model"),
         ("apply", tmp_path),
         ("apply", out),
+        ("apply", out / "model"),
         ("export", out),
+        ("export", out / "lora"),
         ("export", tmp_path),
     ):
         arguments, option = commands[command]

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tdecomp.errors import ArgumentError, FileError, SiteError
+from tdecomp.files.atomic import output_folder
 from tdecomp_torch import Adapter, attach, load_adapter
 from tests.models import CASES
 
@@ -438,6 +439,21 @@ def test_an_existing_folder_is_not_replaced_unasked(
         save(adapter, tmp_path / "out")
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
     save(adapter, tmp_path / "out", overwrite=True)
+
+
+@pytest.mark.parametrize("save", [Adapter.save, Adapter.save_lora])
+def test_the_base_model_is_not_replaced(
+    save: Callable[..., Any], adapter: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Even where this tool wrote it."""
+    with output_folder(tmp_path / "base") as folder:
+        (folder / "model.safetensors").write_text("weights")
+    monkeypatch.setattr(adapter.model, "name_or_path", str(tmp_path / "base"), raising=False)
+    for place in (tmp_path / "base", tmp_path / "base" / "model.safetensors"):
+        with pytest.raises(FileError, match="the input"):
+            save(adapter, place, overwrite=True)
+    for _ in range(2):
+        save(adapter, tmp_path / "base" / "adapter", overwrite=True)
 
 
 @pytest.mark.parametrize("save", [Adapter.save, Adapter.save_lora])
