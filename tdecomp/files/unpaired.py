@@ -15,7 +15,11 @@ __all__ = ["Uncovered", "differing_sizes", "refuse_missing", "unpaired"]
 _CONSTANTS = (
     *(".position_ids", ".token_type_ids", ".rotary_emb.inv_freq", ".rotary_pos_emb.inv_freq"),
     *(".attn.masked_bias", ".attention.masked_bias", ".num_batches_tracked", ".n_averaged"),
+    ".rope.freqs",
 )
+_CONSTANT = "a constant of the code"
+_MASKS = (".attn.bias", ".attention.bias")
+"""Causal masks of GPT-2 and its kin, which have four modes and no bias has."""
 
 _SIZES = (
     "model_type",
@@ -73,14 +77,17 @@ def unpaired(both: Pair, survey: Survey, tuned_sites: Collection[str]) -> tuple[
     why |= {name: "not floating point" for name in both.ignored if name not in decoded}
     why |= {name: "only in the tuned model" for name in both.only_tuned}
     why |= {name: "stored as codes that are not read" for name in why if name in both.refused}
+    why |= {
+        name: f"{reason}, {_CONSTANT}" for name, reason in why.items() if _is_constant(both, name)
+    }
     rows = [_lone(name, reason, both.doubts.get(name), sites) for name, reason in why.items()]
     return tuple(sorted(rows, key=lambda row: not row.site))
 
 
 def _lone(name: str, reason: str, doubt: str | None, sites: Collection[str]) -> Uncovered:
     """Row of one tensor without a partner."""
-    if _is_constant(name):
-        return Uncovered(name, f"{reason}, a constant of the code", 0.0)
+    if reason.endswith(_CONSTANT):
+        return Uncovered(name, reason, 0.0)
     if "original_module" in name.split("."):
         return Uncovered(name, f"{reason}, PEFT's copy of what was there before", 0.0)
     if is_adapter(name):
@@ -88,9 +95,10 @@ def _lone(name: str, reason: str, doubt: str | None, sites: Collection[str]) -> 
     return Uncovered(name, f"{reason}, {doubt}" if doubt else reason, None, site=name in sites)
 
 
-def _is_constant(name: str) -> bool:
+def _is_constant(both: Pair, name: str) -> bool:
     """Whether a tensor that one model stores alone is a constant of the code, and no weight."""
-    return f".{name}".endswith(_CONSTANTS)
+    entry = both.base.entries.get(name) or both.tuned.entries[name]
+    return f".{name}".endswith(_CONSTANTS) or (name.endswith(_MASKS) and len(entry.shape) == 4)
 
 
 def refuse_missing(both: Pair, missing: Sequence[Uncovered]) -> None:

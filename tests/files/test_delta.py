@@ -176,9 +176,18 @@ def test_equal_values_have_not_changed_whatever_they_are(kind, tmp_path):
     assert found["model.mask"] == energy
 
 
-def test_a_constant_that_one_side_does_not_store_is_no_change(tmp_path):
-    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
-    rows = open_delta(*changed(tmp_path, add(name, np.ones(4, np.float32)))).uncovered()
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", np.ones(4, np.float32)),
+        ("position_ids", np.arange(5)[None]),
+        ("h.0.attn.bias", np.tril(np.ones((1, 1, 3, 3), np.float32))),
+        ("h.0.attn.bias", np.tril(np.ones((1, 1, 3, 3), np.uint8))),
+    ],
+    ids=["frequencies", "positions", "mask", "mask of bytes"],
+)
+def test_a_constant_that_one_side_does_not_store_is_no_change(name, array, tmp_path):
+    rows = open_delta(*changed(tmp_path, add(name, array))).uncovered()
     assert ("constant" in rows[0].reason, rows[0].energy) == (True, 0.0)
 
 
