@@ -16,6 +16,7 @@ from tdecomp.errors import DataError, FileError, SiteError
 from tdecomp.files.checkpoint import Checkpoint, Pair, Update, open_checkpoint, pair
 from tdecomp.files.device import numpy_place, torch_place
 from tdecomp.files.factors import Factors
+from tdecomp.files.parts import TILE
 from tdecomp.files.unpaired import Uncovered, differing_sizes, refuse_missing, unpaired
 from tdecomp.stack import Group, Site, Stack, Survey, Targets, find_sites, group_sites
 
@@ -228,7 +229,7 @@ def stacks_of(
     roundings: dict[Site, float] | None = None,
     keep: int = 0,
 ) -> tuple[Stack, ...]:
-    """Lazy stacks of the deltas of the given groups, read ahead by one slice.
+    """Lazy stacks of the deltas of the given groups, read ahead by one slice unless that is tiny.
 
     Two slices are in memory while one iterates, at times a third; one iteration and the next use
     the same memory.
@@ -266,7 +267,9 @@ def stacks_of(
         return site.view(place.put(delta))
 
     readers = [partial(kept.read, group, read) for group in groups]
-    return tuple(Stack(g, reader, ahead=True) for g, reader in zip(groups, readers, strict=True))
+    # Handing a slice of less than a tile from thread to thread takes longer than reading it.
+    large = [math.prod(group.shape[-2:]) >= TILE for group in groups]
+    return tuple(map(Stack, groups, readers, large))
 
 
 class _Kept:

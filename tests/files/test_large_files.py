@@ -71,3 +71,13 @@ def test_reshaped_tensors_are_looked_up(model):
     tuned = model("tuned", [*names, *others], dict.fromkeys(others, (2, 1)))
     with seconds(3):
         assert len(open_delta(base, tuned).unpaired) == 4000
+
+
+@pytest.mark.parametrize(("side", "ahead"), [(8, False), (255, False), (256, True), (600, True)])
+def test_slices_are_read_ahead_where_that_is_worth_a_thread(side, ahead, model):
+    names = [f"model.layers.{i}.self_attn.q_proj.weight" for i in range(2)]
+    shapes = dict.fromkeys(names, (side, side))
+    delta = open_delta(model("base", names, shapes), model("tuned", names, shapes))
+    (stack,) = delta.stacks
+    assert stack.ahead == ahead
+    assert [matrix.shape for matrix in stack] == [(side, side)] * 2
