@@ -138,7 +138,8 @@ class _Document:
         if not isinstance(self.tree, dict):
             raise ValueError("no object")
         metadata = self.tree.get("__metadata__")
-        keys = [k for k, v in (metadata or {}).items() if isinstance(v, str) and v.startswith("{")]
+        pairs = metadata.items() if isinstance(metadata, dict) else ()
+        keys = [k for k, v in pairs if isinstance(v, str) and v.startswith("{")]
         self.inner = keys[0] if keys else None
         self.document = json.loads(metadata[keys[0]]) if keys else None
 

@@ -77,10 +77,11 @@ _AGAIN: tuple[Words, ...] = (
     ("export", "{home}/svd", "--lora", "{x}", "--overwrite", "-q"),
 )
 _LORA: tuple[Words, ...] = (
-    ("inspect", "{x}"),
+    ("inspect", "{x}", "--targets", "all-linear"),
+    ("inspect", "{x}", "--pattern", "layers.{layer}.*.{proj}.lora_A", "--json"),
     ("decompose", "{home}/base", "{x}", "-o", "{out}", "--rank", "1"),
-    ("explore", "{x}", "{x}"),
-    ("info", "{x}"),
+    ("decompose", "{x}", "{home}/svd/lora", "-o", "{out}", "--rank=1", "--targets=all-linear"),
+    ("explore", "{home}/svd/lora", "{x}", "--targets", r".*\.lora_B", "-o", "{out}"),
 )
 ADAPTER = "load_adapter"
 """The one command that is not of the command line: ``tdecomp_torch.load_adapter``."""
