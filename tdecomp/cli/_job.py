@@ -370,6 +370,8 @@ def _check_shapes(factors: Factors, checkpoint: Checkpoint) -> None:
     for name, shape in factors.shapes.items():
         if name not in checkpoint.entries:
             raise FileError(f"{checkpoint.path} has no tensor {name!r}, which the factors change")
+        if name in checkpoint.refused:
+            raise FileError(checkpoint.refused[name])
         if checkpoint.shape(name) != shape:
             raise FileError(
                 f"{name} is {checkpoint.shape(name)} in {checkpoint.path}, "

@@ -55,7 +55,8 @@ class Screen:
 
     def note(self, text: str) -> None:
         """One line that is not part of the result."""
-        _console(self.quiet or self.json, stderr=True).print(text, highlight=False)
+        console = _console(self.quiet or self.json, stderr=True)
+        console.print(text, highlight=False, soft_wrap=True)
 
     @contextmanager
     def progress(self, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:

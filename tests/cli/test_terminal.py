@@ -103,6 +103,13 @@ def test_dtypes_factors_and_paths(kind, base, tuned, tmp_path, call):
     assert printable(HOSTILE[kind]) in call("info", place).out.replace("\n", "")
 
 
+def test_notes_are_one_line_each(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    Screen().note("a path " * 20 + HOSTILE["lines"])
+    told = capsys.readouterr().err
+    assert told == "a path " * 20 + printable(HOSTILE["lines"]) + "\n"
+
+
 def test_very_long_texts_keep_their_ends(call):
     text = printable("a" * 10**6 + "\x1b")
     assert len(text) < 11_000

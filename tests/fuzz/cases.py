@@ -163,7 +163,7 @@ def _told_faults(words: list[str], code: int, out: str, err: str) -> Iterator[st
     usual = (0, 1, 2) if words[0] == "verify" else (0, 2)
     if code not in usual:
         yield f"exit code {code}"
-    if code == 2 and not err.startswith("tdecomp: "):
+    if code == 2 and not err.rpartition("\n")[0].split("\n")[-1].startswith("tdecomp: "):
         yield f"no reason for exit code 2 but {err!r}"
     if "out of memory" in err:
         yield "out of memory"
