@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import array_api_compat
@@ -17,6 +17,7 @@ import numpy as np
 from tdecomp.errors import DataError
 
 __all__ = [
+    "autocast_devices",
     "Array",
     "adjoint",
     "detached",
@@ -72,11 +73,25 @@ def detached(x: Array) -> Array:
 
 
 def float64_scope(*arrays: Array) -> AbstractContextManager[Any]:
-    """Context in which the arrays' library has float64: jax has it only inside its x64 scope."""
+    """Context in which steps on the arrays are done in their own precision, or in float64.
+
+    jax has float64 only inside its x64 scope; torch multiplies in half precision under autocast.
+    """
     jax = sys.modules.get("jax")
-    if jax is None or not any(array_api_compat.is_jax_array(a) for a in arrays):
-        return nullcontext()
-    return jax.enable_x64(True)
+    if jax is not None and any(array_api_compat.is_jax_array(a) for a in arrays):
+        return jax.enable_x64(True)
+    scopes = ExitStack()
+    kinds = {a.device.type for a in arrays if array_api_compat.is_torch_array(a)}
+    for kind in kinds.intersection(autocast_devices()):
+        scopes.enter_context(sys.modules["torch"].autocast(kind, enabled=False))
+    return scopes
+
+
+def autocast_devices() -> tuple[str, ...]:
+    """Kinds of devices for which torch.autocast is in force."""
+    torch = sys.modules.get("torch")
+    known = () if torch is None else ("cpu", "cuda", "xpu", "mps")
+    return tuple(kind for kind in known if torch.is_autocast_enabled(kind))  # pyright: ignore
 
 
 def double(x: Array) -> Array:

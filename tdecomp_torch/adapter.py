@@ -282,11 +282,12 @@ class Adapter:
         if not isinstance(number, int | float):
             raise ArgumentError(f"step={number!r} must be a number")
         self.at_step = float(number)
-        self._state.coefficients = [
-            [bound.coefficient(term, number) for term in bound.spec.terms] for bound in self.groups
-        ]
-        self.pool.freeze(number)
-        self.pool.cluster(number)
+        with torch.inference_mode(False), torch.no_grad():
+            self._state.scale_by(
+                [[g.coefficient(term, number) for term in g.spec.terms] for g in self.groups]
+            )
+            self.pool.freeze(number)
+            self.pool.cluster(number)
 
     # -- on and off ----------------------------------------------------------------------------
 
@@ -499,7 +500,8 @@ class Adapter:
                 own = matrix[place.start : place.stop]
                 start = target.hook.delta(place, own.device)
                 own.copy_((own.double() - start.double()).to(own.dtype))
-            target.weight.copy_(target.kind.as_stored(matrix, stored))
+            with torch.inference_mode(stored.is_inference()), torch.no_grad():
+                target.weight.copy_(target.kind.as_stored(matrix, stored))
 
     def install(self, trained: Sequence[str] = ()) -> None:
         """Change the model: freeze its own parameters, add the pool, hook the layers.

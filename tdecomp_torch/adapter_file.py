@@ -26,6 +26,7 @@ from tdecomp_torch.description import Description, describe, read_description
 from tdecomp_torch.gathering import Writers, is_part, make_whole, settle
 from tdecomp_torch.modules import kind_of
 from tdecomp_torch.names import modules_of, parameters_of
+from tdecomp_torch.plainly import plainly
 
 __all__ = ["load_adapter", "save_adapter"]
 
@@ -97,6 +98,7 @@ def _write(
         )
 
 
+@plainly()
 def load_adapter(
     model: nn.Module, folder: str | os.PathLike[str], *, name: str = "default"
 ) -> Adapter:

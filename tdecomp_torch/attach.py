@@ -24,6 +24,7 @@ from tdecomp_torch.layer import Hook, Place
 from tdecomp_torch.modules import Kind, kind_of
 from tdecomp_torch.names import modules_of
 from tdecomp_torch.offload import computing_device
+from tdecomp_torch.plainly import plainly
 from tdecomp_torch.pool import Derived, FactorPool, Member
 from tdecomp_torch.program import make_program
 from tdecomp_torch.seeded import SeededPool
@@ -38,6 +39,7 @@ _SEEDED = 1 << 22
 """Numbers of constants that are made again from a seed besides as many as the weights have."""
 
 
+@plainly()
 def attach(
     model: nn.Module,
     spec: Spec | str,
@@ -569,8 +571,10 @@ def _targeted(
         if path in places:
             kind = kind_of(module)
             assert kind is not None
+            shape = kind.shape(module)
+            assert shape is not None
             own = sorted(places[path], key=lambda place: place.start)
-            found.append(Target(path, module, kind, Hook(pool, kind, own)))
+            found.append(Target(path, module, kind, Hook(pool, kind, own, shape[0])))
     return found
 
 

@@ -26,6 +26,7 @@ from tdecomp.stack.names import canonical
 from tdecomp_torch.adapter import Adapter, Target
 from tdecomp_torch.layer import Place
 from tdecomp_torch.names import inner_model, modules_of, parameters_of
+from tdecomp_torch.plainly import plainly
 from tdecomp_torch.targets import config_of
 
 __all__ = ["save_lora", "to_lora"]
@@ -33,6 +34,7 @@ __all__ = ["save_lora", "to_lora"]
 _DENSE = Equation.parse("site out in -> site out in")
 
 
+@plainly()
 def to_lora(adapter: Adapter, *, max_rank: int | None = None) -> list[LoRAModule]:
     """LoRA pairs of every adapted module, at scale 1, in float64; of the task that acts.
 

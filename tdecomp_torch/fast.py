@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tdecomp_torch.tracing import is_traced
+
 __all__ = ["FAST"]
 
 Parts = Mapping[str, Tensor]
@@ -22,13 +24,13 @@ def _circulant(tokens: Tensor, parts: Parts) -> Tensor:
     """
     kernel = parts["kernel"]
     m, n, b = kernel.shape
-    if not len(tokens):  # a transform of nothing is an error
+    if not is_traced() and not tokens.shape[0]:  # a transform of nothing is an error
         return tokens.new_zeros(0, m * b)
-    spectrum = torch.fft.rfft(tokens.reshape(len(tokens), n, b))  # (token, n, f)
+    spectrum = torch.fft.rfft(tokens.unflatten(1, (n, b)))  # (token, n, f)
     filters = torch.fft.rfft(kernel).conj()  # (m, n, f)
     with torch.autocast(tokens.device.type, enabled=False):  # it knows no complex numbers
         found = torch.einsum("tnf,mnf->tmf", spectrum, filters)
-    return torch.fft.irfft(found, n=b).reshape(len(tokens), m * b)
+    return torch.fft.irfft(found, n=b).flatten(1)
 
 
 def _fourier(tokens: Tensor, parts: Parts) -> Tensor:
@@ -49,10 +51,8 @@ def _fourier(tokens: Tensor, parts: Parts) -> Tensor:
 def _frequency(cosine: Tensor, sine: Tensor) -> Tensor:
     """Whole frequencies of waves ``(k, n)``, read off their second entries."""
     n = cosine.shape[1]
-    if n == 1:
-        return torch.zeros(len(cosine), dtype=torch.long, device=cosine.device)
-    angle = torch.atan2(sine[:, 1], cosine[:, 1])
-    return torch.round(angle * (n / (2 * math.pi))).long() % n
+    second = [wave.roll(-1, 1)[:, 0] for wave in (sine, cosine)]  # of a wave of one entry that one
+    return torch.round(torch.atan2(*second) * (n / (2 * math.pi))).long() % n
 
 
 @dataclass(frozen=True)

@@ -34,14 +34,13 @@ def is_plain(module: nn.Module, own: type[nn.Module] | None) -> bool:
     return same and getattr(module, "max_norm", None) is None
 
 
-@torch.no_grad()
 def factors_of(module: nn.Module, kind: Kind) -> dict[torch.dtype, float] | None:
     """What a module multiplies its product with, by the dtype of its weight; None if it does more.
 
     Tried on a copy with other weights, so that neither numbers nor devices of the module matter.
     """
     found = {}
-    with torch.inference_mode(False), torch.random.fork_rng([]):
+    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng([]):
         for dtype in _DTYPES:
             try:
                 factor = _factor(module, kind, dtype)

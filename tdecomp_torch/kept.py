@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tdecomp_torch.tracing import is_traced
+
 __all__ = ["Kept", "direction"]
 
 
@@ -48,7 +50,7 @@ class Kept:
 
         Safe in several threads: an entry is put in its place whole.
         """
-        if torch.is_grad_enabled() or _is_traced() or not all(map(_has_numbers, inputs)):
+        if torch.is_grad_enabled() or is_traced() or not all(map(_has_numbers, inputs)):
             return compute()
         entry = self._entries.get(key)
         if entry is not None and entry.state == state and _equal(entry.inputs, inputs):
@@ -61,10 +63,6 @@ class Kept:
 def direction(n: int) -> Tensor:
     """A fixed vector of length n without a pattern: products with it tell matrices apart."""
     return torch.from_numpy(np.random.default_rng(0).standard_normal(n))
-
-
-def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _has_numbers(x: Tensor) -> bool:

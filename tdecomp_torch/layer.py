@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ from tdecomp_torch.fast import FAST
 from tdecomp_torch.modules import Kind
 from tdecomp_torch.pool import FactorPool, Member
 from tdecomp_torch.state import Examples
-from tdecomp_torch.steps import Letters, Step
+from tdecomp_torch.steps import Letters, Step, added_to
+from tdecomp_torch.tracing import is_traced
 
 __all__ = ["Hook", "Place"]
 
@@ -37,8 +39,9 @@ class Place:
 class Hook:
     """Adds the adapter to the output of one module; registered as its forward hook."""
 
-    def __init__(self, pool: FactorPool, kind: Kind, places: Sequence[Place]):
-        self.pool, self.state, self.kind = pool, pool.state, kind
+    def __init__(self, pool: FactorPool, kind: Kind, places: Sequence[Place], n_out: int):
+        self.pool, self.state, self.kind, self.n_out = pool, pool.state, kind, n_out
+        self._is_scheduled = ["step" in m.bound.spec.scale.names for m in pool.members]
         n_tasks = 1 + max(place.task for place in places)
         self.by_task = tuple(tuple(p for p in places if p.task == t) for t in range(n_tasks))
 
@@ -88,11 +91,11 @@ class Hook:
                 reader = self._dropped(module, place, x)
             if place.start > done:
                 pieces.append(rows[:, done : place.start])
-            whole = place.stop - place.start == rows.shape[1]
+            whole = place.stop - place.start == self.n_out
             own = rows if whole else rows[:, place.start : place.stop]
             pieces.append(self._adapted(module, place, reader, own))
             done = place.stop
-        if done < rows.shape[1]:
+        if done < self.n_out:
             pieces.append(rows[:, done:])
         found = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
         return self.kind.restored(module, found, output)
@@ -126,7 +129,9 @@ class Hook:
         """``rows`` plus the tokens times ΔW."""
         fast = FAST.get(member.bound.spec.fast)
         factor = self.kind.factor(rows.dtype)
-        coefficients = [factor * own for own in self.state.coefficients[place.member]]
+        coefficients = self._coefficients(place)
+        if factor != 1:
+            coefficients = [factor * own for own in coefficients]
         if fast is not None and self.kind.looks_up:
             added = self.delta(place, rows.device).T[reader.rows()]
             return torch.add(rows, added.to(rows.dtype), alpha=factor)
@@ -134,10 +139,16 @@ class Hook:
             parts = self._parts(place, rows.device)
             tokens = reader.rows().to(next(iter(parts.values())).dtype)
             added = fast.product(tokens, parts)
-            return torch.add(rows, added.to(rows.dtype), alpha=coefficients[0])
+            return added_to(rows, added.to(rows.dtype), coefficients[0])
         for k, coefficient in enumerate(coefficients):
             rows = self._with_term(member, place, k, coefficient, reader, rows, thinned)
         return rows
+
+    def _coefficients(self, place: Place) -> Sequence[float | Tensor]:
+        """Of every term; as tensors where a compiled program is to hold for all steps."""
+        if torch.compiler.is_compiling() and self._is_scheduled[place.member]:
+            return self.state.scales[place.member]
+        return self.state.coefficients[place.member]
 
     def _parts(self, place: Place, device: torch.device) -> dict[str, Tensor]:
         """Every factor of a site, on a device."""
@@ -171,7 +182,7 @@ class Hook:
         """
         device = self.pool.device(place.member)
         worth = self.kind.packed or device.type == "cpu"
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not worth:
+        if torch.is_grad_enabled() or is_traced() or not worth:
             return compute()
         scales = self.state.coefficients[place.member]
         operands = [
@@ -187,7 +198,7 @@ class Hook:
         member: Member,
         place: Place,
         k: int,
-        scale: float,
+        scale: float | Tensor,
         reader: _Reader,
         rows: Tensor,
         thinned: float,
@@ -205,12 +216,12 @@ class Hook:
             left, done = self._after_first(bound, place, k, steps.steps[0], reader, operands), 1
         else:
             left, done = [reader.tokens(bound, operands[0]), *operands], 0
-        n_out = rows.shape[1]
+        n_out = place.stop - place.start
         whole = math.prod([bound.sizes[n] for n in bound.out_letters]) == n_out
         if whole and rows.dtype == left[-1].dtype:
             return steps.run_onto(left, rows, scale, done=done).to(rows.dtype)
         added = steps.run(left, done=done)[:, :n_out]
-        return torch.add(rows, added.to(rows.dtype), alpha=scale)
+        return added_to(rows, added.to(rows.dtype), scale)
 
     def _after_first(
         self,
@@ -240,17 +251,23 @@ class Hook:
 
     def delta(self, place: Place, device: torch.device | None = None) -> Tensor:
         """ΔW of one site, ``(out, in)``, scaled, on a device or where the factors are."""
-        member, total = self.pool.members[place.member], None
         device = self.pool.device(place.member) if device is None else device
+        # what is ready was rounded under autocast, which meta does not know
+        cast = device.type != "meta" and torch.is_autocast_enabled(device.type)
+        with torch.autocast(device.type, enabled=False) if cast else nullcontext():
+            return self._delta(place, device, fresh=cast)
+
+    def _delta(self, place: Place, device: torch.device, *, fresh: bool) -> Tensor:
+        member, total = self.pool.members[place.member], None
         bound = member.bound
         fast = FAST.get(bound.spec.fast)
         if fast is not None:
             parts = self._parts(place, device)
             like = next(iter(parts.values()))
             eye = torch.eye(bound.grid.shape[1], dtype=like.dtype, device=like.device)
-            return self.state.coefficients[place.member][0] * fast.product(eye, parts).T
-        for k, coefficient in enumerate(self.state.coefficients[place.member]):
-            operands = self.pool.operands(place.member, k, place.site, device)
+            return self._coefficients(place)[0] * fast.product(eye, parts).T
+        for k, coefficient in enumerate(self._coefficients(place)):
+            operands = self.pool.operands(place.member, k, place.site, device, fresh=fresh)
             dense = member.programs[k].dense.run(operands)
             part = dense.reshape(math.prod([bound.sizes[n] for n in bound.out_letters]), -1)
             total = coefficient * part if total is None else total + coefficient * part
@@ -296,7 +313,7 @@ class _Reader:
         if rows.dtype != like.dtype and not torch.is_autocast_enabled(rows.device.type):
             rows = rows.to(like.dtype)
         sizes = [bound.sizes[n] for n in bound.in_letters]
-        if (extra := math.prod(sizes) - rows.shape[1]) > 0:
+        if (extra := math.prod(sizes) - bound.grid.shape[1]) > 0:
             rows = functional.pad(rows, (0, extra))
         return rows if len(sizes) == 1 else rows.reshape(-1, *sizes)
 

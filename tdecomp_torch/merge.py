@@ -10,10 +10,12 @@ from torch import nn
 from tdecomp import SiteError
 from tdecomp.files import Factors, load_factors
 from tdecomp.files.delta import updates
+from tdecomp_torch.plainly import plainly
 
 __all__ = ["merge"]
 
 
+@plainly()
 @torch.no_grad()
 def merge(model: nn.Module, factors: Factors | str | Path, *, scale: float = 1.0) -> nn.Module:
     """Add ``scale · ΔW`` to the weights of a model, in place.

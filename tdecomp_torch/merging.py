@@ -13,6 +13,7 @@ from tdecomp import ArgumentError, SiteError
 from tdecomp_torch.adapter import Adapter, Target
 from tdecomp_torch.layer import Hook
 from tdecomp_torch.names import plain_name
+from tdecomp_torch.plainly import plainly
 from tdecomp_torch.state import State
 from tdecomp_torch.writing import why_not_written
 
@@ -48,6 +49,7 @@ class Originals:
         return sum(w.numel() * w.element_size() for w in self.weights.values())
 
 
+@plainly()
 @torch.no_grad()
 def merge_adapter(adapter: Adapter, *, keep: Keep = "cpu", untie: bool = False) -> Originals:
     """Write ``W'`` into the weights of the model; the adapter no longer acts.
@@ -86,7 +88,7 @@ def merge_adapter(adapter: Adapter, *, keep: Keep = "cpu", untie: bool = False) 
             originals.parameters[target.path] = parameter
             target.module.weight = nn.Parameter(merged, parameter.requires_grad)
         else:
-            parameter.copy_(merged)
+            _write(parameter, merged)
     return originals
 
 
@@ -100,6 +102,13 @@ def _merged(target: Target) -> Tensor:
     return target.kind.as_stored(result, stored)
 
 
+def _write(parameter: Tensor, value: Tensor) -> None:
+    """In place; a weight that was made in inference mode can be written in it only."""
+    with torch.inference_mode(parameter.is_inference()), torch.no_grad():
+        parameter.copy_(value)
+
+
+@plainly()
 @torch.no_grad()
 def unmerge_adapter(adapter: Adapter, originals: Originals) -> None:
     """Put the original weights back, bit by bit; the adapter acts again."""
@@ -118,9 +127,10 @@ def unmerge_adapter(adapter: Adapter, originals: Originals) -> None:
         if target.path in originals.parameters:
             target.module.weight = originals.parameters[target.path]
         elif target.path in originals.weights:
-            target.weight.copy_(originals.weights[target.path])
+            _write(target.weight, originals.weights[target.path])
 
 
+@plainly()
 @torch.no_grad()
 def merged_state_dict(adapter: Adapter) -> dict[str, Tensor]:
     """``state_dict`` of the plain model with the adapter merged; the model is not changed.

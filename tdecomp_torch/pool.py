@@ -18,6 +18,7 @@ from tdecomp_torch.kept import Kept
 from tdecomp_torch.passes import ByThread, Pass, Ready
 from tdecomp_torch.program import Block, Program
 from tdecomp_torch.state import State
+from tdecomp_torch.tracing import is_traced
 
 __all__ = ["Derived", "FactorPool", "Member"]
 
@@ -83,9 +84,13 @@ class FactorPool(nn.Module):
             ]
             for m in members
         ]
-        self._rows: dict[int, dict[str, Tensor]] = {}
+        with torch.inference_mode(False):
+            self._rows = [
+                {mode: torch.as_tensor(rows) for mode, rows in m.bound.grid.rows.items()}
+                for m in members
+            ]
         self._make_empty()
-        self._frozen: dict[str, float] = {}
+        self._frozen: dict[str, Tensor] = {}
         self._means: dict[str, RunningMean] = {}
         self.flags: dict[str, bool] = {}
         """Whether the model's own parameters were trained before, by name: for `detach`."""
@@ -135,7 +140,7 @@ class FactorPool(nn.Module):
     def factors(self, member: int) -> dict[str, Tensor]:
         """The factors of one group by name."""
         return {
-            name: _partly_frozen(getattr(self, key), self._frozen.get(key, 0.0))
+            name: _partly_frozen(getattr(self, key), self._frozen.get(key))
             for name, key in self.members[member].keys.items()
         }
 
@@ -154,7 +159,10 @@ class FactorPool(nn.Module):
             for factor in member.bound.factors:
                 if factor.freeze is not None:
                     share = float(factor.freeze({**member.bound.numbers, "step": step}))
-                    self._frozen[member.keys[factor.name]] = min(max(share, 0.0), 1.0)
+                    n = member.bound.shapes[factor.name][-1]
+                    frozen = torch.arange(n) < round(min(max(share, 0.0), 1.0) * n)
+                    # in place, so that a compiled program need not be compiled again
+                    self._frozen.setdefault(member.keys[factor.name], frozen).copy_(frozen)
 
     def cluster(self, step: float) -> None:
         """Join labels until no more are in use than there are to be at a step."""
@@ -240,7 +248,7 @@ class FactorPool(nn.Module):
 
     def _product(self, m: int, block: Block, parts: list[Tensor]) -> Tensor:
         """A block for all sites at once; without gradient perhaps the one before."""
-        if torch.compiler.is_compiling() or parts[0].device.type != "cpu":
+        if is_traced() or parts[0].device.type != "cpu":
             return block.ahead.run(parts)  # elsewhere comparing costs a wait for the device
         cast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
         return self.kept.get((m, id(block)), cast, parts, lambda: block.ahead.run(parts))
@@ -254,23 +262,25 @@ class FactorPool(nn.Module):
 
     def _index(self, m: int, mode: str) -> Tensor:
         """Position of every site along a site mode, on the device of the factors."""
-        known = self._rows.setdefault(m, {})
-        device = self.device(m)
-        if mode not in known or known[mode].device != device:
+        known, device = self._rows[m][mode], self.device(m)
+        if known.device != device:
             with torch.inference_mode(False):  # it is for later passes too, which may train
-                rows = self.members[m].bound.grid.rows[mode]
-                known[mode] = torch.as_tensor(rows, device=device)
-        return known[mode]
+                known = known.to(device)
+            if not is_traced():
+                self._rows[m][mode] = known
+        return known
 
     # -- what one site multiplies its tokens with --------------------------------------------
 
-    def operands(self, m: int, term: int, site: int, device: torch.device) -> list[Tensor]:
-        """Blocks and other operands of one term of one site, on a device.
+    def operands(
+        self, m: int, term: int, site: int, device: torch.device, *, fresh: bool = False
+    ) -> list[Tensor]:
+        """Blocks and other operands of one term of one site, on a device; `fresh`: none of before.
 
         A model may lie on several; the factors are on one of them, and go where they are needed.
         """
         member = self.members[m]
-        ready = self._pass.ready if self._is_usable() else None
+        ready = self._pass.ready if not fresh and self._is_usable() else None
         found = self._alone(m, term, site) if ready is None else ready[m][term].at(site)
         if len(member.keys) < len(member.bound.factors):  # a base weight is among them
             dtype = getattr(self, next(iter(member.keys.values()))).dtype
@@ -364,7 +374,7 @@ def _apart(bound: Bound, operand: Operand, array: Tensor) -> Tensor | Sequence[T
 def _sites_first(bound: Bound, operand: Operand, array: Tensor) -> tuple[Tensor, list[str]]:
     """The part of a factor that a term takes, its site modes in front, and their names."""
     sizes = tuple(bound.sizes[n] for n in operand.letters)
-    if tuple(array.shape) != sizes:
+    if bound.shapes[operand.factor] != sizes:
         array = array[tuple(map(slice, sizes))]
     sited = [k for k, n in enumerate(operand.letters) if n in bound.grid.rows]
     rest = [k for k in range(len(sizes)) if k not in sited]
@@ -378,12 +388,11 @@ def _moment(x: Tensor) -> tuple[int, bool]:
     return (0 if x.is_inference() else x._version), torch.is_grad_enabled()
 
 
-def _partly_frozen(array: Tensor, share: float) -> Tensor:
-    """A factor of which the leading part of the columns gets no gradient."""
-    n = round(share * array.shape[-1])
-    if not n or not array.requires_grad:
+def _partly_frozen(array: Tensor, frozen: Tensor | None) -> Tensor:
+    """A factor of which some columns get no gradient."""
+    if frozen is None or not array.requires_grad:
         return array
-    return torch.cat([array[..., :n].detach(), array[..., n:]], dim=-1)
+    return torch.where(frozen.to(array.device), array.detach(), array)
 
 
 def _tensors_are_watched() -> bool:

@@ -11,9 +11,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
+
+import torch
 
 from tdecomp.adapters import Bound, Operand, Term
 from tdecomp_torch.steps import TOKEN, Letters, Steps, compiled
+from tdecomp_torch.tracing import is_traced
 
 __all__ = ["Block", "Program", "make_program"]
 
@@ -74,9 +78,13 @@ class Program:
     common: tuple[bool, ...]
     edge: tuple[int, int] | None
 
-    def steps(self, n_tokens: int) -> Steps:
-        """Those planned for about this many tokens."""
-        return self.few if n_tokens < _FEW else self.many
+    def steps(self, n_tokens: Any) -> Steps:
+        """Those planned for about this many tokens; for many where a tracer keeps that open."""
+        if torch.compiler.is_compiling():
+            from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+            return self.few if statically_known_true(n_tokens < _FEW) else self.many
+        return self.few if not is_traced() and n_tokens < _FEW else self.many
 
     def shares_first(self, steps: Steps) -> bool:
         """Whether the first product is of the tokens with something that all sites share."""

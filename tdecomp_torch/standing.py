@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from tdecomp.errors import SiteError
 from tdecomp_torch.names import modules_of
 from tdecomp_torch.pool import FactorPool
+from tdecomp_torch.tracing import is_traced
 
 __all__ = ["Standing"]
 
@@ -30,7 +30,7 @@ class Standing:
 
     def __call__(self, *_: object) -> None:
         """As a hook before the forward pass; while one is compiled the modules are given."""
-        if torch.compiler.is_compiling() or not self.pool.state.acts:
+        if is_traced() or not self.pool.state.acts:
             return
         if not all(parent._modules.get(name) is child for parent, name, child in self._edges):
             self._edges = self._found()

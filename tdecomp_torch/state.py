@@ -32,9 +32,10 @@ class Examples:
     @classmethod
     def of(cls, tasks: Sequence[int]) -> Examples:
         """Group examples by task."""
-        numbers = torch.tensor(tasks)
-        groups = tuple((int(t), (numbers == t).nonzero()[:, 0]) for t in numbers.unique())
-        return cls(tuple(tasks), groups, torch.cat([where for _, where in groups]).argsort())
+        with torch.inference_mode(False):  # it is for passes that train, too
+            numbers = torch.tensor(tasks)
+            groups = tuple((int(t), (numbers == t).nonzero()[:, 0]) for t in numbers.unique())
+            return cls(tuple(tasks), groups, torch.cat([where for _, where in groups]).argsort())
 
 
 @dataclass
@@ -51,6 +52,8 @@ class State:
         Whether the start was subtracted from the weights.
     coefficients
         Of every group and term, at the present step.
+    scales
+        The same as tensors without axes, for programs that are compiled once for all steps.
     task
         Number of the task that acts; of an adapter without tasks 0.
     examples
@@ -65,11 +68,21 @@ class State:
     merged: bool = False
     folded: bool = False
     coefficients: list[list[float]] = field(default_factory=list)
+    scales: list[list[Tensor]] = field(default_factory=list)
     task: int = 0
     examples: Examples | None = None
     dropout: float = 0.0
     shared_dropout: bool = False
     rank_dropout: float = 0.0
+
+    def scale_by(self, coefficients: list[list[float]]) -> None:
+        """Set the coefficients; the tensors stay the same ones."""
+        self.coefficients = coefficients
+        if not self.scales:
+            self.scales = [[torch.tensor(x).double() for x in own] for own in coefficients]
+        for tensors, own in zip(self.scales, coefficients, strict=True):
+            for tensor, number in zip(tensors, own, strict=True):
+                tensor.fill_(number)
 
     @property
     def acts(self) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tdecomp._plan import make_plan
 from tdecomp.modes import Equation
 
-__all__ = ["TOKEN", "Letters", "Step", "Steps", "compiled"]
+__all__ = ["TOKEN", "Letters", "Step", "Steps", "added_to", "compiled"]
 
 TOKEN = "token"
 """The letter whose size is not fixed."""
@@ -102,17 +102,24 @@ class Steps:
         return self.last.lay(left[0])
 
     def run_onto(
-        self, operands: Sequence[Tensor], base: Tensor, scale: float, *, done: int = 0
+        self, operands: Sequence[Tensor], base: Tensor, scale: float | Tensor, *, done: int = 0
     ) -> Tensor:
         """``base + scale * result`` for a base of (tokens, ...); the last product adds at once."""
-        if not self.columns or done == len(self.steps):
-            return torch.add(base, self.run(operands, done=done), alpha=scale)
+        if isinstance(scale, Tensor) or not self.columns or done == len(self.steps):
+            return added_to(base, self.run(operands, done=done), scale)
         left = list(operands)
         for step in self.steps[done:-1]:
             step.run(left)
         a, b = self.steps[-1].take(left)
         onto = base.reshape(-1, self.columns)
         return torch.addmm(onto, a, b, alpha=scale).reshape(base.shape)
+
+
+def added_to(base: Tensor, x: Tensor, scale: float | Tensor) -> Tensor:
+    """``base + scale * x`` for a number, or a tensor without axes."""
+    if isinstance(scale, Tensor):
+        return base + (scale * x).to(base.dtype)
+    return torch.add(base, x, alpha=scale)
 
 
 def compiled(terms: Sequence[Letters], output: Sequence[str], sizes: Mapping[str, int]) -> Steps:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tdecomp_torch.tracing import is_traced
 from tdecomp_torch.uses import ABOUT
 
 __all__ = ["Watch"]
@@ -40,7 +41,7 @@ class Watch:
 
     def begin(self, model: nn.Module, *_: Any) -> None:
         """Start watching; called before the forward pass of the whole model."""
-        if _is_traced():
+        if is_traced():
             return
         thread = threading.get_ident()
         alone = not self._running - {thread}  # a module that another thread is in looks unentered
@@ -51,7 +52,7 @@ class Watch:
 
     def end(self, model: nn.Module, args: Any = None, output: Any = None) -> None:
         """Stop, and tell what was seen; called after it, also when it failed."""
-        if _is_traced():
+        if is_traced():
             return
         thread = threading.get_ident()
         self._running.discard(thread)
@@ -162,10 +163,6 @@ def _lent(values: Any) -> list[_Lent]:
     if not isinstance(values, dict | list | tuple):
         return []
     return [found for value in inner for found in _lent(value)]
-
-
-def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _is_compiled(model: nn.Module) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tdecomp._xp import (
     Array,
+    autocast_devices,
     detached,
     double,
     float64_scope,
@@ -189,8 +190,8 @@ def check_matrices(x: Input, what: str) -> None:
 
 
 def in_float64(*xs: Input) -> AbstractContextManager[Any]:
-    """Context in which float64 steps on `xs` are float64 (jax needs one; see `float64_scope`)."""
-    if "jax" not in sys.modules:
+    """Context in which steps on `xs` have the precision they ask for; see `float64_scope`."""
+    if "jax" not in sys.modules and not autocast_devices():
         return nullcontext()
     arrays: list[Array] = []
     for x in xs:
