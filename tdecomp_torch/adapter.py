@@ -20,7 +20,8 @@ from tdecomp.stack.select import Chooser
 from tdecomp_torch.gathering import is_part
 from tdecomp_torch.layer import Hook
 from tdecomp_torch.modules import Kind
-from tdecomp_torch.names import named, parameters_of, pools_of
+from tdecomp_torch.names import modules_of, named, parameters_of, pools_of
+from tdecomp_torch.offload import offloaded
 from tdecomp_torch.pool import FactorPool
 from tdecomp_torch.sample import sample
 from tdecomp_torch.standing import Standing
@@ -569,4 +570,12 @@ def chosen_parameters(model: nn.Module, also_train: Sequence[str]) -> list[str]:
         if not own:
             raise SiteError(f"also_train={pattern!r} matches no parameter of the model")
         found |= dict.fromkeys(own)
+    modules = modules_of(model) if found else {}
+    for path in found:
+        owner, _, name = path.rpartition(".")
+        if owner in modules and offloaded(modules[owner], name) is not None:
+            raise ArgumentError(
+                f"also_train={path!r} is offloaded: what a step changes is not kept; dispatch the"
+                " model so that it stays on a device"
+            )
     return list(found)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from tdecomp.errors import ArgumentError, FileError
+from tdecomp.stack.names import canonical
 
 __all__ = ["Writers", "check_whole", "is_part", "make_whole", "settle"]
 
@@ -76,6 +77,11 @@ def make_whole(
     """
     whole, device = {}, None
     for key, tensor in state.items():
+        if tensor.is_meta:
+            raise ArgumentError(
+                f"{key} is on meta, without values: there is nothing to be saved, give the model"
+                " its weights first"
+            )
         if hasattr(tensor, "full_tensor"):  # FSDP2's and tensor parallelism's
             device = tensor.device
             whole[key] = tensor.full_tensor().detach()  # pyright: ignore[reportAttributeAccessIssue]
@@ -96,7 +102,8 @@ def check_whole(model: nn.Module) -> None:
     process would train its own.
     """
     several = _processes() > 1
-    for path, parameter in model.named_parameters():
+    for name, parameter in model.named_parameters():
+        path = canonical(name)
         if is_part(parameter):
             raise ArgumentError(
                 f"{path} is held in parts by several processes: attach the adapter first, and give"

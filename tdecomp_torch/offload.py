@@ -15,8 +15,8 @@ def offloaded(module: nn.Module, name: str) -> Tensor | None:
 
     They may be read from a disk.
     """
-    held = [h.weights_map for h in _hooks(module) if getattr(h, "weights_map", None) is not None]
-    return next((values[name] for values in held if name in values), None)
+    held = [hook.weights_map for hook in _hooks(module) if getattr(hook, "offload", False)]
+    return next((values[name] for values in held if values is not None and name in values), None)
 
 
 def computing_device(module: nn.Module) -> torch.device:

@@ -219,6 +219,23 @@ def test_factors_that_are_offloaded_with_the_model_are_told(tmp_path):
         model(x_of())
 
 
+def test_what_is_offloaded_is_not_trained_besides(tmp_path):
+    model = tiny()
+    to_memory(model, tmp_path)
+    with pytest.raises(ArgumentError, match=r"also_train='head\.weight' is offloaded"):
+        attach(model, "lora", rank=2, also_train=["head"])
+    assert not any("tdecomp" in name for name, _ in model.named_modules())
+
+
+def test_nothing_is_saved_from_meta(tmp_path):
+    with torch.device("meta"):
+        model = Tiny()
+    adapter = attach(model, "lora", rank=2)
+    with pytest.raises(ArgumentError, match=r"12x8__b is on meta, without values"):
+        adapter.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
 def test_a_start_from_weights_on_meta_is_refused():
     with torch.device("meta"):
         model = Tiny()
