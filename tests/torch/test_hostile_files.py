@@ -144,7 +144,7 @@ def test_any_description_is_read_or_refused(method, tmp_path):
     tensors, document = parts(file)
     assert not loads(file)
     rng = random.Random(method)
-    for _ in range(60):
+    for _ in range(25):
         write(file, tensors, mutated(document, rng))
         start = time.perf_counter()
         loads(file)
@@ -155,7 +155,7 @@ def test_any_bytes_are_read_or_refused(tmp_path):
     file = saved("lora", tmp_path / "saved")
     whole, rng = file.read_bytes(), random.Random(0)
     header = int.from_bytes(whole[:8], "little")
-    for _ in range(150):
+    for _ in range(60):
         raw = bytearray(whole)
         for _ in range(rng.choice([1, 1, 3])):
             raw[rng.randrange(min(len(raw), header + 40))] = rng.randrange(256)
