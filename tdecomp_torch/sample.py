@@ -38,7 +38,11 @@ def some(tensor: Tensor) -> Tensor:
         return bits.reshape(-1)
     step = round(n * _SPREAD) | 1
     places = torch.arange(_MOST, device=tensor.device) * step % n
-    return bits[torch.unravel_index(places, tensor.shape)]
+    index: list[Tensor] = []
+    for size in reversed(tensor.shape):  # torch.unravel_index imports the compiler
+        index.insert(0, places % size)
+        places = places // size
+    return bits[tuple(index)]
 
 
 def _is_plain(tensor: Tensor) -> bool:
