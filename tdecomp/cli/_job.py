@@ -253,8 +253,6 @@ def apply(
     """Write base + decoded delta as a model folder."""
     factors = load_factors(out)
     checkpoint = open_checkpoint(base)
-    for note in checkpoint.notes:
-        screen.note(f"Note: {note}")
     _check_shapes(factors, checkpoint)
     with (
         output_folder(model, overwrite=overwrite, inputs=[base, out]) as folder,
@@ -264,6 +262,8 @@ def apply(
             checkpoint, folder, updates(factors), dtype=dtype, progress=lambda name: tick(1)
         )
         check_unchanged(checkpoint)
+    for note in checkpoint.notes:
+        screen.note(f"Note: {note}")
     return factors
 
 

@@ -66,3 +66,14 @@ def test_a_packed_model_is_decomposed_and_applied(tmp_path, done, refused, repor
     for name in matrices:
         expected = 2 * dense[name] - np.asarray(arrays[name], np.float32)
         np.testing.assert_allclose(written[name].numpy(), expected, atol=1e-4)
+
+
+def test_a_base_whose_weights_are_not_read_takes_no_delta(out, base, tmp_path, refused):
+    """What is said is how they are stored, not that their shape is another one."""
+    weights = load_file(base / "model.safetensors")
+    for name in [n for n in weights if n.endswith("up_proj.weight")]:
+        weights[name.removesuffix("weight") + "W_q"] = weights.pop(name).to(torch.uint8)
+    save_file(weights, base / "model.safetensors")
+    for dtype in ([], ["--dtype", "float32"]):
+        arguments = ["apply", out, base, "-o", tmp_path / "new", *dtype]
+        refused(arguments, "up_proj.weight", "stored as HQQ (U8), which is not read")
