@@ -49,8 +49,6 @@ _MARKER = "scaled_fp8"  # an empty tensor by which ComfyUI knows files with scal
 _STRANGE = ("scale", "absmax", "zero_point", "quant", "codebook", "SCB", "g_idx", "perm")
 _WORDS = 8  # of a companion's name after that of its weight, at most
 _CODES = ("_blocks", "_packed")
-_CONV1D_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"})
-_CONV1D_MODULES = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,13 +244,7 @@ def _opened(claim: _Claim) -> Packed:
     layout, stored = claim.layout, claim.stored
     assert layout.open is not None
     opened = layout.open(stored)
-    module = stored.name.rpartition(".")[0]
-    turned = (
-        layout.conv1d
-        and len(opened.shape) == 2
-        and stored.context.model_type in _CONV1D_MODELS
-        and _tail(module) in _CONV1D_MODULES
-    )
+    turned = layout.conv1d and len(opened.shape) == 2 and stored.is_conv1d
     return Packed(
         name=stored.name,
         shape=opened.shape[::-1] if turned else opened.shape,

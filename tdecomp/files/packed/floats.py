@@ -38,7 +38,8 @@ def _open_fp8(stored: Stored) -> Opened:
         _check_plain_cast(stored)
         return Opened(codes.shape, plain, codes.dtype)
     configured = configured_block(stored.context.settings)
-    return Opened(codes.shape, scaled(codes.shape, plain, scale, configured), codes.dtype)
+    rows = scaled(codes.shape, plain, scale, configured, turned=stored.is_conv1d)
+    return Opened(codes.shape, rows, codes.dtype)
 
 
 def _check_plain_cast(stored: Stored) -> None:

@@ -46,7 +46,12 @@ def _open_int8(stored: Stored) -> Opened:
         return numbers(codes, (slice(start, stop),))
 
     rows = scaled(
-        codes.shape, plain, stored.parts["mark"], exact=True, zero=stored.parts.get("zero")
+        codes.shape,
+        plain,
+        stored.parts["mark"],
+        exact=True,
+        zero=stored.parts.get("zero"),
+        turned=stored.is_conv1d,
     )
     return Opened(codes.shape, rows, "INT8")
 

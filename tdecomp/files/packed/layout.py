@@ -15,6 +15,8 @@ __all__ = ["Context", "Layout", "Opened", "Packed", "Refused", "Stored", "settin
 
 _BLOCK = 1 << 18  # numbers decoded at a time, with some ten times the bytes beside them
 _SMALL = 1 << 16  # bytes of a description that is read while a file is opened
+_CONV1D_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"})
+_CONV1D_MODULES = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})
 _SETTINGS = ("quantization_config", "compression_config", "quantization")
 
 
@@ -223,6 +225,13 @@ class Stored:
     name: str
     parts: Mapping[str, Entry]
     context: Context
+
+    @property
+    def is_conv1d(self) -> bool:
+        """Whether the model keeps this weight as (in, out)."""
+        module = self.name.rpartition(".")[0]
+        known = self.context.model_type in _CONV1D_MODELS
+        return known and module.rpartition(".")[2] in _CONV1D_MODULES
 
     def part(self, role: str, called: str) -> Entry:
         """A companion that must be there."""

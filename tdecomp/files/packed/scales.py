@@ -44,7 +44,12 @@ def configured_block(settings: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def block_sizes(
-    shape: Sequence[int], scale: Entry, configured: Sequence[int], *, exact: bool
+    shape: Sequence[int],
+    scale: Entry,
+    configured: Sequence[int],
+    *,
+    exact: bool,
+    turned: bool = False,
 ) -> tuple[int, ...]:
     """How many entries of each mode of a weight of ``shape`` share one scale.
 
@@ -58,12 +63,16 @@ def block_sizes(
         Block sizes of the last modes that the settings state.
     exact
         Blocks are along the last mode, which they divide evenly, whatever their size.
+    turned
+        The weight is (in, out).
     """
     if scale.dtype not in _NUMBERS | _EXPONENTS:
         raise Refused(
             f"but its scale {scale.name!r} is {scale.dtype}, expected floats or exponents"
         )
     counts = _aligned(shape, scale.shape)
+    if turned and len(scale.shape) == 1 and len(shape) == 2 and scale.shape[0] > 1:
+        counts = _of_conv1d(shape, scale)
     stated: list[tuple[int, ...]] = [()] * len(shape)
     for place in range(1, 1 + min(len(shape), len(configured))):
         stated[-place] = (configured[-place],)
@@ -94,6 +103,17 @@ def _aligned(shape: Sequence[int], scale_shape: Sequence[int]) -> list[int]:
     if missing > 0 and all(s in (1, n) for s, n in zip(scales, shape, strict=False)):
         return scales + [1] * missing  # (out,), (expert,), (expert, out)
     return scales
+
+
+def _of_conv1d(shape: Sequence[int], scale: Entry) -> list[int]:
+    """Number of scales of both modes of (in, out) with a list of scales, for outputs or inputs."""
+    count = scale.shape[0]
+    if shape[0] == shape[1] == count:
+        raise Refused(
+            f"but its scale {scale.name!r} has {count} numbers for {count} inputs and as many "
+            "outputs: which of them it is for is not said"
+        )
+    return [1, count] if count == shape[1] else [count, 1]
 
 
 def _block(size: int, scales: int, stated: Sequence[int], exact: bool) -> int | None:
@@ -142,6 +162,7 @@ def scaled(
     exact: bool = False,
     factor: float = 1.0,
     zero: Entry | None = None,
+    turned: bool = False,
 ) -> Rows:
     """Rows of ``(codes - zero) * scale * factor``; parameters as in `block_sizes`.
 
@@ -154,7 +175,7 @@ def scaled(
     zero
         Zero points, laid out as the scales are.
     """
-    blocks = block_sizes(shape, scale, configured, exact=exact)
+    blocks = block_sizes(shape, scale, configured, exact=exact, turned=turned)
     if zero is not None and zero.shape != scale.shape:
         raise Refused(f"but its zero point {zero.name!r} is {zero.shape}, its scale {scale.shape}")
 

@@ -114,6 +114,23 @@ def test_every_name_of_a_scale(tmp_path, name):
         np.testing.assert_array_equal(checkpoint.read(weight_name), values)
 
 
+def test_scales_of_a_conv1d_are_for_its_outputs(tmp_path):
+    """GPT-2 keeps (in, out): a list of scales as long as the outputs is for columns."""
+    name, config = "h.0.attn.c_attn.weight", {"model_type": "gpt2"}
+    weight, scale = random(4, 6).to(E4M3), random(6, seed=1).exp()
+    checkpoint = opened(tmp_path, {name: weight, f"{name}_scale": scale}, config)
+    np.testing.assert_array_equal(checkpoint.read(name), (weight.float() * scale).numpy())
+    weight = random(6, 6).to(E4M3)
+    for shape, expected in (((6,), None), ((1, 6), scale), ((6, 1), scale[:, None])):
+        tensors = {name: weight, f"{name}_scale": scale.reshape(shape)}
+        checkpoint = opened(tmp_path, tensors, config)
+        if expected is None:
+            assert "6 inputs and as many outputs" in checkpoint.refused[name]
+        else:
+            wide = (weight.float() * expected).numpy()
+            np.testing.assert_array_equal(checkpoint.read(name), wide)
+
+
 def test_a_fused_parameter_and_its_neighbours(tmp_path):
     shapes = {"up": (3, 5, 9), "up_proj": (3, 9, 5)}  # one name begins the other
     tensors = {f"experts.{n}": random(*shape).to(E4M3) for n, shape in shapes.items()}
