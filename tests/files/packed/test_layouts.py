@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tdecomp.errors import FileError
+from tdecomp.errors import FileError, SiteError
 from tdecomp.files import checkpoint as ck
 from tdecomp.files import safetensors
+from tdecomp.files.delta import open_delta
 from tdecomp.files.packed import LAYOUTS, layout, layouts_table
 from tests.files.packed.cases import CASES, REFUSED, draw
 
@@ -160,6 +161,33 @@ def test_a_conv1d_is_as_the_model_keeps_it(tmp_path):
                 part = opened.read(f"{name}.weight", index)
                 atol = 1e-6 * np.abs(expected).max()
                 np.testing.assert_allclose(part, expected[index], rtol=1e-6, atol=atol)
+
+
+def sites(folder, tensors, settings):
+    """Write two projections, of which one is packed."""
+    names = {f"model.layers.0.mlp.up_proj{n.removeprefix('x')}": t for n, t in tensors.items()}
+    return write(folder, {**names, "model.layers.0.self_attn.q_proj.weight": draw(4, 8)}, settings)
+
+
+@pytest.mark.parametrize("side", ["base", "tuned"])
+@pytest.mark.parametrize("layout", ["HQQ", "integers without a known scale"])
+def test_a_refused_weight_blocks_only_who_asks_for_it(tmp_path, layout, side):
+    sites(tmp_path / "packed", REFUSED[layout], {})
+    sites(tmp_path / "plain", {"x.weight": draw(4, 8)}, {})
+    places = [tmp_path / "packed", tmp_path / "plain"]
+    places = places if side == "base" else places[::-1]
+    name = "model.layers.0.mlp.up_proj.weight"
+    message = rf"'{name}' in .* stored as {layout} .*which is not read"
+    for options in ({}, {"targets": ["up_proj", "q_proj"]}):
+        with pytest.raises(SiteError, match=f"{message}.*--exclude"):
+            open_delta(*places, **options)
+    delta = open_delta(*places, targets=["q_proj"])
+    assert [site.path for group in delta.groups for site in group.sites] == [
+        "model.layers.0.self_attn.q_proj"
+    ]
+    (row,) = [row for row in delta.uncovered() if row.tensor == name]
+    assert row.energy is None  # unknown is not zero
+    assert re.search(message, " ".join(delta.survey.notes))
 
 
 def test_what_decoding_needs_beside_the_result_does_not_grow(tmp_path):
