@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +17,7 @@ __all__ = ["BITSANDBYTES_LAYOUTS"]
 
 def _open_4bit(stored: Stored) -> Opened:
     """Look up codes in ``quant_map``, times ``absmax``; blocks run over all numbers in order."""
-    state, codes = _state(stored), stored.codes
+    state, codes = stored.description("mark"), stored.codes
     sizes, block = state.get("shape"), state.get("blocksize")
     if not isinstance(sizes, list) or not _sizes(sizes) or type(block) is not int or block < 1:
         raise Refused(f"but its quant_state has the shape {sizes!r} and the blocksize {block!r}")
@@ -86,16 +85,6 @@ def _bytes(entry: Entry, start: int, stop: int) -> np.ndarray:
     """Stored bytes of an entry, from one to another."""
     line = replace(entry, dtype="U8", shape=(entry.nbytes,))
     return load(line, (slice(start, stop),))
-
-
-def _state(stored: Stored) -> Mapping[str, Any]:
-    try:
-        state = json.loads(stored.small("mark").astype(np.uint8).tobytes().decode("utf-8"))
-    except (ValueError, RecursionError):
-        state = None
-    if not isinstance(state, dict):
-        raise Refused(f"but {stored.parts['mark'].name!r} is not a JSON object")
-    return state
 
 
 def _sizes(shape: list[Any]) -> bool:

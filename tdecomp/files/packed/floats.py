@@ -34,6 +34,9 @@ def _open_fp8(stored: Stored) -> Opened:
     def plain(start: int, stop: int) -> np.ndarray:
         return load(codes, (slice(start, stop),)) if codes.shape else load(codes)[None]
 
+    kind = stored.description("told").get("format") if "told" in stored.parts else "float8"
+    if not str(kind).startswith("float8"):  # scales of others lie as a GPU's tensor cores read them
+        raise Refused(f"but in the format {kind!r} of ComfyUI, expected float8_e4m3fn")
     if scale is None:
         _check_plain_cast(stored)
         return Opened(codes.shape, plain, codes.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -225,6 +226,16 @@ class Stored:
     name: str
     parts: Mapping[str, Entry]
     context: Context
+
+    def description(self, role: str) -> Mapping[str, Any]:
+        """The JSON object that a small companion holds as bytes."""
+        try:
+            found = json.loads(self.small(role).astype(np.uint8).tobytes().decode("utf-8"))
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise Refused(f"but {self.parts[role].name!r} is not a JSON object")
+        return found
 
     @property
     def is_conv1d(self) -> bool:

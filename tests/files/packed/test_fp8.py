@@ -23,6 +23,10 @@ def opened(folder, tensors, config=None):
     return ck.open_checkpoint(folder)
 
 
+def text(content):
+    return torch.frombuffer(bytearray(content.encode()), dtype=torch.uint8)
+
+
 def blockwise(scale, block, shape):
     """Scale of every entry, by repeating and cutting off."""
     for axis, (size, count) in enumerate(zip(block, shape, strict=True)):
@@ -101,7 +105,7 @@ def test_every_name_of_a_scale(tmp_path, name):
     for i, (stored, shape) in enumerate(itertools.product(STORED, shapes)):
         powers = 2.0 ** torch.randint(-9, 9, shape, generator=torch.Generator().manual_seed(i))
         around = {"x.input_scale": random(), "x.bias": random(5), "k_scale": random()}
-        around |= {"x.comfy_quant": torch.zeros(3, dtype=torch.uint8)}
+        around |= {"x.comfy_quant": text('{"format": "float8_e4m3fn"}')}
         own = {"x.weight": weight.clone(), name: STORED[stored](powers), **around}
         tensors |= {f"{i}.{key}": tensor for key, tensor in own.items()}
         wide = powers.repeat_interleave(32, 1) if shape == (5, 3) else powers
@@ -195,6 +199,12 @@ LOST = {
         "'x.weight_scale_2' beside it is not known",
     ),
     "two": ({"x.weight_scale": random(), "x.scale": random()}, {}, "which of them counts"),
+    "tensor cores": (
+        {"x.weight_scale": random(3, 1), "x.comfy_quant": text('{"format": "mxfp8"}')},
+        {},
+        "in the format 'mxfp8' of ComfyUI",
+    ),
+    "no JSON": ({"x.weight_scale": random(), "x.comfy_quant": text("[")}, {}, "not a JSON object"),
     "fp8 scale": ({"x.weight_scale": random(3, 1).to(E4M3)}, {}, "is F8_E4M3, expected floats"),
 }
 
