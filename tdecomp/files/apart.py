@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import FileError
+from .below import entries_below
 
 __all__ = ["check_apart", "files_in", "resolved"]
 
@@ -91,12 +92,10 @@ def _check_links(target: Path, itself: _Identity, inputs: Iterable[str | os.Path
 
 def _linked(folder: Path) -> Iterator[Path]:
     """Files below a folder that have another name too; those in linked folders as well."""
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            path = Path(entry.path)
-            if entry.is_dir(follow_symlinks=False):
-                yield from _linked(path)
-            elif entry.is_symlink() and path.is_dir():
+    for entry in entries_below(folder):
+        path = Path(entry.path)
+        with suppress(OSError):
+            if entry.is_symlink() and entry.is_dir():
                 yield from (file for file in path.iterdir() if file.is_file())
             elif entry.is_symlink() or entry.stat(follow_symlinks=False).st_nlink > 1:
                 yield path

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import FileError
 from . import safetensors
+from .below import entries_below
 
 __all__ = ["MARKER", "foreign_in", "has_metadata", "is_json", "mark"]
 
@@ -24,7 +24,7 @@ _SCHEMA = 1
 _HASHED = 1 << 24  # bytes up to which content is compared; above, size and time
 _LARGEST_LIST = 1 << 26
 _OF_THE_SYSTEM = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
-_DELETE = "delete it yourself if nothing in it is needed, or choose another name"
+_DELETE = "delete the folder yourself if nothing in it is needed, or choose another name"
 
 
 def mark(folder: Path) -> None:
@@ -81,10 +81,8 @@ def has_metadata(path: Path, key: str) -> bool:
 
 def _files(folder: Path) -> Iterator[str]:
     """Names of all that is not a folder below a folder, with ``/`` between the parts."""
-    for place, folders, names in os.walk(folder):
-        links = [name for name in folders if Path(place, name).is_symlink()]
-        for name in (*names, *links):
-            yield Path(place, name).relative_to(folder).as_posix()
+    for entry in entries_below(folder):
+        yield Path(entry.path).relative_to(folder).as_posix()
 
 
 def _row(file: Path) -> dict[str, Any]:

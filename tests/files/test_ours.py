@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -105,6 +107,17 @@ OURS = {
 def test_what_this_tool_wrote_is_known(case, folder):
     OURS[case](folder)
     assert foreign_in(folder) is None
+
+
+def test_folders_may_be_deeper_than_functions(folder):
+    (folder / "/".join("d" * 300)).mkdir(parents=True)
+    (folder / "/".join("d" * 300) / "thesis.tex").touch()
+    usual = sys.getrecursionlimit()
+    try:
+        sys.setrecursionlimit(len(inspect.stack()) + 150)
+        assert "thesis.tex" in (foreign_in(folder) or "")
+    finally:
+        sys.setrecursionlimit(usual)
 
 
 def test_large_files_by_size_and_time(folder, monkeypatch):
