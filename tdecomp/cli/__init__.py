@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
         command = _command()
         try:
             watch.working = True
-            code = _run(command, arguments)
+            code = _run(arguments, command)
             watch.working = False
         except Stopped as stopped:
             code = _end(stopped)
@@ -52,9 +52,10 @@ def _end(stopped: Stopped) -> int:
     return _say(f"{stopped}: {left()}", 128 + stopped.number)
 
 
-def _run(command: Callable[..., object], arguments: list[str] | None) -> int:
+def _run(arguments: list[str] | None, command: Callable[..., object] | None = None) -> int:
     import numpy as np
 
+    command = command or _command()
     try:
         with np.errstate(all="ignore"):  # what is not finite is found and told in words
             code = command(arguments, prog_name="tdecomp", standalone_mode=False)
