@@ -254,8 +254,8 @@ def test_a_screen_without_greek(encoding, base, tuned, tmp_path, spawn):
 def test_no_torch(out, base, tuned, spawn):
     program = (
         "import sys\n"
-        "from tdecomp.cli import _command, _run\n"
-        "assert _run(_command(), sys.argv[1:]) == 0\n"
+        "from tdecomp.cli import _run\n"
+        "assert _run(sys.argv[1:]) == 0\n"
         "print(sorted({'torch', 'jax', 'peft', 'transformers'} & set(sys.modules)))"
     )
     process = spawn("verify", out, base, tuned, "-q", program=program)
