@@ -351,7 +351,7 @@ def _numbers(delta: Delta) -> int:
 
 
 def _source(path: Path, checkpoint: Checkpoint, screen: Screen) -> dict[str, Any]:
-    total = sum(file.stat().st_size for file in checkpoint.files)
+    total = sum(source.size for source in checkpoint.sources.values())
     with screen.progress(f"hashing {path}", total, "bytes") as tick:
         files = fingerprint(checkpoint, tick)
         return {"path": str(path), "files": files, "model": facts(checkpoint.config)}

@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from tdecomp.cli import _job
+from tdecomp.files.factors import load_factors
 from tests.cli import models
 
 METHODS = ("svd", "tucker2", "tucker")
@@ -206,3 +208,26 @@ def test_awkward_names_are_printed_as_they_are(base, tuned, tmp_path, done, repo
     done("export", odd, "--lora", odd.with_name("[bold]"))
     assert str(odd.with_name("[x")) in done("apply", odd, base, "-o", odd.with_name("[x")).out
     assert report("verify", odd, base, tuned)["agrees"]
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_the_hashes_are_of_the_files_that_were_read(
+    change, base, tuned, tmp_path, done, monkeypatch
+):
+    """Whatever happens to their names meanwhile."""
+    done("decompose", base, tuned, "-o", tmp_path / "before", "--rank", 1)
+    shard, real = next(tuned.glob("*.safetensors")), _job._fit
+    other = models.write_base(tmp_path / "other", models.base_arrays()) / "model.safetensors"
+
+    def fit(*arguments):
+        fits = real(*arguments)
+        if change == "replaced":
+            other.replace(shard)
+        else:
+            shard.unlink()
+        return fits
+
+    monkeypatch.setattr(_job, "_fit", fit)
+    done("decompose", base, tuned, "-o", tmp_path / "after", "--rank", 1)
+    one, two = (load_factors(tmp_path / name).sources for name in ("before", "after"))
+    assert one == two
