@@ -41,10 +41,10 @@ def test_a_trace_holds_for_other_inputs(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strict", [True, False], ids=["strict", "not strict"])
-@pytest.mark.parametrize("name", METHODS)
-def test_an_export_holds_for_other_batches_and_lengths(name, strict):
-    _export(name, strict)
+@pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects:UserWarning")
+@pytest.mark.parametrize("name", ["lora", "dora", "fourierft"])
+def test_a_strict_export_holds_for_other_batches_and_lengths(name):
+    _export(name, strict=True)
 
 
 @pytest.mark.parametrize("name", ["tenslora_qkv_depth", "c3a"])
