@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,6 +15,9 @@ from tdecomp.errors import ArgumentError
 from tdecomp.modes import Equation, flatten
 
 __all__ = ["Optimizer", "Plan", "contract", "make_plan", "plan"]
+
+_AXES = 32  # letters, from which on those of size 1 are left out
+_LOOKED_AT = 1 << 26  # numbers: smaller arrays are formed without a look at the memory
 
 Optimizer = Callable[..., Iterable[Iterable[int]]]
 """``optimizer(inputs, output, sizes, memory_limit)``: sets of letters, sizes by letter -> path.
@@ -48,8 +52,18 @@ class Plan:
     names: tuple[tuple[str, str], ...] = ()
 
     def run(self, arrays: Sequence[Array]) -> Array:
-        """Contract `arrays` in this order."""
+        """Contract `arrays` in this order.
+
+        An `ArgumentError` where an array on the way would be larger than the whole memory.
+        """
         operands = list(arrays)
+        size = getattr(operands[0].dtype, "itemsize", 8)
+        if self.peak > _LOOKED_AT and self.peak * size > _memory():
+            raise ArgumentError(
+                f"an array of {self.peak:.3g} numbers ({self.peak * size / 1e9:.3g} GB) would have"
+                f" to be formed, which is more than the memory of {_memory() / 1e9:.3g} GB: ask for"
+                " slices of the tensor, for norm or inner, or decompose the factors as they are"
+            )
         for where, symbols in self.steps:
             taken = [operands.pop(i) for i in sorted(where, reverse=True)]
             operands.append(_step(symbols, taken))
@@ -144,10 +158,36 @@ def contract(
     (2, 4)
     """
     shapes = tuple(tuple(a.shape) for a in arrays)
-    sizes = equation.sizes(shapes)
-    order = make_plan(equation.symbols, shapes, memory_limit=memory_limit, optimizer=optimizer)
+    sizes, symbols = equation.sizes(shapes), equation.symbols
+    if len(equation.letters) > _AXES:
+        symbols, arrays = _without_ones(symbols, arrays)
+        shapes = tuple(tuple(a.shape) for a in arrays)
+    order = make_plan(symbols, shapes, memory_limit=memory_limit, optimizer=optimizer)
     dense = order.run(arrays)
     return namespace(dense).reshape(dense, equation.shape(sizes))
+
+
+def _without_ones(symbols: str, arrays: Sequence[Array]) -> tuple[str, list[Array]]:
+    """The same contraction without letters of size 1: arrays have at most 32 or 64 axes."""
+    left, output = symbols.split("->")
+    terms = left.split(",")
+    ones = {
+        c
+        for t, a in zip(terms, arrays, strict=True)
+        for c, n in zip(t, a.shape, strict=True)
+        if n == 1
+    }
+    kept = ["".join(c for c in t if c not in ones) for t in (*terms, output)]
+    small = [namespace(a).reshape(a, tuple(n for n in a.shape if n != 1)) for a in arrays]
+    return f"{','.join(kept[:-1])}->{kept[-1]}", small
+
+
+def _memory() -> float:
+    """Bytes of memory that the machine has; infinite where it does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return math.inf
 
 
 def _planned(

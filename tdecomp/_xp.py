@@ -20,6 +20,9 @@ __all__ = [
     "autocast_devices",
     "Array",
     "adjoint",
+    "check_array",
+    "check_held",
+    "check_not_traced",
     "detached",
     "double",
     "float64_scope",
@@ -50,12 +53,102 @@ def namespace(*arrays: Array) -> Any:
         ) from None
 
 
+def check_array(x: Array) -> None:
+    """Refuse what only looks like an array of numbers, naming what to give in its place.
+
+    Raises
+    ------
+    DataError
+        numpy: masked arrays, `numpy.matrix`, objects, texts, dates, records. torch: sparse, meta,
+        quantised and nested tensors, those of a FakeTensorMode.
+    """
+    xp = namespace(x)
+    if isinstance(x, np.ndarray):
+        problem = _numpy_problem(x)
+    elif array_api_compat.is_torch_array(x):
+        problem = _torch_problem(x, sys.modules["torch"])
+    else:
+        problem = None if xp.isdtype(x.dtype, ("bool", "numeric")) else f"an array of {x.dtype}"
+    if problem is not None:
+        raise DataError(f"expected an array of numbers, got {problem}")
+
+
+def _numpy_problem(x: np.ndarray) -> str | None:
+    if isinstance(x, np.ma.MaskedArray):
+        return (
+            "a masked array, whose mask is not read: give its .data, and"
+            " weights=~np.ma.getmaskarray(x) where entries are missing"
+        )
+    if isinstance(x, np.matrix):
+        return "a numpy.matrix, which is never of another order than 2: give numpy.asarray(x)"
+    if x.dtype.kind in "biufc" or _is_small_float(x.dtype):
+        return None
+    advice = ": give one field, x['name']" if x.dtype.names else ""
+    return f"an array of {x.dtype}{advice}"
+
+
+def _torch_problem(x: Any, torch: Any) -> str | None:
+    if x.is_nested:
+        return "a nested tensor: give its tensors one by one"
+    if x.is_quantized:
+        return f"a quantised tensor ({x.dtype}): give its dequantize()"
+    if x.layout != torch.strided:
+        return f"a sparse tensor ({x.layout}): give its to_dense()"
+    if x.is_meta or type(x).__name__ == "FakeTensor":
+        return "a tensor without numbers (of the meta device or a FakeTensorMode): load it first"
+    return None
+
+
+def check_held(x: Any) -> None:
+    """`check_array` for what a format is made of: only where it is an array, and meta tensors pass.
+
+    Placeholders pass too: jax makes formats of them.
+    """
+    problem = None
+    if isinstance(x, np.ndarray):
+        problem = _numpy_problem(x)
+    elif "torch" in sys.modules and array_api_compat.is_torch_array(x) and not x.is_meta:
+        problem = _torch_problem(x, sys.modules["torch"])
+    if problem is not None and "FakeTensor" not in problem:
+        raise DataError(f"expected an array of numbers, got {problem}")
+
+
+def check_not_traced(x: Array) -> None:
+    """Refuse a torch tensor that is only recorded: by torch.jit.trace, make_fx, vmap or grad.
+
+    Formats are contracted the same way whatever the numbers, so they may be traced; ranks, sweeps
+    and starts of a decomposition depend on the numbers.
+    """
+    if "torch" not in sys.modules or not array_api_compat.is_torch_array(x):
+        return
+    torch, proxies = sys.modules["torch"], sys.modules.get("torch.fx.experimental.proxy_tensor")
+    recorded = proxies is not None and proxies.get_proxy_mode() is not None
+    if recorded or torch.jit.is_tracing() or torch._C._functorch.is_functorch_wrapped_tensor(x):
+        raise DataError(
+            "a decomposition depends on the numbers and cannot be traced (torch.jit.trace, make_fx,"
+            " torch.func): decompose first, and trace what uses the result"
+        )
+
+
+def _is_small_float(dtype: np.dtype) -> bool:
+    """Whether numpy knows a dtype from ml_dtypes only: bfloat16, float8, int4 and their kin."""
+    return dtype.type.__module__.split(".")[0] == "ml_dtypes"
+
+
 def working(x: Array) -> Array:
     """`x` in working precision: float64 and complex as they are, integers float64, else float32.
 
-    What is wider than float64 becomes float64 (complex128).
+    What is wider than float64 becomes float64 (complex128), what ml_dtypes adds float32.
+
+    Raises
+    ------
+    DataError
+        What `check_array` refuses.
     """
+    check_array(x)
     xp = namespace(x)
+    if isinstance(x, np.ndarray) and _is_small_float(x.dtype):
+        return x.astype(np.complex64 if "complex" in x.dtype.name else np.float32)
     keep = [xp.float32, xp.float64, xp.complex64, xp.complex128]
     if x.dtype in keep:
         return x
@@ -96,6 +189,8 @@ def autocast_devices() -> tuple[str, ...]:
 
 def double(x: Array) -> Array:
     """`x` in float64 (complex128 for complex arrays), in its own library."""
+    if isinstance(x, np.ndarray) and _is_small_float(x.dtype):
+        x = working(x)
     xp = namespace(x)
     wide = xp.complex128 if xp.isdtype(x.dtype, "complex floating") else xp.float64
     return x if x.dtype == wide else xp.astype(x, wide)

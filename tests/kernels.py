@@ -21,6 +21,7 @@ OTHERS = {
 X86 = ("SkylakeX", "Cooperlake", "Sapphirerapids", "Excavator", "Barcelona", "Prescott", *OTHERS)
 QUICK = ["tests/core", "tests/decomposition", "tests/laws", "tdecomp"]
 LIBRARIES = "not torch and not strict and not jax and not tensorly and not files and not cli"
+LIBRARIES += " and not tiles_and_threads"  # asks for threads of its own
 
 
 def kernel(wanted: str | None = None) -> str | None:

@@ -14,6 +14,8 @@ import numpy as np
 from tdecomp._xp import (
     Array,
     autocast_devices,
+    check_array,
+    check_not_traced,
     detached,
     double,
     float64_scope,
@@ -169,14 +171,8 @@ def relative(residual: float, energy: float) -> float:
 def check_shape(x: Input) -> None:
     """Refuse what is not an array, stack or format with at least one mode and none empty."""
     if not isinstance(x, Stack | Format):
-        namespace(x)
-    if isinstance(x, np.ma.MaskedArray):
-        raise DataError(
-            "a masked array's mask is not read: give its .data, and weights=~np.ma.getmaskarray(x)"
-            " where entries are missing"
-        )
-    if isinstance(x, np.ndarray) and x.dtype.kind in "OSUMm":
-        raise DataError(f"cannot decompose an array of {x.dtype}: numbers are needed")
+        check_array(x)
+        check_not_traced(x)
     if len(x.shape) < 1 or 0 in x.shape:
         raise DataError(
             f"cannot decompose an array of shape {tuple(x.shape)}: one or more modes, none empty"
@@ -212,6 +208,11 @@ def dense(x: Array | Stack) -> Array:
     if largest > _SQUARED or 0 < largest < 1 / _SQUARED:
         raise DataError(
             f"the largest entry, {largest:.3g}, has no square in float64: divide the array by it"
+        )
+    if largest * math.sqrt(math.prod(array.shape)) > float(xp.finfo(array.dtype).max):
+        raise DataError(
+            f"with entries up to {largest:.3g} the norm may not fit {array.dtype}: divide the array"
+            " by that, or give it in float64"
         )
     return array
 

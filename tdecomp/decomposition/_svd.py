@@ -35,12 +35,14 @@ from tdecomp.decomposition._run import (
 )
 from tdecomp.decomposition._sketch import CLOSE, FIRST_WIDTH, OVERSAMPLES
 from tdecomp.decomposition._which import Which
-from tdecomp.errors import ArgumentError
+from tdecomp.errors import ArgumentError, DataError
 from tdecomp.formats import Format, LowRank
 from tdecomp.linalg import Svd, Triplets, is_cheap, singular_values, svd_settled
 from tdecomp.tensor import mode_product
 
 __all__ = ["svd", "svd_method"]
+
+_MANY = 1_000_000  # matrices of a format
 
 
 def svd(
@@ -133,6 +135,11 @@ def svd_method(
 
     def sizes(x: Input) -> Sequence[int]:
         check_matrices(x, "svd")
+        if isinstance(x, Format) and x.n_sites > _MANY:
+            raise DataError(
+                f"svd decomposes each of the {x.n_sites:.3g} matrices of this {type(x).__name__} by"
+                " itself: use tensor_train, which takes all modes together"
+            )
         return x.shape[-2:]
 
     def analyse(x: Input, progress: Progress) -> Analysis:

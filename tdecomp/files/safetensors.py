@@ -44,7 +44,7 @@ __all__ = [
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 CONVERT = "convert it first, e.g. with model.save_pretrained(folder, safe_serialization=True)"
 _MAX_HEADER = 100_000_000  # bytes, the limit of the reference implementation
-_MAX_MODES = 32  # numpy 1.26 takes no more
+_MAX_MODES = 64 if int(np.__version__.split(".")[0]) > 1 else 32  # more than that numpy cannot
 _MAX_NUMBER = 2**63  # of sizes and offsets, as in the reference implementation
 _CHUNK = 1 << 20  # bytes copied at a time
 

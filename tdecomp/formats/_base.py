@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from tdecomp._xp import Array
+from tdecomp._xp import Array, check_held
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import _pairs, _pytrees
 from tdecomp.modes import Equation, parse_modes, positions, write_axis
@@ -41,8 +41,13 @@ class Format(ABC):
     __iter__ = None  # slices are written out: fmt[i]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """An empty object; where jax is loaded its class becomes a pytree."""
-        del args, kwargs
+        """An empty object; where jax is loaded its class becomes a pytree.
+
+        Sparse and quantised tensors, masked and structured arrays and the like are a `DataError`.
+        """
+        for given in (*args, *kwargs.values()):
+            for array in given if isinstance(given, tuple | list) else (given,):
+                check_held(array)
         _pytrees.register(cls)
         return super().__new__(cls)
 
@@ -176,7 +181,8 @@ class Format(ABC):
         """The sum, exactly: ranks add up, nothing is recompressed.
 
         In the same format for two tensors of one format (a TT of the same chain, a Tucker2 of the
-        same two modes, a Network of the same equation), otherwise a `Sum`.
+        same two modes, a Network of the same equation), otherwise a `Sum`; so too for two Tucker
+        tensors of many modes, whose common core would be mostly zeros.
         """
         if not isinstance(other, Format):
             return NotImplemented

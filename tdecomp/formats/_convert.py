@@ -125,7 +125,9 @@ def to_tt(fmt: Format, chain: str | Sequence[str] | None = None) -> TT:
     tucker = to_tucker(fmt)
     inner = tucker._permute(_order(fmt, chain))
     cores = []
-    for core, factor in zip(split_core(inner.core[None, ..., None]), inner.factors, strict=True):
+    for core, factor in zip(
+        split_core(inner.core, (1, *inner.core.shape, 1)), inner.factors, strict=True
+    ):
         cores.append(core if factor is None else mode_product(core, factor, 1))
     return TT(tuple((m,) for m in inner.modes), tuple(cores), fmt.modes)
 
@@ -216,13 +218,13 @@ def _joint_basis(
     return q, [r[:, slice(*ends[k : k + 2])] for k in range(len(widths))]
 
 
-def split_core(core: Array) -> list[Array]:
-    """A core ``(r, n1, n2, .., s)`` as a chain of cores of one mode each, by QR.
+def split_core(core: Array, shape: Sequence[int] | None = None) -> list[Array]:
+    """A core ``(r, n1, n2, .., s)``, or read so, as a chain of cores of one mode each, by QR.
 
     All but the last are left-orthonormal; the bonds between them are as wide as the sizes allow.
     """
     xp = namespace(core)
-    (bond, *sizes, last), rest, cores = core.shape, core, []
+    (bond, *sizes, last), rest, cores = shape or core.shape, core, []
     for n in sizes[:-1]:
         flat = xp.reshape(rest, (bond * n, -1))
         q, rest = xp.linalg.qr(flat, mode="reduced")

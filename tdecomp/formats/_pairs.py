@@ -217,10 +217,15 @@ def kronecker(equation: Equation, a: Sequence[Array], b: Sequence[Array]) -> lis
 def _outer(x: Array, y: Array, entrywise: Sequence[bool]) -> Array:
     """Product of two arrays along the marked axes, all pairs along the others."""
     xp = namespace(x, y)
-    both = list(zip(x.shape, y.shape, entrywise, strict=True))
-    left = xp.reshape(x, tuple(n for m, _, same in both for n in ((m,) if same else (m, 1))))
-    right = xp.reshape(y, tuple(n for _, m, same in both for n in ((m,) if same else (1, m))))
-    return xp.reshape(left * right, tuple(m if same else m * n for m, n, same in both))
+    shape = tuple(
+        m if same else m * n for m, n, same in zip(x.shape, y.shape, entrywise, strict=True)
+    )
+    # axes of one are left out: arrays of many modes would get more axes than their library has
+    along = [t for t in zip(x.shape, y.shape, entrywise, strict=True) if t[:2] != (1, 1)]
+    both = [(m, n, same or 1 in (m, n)) for m, n, same in along]
+    left = xp.reshape(x, tuple(k for m, _, same in both for k in ((m,) if same else (m, 1))))
+    right = xp.reshape(y, tuple(k for _, n, same in both for k in ((n,) if same else (1, n))))
+    return xp.reshape(left * right, shape)
 
 
 def _block(x: Array, y: Array, axes: Sequence[int]) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -21,6 +22,8 @@ from tdecomp.tensor import mode_product as multiply_array
 __all__ = ["Tucker"]
 
 _RANKS = "rstuvwxyz"  # then r1, s1, ...
+_LARGE = 1 << 20  # numbers of a common core, from which on it may be
+_SPARSE = 100  # times at most as large as the two cores
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,12 @@ class Tucker(Factored):
         return self.opened(full), other.opened(full)
 
     def _plus(self, other: Tucker) -> Tucker | None:
-        """Block-diagonal core over the ranks."""
+        """Block-diagonal core over the ranks; None where that would be mostly zeros."""
         a, b = self.equally_opened(other)
+        ranks = zip(a.rank, b.rank, a.factors, strict=True)
+        both = math.prod(r if f is None else r + q for r, q, f in ranks)
+        if both > max(_LARGE, _SPARSE * (math.prod(a.rank) + math.prod(b.rank))):
+            return None
         return a._beside(b)
 
     def _restrict(self, position: int, rows: range) -> Tucker:

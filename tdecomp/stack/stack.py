@@ -7,13 +7,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tdecomp._xp import Array, namespace
+from tdecomp._xp import Array, check_array, namespace
 from tdecomp.errors import ArgumentError, DataError
 from tdecomp.stack.ahead import read_ahead
 from tdecomp.stack.find import find_sites
 from tdecomp.stack.groups import Group, group_sites
 from tdecomp.stack.select import Targets
 from tdecomp.stack.sites import Site
+from tdecomp.tensor import promoted
 
 __all__ = ["Stack"]
 
@@ -79,6 +80,7 @@ class Stack:
             )
         site = self.group.sites[i]
         matrix = self.read(site)
+        check_array(matrix)
         if tuple(matrix.shape) != site.shape:
             raise DataError(
                 f"{site.path} was read with the shape {tuple(matrix.shape)}, expected (out, in) = "
@@ -107,7 +109,7 @@ class Stack:
             )
 
     def dense(self) -> Array:
-        """Load the whole tensor (site modes..., out, in), in the dtype of the first slice.
+        """Load the whole tensor (site modes..., out, in), in a dtype that holds every slice.
 
         An `ArgumentError` where this and a few copies to work on are above `max_memory`.
         """
@@ -116,12 +118,13 @@ class Stack:
         first = next(slices)
         xp = namespace(first)
         if type(first).__module__.startswith("jax"):  # cannot be written in place
-            rest = (xp.astype(matrix, first.dtype) for matrix in slices)
-            return xp.reshape(xp.stack([first, *rest]), self.shape)
+            return xp.reshape(xp.stack(promoted([first, *slices])), self.shape)
         device = getattr(first, "device", None)  # numpy 1 arrays have none
         flat = xp.empty((self.n_sites, *first.shape), dtype=first.dtype, device=device)
         flat[0, ...] = first
         for i, matrix in enumerate(slices, 1):
+            if matrix.dtype != flat.dtype:
+                flat = xp.astype(flat, xp.result_type(flat, matrix))
             flat[i, ...] = matrix
         return xp.reshape(flat, self.shape)
 
@@ -152,6 +155,7 @@ class Stack:
         )
 
         def read(site: Site) -> Array:
+            check_array(arrays[site.tensor])
             return site.take(arrays[site.tensor])
 
         return tuple(cls(group, read) for group in group_sites(survey.sites, share=share))
