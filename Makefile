@@ -49,11 +49,7 @@ build/pair-1b:
 	$(BIN)/python -m tests.bench.synthetic 1b $@
 
 # The libraries that are only compared with. torchTT compiles against the torch that is there.
-.venv/# 200 kills of the commands that write: the old output or the new one is there after each.
-kills: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kills 200
-
-bench: .venv/ready
+.venv/bench: .venv/ready
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation torchTT
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
 	touch $@
