@@ -65,12 +65,17 @@ def check_array(x: Array) -> None:
     xp = namespace(x)
     if isinstance(x, np.ndarray):
         problem = _numpy_problem(x)
-    elif array_api_compat.is_torch_array(x):
+    elif _is_torch_array(x):
         problem = _torch_problem(x, sys.modules["torch"])
     else:
         problem = None if xp.isdtype(x.dtype, ("bool", "numeric")) else f"an array of {x.dtype}"
     if problem is not None:
         raise DataError(f"expected an array of numbers, got {problem}")
+
+
+def _is_torch_array(x: object) -> bool:
+    """Also where torch cannot be imported: ``sys.modules`` may say so by None."""
+    return sys.modules.get("torch") is not None and array_api_compat.is_torch_array(x)
 
 
 def _numpy_problem(x: np.ndarray) -> str | None:
@@ -107,7 +112,7 @@ def check_held(x: Any) -> None:
     problem = None
     if isinstance(x, np.ndarray):
         problem = _numpy_problem(x)
-    elif "torch" in sys.modules and array_api_compat.is_torch_array(x) and not x.is_meta:
+    elif _is_torch_array(x) and not x.is_meta:
         problem = _torch_problem(x, sys.modules["torch"])
     if problem is not None and "FakeTensor" not in problem:
         raise DataError(f"expected an array of numbers, got {problem}")
@@ -119,7 +124,7 @@ def check_not_traced(x: Array) -> None:
     Formats are contracted the same way whatever the numbers, so they may be traced; ranks, sweeps
     and starts of a decomposition depend on the numbers.
     """
-    if "torch" not in sys.modules or not array_api_compat.is_torch_array(x):
+    if not _is_torch_array(x):
         return
     torch, proxies = sys.modules["torch"], sys.modules.get("torch.fx.experimental.proxy_tensor")
     recorded = proxies is not None and proxies.get_proxy_mode() is not None
@@ -174,7 +179,7 @@ def float64_scope(*arrays: Array) -> AbstractContextManager[Any]:
     if jax is not None and any(array_api_compat.is_jax_array(a) for a in arrays):
         return jax.enable_x64(True)
     scopes = ExitStack()
-    kinds = {a.device.type for a in arrays if array_api_compat.is_torch_array(a)}
+    kinds = {a.device.type for a in arrays if _is_torch_array(a)}
     for kind in kinds.intersection(autocast_devices()):
         scopes.enter_context(sys.modules["torch"].autocast(kind, enabled=False))
     return scopes

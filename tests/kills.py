@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import forks
+
 Tree = dict[str, bytes | None] | bytes | None
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _CHANGES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link")
@@ -42,7 +44,7 @@ def fork(job: Callable[[], None]) -> int:
     """Start a job in a process of its own; returns its number."""
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
+    child = forks.fork()
     if child:
         return child
     code = 70

@@ -40,8 +40,6 @@ def test_stacks_of_takes_a_device(delta):
     assert isinstance(first.slice(0), torch.Tensor)
     (plain, *_) = stacks_of(delta.pair, delta.groups)
     assert isinstance(plain.slice(0), np.ndarray)
-    assert plain.ahead
-    assert first.ahead
 
 
 def test_transposed_blocks_are_turned(tmp_path, rng):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from tests.forks import fork
 from tests.fuzz import worlds
 from tests.fuzz.cases import Case, Outcome, command
 
@@ -69,7 +70,7 @@ class _Worker:
             return False
         self.pipe, writing = os.pipe()
         self._rest, self._last = b"", time.monotonic()
-        self.process = os.fork()
+        self.process = fork()
         if self.process == 0:
             try:
                 self._work(left, writing)
