@@ -9,7 +9,7 @@ demo: .venv/ready
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto  # one core per worker
-	$(BIN)/python -m pytest -m "slow or gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m "slow or gpu"
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kernels  # a quick part, on another kernel of OpenBLAS
 
 # The property tests on examples of their own; `make test` draws the same ones every time.
