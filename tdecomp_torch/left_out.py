@@ -52,8 +52,8 @@ def left_out(
     share = sum(n for n, _ in left.values()) / sum(n for n, _ in weights.values())
     return [
         f"Left out: {len(left)} of {len(weights)} weights in numbered layers, {share:.2%} of their"
-        f" numbers: {', '.join(words[:_MOST])}{more}. Modules among them are adapted where targets="
-        " names them."
+        f" numbers: {', '.join(words[:_MOST])}{more}. Give targets= to adapt those that the model"
+        " calls."
     ]
 
 
