@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tdecomp._plan import contract
-from tdecomp.decomposition._als.als import als
-from tdecomp.decomposition._als.parse import parse
+from tdecomp.decomposition.methods.network.als import als
+from tdecomp.decomposition.methods.network.parse import parse
 from tests.bench.tables import Printer, printing
 
 STARTS = 20

@@ -7,10 +7,10 @@ import pytest
 
 import tdecomp as td
 from tdecomp._xp import to_numpy
-from tdecomp.decomposition._als.als import als
-from tdecomp.decomposition._als.parse import parse
-from tdecomp.decomposition._als.segre import rank_one_basis
-from tdecomp.decomposition._search import search_rank
+from tdecomp.decomposition.methods.network.als import als
+from tdecomp.decomposition.methods.network.parse import parse
+from tdecomp.decomposition.methods.network.segre import rank_one_basis
+from tdecomp.decomposition.rank_search import search_rank
 from tdecomp.errors import ArgumentError, DataError, NotReached
 from tdecomp.formats import Network, Sum
 from tdecomp.modes import Equation
@@ -419,7 +419,7 @@ def test_float32_of_any_scale(name, scale):
 @pytest.mark.parametrize("name", ["LoRA, one matrix", "CP"])
 def test_jax_arrays(name, monkeypatch):
     """Equal sizes, one sweep, no Newton steps: jax compiles every operation for every shape."""
-    from tdecomp.decomposition._als import solve
+    from tdecomp.decomposition.methods.network import solve
 
     jax = pytest.importorskip("jax")
     monkeypatch.setattr(solve, "is_affordable", lambda problem: False)
@@ -443,7 +443,7 @@ def test_stack_is_loaded_whole():
 
 
 def test_conjugate_gradients_replace_large_systems(monkeypatch):
-    from tdecomp.decomposition._als import newton, problem
+    from tdecomp.decomposition.methods.network import newton, problem
 
     monkeypatch.setattr(problem, "_DENSE", 1)
     monkeypatch.setattr(newton, "_UNKNOWNS", 1)

@@ -361,8 +361,8 @@ def test_weighted_targets(rng):
 def test_large_float32_data_are_not_widened_whole(monkeypatch):
     x = planted((12, 9, 8), 3, noise=0.1).astype(np.float32)
     expected = td.cp(x, rank=3).error
-    monkeypatch.setattr("tdecomp.decomposition._cp.solve._SMALL", 0)
-    monkeypatch.setattr("tdecomp.decomposition._cp.sweeps._TILE", 50)
+    monkeypatch.setattr("tdecomp.decomposition.methods.cp.solve._SMALL", 0)
+    monkeypatch.setattr("tdecomp.decomposition.methods.cp.sweeps._TILE", 50)
     assert td.cp(x, rank=3).error == pytest.approx(expected, rel=1e-4)
 
 

@@ -12,12 +12,12 @@ import tensorly
 
 import tdecomp as td
 from tdecomp._xp import to_numpy, tol
-from tdecomp.decomposition._cp.cp import cp_method
-from tdecomp.decomposition._cp.sweeps import mttkrp
-from tdecomp.decomposition._ranks import Target
-from tdecomp.decomposition._run import run
+from tdecomp.decomposition.methods.cp.cp import cp_method
+from tdecomp.decomposition.methods.cp.sweeps import mttkrp
+from tdecomp.decomposition.run import run
 from tdecomp.formats import CP, TT, Format, Network, Tucker
 from tdecomp.modes import Equation
+from tdecomp.ranking.target import Target
 from tests.laws.cases import SHAPES, planted
 
 MODES = ("layer", "out", "in")

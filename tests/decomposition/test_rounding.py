@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import tdecomp as td
-from tdecomp.decomposition._rounding import first_least
 from tdecomp.linalg import svd_settled
+from tdecomp.ranking.rounding import first_least
 
 METHODS = (td.svd, td.hosvd, td.tucker, td.tucker2, td.tensor_train)
 

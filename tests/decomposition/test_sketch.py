@@ -14,8 +14,8 @@ import tdecomp as td
 from tdecomp import linalg
 from tdecomp._xp import to_numpy, tol
 from tdecomp.decomposition import _fit, _sketch, _svd
-from tdecomp.decomposition._tt import tt
-from tdecomp.decomposition._tucker import method as method_of_tucker
+from tdecomp.decomposition.methods.train import tt
+from tdecomp.decomposition.methods.tucker import method as method_of_tucker
 
 SHAPES = [(6, 320, 300), (2, 3, 300, 320), (340, 330)]
 

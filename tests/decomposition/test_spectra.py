@@ -7,7 +7,7 @@ import pytest
 from scipy import integrate, optimize
 
 import tdecomp as td
-from tdecomp.decomposition._spectra import (
+from tdecomp.decomposition.spectra import (
     _median,
     denoising_threshold,
     entropy_rank,

@@ -12,7 +12,7 @@ import tensorly
 import tdecomp as td
 from tdecomp import linalg
 from tdecomp._xp import to_numpy, tol
-from tdecomp.decomposition._tt.bonds import grow_bonds, raise_bond, usable_bonds
+from tdecomp.decomposition.methods.train.bonds import grow_bonds, raise_bond, usable_bonds
 from tests.laws.cases import SHAPES, planted
 
 ORDER3 = [shape for shape in SHAPES if len(shape) > 2]

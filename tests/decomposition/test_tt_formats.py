@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import tdecomp as td
 from tdecomp._xp import to_numpy, tol
-from tdecomp.decomposition._tt.bonds import count_numbers, usable_bonds
-from tdecomp.decomposition._tt.sweeps import difference_energy
+from tdecomp.decomposition.methods.train.bonds import count_numbers, usable_bonds
+from tdecomp.decomposition.methods.train.sweeps import difference_energy
 from tdecomp.formats import CP, TT, Format, Network, Tucker
 from tdecomp.modes import Equation
 from tests.laws.cases import SHAPES, planted

@@ -1,0 +1,178 @@
+"""What every decomposition returns: the factors, and how far they are from the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tdecomp._xp import Array
+from tdecomp.errors import ArgumentError
+from tdecomp.formats import Format
+from tdecomp.passes.coordinates import Frame, format_frame
+from tdecomp.passes.residual import measure, relative
+from tdecomp.passes.slices import Input
+
+__all__ = ["Fit", "Fits", "Rounding", "Trace", "make_fit"]
+
+Rounding = Callable[[Array], Array]
+"""Applied to every factor before the error is measured: the precision it will be stored in."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How an iterative algorithm went.
+
+    Attributes
+    ----------
+    errors
+        Relative error after each sweep, as the algorithm saw it (from captured energy).
+    converged
+        Whether the last sweep changed the error by less than `tol`.
+    reason
+        One phrase: why it stopped.
+    """
+
+    errors: tuple[float, ...] = ()
+    converged: bool = True
+    reason: str = "closed form"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A decomposition and its true error.
+
+    Attributes
+    ----------
+    tensor
+        The factors, a format.
+    error
+        Relative Frobenius error ``‖X − X̂‖ / ‖X‖`` of `tensor` as returned; 0 for a zero `X`. With
+        a metric or weights of the entries, in their norm.
+    residual, energy
+        Squared residual and squared norm of every matrix, in C order over the sites, float64; one
+        number each where `X` is a format.
+    spectra
+        Singular values seen, by mode (or ``"sites"``: those kept, for independent SVDs).
+    trace
+        Sweeps of an iterative algorithm.
+    error_method
+        How `error` was obtained: ``"residual"`` (every entry of ``X − X̂`` was formed and summed),
+        or ``"coordinates"`` (the same in orthonormal coordinates, where `X` is a format).
+    error_plain
+        The relative Frobenius error without the metric; None where none was given.
+    svd
+        Which singular value decompositions were used: ``"exact"``, or names of functions of
+        `tdecomp.linalg`.
+    passes
+        Reads of the data where they were sketched, the last one for the error; else 2.
+    """
+
+    tensor: Format
+    error: float
+    residual: np.ndarray
+    energy: np.ndarray
+    spectra: Mapping[str, Any] = field(default_factory=dict)
+    trace: Trace = Trace()
+    error_method: str = "residual"
+    error_plain: float | None = None
+    svd: str = "exact"
+    passes: int = 2
+
+    @property
+    def n_params(self) -> int:
+        """Stored numbers."""
+        return self.tensor.n_params
+
+
+@dataclass(frozen=True)
+class Fits:
+    """One `Fit` per stack of a model, and their total.
+
+    Attributes
+    ----------
+    fits
+        In the order of the stacks.
+    error
+        ``√Σ‖X − X̂‖² / √Σ‖X‖²`` over all of them.
+    """
+
+    fits: tuple[Fit, ...]
+
+    def __iter__(self) -> Iterator[Fit]:
+        return iter(self.fits)
+
+    def __len__(self) -> int:
+        return len(self.fits)
+
+    def __getitem__(self, i: int) -> Fit:
+        return self.fits[i]
+
+    @property
+    def error(self) -> float:
+        """Total relative error."""
+        return relative(
+            sum(float(f.residual.sum()) for f in self.fits),
+            sum(float(f.energy.sum()) for f in self.fits),
+        )
+
+    @property
+    def n_params(self) -> int:
+        """Stored numbers over all fits."""
+        return sum(f.n_params for f in self.fits)
+
+
+def make_fit(
+    x: Input,
+    tensor: Format,
+    rounding: Rounding | None,
+    spectra: Mapping[str, Any],
+    trace: Trace = Trace(),
+    *,
+    seen: tuple[Array, Frame] | None = None,
+    in_metric: bool = False,
+    svd: str = "exact",
+    passes: int = 2,
+    energies: Sequence[float] | None = None,
+) -> Fit:
+    """Round the arrays as they will be stored, then measure what is left of `x`.
+
+    Parameters
+    ----------
+    seen
+        The coordinates the error counts in, and their frame; `x` itself by default.
+    in_metric
+        Whether those are the coordinates of a metric, and the plain error is wanted too.
+    energies
+        Squared norm of every matrix, where they are known.
+    """
+    if rounding is not None:
+        if isinstance(x, Format):
+            raise ArgumentError("rounding needs an array or a stack: cast the arrays of a format")
+        tensor = tensor.with_arrays({name: rounding(a) for name, a in tensor.arrays.items()})
+    kept = {"spectra": spectra, "trace": trace, "svd": svd, "passes": passes}
+    if isinstance(x, Format):
+        assert seen is not None
+        array, frame = seen
+        residual, energy = (np.sum(e, keepdims=True) for e in measure(array, frame.down(tensor)))
+        kept |= {"error_method": "coordinates"}
+    elif in_metric:
+        assert seen is not None
+        residual, energy = measure(seen[0], seen[1].down(tensor))
+    else:
+        residual, energy = measure(x, tensor, energies)
+    if in_metric:
+        plain = _measured_plain(x, tensor)
+        kept |= {"error_plain": relative(float(plain[0].sum()), float(plain[1].sum()))}
+    error = relative(float(residual.sum()), float(energy.sum()))
+    return Fit(tensor, error, residual, energy, **kept)
+
+
+def _measured_plain(x: Input, tensor: Format) -> tuple[np.ndarray, np.ndarray]:
+    """`measure`; for a format in orthonormal coordinates of its own, where `tensor` lies too."""
+    if not isinstance(x, Format):
+        return measure(x, tensor)
+    core, frame = format_frame(x)
+    return measure(core, frame.down(tensor))

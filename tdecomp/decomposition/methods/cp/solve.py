@@ -1,0 +1,234 @@
+"""One CP tensor of a given rank: compress, alternate on the core, expand, polish."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tdecomp._xp import Array, double, floor, namespace, sum_of_squares, to_numpy
+from tdecomp._xp import tol as rounding_of
+from tdecomp.decomposition.fit import Trace
+from tdecomp.decomposition.methods.cp.starts import STARTS, StartError
+from tdecomp.decomposition.methods.cp.sweeps import Components, als, dense_of
+from tdecomp.decomposition.methods.tucker.hosvd import Bases, project, sequential_bases
+from tdecomp.formats import CP
+from tdecomp.linalg import truncated_svd
+from tdecomp.progress import Progress, part, silent
+from tdecomp.ranking.rounding import first_least
+
+__all__ = ["SHORT", "Options", "Spectra", "components_of", "cp_tensor", "solve_cp"]
+
+SHORT = 10  # sweeps for a start: of another format, or of the components that one lacks
+_POLISH = 30  # sweeps at most on the whole tensor after those on its core
+_SMALL = 1 << 22  # numbers up to which the whole tensor is widened to float64
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to iterate; see `cp`.
+
+    Attributes
+    ----------
+    entries
+        Weights of the entries, the largest 1.
+    also
+        Whether the start named `init` is tried beside the one that is given.
+    outside
+        Squared norm of what the tensor to fit lacks of the one to count errors by.
+    """
+
+    init: str
+    n_iter_max: int
+    tol: float
+    ridge: float
+    compress: bool
+    line_search: bool
+    n_restarts: int
+    seed: int
+    entries: Array | None = None
+    also: bool = False
+    outside: float = 0.0
+
+
+Spectra = dict[int, np.ndarray]
+"""Singular values of the unfoldings looked at, by position of the mode."""
+
+
+def _matrix(x: Array, rank: int) -> tuple[Components, Spectra]:
+    """Truncated SVD of a tensor with at most two modes larger than 1."""
+    xp = namespace(x)
+    if len(x.shape) == 1:
+        found, spectra = _matrix(x[:, None], rank)
+        column, one = found.factors
+        return Components(found.weights, (column * one,)), {0: spectra[0]}
+    rows, columns = sorted(sorted(range(len(x.shape)), key=lambda k: -x.shape[k])[:2])
+    u, s, vh = truncated_svd(xp.reshape(x, (x.shape[rows], x.shape[columns])), rank)
+    one = xp.ones((1, rank), dtype=xp.float64, device=x.device)
+    factors = {rows: double(u), columns: double(vh.T)}
+    values = to_numpy(s).astype(np.float64)
+    components = Components(double(s), tuple(factors.get(k, one) for k in range(len(x.shape))))
+    return components, {rows: values, columns: values}
+
+
+def solve_cp(
+    x: Array, rank: int, warm: Components | None, options: Options, progress: Progress
+) -> tuple[Components, Trace, Spectra]:
+    """CP from `warm` if given, else from the start that the options name, and from restarts."""
+    entries = options.entries
+    if rank == 0:
+        return _zero(x, rank), Trace(), {}
+    if entries is None and sum(n > 1 for n in x.shape) <= 2:
+        found, spectra = _matrix(x, rank)
+        return found, Trace(), spectra
+    energy = sum_of_squares(x if entries is None else double(x) * namespace(x).sqrt(entries))
+    energy += options.outside
+    if energy == 0:
+        return _zero(x, rank), Trace(), {}
+    if warm is not None:
+        warm = warm.strongest(rank)
+        if warm.rank < rank:
+            warm = _grown(x, rank, warm, options)
+    core, bases, lost, spectra = _compressed(x, rank, warm, options.compress)
+    found, trace = _best_start(
+        core, bases, rank, warm, options, energy, lost + options.outside, part(progress, 0, 0.7)
+    )
+    found = Components(
+        found.weights,
+        tuple(double(bases[k]) @ f if k in bases else f for k, f in enumerate(found.factors)),
+    )
+    if lost > energy * rounding_of(x.dtype, math.prod(x.shape)) ** 2:
+        found, _, polish = als(
+            _widened(x),
+            found,
+            n_iter_max=min(_POLISH, options.n_iter_max),
+            tol=options.tol,
+            ridge=options.ridge,
+            line_search=options.line_search,
+            energy=energy,
+            lost=options.outside,
+            progress=part(progress, 0.7, 1),
+        )
+        reason = f"{polish.reason}; before that, on the core: {trace.reason}"
+        trace = Trace(trace.errors + polish.errors, polish.converged, reason)
+    return found, trace, spectra
+
+
+def _zero(x: Array, rank: int) -> Components:
+    xp = namespace(x)
+    made = {"dtype": xp.float64, "device": x.device}
+    units = tuple(xp.ones((n, rank), **made) / math.sqrt(n) for n in x.shape)
+    return Components(xp.zeros((rank,), **made), units)
+
+
+def _grown(x: Array, rank: int, c: Components, options: Options) -> Components:
+    """`c` and further components, a short CP of what it leaves of `x`."""
+    left = x - namespace(x).astype(dense_of(c), x.dtype)
+    if options.entries is not None:
+        left = namespace(x).where(options.entries > 0, left, 0 * left)
+    short = replace(options, n_iter_max=SHORT, n_restarts=1, also=False, outside=0.0)
+    more, _, _ = solve_cp(left, rank - c.rank, None, short, silent)
+    return c.joined(more)
+
+
+def _compressed(
+    x: Array, rank: int, kept: Components | None, compress: bool
+) -> tuple[Array, Bases, float, Spectra]:
+    """The core, bases of the modes that are larger than the rank, and the energy they cut off.
+
+    The span of `kept` is added to the bases, so that it loses nothing; the energy is then an upper
+    bound.
+    """
+    width = rank if kept is None else rank + kept.rank
+    numbers = math.prod(x.shape)
+    large = {k: min(rank, numbers // n) for k, n in enumerate(x.shape) if n > width}
+    if not compress or not large:
+        return _widened(x), {}, 0.0, {}
+    xp = namespace(x)
+    bases, spectra = sequential_bases(x, large)
+    tails = [s[large[k] :].astype(np.float64) for k, s in spectra.items()]
+    lost = math.fsum(float(np.sum(tail**2)) for tail in tails)
+    if kept is not None:
+        for k, u in bases.items():
+            both = xp.concat([u, xp.astype(kept.factors[k], u.dtype)], axis=1)
+            bases[k] = xp.linalg.qr(both, mode="reduced")[0]
+    return double(project(x, bases)), bases, lost, spectra
+
+
+def _widened(x: Array) -> Array:
+    return double(x) if math.prod(x.shape) <= _SMALL else x
+
+
+def _best_start(
+    core: Array,
+    bases: Bases,
+    rank: int,
+    warm: Components | None,
+    options: Options,
+    energy: float,
+    lost: float,
+    progress: Progress,
+) -> tuple[Components, Trace]:
+    """Sweeps on the core from every start; the one of least error."""
+    results = []
+    starts = _starts(core, bases, rank, warm, options)
+    for i, (label, start) in enumerate(starts):
+        found, residual, trace = als(
+            core,
+            start,
+            n_iter_max=options.n_iter_max,
+            tol=options.tol,
+            ridge=options.ridge,
+            line_search=options.line_search,
+            energy=energy,
+            lost=lost,
+            entries=options.entries,
+            progress=part(progress, i / len(starts), (i + 1) / len(starts)),
+        )
+        origin = f"start {i + 1} of {len(starts)}: {label}"
+        results.append((residual, found, replace(trace, reason=f"{trace.reason} ({origin})")))
+    nothing = floor("float64") ** 2 * energy
+    _, found, trace = results[first_least([result[0] for result in results], nothing)]
+    return found, trace
+
+
+def _starts(
+    core: Array, bases: Bases, rank: int, warm: Components | None, options: Options
+) -> list[tuple[str, Components]]:
+    """Named starts in the coordinates of the core."""
+    xp = namespace(core)
+    sizes = [bases[k].shape[0] if k in bases else n for k, n in enumerate(core.shape)]
+
+    def inside(factors: Sequence[Array]) -> list[Array]:
+        return [double(bases[k]).T @ f if k in bases else f for k, f in enumerate(factors)]
+
+    def begin(name: str, restart: int) -> tuple[str, Components]:
+        rng = np.random.default_rng(np.random.SeedSequence(options.seed, spawn_key=(restart,)))
+        # drawn for the whole tensor: the start must not depend on the signs of the bases
+        drawn = [rng.standard_normal((n, rank)) for n in sizes]
+        columns = inside([xp.asarray(d, dtype=xp.float64, device=core.device) for d in drawn])
+        try:
+            return name, STARTS[name](core, rank, columns.__getitem__)
+        except (StartError, np.linalg.LinAlgError) as problem:
+            label = f"hosvd, because {name} failed: {problem}"
+            return label, STARTS["hosvd"](core, rank, columns.__getitem__)
+
+    starts = [begin("random", i) for i in range(1, options.n_restarts)]
+    if warm is None:
+        return [begin(options.init, 0), *starts]
+    given = "given", Components.of(inside(warm.factors), warm.weights)
+    return [given, *([begin(options.init, 0)] if options.also else []), *starts]
+
+
+def components_of(tensor: CP) -> Components:
+    """Columns and weights of a CP tensor, in float64."""
+    return Components.of([double(f) for f in tensor.factors], double(tensor.weights))
+
+
+def cp_tensor(modes: tuple[str, ...], c: Components, dtype: object) -> CP:
+    """Strongest first, signs fixed, in the precision of the input."""
+    xp = namespace(c.weights)
+    c = c.strongest(c.rank).signed()
+    return CP(modes, xp.astype(c.weights, dtype), tuple(xp.astype(f, dtype) for f in c.factors))

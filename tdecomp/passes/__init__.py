@@ -1,0 +1,1 @@
+"""What reads the data: matrices one at a time, residuals, coordinates, sketches."""

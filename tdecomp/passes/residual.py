@@ -1,0 +1,102 @@
+"""What factors leave of the data, formed and summed directly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tdecomp._xp import (
+    Array,
+    double,
+    namespace,
+    quick_sum_of_squares,
+    sum_of_squares,
+    to_numpy,
+)
+from tdecomp.errors import DataError
+from tdecomp.formats import Format
+from tdecomp.passes.slices import dense, raw_slices
+from tdecomp.stack import Stack
+
+__all__ = ["measure", "relative", "residual_of_pair"]
+
+_DIRECT_IN_DOUBLE = 1e-4  # below this, float32 products would round the residual itself
+_ROWS = 1 << 18  # numbers of a matrix looked at together: 1 MiB of float32, so that they stay near
+_WHOLE = 1 << 20  # numbers up to which the residual is formed at once, not site by site
+
+
+def relative(residual: float, energy: float) -> float:
+    """Relative error from squared residual and squared norm; 0 for a zero tensor."""
+    return math.sqrt(residual / energy) if energy > 0 else 0.0
+
+
+def measure(
+    x: Array | Stack, tensor: Format, energies: Sequence[float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Squared residual and squared norm of every matrix, formed directly; norms may be known.
+
+    One matrix at a time, or at once for arrays of up to 10⁶ numbers. Differences are taken in the
+    working precision and summed in float64; where the relative error is below 1e-4 the products
+    are formed in float64 too. An array of order 1 is one row.
+    """
+    if not isinstance(x, Stack) and (math.prod(x.shape) <= _WHOLE or len(x.shape) < 2):
+        return _measure_whole(dense(x), tensor)
+    pairs = [
+        residual_of_pair(matrix, *tensor.pair(i), None if energies is None else energies[i])
+        for i, matrix in enumerate(raw_slices(x))
+    ]  # one (residual², norm²) per site
+    residual, energy = np.array(pairs, dtype=np.float64).T
+    if not np.isfinite(energy).all():
+        raise DataError("the array contains NaN or Inf")
+    return residual, energy
+
+
+def _measure_whole(x: Array, tensor: Format) -> tuple[np.ndarray, np.ndarray]:
+    xp = namespace(x)
+
+    def squares(a: Array) -> np.ndarray:
+        wide = double(xp.abs(a)) ** 2
+        sites = xp.reshape(wide, (-1, math.prod(a.shape[-2:])))
+        return to_numpy(xp.sum(sites, axis=1))
+
+    energy, residual = squares(x), squares(x - tensor.to_dense())
+    if residual.sum() < _DIRECT_IN_DOUBLE**2 * energy.sum():
+        wide = tensor.with_arrays({name: double(a) for name, a in tensor.arrays.items()})
+        residual = squares(double(x) - wide.to_dense())
+    return residual, energy
+
+
+def residual_of_pair(
+    matrix: Array, left: Array, right: Array, energy: float | None = None
+) -> tuple[float, float]:
+    """``‖M − L R‖²`` and ``‖M‖²``, as `measure` forms them, a few rows at a time."""
+    n = matrix.shape[0]
+    step = max(1, _ROWS // matrix.shape[1])
+    tiles = [slice(i, min(i + step, n)) for i in range(0, n, step)]
+    arrays = matrix, left, right
+    plain = all(isinstance(a, np.ndarray) and a.dtype == matrix.dtype for a in arrays)
+    room = np.empty((min(step, n), matrix.shape[1]), matrix.dtype) if plain else None
+    residual = seen = 0.0
+    for rows in tiles:
+        tile = matrix[rows, :]
+        if energy is None:
+            seen += quick_sum_of_squares(tile)
+        residual += quick_sum_of_squares(_rest(tile, left[rows, :], right, room))
+    energy = seen if energy is None else energy
+    if residual < _DIRECT_IN_DOUBLE**2 * energy:
+        wide = double(right)
+        residual = sum(
+            sum_of_squares(double(matrix[rows, :]) - double(left[rows, :]) @ wide) for rows in tiles
+        )
+    return residual, energy
+
+
+def _rest(tile: Array, left: Array, right: Array, room: np.ndarray | None) -> Array:
+    """``tile − left right``, in `room` if given: new memory would cost more than the product."""
+    if room is None:
+        return tile - left @ right
+    out = room[: tile.shape[0]]
+    np.matmul(left, right, out=out)
+    return np.subtract(tile, out, out=out)
