@@ -11,11 +11,11 @@ import numpy as np
 from tdecomp._xp import Array
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format
-from tdecomp.passes.coordinates import Frame, format_frame
+from tdecomp.passes.coordinates import Frame
+from tdecomp.passes.data import Data
 from tdecomp.passes.residual import measure, relative
-from tdecomp.passes.slices import Input
 
-__all__ = ["Fit", "Fits", "Rounding", "Trace", "make_fit"]
+__all__ = ["Fit", "Fits", "Rounding", "Trace", "make_fit", "relative_error", "rounded"]
 
 Rounding = Callable[[Array], Array]
 """Applied to every factor before the error is measured: the precision it will be stored in."""
@@ -125,12 +125,12 @@ class Fits:
 
 
 def make_fit(
-    x: Input,
+    x: Data[Any],
     tensor: Format,
-    rounding: Rounding | None,
-    spectra: Mapping[str, Any],
-    trace: Trace = Trace(),
     *,
+    rounding: Rounding | None = None,
+    spectra: Mapping[str, Any] | None = None,
+    trace: Trace | None = None,
     seen: tuple[Array, Frame] | None = None,
     in_metric: bool = False,
     svd: str = "exact",
@@ -142,37 +142,45 @@ def make_fit(
     Parameters
     ----------
     seen
-        The coordinates the error counts in, and their frame; `x` itself by default.
+        The coordinates that the tensor was found in, and their frame: a format is measured there,
+        and everything in a metric.
     in_metric
         Whether those are the coordinates of a metric, and the plain error is wanted too.
     energies
         Squared norm of every matrix, where they are known.
     """
     if rounding is not None:
-        if isinstance(x, Format):
+        if x.is_format:
             raise ArgumentError("rounding needs an array or a stack: cast the arrays of a format")
-        tensor = tensor.with_arrays({name: rounding(a) for name, a in tensor.arrays.items()})
-    kept = {"spectra": spectra, "trace": trace, "svd": svd, "passes": passes}
-    if isinstance(x, Format):
-        assert seen is not None
+        tensor = rounded(tensor, rounding)
+    if seen is not None and (in_metric or x.is_format):
         array, frame = seen
-        residual, energy = (np.sum(e, keepdims=True) for e in measure(array, frame.down(tensor)))
-        kept |= {"error_method": "coordinates"}
-    elif in_metric:
-        assert seen is not None
-        residual, energy = measure(seen[0], seen[1].down(tensor))
+        residual, energy = measure(array, frame.down(tensor))
+        if x.is_format:
+            residual, energy = np.sum(residual, keepdims=True), np.sum(energy, keepdims=True)
     else:
-        residual, energy = measure(x, tensor, energies)
-    if in_metric:
-        plain = _measured_plain(x, tensor)
-        kept |= {"error_plain": relative(float(plain[0].sum()), float(plain[1].sum()))}
-    error = relative(float(residual.sum()), float(energy.sum()))
-    return Fit(tensor, error, residual, energy, **kept)
+        residual, energy = x.measure(tensor, energies)
+    return Fit(
+        tensor,
+        relative_error(residual, energy),
+        residual,
+        energy,
+        {} if spectra is None else spectra,
+        Trace() if trace is None else trace,
+        error_method="coordinates" if x.is_format else "residual",
+        error_plain=relative_error(*x.measure(tensor)) if in_metric else None,
+        svd=svd,
+        passes=passes,
+    )
 
 
-def _measured_plain(x: Input, tensor: Format) -> tuple[np.ndarray, np.ndarray]:
-    """`measure`; for a format in orthonormal coordinates of its own, where `tensor` lies too."""
-    if not isinstance(x, Format):
-        return measure(x, tensor)
-    core, frame = format_frame(x)
-    return measure(core, frame.down(tensor))
+def rounded(tensor: Format, rounding: Rounding | None) -> Format:
+    """The tensor with its arrays as they will be stored."""
+    if rounding is None:
+        return tensor
+    return tensor.with_arrays({name: rounding(a) for name, a in tensor.arrays.items()})
+
+
+def relative_error(residual: np.ndarray, energy: np.ndarray) -> float:
+    """Relative error from squared residuals and squared norms."""
+    return relative(float(residual.sum()), float(energy.sum()))

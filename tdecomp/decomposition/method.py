@@ -1,46 +1,62 @@
-"""A decomposition as the driver sees it."""
+"""A decomposition as the driver sees it: what it says of the data, and how it fits ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
-from tdecomp.decomposition.fit import Fit
+from tdecomp.decomposition.fit import Fit, Rounding
+from tdecomp.passes.data import Data
 from tdecomp.progress import Progress
 from tdecomp.ranking.frontier import Frontier
 from tdecomp.ranking.target import Target
 
-__all__ = ["Analysis", "Method", "Share"]
+__all__ = ["Analysis", "Choice", "Method", "Share", "TooNarrow"]
+
+State = TypeVar("State")
+
+Choice = list[tuple[int, ...]]
+"""A rank tuple for every unit of one input: for each matrix, or one for the whole tensor."""
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """Frontiers of one input, the error its precision can reach, and what its fit can reuse.
+@dataclass(frozen=True, kw_only=True)
+class Analysis(Generic[State]):
+    """What one look at an input tells.
 
     Attributes
     ----------
+    frontiers
+        One per unit: what it can trade.
+    floor
+        The relative error that the precision of the input can reach.
     state, state_size
         What the fit can reuse, and how many numbers that holds.
-    limits, wider
-        Where the frontiers come from a sketch: the largest ranks it can tell anything about, and a
-        wider look at the input, for when one of them is chosen.
+    limits
+        Where the frontiers come from a sketch: the ranks from which on it can tell nothing. Empty
+        where they are exact.
+    width
+        Of that sketch.
+    passes
+        Reads of the data so far.
     """
 
     frontiers: list[Frontier]
     floor: float
-    state: Any = None
+    state: State | None = None
     state_size: int = 0
     limits: tuple[int, ...] = ()
-    wider: Callable[[Progress], Analysis] | None = None
+    width: int = 0
+    passes: int = 0
 
     def is_at_limit(self, positions: Sequence[int]) -> bool:
         """Whether one of the positions on the frontiers has a rank at its limit."""
         pairs = zip(self.frontiers, positions, strict=True)
-        return self.wider is not None and any((f.ranks[i] >= self.limits).any() for f, i in pairs)
+        return bool(self.limits) and any((f.ranks[i] >= self.limits).any() for f, i in pairs)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Share:
     """What falls to one input of an error or a budget: squared error, or stored numbers."""
 
@@ -48,27 +64,74 @@ class Share:
     params: int | None = None
 
 
-@dataclass(frozen=True)
-class Method:
-    """A decomposition as the driver sees it.
+class TooNarrow(Exception):  # noqa: N818 - a signal to the driver, not an error
+    """The ranks that `Method.spend` would choose are beyond what its sketch can tell.
 
     Attributes
     ----------
-    sizes
-        ``x -> sizes``: the modes that a rank can cut.
-    analyse
-        ``(x, progress) -> Analysis``: what each unit of `x` can trade.
-    ranks
-        ``(x, target) -> rank tuples``, one per unit, for a target that names ranks.
-    fit
-        ``(x, rank tuples, state, progress) -> Fit``.
-    spend
-        ``(x, rank tuples, share, state, progress) -> Fit``, for a method whose frontiers are only
-        estimates: chooses ranks anew, near those given, to use the share up and not exceed it.
+    choice
+        These ranks: the driver looks wider and asks again with them.
     """
 
-    sizes: Callable[[Any], Sequence[int]]
-    analyse: Callable[[Any, Progress], Analysis]
-    ranks: Callable[[Any, Target], list[tuple[int, ...]]]
-    fit: Callable[[Any, list[tuple[int, ...]], Any, Progress], Fit]
-    spend: Callable[[Any, list[tuple[int, ...]], Share, Any, Progress], Fit] | None = None
+    def __init__(self, choice: Choice):
+        super().__init__(f"the sketch is too narrow for {choice}")
+        self.choice = choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC, Generic[State]):
+    """A decomposition with its options; the first line of a subclass says what it makes.
+
+    Fields are the options of the public function, of the same names and defaults. `run` asks for a
+    rank in one step (`ranks`, `fit`), and for an error or a budget in two (`look`, then `spend`).
+
+    Attributes
+    ----------
+    by_modes
+        Whether the option ``modes`` says which modes are compressed.
+    names
+        Mode names of an array.
+    rounding
+        Applied to every factor before the error is measured.
+    """
+
+    by_modes: ClassVar[bool] = False
+
+    names: str | Sequence[str] | None = None
+    rounding: Rounding | None = None
+
+    @abstractmethod
+    def sizes(self, x: Data[Any]) -> Sequence[int]:
+        """Sizes of the modes that a rank can cut; refuses data that the method cannot take."""
+
+    @abstractmethod
+    def ranks(self, x: Data[Any], target: Target) -> Choice:
+        """Rank tuples for a target that names ranks."""
+
+    @abstractmethod
+    def look(
+        self, x: Data[Any], width: int, progress: Progress, passes: int = 0
+    ) -> Analysis[State]:
+        """What each unit can trade, seen through a sketch of `width` where that is worth it.
+
+        `passes` is how often the data were read before.
+        """
+
+    @abstractmethod
+    def fit(self, x: Data[Any], choice: Choice, state: State | None, progress: Progress) -> Fit:
+        """Factors of the given ranks, with what a look has left for them."""
+
+    def spend(
+        self, x: Data[Any], choice: Choice, share: Share, state: State | None, progress: Progress
+    ) -> Fit:
+        """Factors that use a share up and do not exceed it.
+
+        For a method whose frontiers are only estimates: it chooses ranks anew, near those given.
+
+        Raises
+        ------
+        TooNarrow
+            For ranks beyond what the look could tell.
+        """
+        del share
+        return self.fit(x, choice, state, progress)

@@ -3,135 +3,173 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
 from tdecomp._xp import tol
-from tdecomp.decomposition.fit import Fits
-from tdecomp.decomposition.method import Analysis, Method, Share
+from tdecomp.decomposition.fit import Fit, Fits
+from tdecomp.decomposition.method import Analysis, Choice, Method, Share, TooNarrow
 from tdecomp.errors import ArgumentError
-from tdecomp.passes.slices import check_shape, in_float64
+from tdecomp.passes.data import Data, open_data
+from tdecomp.passes.slices import Input, check_shape, in_float64
+from tdecomp.passes.stream import FIRST_WIDTH
 from tdecomp.progress import Progress, part, silent
 from tdecomp.ranking.allocate import allocate
 from tdecomp.ranking.target import Target
 
-__all__ = ["run"]
+__all__ = ["run", "run_one"]
 
 _TRIES = 3  # times an error target is tightened because rounding or a cast pushed past it
 
+State = TypeVar("State")
 
-def run(method: Method, xs: Sequence[Any], target: Target, progress: Progress = silent) -> Fits:
+
+def run_one(method: Method[Any], x: Input, target: Target, progress: Progress = silent) -> Fit:
+    """`run` of a single input."""
+    return run(method, [x], target, progress)[0]
+
+
+def run(
+    method: Method[Any], xs: Sequence[Input], target: Target, progress: Progress = silent
+) -> Fits:
     """Fit every input so that together they meet the target.
 
     With a rank every input is visited once. With an error or a budget the inputs are visited
     twice, one in memory at a time: first for their frontiers, then for the factors. What the first
-    visit can leave for the second is kept as long as it is no larger than the largest input.
+    visit can leave for the second is kept as long as it is no larger than the largest input; a
+    single input that is loaded whole stays in memory.
     """
     if not xs:
         raise ArgumentError("nothing to decompose: no array or stack was given")
     for x in xs:
         check_shape(x)
     with in_float64(*xs):
-        return _run(method, xs, target, progress)
+        data = [open_data(x, method.names, keep=len(xs) == 1) for x in xs]
+        return _Run(method, data, progress).meet(target)
 
 
-def _run(method: Method, xs: Sequence[Any], target: Target, progress: Progress) -> Fits:
-    numbers = [min(math.prod(x.shape), 10**300) for x in xs]  # a format can have more than floats
-    weights = np.array(numbers, dtype=np.float64) / max(numbers)
-    ends = np.append(0.0, np.cumsum(weights / weights.sum()))
+@dataclass(frozen=True)
+class _Run(Generic[State]):
+    """A method on its inputs."""
 
-    def each(work: Callable[[int, Progress], Any], over: Progress) -> list[Any]:
-        return [work(i, part(over, ends[i], ends[i + 1])) for i in range(len(xs))]
+    method: Method[State]
+    xs: list[Data[Any]]
+    progress: Progress
 
-    def fit(choices: list[list[tuple[int, ...]]], states: Sequence[Any], over: Progress) -> Fits:
-        return Fits(tuple(each(lambda i, p: method.fit(xs[i], choices[i], states[i], p), over)))
+    def meet(self, target: Target) -> Fits:
+        target.check_reach(max(max(self.method.sizes(x)) for x in self.xs))
+        if target.rank is not None:
+            return self._with_ranks(target)
+        analyses = self._look()
+        if target.budget is not None:
+            return self._within(analyses, target.budget)
+        assert target.error is not None
+        return self._below(analyses, target.error)
 
-    def spend(
-        analyses: list[Analysis], choices: list[list[tuple[int, ...]]], shares: list[Share]
-    ) -> Fits:
-        states, over, by = [a.state for a in analyses], part(progress, 0.5, 1), method.spend
-        if by is None:
-            return fit(choices, states, over)
-        return Fits(tuple(each(lambda i, p: by(xs[i], choices[i], shares[i], states[i], p), over)))
-
-    target.check_reach(max(max(method.sizes(x)) for x in xs))
-    if target.rank is not None:
-        return fit([method.ranks(x, target) for x in xs], [None] * len(xs), progress)
-
-    room = max(math.prod(x.shape) for x in xs)
-
-    def analyse(i: int, over: Progress) -> Analysis:
-        nonlocal room
-        analysis = method.analyse(xs[i], over)
-        room -= analysis.state_size
-        return analysis if room >= 0 else replace(analysis, state=None)
-
-    return _meet(target, each(analyse, part(progress, 0, 0.5)), spend)
-
-
-def _meet(
-    target: Target,
-    analyses: list[Analysis],
-    fit: Callable[[list[Analysis], list[list[tuple[int, ...]]], list[Share]], Fits],
-) -> Fits:
-    if target.budget is not None:
-        analyses, chosen = _allocated(analyses, budget=target.budget)
-        shares = [Share(params=int(n)) for n in _shares(analyses, chosen, "params", target.budget)]
-        return fit(analyses, _choices(analyses, chosen), shares)
-
-    assert target.error is not None
-    least = max(a.floor for a in analyses)
-    if target.error < least:
-        raise ArgumentError(
-            f"error={target.error:g} is below {least:g}, what this precision can reach"
+    def _with_ranks(self, target: Target) -> Fits:
+        choices = [self.method.ranks(x, target) for x in self.xs]
+        shares = self._progress(0, 1)
+        return Fits(
+            tuple(
+                self.method.fit(x, choice, None, over)
+                for x, choice, over in zip(self.xs, choices, shares, strict=True)
+            )
         )
-    firsts = [float(f.lost[0]) for a in analyses for f in a.frontiers]
-    energy = math.fsum(firsts)
-    wanted, fits = target.error, None
-    for _ in range(_TRIES):
-        # a tail of just that size counts as too much, whatever its rounding
-        lost = energy * wanted**2 * (1 - tol("float64", len(firsts)) - least)
-        analyses, chosen = _allocated(analyses, lost=lost)
-        shares = [Share(lost=n) for n in _shares(analyses, chosen, "lost", lost)]
-        fits = fit(analyses, _choices(analyses, chosen), shares)
-        if fits.error <= target.error:
-            return fits
-        wanted *= 0.98 * target.error / fits.error
-    assert fits is not None
-    raise ArgumentError(
-        f"error={target.error:g} cannot be met: the factors as stored reach {fits.error:.3g}; "
-        "store them in a wider dtype or ask for a larger error"
-    )
+
+    def _look(self) -> list[Analysis[State]]:
+        room, analyses = max(x.size for x in self.xs), []
+        for x, over in zip(self.xs, self._progress(0, 0.5), strict=True):
+            analysis = self.method.look(x, FIRST_WIDTH, over)
+            room -= analysis.state_size
+            analyses.append(analysis if room >= 0 else replace(analysis, state=None))
+        return analyses
+
+    def _within(self, analyses: list[Analysis[State]], budget: int) -> Fits:
+        analyses, chosen = self._allocated(analyses, budget=budget)
+        shares = [Share(params=int(n)) for n in _shares(analyses, chosen, "params", budget)]
+        return self._spend(analyses, _choices(analyses, chosen), shares)
+
+    def _below(self, analyses: list[Analysis[State]], error: float) -> Fits:
+        least = max(a.floor for a in analyses)
+        if error < least:
+            raise ArgumentError(
+                f"error={error:g} is below {least:g}, what this precision can reach"
+            )
+        firsts = [float(f.lost[0]) for a in analyses for f in a.frontiers]
+        energy = math.fsum(firsts)
+        wanted, fits = error, None
+        for _ in range(_TRIES):
+            # a tail of just that size counts as too much, whatever its rounding
+            lost = energy * wanted**2 * (1 - tol("float64", len(firsts)) - least)
+            analyses, chosen = self._allocated(analyses, lost=lost)
+            shares = [Share(lost=n) for n in _shares(analyses, chosen, "lost", lost)]
+            fits = self._spend(analyses, _choices(analyses, chosen), shares)
+            if fits.error <= error:
+                return fits
+            wanted *= 0.98 * error / fits.error
+        assert fits is not None
+        raise ArgumentError(
+            f"error={error:g} cannot be met: the factors as stored reach {fits.error:.3g}; "
+            "store them in a wider dtype or ask for a larger error"
+        )
+
+    def _allocated(
+        self, analyses: list[Analysis[State]], **target: Any
+    ) -> tuple[list[Analysis[State]], list[int]]:
+        """Positions on all frontiers; inputs are looked at again where a sketch was too narrow."""
+        analyses = list(analyses)
+        while True:
+            chosen = allocate([f for a in analyses for f in a.frontiers], **target)
+            at, narrow = iter(chosen), []
+            for i, analysis in enumerate(analyses):
+                if analysis.is_at_limit([next(at) for _ in analysis.frontiers]):
+                    narrow.append(i)
+            if not narrow:
+                return analyses, chosen
+            for i in narrow:
+                analyses[i] = self._wider(i, analyses[i])
+
+    def _wider(self, i: int, seen: Analysis[State]) -> Analysis[State]:
+        return self.method.look(self.xs[i], 2 * seen.width, silent, seen.passes)
+
+    def _spend(
+        self, analyses: list[Analysis[State]], choices: list[Choice], shares: list[Share]
+    ) -> Fits:
+        fits = []
+        for i, over in enumerate(self._progress(0.5, 1)):
+            seen, choice = analyses[i], choices[i]
+            while True:
+                try:
+                    fit = self.method.spend(self.xs[i], choice, shares[i], seen.state, over)
+                    break
+                except TooNarrow as narrow:
+                    seen, choice = self._wider(i, seen), narrow.choice
+            fits.append(fit)
+        return Fits(tuple(fits))
+
+    def _progress(self, start: float, stop: float) -> list[Progress]:
+        """The stretch from `start` to `stop`, a part for every input by its numbers."""
+        sizes = [min(x.size, 10**300) for x in self.xs]  # a format can have more than floats
+        weights = np.array(sizes, dtype=np.float64) / max(sizes)
+        ends = np.append(0.0, np.cumsum(weights / weights.sum()))
+        whole = part(self.progress, start, stop)
+        return [part(whole, ends[i], ends[i + 1]) for i in range(len(self.xs))]
 
 
-def _allocated(analyses: list[Analysis], **target: Any) -> tuple[list[Analysis], list[int]]:
-    """Positions on all frontiers; inputs are looked at again where a sketch was too narrow."""
-    analyses = list(analyses)
-    while True:
-        chosen = allocate([f for a in analyses for f in a.frontiers], **target)
-        at, narrow = iter(chosen), []
-        for i, analysis in enumerate(analyses):
-            if analysis.is_at_limit([next(at) for _ in analysis.frontiers]):
-                narrow.append(i)
-        if not narrow:
-            return analyses, chosen
-        for i in narrow:
-            wider = analyses[i].wider
-            assert wider is not None
-            analyses[i] = wider(silent)
-
-
-def _choices(analyses: list[Analysis], positions: list[int]) -> list[list[tuple[int, ...]]]:
+def _choices(analyses: list[Analysis[Any]], positions: list[int]) -> list[Choice]:
     """Chosen rank tuples, one list per input."""
     at = iter(positions)
     return [[tuple(f.ranks[next(at)].tolist()) for f in a.frontiers] for a in analyses]
 
 
 def _shares(
-    analyses: list[Analysis], positions: list[int], what: Literal["params", "lost"], total: float
+    analyses: list[Analysis[Any]],
+    positions: list[int],
+    what: Literal["params", "lost"],
+    total: float,
 ) -> list[float]:
     """A total over the inputs, in proportion to what each was allocated."""
     at = iter(positions)

@@ -9,7 +9,7 @@ from tdecomp._xp import Array
 from tdecomp.decomposition.fit import Fit, Fits
 from tdecomp.decomposition.method import Method
 from tdecomp.decomposition.methods.cp.cp import cp, cp_method
-from tdecomp.decomposition.methods.svd import svd, svd_method
+from tdecomp.decomposition.methods.svd import SvdMethod, svd
 from tdecomp.decomposition.methods.train.tt import (
     mpo,
     mpo_method,
@@ -26,8 +26,8 @@ from tdecomp.stack import Stack
 
 __all__ = ["decompose"]
 
-_METHODS: Mapping[Callable[..., Fit], Callable[..., Method]] = {
-    svd: svd_method,
+_METHODS: Mapping[Callable[..., Fit], Callable[..., Method[Any]]] = {
+    svd: SvdMethod,
     hosvd: hosvd_method,
     tucker: tucker_method,
     tucker2: tucker2_method,

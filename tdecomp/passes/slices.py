@@ -51,10 +51,10 @@ def check_shape(x: Input) -> None:
         )
 
 
-def check_matrices(x: Input, what: str) -> None:
-    """Refuse what has no two modes for a matrix."""
-    if len(x.shape) < 2:
-        raise DataError(f"{what} needs two or more modes, got an array of shape {tuple(x.shape)}")
+def check_matrices(shape: Sequence[int], what: str) -> None:
+    """Refuse a shape that has no two modes for a matrix."""
+    if len(shape) < 2:
+        raise DataError(f"{what} needs two or more modes, got an array of shape {tuple(shape)}")
 
 
 def in_float64(*xs: Input) -> AbstractContextManager[Any]:

@@ -258,7 +258,7 @@ def _check(xs: Sequence[Any]) -> None:
                 f"explore takes arrays and stacks, not a {type(x).__name__}: give its to_dense()"
             )
         check_shape(x)
-        check_matrices(x, "explore")
+        check_matrices(x.shape, "explore")
 
 
 def _checked_formats(formats: Any) -> tuple[Callable[..., Fit], ...]:

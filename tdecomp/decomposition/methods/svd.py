@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from tdecomp._xp import Array, adjoint, floor, namespace, quick_sum_of_squares, to_numpy
-from tdecomp.decomposition.fit import Fit, Rounding
-from tdecomp.decomposition.method import Analysis, Method, Share
-from tdecomp.decomposition.run import run
+from tdecomp._xp import Array, floor, namespace, to_numpy
+from tdecomp.decomposition.fit import Fit, Rounding, relative_error
+from tdecomp.decomposition.method import Analysis, Choice, Method, Share
+from tdecomp.decomposition.run import run_one
 from tdecomp.decomposition.which import Which
 from tdecomp.errors import ArgumentError, DataError
-from tdecomp.formats import Format, LowRank
+from tdecomp.formats import LowRank
 from tdecomp.linalg import Svd, Triplets, is_cheap, singular_values, svd_settled
-from tdecomp.passes.coordinates import Frame, Metric, metric_frame
-from tdecomp.passes.residual import measure, relative, residual_of_pair
-from tdecomp.passes.slices import Input, check_matrices, dense, mode_names, raw_slices, slices
-from tdecomp.passes.stream import CLOSE, FIRST_WIDTH, OVERSAMPLES
+from tdecomp.passes.coordinates import Metric
+from tdecomp.passes.data import Data
+from tdecomp.passes.matrices import Matrix
+from tdecomp.passes.slices import Input, check_matrices
+from tdecomp.passes.stream import CLOSE, OVERSAMPLES
 from tdecomp.progress import Progress, silent
 from tdecomp.ranking.frontier import spectrum_frontier
 from tdecomp.ranking.target import Rank, Target
-from tdecomp.tensor import mode_product
 
-__all__ = ["svd", "svd_method"]
+__all__ = ["SvdMethod", "svd"]
 
 _MANY = 1_000_000  # matrices of a format
 
@@ -94,231 +94,159 @@ def svd(
     >>> fit.tensor.ranks, round(fit.error, 6)
     ((0, 1), 0.6)
     """
-    method = svd_method(names=names, svd=svd, metric=metric, rounding=rounding)
-    return run(method, [x], Target(rank, error, budget), progress)[0]
+    method = SvdMethod(names=names, svd=svd, metric=metric, rounding=rounding)
+    return run_one(method, x, Target(rank, error, budget), progress)
 
 
-def svd_method(
-    *,
-    names: str | Sequence[str] | None = None,
-    svd: Svd | None = None,
-    metric: Metric | None = None,
-    rounding: Rounding | None = None,
-) -> Method:
-    """`svd` as the driver sees it: every matrix is a unit with a frontier of its own."""
-
-    def frame_of(x: Input, like: Array) -> Frame:
-        frame = metric_frame(metric, mode_names(x, names), x.shape, like)
-        if frame and min(frame.lift) < len(x.shape) - 2:
-            raise ArgumentError("svd takes a metric for its two matrix modes only; use tucker2")
-        return frame
-
-    def sites(x: Input) -> Iterator[_Site]:
-        if isinstance(x, Format):
-            return _format_sites(x, frame_of)
-        return _array_sites(x, frame_of)
-
-    def sizes(x: Input) -> Sequence[int]:
-        check_matrices(x, "svd")
-        if isinstance(x, Format) and x.n_sites > _MANY:
-            raise DataError(
-                f"svd decomposes each of the {x.n_sites:.3g} matrices of this {type(x).__name__} by"
-                " itself: use tensor_train, which takes all modes together"
-            )
-        return x.shape[-2:]
-
-    def analyse(x: Input, progress: Progress) -> Analysis:
-        return looked(x, FIRST_WIDTH, progress)
-
-    def looked(x: Input, width: int, progress: Progress, before: int = 0) -> Analysis:
-        """Spectra of all matrices, down to `width` where a sketch is worth it."""
-        plain = svd is None and metric is None and not isinstance(x, Format)
-        sketched = plain and not is_cheap(tuple(x.shape[-2:]), width + OVERSAMPLES, many=True)
-        cost, frontiers, found, reach = sum(x.shape[-2:]) + 1, [], [], 0.0
-        for i, site in enumerate(sites(x)):
-            least = floor(site.matrix.dtype)
-            if sketched:
-                found.append(svd_settled(site.matrix, width, energy=site.energy))
-                s = to_numpy(found[-1][1])
-                outside = _outside(site, found[-1])
-                frontiers.append(spectrum_frontier(s, cost, least).plus(outside))
-            else:
-                frontiers.append(
-                    spectrum_frontier(to_numpy(singular_values(site.matrix)), cost, least)
-                )
-            reach = max(reach, least)
-            progress((i + 1) / _n_sites(x))
-        if not sketched:
-            return Analysis(frontiers, reach)
-        kept = len(found) * cost * width
-        again = lambda progress: looked(x, 2 * width, progress, before + 1)
-        return Analysis(frontiers, reach, _Found(found, before + 1), kept, (width,), again)
-
-    def ranks(x: Input, target: Target) -> list[tuple[int, ...]]:
-        sides = ("rank",), (min(x.shape[-2:]),)
-        return [target.ranks_of(*sides)] * _n_sites(x)
-
-    def fit(x: Input, choice: list[tuple[int, ...]], state, progress: Progress) -> Fit:
-        return fitted(x, choice, Which(svd), state, progress)
-
-    def spend(
-        x: Input, choice: list[tuple[int, ...]], share: Share, state, progress: Progress
-    ) -> Fit:
-        """Exact where the sketch would lose more than the tails that the ranks were chosen by."""
-        found = fit(x, choice, state, progress)
-        sketched = svd is None and found.svd != "exact"
-        if state or not sketched or share.lost is None:
-            return found
-        if float(found.residual.sum()) <= share.lost:
-            return found
-        return fitted(x, choice, Which(None, always_exact=True), None, progress)
-
-    def fitted(
-        x: Input,
-        choice: list[tuple[int, ...]],
-        which: Which,
-        state: _Found | None,
-        progress: Progress,
-    ) -> Fit:
-        """Factors of every matrix and, while it is at hand, what they leave of it."""
-        factors, left = [], []
-        for i, ((rank,), site) in enumerate(zip(choice, sites(x), strict=True)):
-            if state is None:
-                triplets = which.triplets(site.matrix, min(rank, *site.matrix.shape), site.energy)
-            else:
-                u, s, vh = state.triplets[i]
-                triplets = u[:, :rank], s[:rank], vh[:rank, :]
-            factors.append(tuple(cast(x, a) for a in site.lifted(*triplets)))
-            u, s, vh = factors[-1]
-            left.append(residual_of_pair(site.matrix, *site.dropped(u * s, vh), site.energy))
-            progress((i + 1) / _n_sites(x))
-        tensor = _assemble(mode_names(x, names), x.shape[:-2], factors)
-        if state is not None:
-            which.used("svd_settled")
-        residual, energy = np.array(left, dtype=np.float64).T
-        return Fit(
-            tensor,
-            _error(residual, energy),
-            residual,
-            energy,
-            {"sites": [to_numpy(s) for _, s, _ in factors]},
-            error_method="coordinates" if isinstance(x, Format) else "residual",
-            error_plain=_error(*_measured_plain(x, tensor)) if metric else None,
-            svd=which.names,
-            passes=1 if state is None else 1 + state.passes,
-        )
-
-    def cast(x: Input, array: Array) -> Array:
-        if rounding is None:
-            return array
-        if isinstance(x, Format):
-            raise ArgumentError("rounding needs an array or a stack: cast a format's arrays")
-        return rounding(array)
-
-    return Method(sizes, analyse, ranks, fit, spend)
-
-
-class _Found(NamedTuple):
+@dataclass(frozen=True)
+class _Found:
     """Leading triplets of every matrix, and how often the data were read for them."""
 
     triplets: list[Triplets]
     passes: int
 
 
-class _Site(NamedTuple):
-    """A matrix in coordinates, with the ways back and there: ``W = lift matrix liftᵀ``."""
+@dataclass(frozen=True, kw_only=True)
+class SvdMethod(Method[_Found]):
+    """Independent truncated SVD of every matrix, ranks chosen over all of them together."""
 
-    matrix: Array
-    energy: float | None = None  # ‖matrix‖², where it is known
-    out: tuple[Array, Array] | None = None  # lift (out, k), drop (k, out)
-    inp: tuple[Array, Array] | None = None
+    svd: Svd | None = None
+    metric: Metric | None = None
 
-    def lifted(self, u: Array, s: Array, vh: Array) -> tuple[Array, Array, Array]:
-        u = u if self.out is None else self.out[0] @ u
-        return u, s, vh if self.inp is None else vh @ self.inp[0].T
+    def sizes(self, x: Data[Any]) -> Sequence[int]:
+        """Sides of the matrices."""
+        check_matrices(x.shape, "svd")
+        if x.is_format and x.n_sites > _MANY:
+            raise DataError(
+                f"svd decomposes each of the {x.n_sites:.3g} matrices of this"
+                f" {type(x.given).__name__} by itself: use tensor_train, which takes all modes"
+                " together"
+            )
+        return x.shape[-2:]
 
-    def dropped(self, left: Array, right: Array) -> tuple[Array, Array]:
-        left = left if self.out is None else self.out[1] @ left
-        return left, right if self.inp is None else right @ self.inp[1].T
+    def ranks(self, x: Data[Any], target: Target) -> Choice:
+        """The same rank for every matrix."""
+        return [target.ranks_of(("rank",), (min(x.shape[-2:]),))] * x.n_sites
+
+    def look(
+        self, x: Data[Any], width: int, progress: Progress, passes: int = 0
+    ) -> Analysis[_Found]:
+        """Spectra of all matrices, down to `width` where a sketch is worth it."""
+        plain = self.svd is None and self.metric is None and not x.is_format
+        if plain and not is_cheap(x.shape[-2:], width + OVERSAMPLES, many=True):
+            return _sketched(x, width, progress, passes)
+        frontiers, least = [], 0.0
+        for i, matrix in enumerate(x.matrices(self.metric)):
+            least = max(least, floor(matrix.array.dtype))
+            s = to_numpy(singular_values(matrix.array))
+            frontiers.append(spectrum_frontier(s, _cost(x), floor(matrix.array.dtype)))
+            progress((i + 1) / x.n_sites)
+        return Analysis(frontiers=frontiers, floor=least)
+
+    def fit(self, x: Data[Any], choice: Choice, state: _Found | None, progress: Progress) -> Fit:
+        """Factors of every matrix and, while it is at hand, what they leave of it."""
+        return self._fitted(x, choice, Which(self.svd), state, progress)
+
+    def spend(
+        self, x: Data[Any], choice: Choice, share: Share, state: _Found | None, progress: Progress
+    ) -> Fit:
+        """Exact where the sketch would lose more than the tails that the ranks were chosen by."""
+        found = self.fit(x, choice, state, progress)
+        sketched = self.svd is None and found.svd != "exact"
+        if state or not sketched or share.lost is None or found.residual.sum() <= share.lost:
+            return found
+        return self._fitted(x, choice, Which(None, always_exact=True), None, progress)
+
+    def _fitted(
+        self, x: Data[Any], choice: Choice, which: Which, state: _Found | None, progress: Progress
+    ) -> Fit:
+        factors, lost = [], []
+        for i, ((rank,), matrix) in enumerate(zip(choice, x.matrices(self.metric), strict=True)):
+            if state is None:
+                rank = min(rank, *matrix.array.shape)
+                triplets = which.triplets(matrix.array, rank, matrix.energy)
+            else:
+                u, s, vh = state.triplets[i]
+                triplets = u[:, :rank], s[:rank], vh[:rank, :]
+            u, s, vh = (self._stored(x, a) for a in matrix.lifted(*triplets))
+            factors.append((u, s, vh))
+            lost.append(matrix.residual(u * s, vh))
+            progress((i + 1) / x.n_sites)
+        tensor = _joined(x, factors)
+        if state is not None:
+            which.used("svd_settled")
+        residual, energy = np.array(lost, dtype=np.float64).T
+        return Fit(
+            tensor,
+            relative_error(residual, energy),
+            residual,
+            energy,
+            {"sites": [to_numpy(s) for _, s, _ in factors]},
+            error_method="coordinates" if x.is_format else "residual",
+            error_plain=_plain_error(x, tensor) if self.metric else None,
+            svd=which.names,
+            passes=1 if state is None else 1 + state.passes,
+        )
+
+    def _stored(self, x: Data[Any], array: Array) -> Array:
+        if self.rounding is None:
+            return array
+        if x.is_format:
+            raise ArgumentError("rounding needs an array or a stack: cast a format's arrays")
+        return self.rounding(array)
 
 
-def _array_sites(x: Input, frame_of) -> Iterator[_Site]:
-    k, frame = len(x.shape) - 2, None
-    assert not isinstance(x, Format)
-    cheap = is_cheap(tuple(x.shape[-2:]), 0, many=True)
-    for matrix in slices(x) if cheap else raw_slices(x):
-        energy = None
-        if not cheap and not math.isfinite(energy := quick_sum_of_squares(matrix)):
-            dense(matrix)  # refuses it in words
-        frame = frame_of(x, matrix) if frame is None else frame
-        for mode in frame.drop:
-            matrix, energy = mode_product(matrix, frame.drop[mode], mode - k), None
-        yield _Site(matrix, energy, *(_both(frame, mode) for mode in (k, k + 1)))
+def _sketched(x: Data[Any], width: int, progress: Progress, passes: int) -> Analysis[_Found]:
+    """Leading triplets of all matrices, and what lies outside of them."""
+    frontiers, found, least = [], [], 0.0
+    for i, matrix in enumerate(x.matrices()):
+        least = max(least, floor(matrix.array.dtype))
+        found.append(svd_settled(matrix.array, width, energy=matrix.energy))
+        s = to_numpy(found[-1][1])
+        frontier = spectrum_frontier(s, _cost(x), floor(matrix.array.dtype))
+        frontiers.append(frontier.plus(_outside(matrix, found[-1])))
+        progress((i + 1) / x.n_sites)
+    return Analysis(
+        frontiers=frontiers,
+        floor=least,
+        state=_Found(found, passes + 1),
+        state_size=len(found) * _cost(x) * width,
+        limits=(width,),
+        width=width,
+        passes=passes + 1,
+    )
 
 
-def _format_sites(x: Format, frame_of) -> Iterator[_Site]:
-    """``left right = Q_out (R_out R_inᵀ) Q_inᵀ`` for every site's pair of factors."""
-    frame = frame_of(x, next(iter(x.arrays.values())))
-    down = frame.down(x)
-    k = len(x.shape) - 2
-    for i in range(x.n_sites):
-        left, right = down.pair(i)
-        xp = namespace(left, right)
-        if left.shape[1] == 0:  # rank 0: one zero in place of nothing
-            made = {"dtype": left.dtype, "device": left.device}
-            left, right = (xp.zeros(shape, **made) for shape in ((x.shape[k], 1), (1, x.shape[-1])))
-        q, r = xp.linalg.qr(left, mode="reduced")
-        p, t = xp.linalg.qr(right.T, mode="reduced")
-        inner = Frame({k: q, k + 1: p}, {k: adjoint(q), k + 1: adjoint(p)})
-        whole = frame.then(inner)
-        yield _Site(dense(r @ t.T), None, *(_both(whole, mode) for mode in (k, k + 1)))
+def _cost(x: Data[Any]) -> int:
+    """Stored numbers of a rank of one matrix."""
+    return sum(x.shape[-2:]) + 1
 
 
-def _measured_plain(x: Input, tensor: LowRank) -> tuple[np.ndarray, np.ndarray]:
-    if isinstance(x, Format):
-        return _left_of(_format_sites(x, lambda *_: Frame()), tensor)
-    return measure(x, tensor)
-
-
-def _outside(site: _Site, found: Triplets) -> float:
+def _outside(matrix: Matrix, found: Triplets) -> float:
     """Squared norm of what a truncated SVD leaves of a matrix."""
-    assert site.energy is not None
-    outside = site.energy - float(np.sum(to_numpy(found[1]).astype(np.float64) ** 2))
-    if outside > CLOSE * site.energy or site.energy == 0:
+    assert matrix.energy is not None
+    u, s, vh = found
+    outside = matrix.energy - float(np.sum(to_numpy(s).astype(np.float64) ** 2))
+    if outside > CLOSE * matrix.energy or matrix.energy == 0:
         return max(0.0, outside)
-    return residual_of_pair(site.matrix, found[0] * found[1], found[2], site.energy)[0]
+    return matrix.residual(u * s, vh)[0]
 
 
-def _left_of(sites: Iterator[_Site], tensor: LowRank) -> tuple[np.ndarray, np.ndarray]:
-    """Squared residual and squared norm of every site, in its coordinates."""
-    pairs = [
-        residual_of_pair(site.matrix, *site.dropped(*tensor.pair(i)))
-        for i, site in enumerate(sites)
-    ]
+def _plain_error(x: Data[Any], tensor: LowRank) -> float:
+    """Relative error without the metric, each matrix in its own coordinates."""
+    pairs = [matrix.residual(*tensor.pair(i)) for i, matrix in enumerate(x.matrices())]
     residual, energy = np.array(pairs, dtype=np.float64).T
-    return residual, energy
+    return relative_error(residual, energy)
 
 
-def _error(residual: np.ndarray, energy: np.ndarray) -> float:
-    return relative(float(residual.sum()), float(energy.sum()))
-
-
-def _both(frame: Frame, mode: int) -> tuple[Array, Array] | None:
-    return (frame.lift[mode], frame.drop[mode]) if mode in frame.lift else None
-
-
-def _n_sites(x: Input) -> int:
-    return math.prod(x.shape[:-2])
-
-
-def _assemble(modes: tuple[str, ...], sites: Sequence[int], factors: list) -> LowRank:
+def _joined(x: Data[Any], factors: Sequence[tuple[Array, Array, Array]]) -> LowRank:
     us, ss, vhs = zip(*factors, strict=True)
     xp = namespace(us[0])
     return LowRank(
-        modes,
-        tuple(int(n) for n in sites),
+        x.modes,
+        x.shape[:-2],
         tuple(int(s.shape[0]) for s in ss),
-        xp.concat(list(us), axis=1),
+        xp.concat(list(us), axis=1),  # (out, all ranks)
         xp.concat(list(ss)),
-        xp.concat(list(vhs), axis=0),
+        xp.concat(list(vhs), axis=0),  # (all ranks, in)
     )

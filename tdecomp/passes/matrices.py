@@ -1,0 +1,101 @@
+"""Every matrix of the data in coordinates, one at a time, with the way back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tdecomp._xp import Array, adjoint, namespace, quick_sum_of_squares
+from tdecomp.errors import ArgumentError
+from tdecomp.formats import Format
+from tdecomp.linalg import is_cheap
+from tdecomp.passes.coordinates import Frame, Metric, metric_frame
+from tdecomp.passes.residual import residual_of_pair
+from tdecomp.passes.slices import dense, raw_slices, slices
+from tdecomp.stack import Stack
+from tdecomp.tensor import mode_product
+
+__all__ = ["Matrix", "matrices_of_format", "matrices_of_slices"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """A matrix in coordinates: ``W = lift_out array lift_inᵀ``.
+
+    Attributes
+    ----------
+    array
+        ``(k_out, k_in)``.
+    energy
+        ``‖array‖²``, where it is known.
+    out, inp
+        ``lift (n, k), drop (k, n)`` of each side; None: as it is.
+    """
+
+    array: Array
+    energy: float | None = None
+    out: tuple[Array, Array] | None = None
+    inp: tuple[Array, Array] | None = None
+
+    def lifted(self, u: Array, s: Array, vh: Array) -> tuple[Array, Array, Array]:
+        """Triplets of the array as triplets of the matrix."""
+        u = u if self.out is None else self.out[0] @ u  # (out, r)
+        return u, s, vh if self.inp is None else vh @ self.inp[0].T  # (r, in)
+
+    def residual(self, left: Array, right: Array) -> tuple[float, float]:
+        """``‖W − L R‖²`` and ``‖W‖²`` in the norm of the coordinates."""
+        left = left if self.out is None else self.out[1] @ left  # (k_out, r)
+        right = right if self.inp is None else right @ self.inp[1].T  # (r, k_in)
+        return residual_of_pair(self.array, left, right, self.energy)
+
+
+def matrices_of_slices(
+    x: Array | Stack, modes: tuple[str, ...], metric: Metric | None
+) -> Iterator[Matrix]:
+    """The matrices of an array or a stack, in the coordinates of a metric if there is one.
+
+    Norms of large ones are taken on the way; small ones are checked entry by entry.
+    """
+    k = len(x.shape) - 2
+    cheap = is_cheap(tuple(x.shape[-2:]), 0, many=True)
+    frame = None
+    for matrix in slices(x) if cheap else raw_slices(x):
+        energy = None
+        if not cheap and not math.isfinite(energy := quick_sum_of_squares(matrix)):
+            dense(matrix)  # refuses it in words
+        if frame is None:
+            frame = _matrix_frame(metric, modes, tuple(x.shape), matrix)
+        for mode in frame.drop:
+            matrix, energy = mode_product(matrix, frame.drop[mode], mode - k), None
+        yield Matrix(array=matrix, energy=energy, out=_both(frame, k), inp=_both(frame, k + 1))
+
+
+def matrices_of_format(x: Format, metric: Metric | None) -> Iterator[Matrix]:
+    """``left right = Q_out (R_out R_inᵀ) Q_inᵀ`` for every site's pair of factors."""
+    frame = _matrix_frame(metric, x.modes, x.shape, next(iter(x.arrays.values())))
+    down = frame.down(x)
+    k = len(x.shape) - 2
+    for i in range(x.n_sites):
+        left, right = down.pair(i)
+        xp = namespace(left, right)
+        if left.shape[1] == 0:  # rank 0: one zero in place of nothing
+            made = {"dtype": left.dtype, "device": left.device}
+            left, right = (xp.zeros(shape, **made) for shape in ((x.shape[k], 1), (1, x.shape[-1])))
+        q, r = xp.linalg.qr(left, mode="reduced")  # (out, r), (r, r)
+        p, t = xp.linalg.qr(right.T, mode="reduced")  # (in, r), (r, r)
+        whole = frame.then(Frame({k: q, k + 1: p}, {k: adjoint(q), k + 1: adjoint(p)}))
+        yield Matrix(array=dense(r @ t.T), out=_both(whole, k), inp=_both(whole, k + 1))
+
+
+def _matrix_frame(
+    metric: Metric | None, modes: tuple[str, ...], shape: tuple[int, ...], like: Array
+) -> Frame:
+    frame = metric_frame(metric, modes, shape, like)
+    if frame and min(frame.lift) < len(shape) - 2:
+        raise ArgumentError("svd takes a metric for its two matrix modes only; use tucker2")
+    return frame
+
+
+def _both(frame: Frame, mode: int) -> tuple[Array, Array] | None:
+    return (frame.lift[mode], frame.drop[mode]) if mode in frame.lift else None
