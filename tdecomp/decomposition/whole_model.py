@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tdecomp._xp import Array
 from tdecomp.decomposition.fit import Fit, Fits
-from tdecomp.decomposition.method import Method
-from tdecomp.decomposition.methods.cp.cp import cp, cp_method
-from tdecomp.decomposition.methods.svd import SvdMethod, svd
-from tdecomp.decomposition.methods.train.tt import (
-    mpo,
-    mpo_method,
-    tensor_train,
-    tensor_train_method,
-)
-from tdecomp.decomposition.methods.tucker.tucker import hosvd, hosvd_method, tucker, tucker_method
-from tdecomp.decomposition.methods.tucker.tucker2 import tucker2, tucker2_method
 from tdecomp.decomposition.run import run
+from tdecomp.decomposition.table import METHODS
 from tdecomp.errors import ArgumentError
 from tdecomp.progress import Progress, silent
 from tdecomp.ranking.target import Rank, Target
 from tdecomp.stack import Stack
 
 __all__ = ["decompose"]
-
-_METHODS: Mapping[Callable[..., Fit], Callable[..., Method[Any]]] = {
-    svd: SvdMethod,
-    hosvd: hosvd_method,
-    tucker: tucker_method,
-    tucker2: tucker2_method,
-    tensor_train: tensor_train_method,
-    mpo: mpo_method,
-    cp: cp_method,
-}
 
 
 def decompose(
@@ -58,8 +38,8 @@ def decompose(
     stacks
         Stacks or arrays.
     method
-        The function itself: `svd`, `hosvd`, `tucker`, `tucker2`, `tensor_train`,
-        `mpo` or `cp`.
+        The function itself: `svd`, `hosvd`, `tucker`, `tucker2`, `tensor_train`, `mpo`, `cp` or
+        `als` (with ``equation=``).
     rank, error, budget
         Exactly one; a rank applies to every stack.
     progress
@@ -90,7 +70,7 @@ def decompose(
         raise ArgumentError(
             f"stacks must be a list of arrays or stacks, got a {type(stacks).__name__}"
         )
-    if not callable(method) or method not in _METHODS:
-        known = ", ".join(f.__name__ for f in _METHODS)
-        raise ArgumentError(f"method must be one of the functions {known}, got {method!r}")
-    return run(_METHODS[method](**options), stacks, Target(rank, error, budget), progress)
+    for row in METHODS.values():
+        if row.function is method:
+            return run(row.method(**options), stacks, Target(rank, error, budget), progress)
+    raise ArgumentError(f"method must be one of the functions {', '.join(METHODS)}, got {method!r}")

@@ -1,190 +1,174 @@
-"""The formats that are compared: what each can trade, and its factors for given ranks."""
+"""The formats that are compared: independent SVDs, shared bases, boxes of a core, trains, CP."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from tdecomp._xp import Array, adjoint, floor, namespace, to_numpy
-from tdecomp.decomposition.exploration.look import SIDES, SPARE, Basis, Core, Look, subsets
+from tdecomp.decomposition.exploration.candidate import (
+    NEVER,
+    Built,
+    Candidate,
+    Pairs,
+    Ranks,
+    built_of_fit,
+    limit,
+    nothing_built,
+    spread,
+    stored,
+)
+from tdecomp.decomposition.exploration.look import SIDES, Basis, Look, subsets
 from tdecomp.decomposition.fit import Fit
 from tdecomp.decomposition.methods.cp import frontier as cp_ranks
 from tdecomp.decomposition.methods.cp.cp import cp
-from tdecomp.decomposition.methods.svd import svd
 from tdecomp.decomposition.methods.train import bonds as tt_bonds
 from tdecomp.decomposition.methods.train.loss import least_loss
 from tdecomp.decomposition.methods.train.sweeps import tensor_source
 from tdecomp.decomposition.methods.train.tt import tensor_train
 from tdecomp.decomposition.methods.tucker.hosvd import bases_of, core_energy, project
-from tdecomp.decomposition.methods.tucker.tucker import tucker
-from tdecomp.decomposition.methods.tucker.tucker2 import tucker2
-from tdecomp.formats import Format
-from tdecomp.linalg import singular_values
+from tdecomp.linalg import Triplets, singular_values
 from tdecomp.progress import silent
 from tdecomp.ranking.frontier import Frontier, box_frontier, spectrum_frontier
 from tdecomp.ranking.rounding import without_rounding
 
-__all__ = ["Built", "Candidate", "candidates_of"]
-
-Ranks = tuple[int, ...]
-Pair = Callable[[int, Array], tuple[Array, Array]]
-"""``(slice, its matrix) -> left, right`` with ``X̂ = left right``."""
-
-
-@dataclass(frozen=True)
-class Built:
-    """One stack in one format: stored numbers, squared error from the sketches, and factors."""
-
-    n_params: int
-    lost: float
-    ranks: str
-    open: Callable[[], Pair]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A way to store a stack.
-
-    Attributes
-    ----------
-    name
-        As in the table.
-    method
-        The decomposition that gives it.
-    modes
-        Position of the one mode that has a shared basis; None for all that the method compresses.
-    share
-        Site modes that vary under one shared basis; None: all.
-    frontiers
-        What each of its units in a stack can trade, but for the constant outside the sketch.
-    limits
-        Ranks, per unit, from which on the sketch is too narrow to be trusted.
-    build
-        ``(look, ranks per unit, stored numbers) -> Built``.
-    part
-        Which part of a `Room` its limits come from.
-    """
-
-    name: str
-    method: Callable[..., Fit]
-    frontiers: Callable[[Look], list[Frontier]]
-    limits: Callable[[Look], list[Ranks]]
-    build: Callable[[Look, list[Ranks], int], Built]
-    modes: tuple[int, ...] | None = None
-    share: tuple[str, ...] | None = None
-    part: str = "core"
-
-
-def candidates_of(looks: Sequence[Look], formats: Sequence[Callable[..., Fit]]) -> list[Candidate]:
-    """All candidates for some stacks: one-sided sharing goes with `tucker`."""
-    found = [_SINGLE[svd]] if svd in formats else []
-    if tucker in formats:
-        families = dict.fromkeys(names for seen in looks for names in subsets(seen.stack))
-        every = {m for names in families for m in names}
-        found += [
-            _one_sided(side, names, everything=set(names) == every)
-            for names in families
-            for side in SIDES
-        ]
-    return found + [_SINGLE[f] for f in formats if f is not svd]
-
-
-_NEVER = 1 << 60  # a rank that no choice reaches
-
-
-def _limit(width: int, whole: int, spare: int = SPARE) -> int:
-    return _NEVER if width >= whole else width - spare + 1
+__all__ = ["Boxes", "CPCandidate", "IndependentSvds", "Trains", "one_sided"]
 
 
 # ------------------------------------------------------------------------------- independent SVD
 
 
-def _svd_frontiers(seen: Look) -> list[Frontier]:
-    cost = seen.shape[-2] + seen.shape[-1] + 1
-    return [spectrum_frontier(to_numpy(s), cost, floor(s.dtype)) for _, s, _ in seen.triplets]
+@dataclass(frozen=True)
+class _TripletPairs(Pairs):
+    """Leading triplets of every matrix, cut to its rank."""
 
+    triplets: Sequence[Triplets]
+    ranks: Sequence[int]
 
-def _svd_limits(seen: Look) -> list[Ranks]:
-    whole = min(seen.shape[-2:])
-    return [(_limit(int(s.shape[0]), whole, 1),) for _, s, _ in seen.triplets]
-
-
-def _svd_build(seen: Look, ranks: list[Ranks], share: int) -> Built:
-    del share
-    flat = [r for (r,) in ranks]
-    tails = (
-        float(np.sum(to_numpy(s).astype(np.float64)[r:] ** 2))
-        for r, (_, s, _) in zip(flat, seen.triplets, strict=True)
-    )
-
-    def pair(i: int, matrix: Array) -> tuple[Array, Array]:
+    def pair(self, i: int, matrix: Array) -> tuple[Array, Array]:
         del matrix
-        (u, s, vh), r = seen.triplets[i], flat[i]
-        return u[:, :r] * s[None, :r], vh[:r, :]
-
-    lost = math.fsum(tails) + float(seen.outside.sum())
-    params = sum(flat) * (seen.shape[-2] + seen.shape[-1] + 1)
-    return Built(params, lost, _spread(flat), lambda: pair)
+        (u, s, vh), r = self.triplets[i], self.ranks[i]
+        return u[:, :r] * s[None, :r], vh[:r, :]  # (out, r), (r, in)
 
 
-def _spread(ranks: Sequence[int]) -> str:
-    low, high = min(ranks), max(ranks)
-    return str(low) if low == high else f"{low}..{high} (mean {sum(ranks) / len(ranks):.1f})"
+@dataclass(frozen=True, kw_only=True)
+class IndependentSvds(Candidate):
+    """A truncated SVD of every matrix by itself."""
+
+    part: ClassVar[Literal["slices", "core", "train"]] = "slices"
+
+    def frontiers(self, seen: Look) -> list[Frontier]:
+        """One per matrix."""
+        cost = sum(seen.shape[-2:]) + 1
+        return [spectrum_frontier(to_numpy(s), cost, floor(s.dtype)) for _, s, _ in seen.triplets]
+
+    def limits(self, seen: Look) -> list[Ranks]:
+        """As wide as the triplets are."""
+        whole = min(seen.shape[-2:])
+        return [(limit(int(s.shape[0]), whole, 1),) for _, s, _ in seen.triplets]
+
+    def build(self, seen: Look, ranks: list[Ranks], share: int) -> Built:
+        """The triplets themselves."""
+        del share
+        flat = [r for (r,) in ranks]
+        tails = (
+            float(np.sum(to_numpy(s).astype(np.float64)[r:] ** 2))
+            for r, (_, s, _) in zip(flat, seen.triplets, strict=True)
+        )
+        return Built(
+            n_params=sum(flat) * (sum(seen.shape[-2:]) + 1),
+            lost=math.fsum(tails) + float(seen.outside.sum()),
+            ranks=spread(flat),
+            pairs=_TripletPairs(seen.triplets, flat),
+        )
 
 
 # ------------------------------------------------------------------------------ one-sided sharing
 
 
-def _one_sided(side: str, names: tuple[str, ...], *, everything: bool) -> Candidate:
+@dataclass(frozen=True)
+class _BasisPairs(Pairs):
+    """Matrices on a basis of one side that each shares with others."""
+
+    side: str
+    bases: Mapping[int, Array]
+
+    def pair(self, i: int, matrix: Array) -> tuple[Array, Array]:
+        q = self.bases[i]
+        if self.side == "in":
+            return matrix @ q, adjoint(q)  # (out, r), (r, in)
+        return q, adjoint(q) @ matrix  # (out, r), (r, in)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OneSided(Candidate):
     """One basis of `side` for all slices that agree outside of the site modes `names`."""
 
-    def bases(seen: Look) -> list[Basis]:
-        present = tuple(m for m in names if (side, (m,)) in seen.shared)
-        if present:
-            return seen.shared[side, present]
-        return _lone_bases(seen, side)
+    part: ClassVar[Literal["slices", "core", "train"]] = "slices"
 
-    def cost(seen: Look, basis: Basis) -> int:
-        return len(basis.sites) * seen.shape[-3 - SIDES[side]] + seen.shape[SIDES[side]]
+    side: str
+    names: tuple[str, ...]
 
-    def frontiers(seen: Look) -> list[Frontier]:
+    def frontiers(self, seen: Look) -> list[Frontier]:
+        """One per basis."""
         return [
-            spectrum_frontier(np.sqrt(b.squares), cost(seen, b), floor(b.matrix.dtype))
-            for b in bases(seen)
+            spectrum_frontier(np.sqrt(b.squares), self._cost(seen, b), floor(b.matrix.dtype))
+            for b in self._bases(seen)
         ]
 
-    def limits(seen: Look) -> list[Ranks]:
-        whole = seen.shape[SIDES[side]]
-        return [(_limit(int(b.matrix.shape[1]), whole),) for b in bases(seen)]
+    def limits(self, seen: Look) -> list[Ranks]:
+        """As wide as the bases are."""
+        whole = seen.shape[SIDES[self.side]]
+        return [(limit(int(b.matrix.shape[1]), whole),) for b in self._bases(seen)]
 
-    def build(seen: Look, ranks: list[Ranks], share: int) -> Built:
+    def build(self, seen: Look, ranks: list[Ranks], share: int) -> Built:
+        """Leading columns of every basis."""
         del share
-        chosen = list(zip(bases(seen), [r for (r,) in ranks], strict=True))
-        lost = math.fsum(float(b.squares[r:].sum()) + b.outside for b, r in chosen)
+        chosen = list(zip(self._bases(seen), [r for (r,) in ranks], strict=True))
         of_site = {i: b.matrix[:, :r] for b, r in chosen for i in b.sites}
+        return Built(
+            n_params=sum(r * self._cost(seen, b) for b, r in chosen),
+            lost=math.fsum(float(b.squares[r:].sum()) + b.outside for b, r in chosen),
+            ranks=spread([r for _, r in chosen]),
+            pairs=_BasisPairs(self.side, of_site),
+        )
 
-        def pair(i: int, matrix: Array) -> tuple[Array, Array]:
-            q = of_site[i]
-            if side == "in":
-                return matrix @ q, adjoint(q)
-            return q, adjoint(q) @ matrix
+    def _bases(self, seen: Look) -> list[Basis]:
+        present = tuple(m for m in self.names if (self.side, (m,)) in seen.shared)
+        return seen.shared[self.side, present] if present else _lone_bases(seen, self.side)
 
-        params = sum(r * cost(seen, b) for b, r in chosen)
-        return Built(params, lost, _spread([r for _, r in chosen]), lambda: pair)
+    def _cost(self, seen: Look, basis: Basis) -> int:
+        side = SIDES[self.side]
+        return len(basis.sites) * seen.shape[-3 - side] + seen.shape[side]
 
-    name = f"{side} shared over {' '.join(names)}"
-    share = None if everything else names
-    return Candidate(name, tucker, frontiers, limits, build, (SIDES[side],), share, "slices")
+
+def one_sided(looks: Sequence[Look]) -> list[Candidate]:
+    """A shared basis of one side, for every choice of the site modes that vary under it."""
+    families = dict.fromkeys(names for seen in looks for names in subsets(seen.stack))
+    every = {m for names in families for m in names}
+    return [
+        _OneSided(
+            name=f"{side} shared over {' '.join(names)}",
+            method="tucker",
+            modes=(SIDES[side],),
+            share=None if set(names) == every else names,
+            side=side,
+            names=names,
+        )
+        for names in families
+        for side in SIDES
+    ]
 
 
 def _lone_bases(seen: Look, side: str) -> list[Basis]:
     """Where nothing varies under a basis: every slice has its own singular vectors."""
     found = []
     for i, (u, s, vh) in enumerate(seen.triplets):
-        matrix = adjoint(vh) if side == "in" else u
+        matrix = adjoint(vh) if side == "in" else u  # (n, k)
         squares = to_numpy(s).astype(np.float64) ** 2
         found.append(Basis((i,), matrix, squares, float(seen.outside[i])))
     return found
@@ -193,62 +177,69 @@ def _lone_bases(seen: Look, side: str) -> list[Basis]:
 # --------------------------------------------------------------------------- on the projected core
 
 
-def _box_method(method: Callable[..., Fit], name: str, n_kept: int | None) -> Candidate:
-    """Tucker of all modes, or of the last `n_kept`."""
+@dataclass(frozen=True, kw_only=True)
+class Boxes(Candidate):
+    """A core and bases of all modes, or of the last `n_kept`: Tucker and Tucker2."""
 
-    def where(seen: Look) -> list[int]:
-        order = len(seen.shape)
-        return list(range(order))[-(n_kept or order) :]
+    fit: Callable[..., Fit]
+    n_kept: int | None = None
 
-    def fixed(seen: Look) -> int:
-        return math.prod(seen.shape[: where(seen)[0]])
-
-    def frontiers(seen: Look) -> list[Frontier]:
-        modes, array = where(seen), seen.core.array
+    def frontiers(self, seen: Look) -> list[Frontier]:
+        """One for the whole tensor, from the core of its HOSVD."""
+        modes, array = self._where(seen), seen.core.array
         energy = core_energy(project(array, bases_of(array, modes)[0]), modes)
-        sizes = [seen.shape[k] for k in modes]
-        return [box_frontier(energy, sizes, fixed(seen), floor(array.dtype))]
+        least = floor(array.dtype)
+        return [box_frontier(energy, self._sizes(seen), self._fixed(seen), least)]
 
-    def limits(seen: Look) -> list[Ranks]:
+    def limits(self, seen: Look) -> list[Ranks]:
+        """As wide as the core is."""
         sizes = zip(seen.core.array.shape, seen.shape, strict=True)
-        return [tuple([_limit(int(k), n) for k, n in sizes][-len(where(seen)) :])]
+        return [tuple([limit(int(k), n) for k, n in sizes][self._where(seen)[0] :])]
 
-    def build(seen: Look, ranks: list[Ranks], share: int) -> Built:
+    def build(self, seen: Look, ranks: list[Ranks], share: int) -> Built:
+        """The decomposition of the core."""
         del share
         if 0 in ranks[0]:
-            return _nothing(seen, len(ranks[0]))
-        fit = method(seen.core.array, rank=ranks[0], names=seen.stack.modes)
+            return nothing_built(seen, len(ranks[0]))
+        fit = self.fit(seen.core.array, rank=ranks[0], names=seen.stack.modes)
         found = tuple(int(r) for r in fit.tensor.rank)
-        sides = sum(r * seen.shape[k] for r, k in zip(found, where(seen), strict=True))
-        return _of_fit(seen.core, fit, fixed(seen) * math.prod(found) + sides, found)
+        return built_of_fit(
+            seen.core, fit, stored(self._fixed(seen), found, self._sizes(seen)), found
+        )
 
-    return Candidate(name, method, frontiers, limits, build)
+    def _where(self, seen: Look) -> list[int]:
+        order = len(seen.shape)
+        return list(range(order))[-(self.n_kept or order) :]
+
+    def _sizes(self, seen: Look) -> list[int]:
+        return [seen.shape[k] for k in self._where(seen)]
+
+    def _fixed(self, seen: Look) -> int:
+        return math.prod(seen.shape[: self._where(seen)[0]])
 
 
-def _tt_candidate() -> Candidate:
-    def spectra(seen: Look) -> list[np.ndarray]:
-        array = seen.half.array
-        xp, sizes = namespace(array), array.shape
-        cuts = (math.prod(sizes[:k]) for k in range(1, len(sizes)))
-        return [
-            to_numpy(singular_values(xp.reshape(array, (rows, -1)))).astype(np.float64)
-            for rows in cuts
-        ]
+@dataclass(frozen=True, kw_only=True)
+class Trains(Candidate):
+    """A tensor train of the stack."""
 
-    def frontiers(seen: Look) -> list[Frontier]:
-        found = spectra(seen)
+    part: ClassVar[Literal["slices", "core", "train"]] = "train"
+
+    def frontiers(self, seen: Look) -> list[Frontier]:
+        """One for the whole chain, along the path on which bonds grow."""
+        found = _spectra(seen)
         path = tt_bonds.grow_bonds(seen.shape, _energies(found, seen))
         return [tt_bonds.bond_frontier(seen.shape, found, path)]
 
-    def limits(seen: Look) -> list[Ranks]:
+    def limits(self, seen: Look) -> list[Ranks]:
         """Only the bond before the last mode is cut by the sketch."""
-        last = _limit(int(seen.half.array.shape[-1]), seen.shape[-1])
-        return [(*[_NEVER] * (len(seen.shape) - 2), last)]
+        last = limit(int(seen.half.array.shape[-1]), seen.shape[-1])
+        return [(*[NEVER] * (len(seen.shape) - 2), last)]
 
-    def build(seen: Look, ranks: list[Ranks], share: int) -> Built:
+    def build(self, seen: Look, ranks: list[Ranks], share: int) -> Built:
+        """The best train of those that a budget tries."""
         if 0 in ranks[0]:
-            return _nothing(seen, len(ranks[0]))
-        energies = _energies(spectra(seen), seen)
+            return nothing_built(seen, len(ranks[0]))
+        energies = _energies(_spectra(seen), seen)
         room = max(share, tt_bonds.count_numbers(seen.shape, ranks[0]))
         tried = tt_bonds.within_budget(seen.shape, energies, ranks[0], room)
         source = replace(tensor_source(seen.half.array), sizes=seen.shape)
@@ -256,9 +247,18 @@ def _tt_candidate() -> Candidate:
         rank = tuple(min(r, len(e)) for r, e in zip(best, energies, strict=True))
         fit = tensor_train(seen.half.array, rank=rank, names=seen.stack.modes)
         found = tuple(int(r) for r in fit.tensor.rank[1:-1])
-        return _of_fit(seen.half, fit, tt_bonds.count_numbers(seen.shape, found), found)
+        return built_of_fit(seen.half, fit, tt_bonds.count_numbers(seen.shape, found), found)
 
-    return Candidate("tensor_train", tensor_train, frontiers, limits, build, part="train")
+
+def _spectra(seen: Look) -> list[np.ndarray]:
+    """Singular values at every bond."""
+    array = seen.half.array
+    xp, sizes = namespace(array), array.shape
+    found = []
+    for k in range(1, len(sizes)):
+        unfolded = xp.reshape(array, (math.prod(sizes[:k]), -1))  # (before, behind)
+        found.append(to_numpy(singular_values(unfolded)).astype(np.float64))
+    return found
 
 
 def _energies(spectra: Sequence[np.ndarray], seen: Look) -> list[np.ndarray]:
@@ -266,53 +266,27 @@ def _energies(spectra: Sequence[np.ndarray], seen: Look) -> list[np.ndarray]:
     return [without_rounding(s**2, floor(seen.half.array.dtype)) for s in spectra]
 
 
-def _cp_candidate() -> Candidate:
-    def frontiers(seen: Look) -> list[Frontier]:
+@dataclass(frozen=True, kw_only=True)
+class CPCandidate(Candidate):
+    """A sum of rank-one tensors."""
+
+    def frontiers(self, seen: Look) -> list[Frontier]:
+        """One, from what the unfoldings promise."""
         array, each = seen.core.array, cp_ranks.cost(seen.shape)
         spectra = cp_ranks.spectra_of(array, silent)
         most = cp_ranks.reach(tuple(array.shape))
         return [cp_ranks.frontier(seen.energy, each, most, spectra)]
 
-    def limits(seen: Look) -> list[Ranks]:
+    def limits(self, seen: Look) -> list[Ranks]:
+        """None: the core is not too narrow for what it promises."""
         del seen
-        return [(_NEVER,)]
+        return [(NEVER,)]
 
-    def build(seen: Look, ranks: list[Ranks], share: int) -> Built:
+    def build(self, seen: Look, ranks: list[Ranks], share: int) -> Built:
+        """The decomposition of the core."""
         if 0 in ranks[0]:
-            return _nothing(seen, 1)
+            return nothing_built(seen, 1)
         array, each = seen.core.array, cp_ranks.cost(seen.shape)
         rank = min(max(share // each, ranks[0][0]), cp_ranks.reach(tuple(array.shape)))
         fit = cp(array, rank=rank, names=seen.stack.modes)
-        return _of_fit(seen.core, fit, rank * each, (rank,))
-
-    return Candidate("cp", cp, frontiers, limits, build)
-
-
-def _of_fit(core: Core, fit: Fit, params: int, ranks: Ranks) -> Built:
-    """Factors of a core as factors of the stack."""
-
-    def open_() -> Pair:
-        lifted: Format = core.frame.up(fit.tensor)
-        return lambda i, matrix: lifted.pair(i)
-
-    lost = float(fit.residual.sum()) + core.outside
-    return Built(params, lost, "×".join(map(str, ranks)), open_)
-
-
-def _nothing(seen: Look, n_ranks: int) -> Built:
-    """Rank 0."""
-
-    def pair(i: int, matrix: Array) -> tuple[Array, Array]:
-        del i
-        return matrix[:, :0], matrix[:0, :]
-
-    return Built(0, seen.energy, "×".join("0" * n_ranks), lambda: pair)
-
-
-_SINGLE: dict[Callable[..., Fit], Candidate] = {
-    svd: Candidate("svd", svd, _svd_frontiers, _svd_limits, _svd_build, part="slices"),
-    tucker2: _box_method(tucker2, "tucker2", 2),
-    tucker: _box_method(tucker, "tucker", None),
-    tensor_train: _tt_candidate(),
-    cp: _cp_candidate(),
-}
+        return built_of_fit(seen.core, fit, rank * each, (rank,))

@@ -11,14 +11,10 @@ import numpy as np
 
 from tdecomp._xp import Array
 from tdecomp.decomposition.checks import seed_of
-from tdecomp.decomposition.exploration.candidates import Built, Candidate, candidates_of
+from tdecomp.decomposition.exploration.candidate import Built, Candidate
 from tdecomp.decomposition.exploration.look import Look, Room, as_stack, look
 from tdecomp.decomposition.fit import Fit
-from tdecomp.decomposition.methods.cp.cp import cp
-from tdecomp.decomposition.methods.svd import svd
-from tdecomp.decomposition.methods.train.tt import tensor_train
-from tdecomp.decomposition.methods.tucker.tucker import tucker
-from tdecomp.decomposition.methods.tucker.tucker2 import tucker2
+from tdecomp.decomposition.table import METHODS, Decomposition
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format
 from tdecomp.passes.residual import relative, residual_of_pair
@@ -32,7 +28,6 @@ __all__ = ["Cell", "Exploration", "Row", "Winner", "explore"]
 
 _BUDGETS = 5  # by default, each twice the one before, the last 1/16 of the data
 _LARGEST = 20_000_000  # numbers in it at most: what a look keeps is some 15 times as much
-_FORMATS: tuple[Callable[..., Fit], ...] = (svd, tucker2, tucker, tensor_train)
 _NOTHING = 1e-6  # an error that may be only rounding
 _WIDER = 3  # times a sketch is made twice as wide
 
@@ -261,17 +256,25 @@ def _check(xs: Sequence[Any]) -> None:
         check_matrices(x.shape, "explore")
 
 
-def _checked_formats(formats: Any) -> tuple[Callable[..., Fit], ...]:
+def _checked_formats(formats: Any) -> list[Decomposition]:
+    """Rows of the table that are compared, in its order."""
+    known = [row for row in METHODS.values() if row.candidates is not None]
     if formats is None:
-        return _FORMATS
-    known = (*_FORMATS, cp)
-    words = ", ".join(f"td.{f.__name__}" for f in known)
+        return [row for row in known if row.by_default]
+    words = ", ".join(f"td.{row.name}" for row in known)
     if callable(formats) or isinstance(formats, str) or not formats:
         raise ArgumentError(f"formats={formats!r} must list some of the functions {words}")
-    for f in formats:
-        if f not in known:
-            raise ArgumentError(f"formats names {f!r}: expected some of the functions {words}")
-    return tuple(f for f in known if f in formats)
+    functions = [row.function for row in known]
+    for given in formats:
+        if given not in functions:
+            raise ArgumentError(f"formats names {given!r}: expected some of the functions {words}")
+    return [row for row in known if row.function in formats]
+
+
+def _candidates(looks: Sequence[Look], formats: Sequence[Decomposition]) -> list[Candidate]:
+    """All candidates for some stacks; first those that are made of slices."""
+    found = [c for row in formats if row.candidates is not None for c in row.candidates(looks)]
+    return sorted(found, key=lambda candidate: candidate.part != "slices")
 
 
 def _budgets(budgets: Any, total: int) -> list[int]:
@@ -309,7 +312,7 @@ def _look_all(
     stacks: Sequence[Stack],
     total: int,
     largest: int,
-    formats: Sequence[Callable[..., Fit]],
+    formats: Sequence[Decomposition],
     seed: int,
     progress: Progress,
 ) -> tuple[list[Look], list[Candidate], list[_Frontiers]]:
@@ -320,7 +323,7 @@ def _look_all(
     for i, (stack, share) in enumerate(zip(stacks, shares, strict=True)):
         looks.append(look(stack, share, rooms[i], seed))
         progress(ends[i + 1])
-    candidates = candidates_of(looks, formats)
+    candidates = _candidates(looks, formats)
     frontiers = [[c.frontiers(seen) for seen in looks] for c in candidates]
     for _ in range(_WIDER):
         narrow = _too_narrow(candidates, frontiers, looks, largest)
@@ -421,16 +424,15 @@ def _errors(looks: Sequence[Look], wanted: dict) -> dict[tuple[int, int], float]
     """Relative residuals of the factors, in one read of every stack."""
     residual, energy = dict.fromkeys(wanted, 0.0), 0.0
     for g, seen in enumerate(looks):
-        pairs = {key: choice[g].open() for key, choice in wanted.items()}
+        pairs = {key: choice[g].pairs for key, choice in wanted.items()}
         for site, matrix in enumerate(raw_slices(seen.stack)):
             norm = 0.0
-            for key, pair in pairs.items():
-                lost, norm = residual_of_pair(matrix, *pair(site, matrix))
+            for key, built in pairs.items():
+                lost, norm = residual_of_pair(matrix, *built.pair(site, matrix))
                 residual[key] += lost
             energy += norm
     return {key: relative(lost, energy) for key, lost in residual.items()}
 
 
 def _row(candidate: Candidate, cells: tuple[Cell | None, ...]) -> Row:
-    name = candidate.method.__name__
-    return Row(candidate.name, name, candidate.modes, candidate.share, cells)
+    return Row(candidate.name, candidate.method, candidate.modes, candidate.share, cells)

@@ -1,0 +1,89 @@
+"""All decompositions: the one table that `decompose`, `explore`, the command line and laws read.
+
+A new one is a room in `methods`, a row here, and a paragraph in the guide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tdecomp.decomposition.exploration.candidate import Candidate
+from tdecomp.decomposition.exploration.candidates import (
+    Boxes,
+    CPCandidate,
+    IndependentSvds,
+    Trains,
+    one_sided,
+)
+from tdecomp.decomposition.exploration.look import Look
+from tdecomp.decomposition.fit import Fit
+from tdecomp.decomposition.method import Method
+from tdecomp.decomposition.methods.cp.cp import CPMethod, cp
+from tdecomp.decomposition.methods.network.als import NetworkMethod, als
+from tdecomp.decomposition.methods.svd import SvdMethod, svd
+from tdecomp.decomposition.methods.train.tt import MpoMethod, TrainMethod, mpo, tensor_train
+from tdecomp.decomposition.methods.tucker.tucker import HosvdMethod, TuckerMethod, hosvd, tucker
+from tdecomp.decomposition.methods.tucker.tucker2 import Tucker2Method, tucker2
+
+__all__ = ["METHODS", "Decomposition"]
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """A decomposition by name.
+
+    Attributes
+    ----------
+    function
+        As in `tdecomp`: `td.svd`.
+    method
+        What the driver sees; its fields are the options of the function.
+    candidates
+        ``looks -> candidates`` of `explore`; None: it does not compare this one.
+    by_default
+        Whether `explore` compares it when no formats are named.
+    """
+
+    function: Callable[..., Fit]
+    method: type[Method[Any]]
+    candidates: Callable[[Sequence[Look]], list[Candidate]] | None = None
+    by_default: bool = field(default=True, kw_only=True)
+
+    @property
+    def name(self) -> str:
+        """Of the function."""
+        return self.function.__name__
+
+    @property
+    def sentence(self) -> str:
+        """What it makes, in one line."""
+        return (self.method.__doc__ or "").split("\n", 1)[0]
+
+
+def _one(candidate: Candidate) -> Callable[[Sequence[Look]], list[Candidate]]:
+    return lambda looks: [candidate]
+
+
+def _tucker(looks: Sequence[Look]) -> list[Candidate]:
+    """The bases of one side go with Tucker."""
+    return [*one_sided(looks), Boxes(name="tucker", method="tucker", fit=tucker)]
+
+
+_ROWS = (
+    Decomposition(svd, SvdMethod, _one(IndependentSvds(name="svd", method="svd"))),
+    Decomposition(
+        tucker2, Tucker2Method, _one(Boxes(name="tucker2", method="tucker2", fit=tucker2, n_kept=2))
+    ),
+    Decomposition(tucker, TuckerMethod, _tucker),
+    Decomposition(hosvd, HosvdMethod),
+    Decomposition(
+        tensor_train, TrainMethod, _one(Trains(name="tensor_train", method="tensor_train"))
+    ),
+    Decomposition(mpo, MpoMethod),
+    Decomposition(cp, CPMethod, _one(CPCandidate(name="cp", method="cp")), by_default=False),
+    Decomposition(als, NetworkMethod),
+)
+
+METHODS: Mapping[str, Decomposition] = {row.name: row for row in _ROWS}
