@@ -18,62 +18,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "CP",
-    "TT",
-    "ArgumentError",
-    "DataError",
-    "Exploration",
-    "FileError",
-    "Fit",
-    "Fits",
-    "Format",
-    "Group",
-    "LowRank",
-    "Network",
-    "NotReached",
-    "Site",
-    "SiteError",
-    "Spectra",
-    "Stack",
-    "Stream",
-    "Sum",
-    "TdecompError",
-    "Trace",
-    "Tucker",
-    "Tucker2",
-    "als",
-    "cp",
-    "decompose",
-    "explore",
-    "hosvd",
-    "load",
-    "mpo",
-    "plan",
-    "ranks",
-    "save",
-    "svd",
-    "tensor_train",
-    "tt_round",
-    "tucker",
-    "tucker2",
-]
-
 if not TYPE_CHECKING:  # a type checker knows the names
 
     def __getattr__(name: str) -> object:
-        """Load a name, or a module of this package, when it is asked for.
+        """Load a public name, or a module of this package, when it is asked for.
 
         Importing numpy and the rest takes half a second. Python imports this package before any
         module of it, and the command should be able to answer signals before that.
         """
-        if name in __all__:
-            public = import_module("tdecomp._public")
-            globals().update({key: getattr(public, key) for key in __all__})
-            return globals()[name]
         missing = AttributeError(f"module 'tdecomp' has no attribute {name!r}")
-        if name.startswith("__"):
+        if name.startswith("__") and name != "__all__":
             raise missing
+        public = import_module("tdecomp._public")
+        globals().update({key: getattr(public, key) for key in ("__all__", *public.__all__)})
+        if name in globals():
+            return globals()[name]
         try:
             return import_module(f"tdecomp.{name}")
         except ModuleNotFoundError as error:
@@ -82,4 +41,4 @@ if not TYPE_CHECKING:  # a type checker knows the names
             raise missing from None
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *__getattr__("__all__")})

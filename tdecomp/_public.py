@@ -1,5 +1,7 @@
 """All public names of `tdecomp`; loaded when the first of them is asked for."""
 
+# ruff: noqa: F403, F405 - the decompositions are listed in their table
+
 from tdecomp._plan import plan as plan
 from tdecomp.decomposition import Exploration as Exploration
 from tdecomp.decomposition import Fit as Fit
@@ -7,18 +9,12 @@ from tdecomp.decomposition import Fits as Fits
 from tdecomp.decomposition import Spectra as Spectra
 from tdecomp.decomposition import Stream as Stream
 from tdecomp.decomposition import Trace as Trace
-from tdecomp.decomposition import als as als
-from tdecomp.decomposition import cp as cp
 from tdecomp.decomposition import decompose as decompose
 from tdecomp.decomposition import explore as explore
-from tdecomp.decomposition import hosvd as hosvd
-from tdecomp.decomposition import mpo as mpo
 from tdecomp.decomposition import ranks as ranks
-from tdecomp.decomposition import svd as svd
-from tdecomp.decomposition import tensor_train as tensor_train
+from tdecomp.decomposition import table as table
 from tdecomp.decomposition import tt_round as tt_round
-from tdecomp.decomposition import tucker as tucker
-from tdecomp.decomposition import tucker2 as tucker2
+from tdecomp.decomposition.table import *
 from tdecomp.errors import ArgumentError as ArgumentError
 from tdecomp.errors import DataError as DataError
 from tdecomp.errors import FileError as FileError
@@ -38,3 +34,37 @@ from tdecomp.formats import Tucker2 as Tucker2
 from tdecomp.stack import Group as Group
 from tdecomp.stack import Site as Site
 from tdecomp.stack import Stack as Stack
+
+__all__ = [
+    "CP",
+    "TT",
+    "ArgumentError",
+    "DataError",
+    "Exploration",
+    "FileError",
+    "Fit",
+    "Fits",
+    "Format",
+    "Group",
+    "LowRank",
+    "Network",
+    "NotReached",
+    "Site",
+    "SiteError",
+    "Spectra",
+    "Stack",
+    "Stream",
+    "Sum",
+    "TdecompError",
+    "Trace",
+    "Tucker",
+    "Tucker2",
+    "decompose",
+    "explore",
+    "load",
+    "plan",
+    "ranks",
+    "save",
+    "tt_round",
+]
+__all__ += table.__all__

@@ -1,6 +1,7 @@
 """All decompositions: the one table that `decompose`, `explore`, the command line and laws read.
 
-A new one is a room in `methods`, a row here, and a paragraph in the guide.
+A new one is a room in `methods`, a row here with its name in ``__all__``, which makes it public, and
+a paragraph in the guide.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from tdecomp.decomposition.exploration.candidates import (
     Boxes,
     CPCandidate,
     IndependentSvds,
+    OfCore,
     Trains,
     one_sided,
 )
@@ -21,13 +23,26 @@ from tdecomp.decomposition.exploration.look import Look
 from tdecomp.decomposition.fit import Fit
 from tdecomp.decomposition.method import Method
 from tdecomp.decomposition.methods.cp.cp import CPMethod, cp
+from tdecomp.decomposition.methods.interpolative import InterpolativeMethod, interpolative
 from tdecomp.decomposition.methods.network.als import NetworkMethod, als
 from tdecomp.decomposition.methods.svd import SvdMethod, svd
 from tdecomp.decomposition.methods.train.tt import MpoMethod, TrainMethod, mpo, tensor_train
 from tdecomp.decomposition.methods.tucker.tucker import HosvdMethod, TuckerMethod, hosvd, tucker
 from tdecomp.decomposition.methods.tucker.tucker2 import Tucker2Method, tucker2
 
-__all__ = ["METHODS", "Decomposition"]
+__all__ = [
+    "METHODS",
+    "Decomposition",
+    "als",
+    "cp",
+    "hosvd",
+    "interpolative",
+    "mpo",
+    "svd",
+    "tensor_train",
+    "tucker",
+    "tucker2",
+]
 
 
 @dataclass(frozen=True)
@@ -62,27 +77,27 @@ class Decomposition:
         return (self.method.__doc__ or "").split("\n", 1)[0]
 
 
-def _one(candidate: Candidate) -> Callable[[Sequence[Look]], list[Candidate]]:
+def _always(candidate: Candidate) -> Callable[[Sequence[Look]], list[Candidate]]:
     return lambda looks: [candidate]
 
 
 def _tucker(looks: Sequence[Look]) -> list[Candidate]:
-    """The bases of one side go with Tucker."""
-    return [*one_sided(looks), Boxes(name="tucker", method="tucker", fit=tucker)]
+    """With it, the bases of one side."""
+    return [*one_sided(looks), Boxes(name="tucker", fit=tucker)]
 
+
+_TUCKER2 = Boxes(name="tucker2", fit=tucker2, n_kept=2)
+_INTERPOLATIVE = OfCore(name="interpolative", fit=interpolative, view=InterpolativeMethod())
 
 _ROWS = (
-    Decomposition(svd, SvdMethod, _one(IndependentSvds(name="svd", method="svd"))),
-    Decomposition(
-        tucker2, Tucker2Method, _one(Boxes(name="tucker2", method="tucker2", fit=tucker2, n_kept=2))
-    ),
+    Decomposition(svd, SvdMethod, _always(IndependentSvds(name="svd"))),
+    Decomposition(tucker2, Tucker2Method, _always(_TUCKER2)),
     Decomposition(tucker, TuckerMethod, _tucker),
     Decomposition(hosvd, HosvdMethod),
-    Decomposition(
-        tensor_train, TrainMethod, _one(Trains(name="tensor_train", method="tensor_train"))
-    ),
+    Decomposition(tensor_train, TrainMethod, _always(Trains(name="tensor_train"))),
     Decomposition(mpo, MpoMethod),
-    Decomposition(cp, CPMethod, _one(CPCandidate(name="cp", method="cp")), by_default=False),
+    Decomposition(cp, CPMethod, _always(CPCandidate(name="cp")), by_default=False),
+    Decomposition(interpolative, InterpolativeMethod, _always(_INTERPOLATIVE), by_default=False),
     Decomposition(als, NetworkMethod),
 )
 

@@ -2,17 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+import pytest
 
 import tdecomp as td
+from tdecomp.decomposition.table import METHODS as TABLE
+
+
+@dataclass(frozen=True)
+class Case:
+    """A decomposition of the table, with what it has to be told about a tensor of some shape."""
+
+    name: str
+    function: Callable[..., td.Fit]
+    options: Callable[[tuple[int, ...]], dict[str, Any]]
+
+    def __call__(self, x: Any, **target: Any) -> td.Fit:
+        """The fit of one tensor."""
+        return self.function(x, **self.options(tuple(x.shape)), **target)
+
+    def model(self, xs: Sequence[Any], **target: Any) -> td.Fits:
+        """The fits of several, under one target."""
+        return td.decompose(xs, self.function, **self.options(tuple(xs[0].shape)), **target)
+
+
+def _nothing(shape: tuple[int, ...]) -> dict[str, Any]:
+    del shape
+    return {}
+
+
+def _splits(shape: tuple[int, ...]) -> dict[str, Any]:
+    """Two factors of both sides, the first as small as can be."""
+    first = [next((k for k in range(2, n) if n % k == 0), 1) for n in shape[-2:]]
+    out, inp = ((k, n // k) for k, n in zip(first, shape[-2:], strict=True))
+    return {"out": out, "inp": inp}
+
+
+def _shared_basis(shape: tuple[int, ...]) -> dict[str, Any]:
+    """One basis of the last mode for all others: a tree with one letter to choose."""
+    modes = " ".join(f"m{k}" for k in range(len(shape)))
+    *others, last = modes.split()
+    return {"equation": f"{' '.join(others)} r, r {last} -> {modes}"}
+
+
+_OPTIONS = {"mpo": _splits, "als": _shared_basis}
 
 METHODS = {
-    "svd": td.svd,
-    "hosvd": td.hosvd,
-    "tucker": td.tucker,
-    "tucker2": td.tucker2,
-    "tensor_train": td.tensor_train,
+    name: Case(name, row.function, _OPTIONS.get(name, _nothing)) for name, row in TABLE.items()
 }
+
+
+def every_method(**but: str):
+    """Run a law over all decompositions but those named, each with the reason."""
+    assert set(but) <= set(METHODS)
+    cases = [case for name, case in METHODS.items() if name not in but]
+    return pytest.mark.parametrize("method", cases, ids=lambda case: case.name)
+
 
 SHAPES = [
     (7, 5),
@@ -37,8 +86,8 @@ def planted(shape: tuple[int, ...], seed: int = 0, decay: float = 0.5) -> np.nda
     return x / np.abs(x).max()
 
 
-def full_rank(method, shape: tuple[int, ...]) -> int:
+def full_rank(method: Case, shape: tuple[int, ...]) -> int:
     """An int rank that cuts nothing: of the largest mode, or of the largest bond of a train."""
-    if method is td.tensor_train:
+    if method.name in ("tensor_train", "mpo"):
         return max(min(np.prod(shape[:k]), np.prod(shape[k:])) for k in range(1, len(shape)))
     return max(shape)

@@ -90,9 +90,9 @@ class Candidate(ABC):
     part
         Which part of a `Room` its limits come from.
     name
-        As in the table.
+        As it is shown.
     method
-        Name of the decomposition that gives it.
+        Name of the decomposition that gives it; None: the same.
     modes
         Position of the one mode that has a shared basis; None for all that the method compresses.
     share
@@ -102,7 +102,7 @@ class Candidate(ABC):
     part: ClassVar[Literal["slices", "core", "train"]] = "core"
 
     name: str
-    method: str
+    method: str | None = None
     modes: tuple[int, ...] | None = None
     share: tuple[str, ...] | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from tdecomp.decomposition.exploration.candidate import (
     NEVER,
     Built,
     Candidate,
+    FormatPairs,
     Pairs,
     Ranks,
     built_of_fit,
@@ -22,8 +23,9 @@ from tdecomp.decomposition.exploration.candidate import (
     spread,
     stored,
 )
-from tdecomp.decomposition.exploration.look import SIDES, Basis, Look, subsets
+from tdecomp.decomposition.exploration.look import SIDES, Basis, Core, Look, subsets
 from tdecomp.decomposition.fit import Fit
+from tdecomp.decomposition.method import Method
 from tdecomp.decomposition.methods.cp import frontier as cp_ranks
 from tdecomp.decomposition.methods.cp.cp import cp
 from tdecomp.decomposition.methods.train import bonds as tt_bonds
@@ -31,12 +33,15 @@ from tdecomp.decomposition.methods.train.loss import least_loss
 from tdecomp.decomposition.methods.train.sweeps import tensor_source
 from tdecomp.decomposition.methods.train.tt import tensor_train
 from tdecomp.decomposition.methods.tucker.hosvd import bases_of, core_energy, project
+from tdecomp.formats import Tucker
 from tdecomp.linalg import Triplets, singular_values
+from tdecomp.passes.coordinates import Frame
+from tdecomp.passes.data import open_data
 from tdecomp.progress import silent
 from tdecomp.ranking.frontier import Frontier, box_frontier, spectrum_frontier
 from tdecomp.ranking.rounding import without_rounding
 
-__all__ = ["Boxes", "CPCandidate", "IndependentSvds", "Trains", "one_sided"]
+__all__ = ["Boxes", "CPCandidate", "IndependentSvds", "OfCore", "Trains", "one_sided"]
 
 
 # ------------------------------------------------------------------------------- independent SVD
@@ -290,3 +295,43 @@ class CPCandidate(Candidate):
         rank = min(max(share // each, ranks[0][0]), cp_ranks.reach(tuple(array.shape)))
         fit = cp(array, rank=rank, names=seen.stack.modes)
         return built_of_fit(seen.core, fit, rank * each, (rank,))
+
+
+# ------------------------------------------------------------------------------------- any other
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfCore(Candidate):
+    """Any decomposition of one unit that takes formats: of the projected core as a format."""
+
+    fit: Callable[..., Fit]
+    view: Method[Any]
+
+    def frontiers(self, seen: Look) -> list[Frontier]:
+        """What the method says of the core."""
+        data = open_data(_as_format(seen))
+        return self.view.look(data, max(seen.shape), silent).frontiers
+
+    def limits(self, seen: Look) -> list[Ranks]:
+        """As wide as the core is."""
+        sizes = zip(seen.core.array.shape[-2:], seen.shape[-2:], strict=True)
+        return [(min(limit(int(k), n) for k, n in sizes),)]
+
+    def build(self, seen: Look, ranks: list[Ranks], share: int) -> Built:
+        """The decomposition of the core."""
+        del share
+        if 0 in ranks[0]:
+            return nothing_built(seen, len(ranks[0]))
+        fit = self.fit(_as_format(seen), rank=ranks[0])
+        return Built(
+            n_params=fit.n_params,
+            lost=float(fit.residual.sum()) + seen.core.outside,
+            ranks="×".join(map(str, ranks[0])),
+            pairs=FormatPairs(Core(seen.core.array, Frame(), 0.0), fit.tensor),
+        )
+
+
+def _as_format(seen: Look) -> Tucker:
+    """The core in the modes of the stack."""
+    bases = tuple(seen.core.frame.lift.get(k) for k in range(len(seen.shape)))
+    return Tucker(seen.stack.modes, seen.core.array, bases)

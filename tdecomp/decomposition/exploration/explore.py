@@ -435,4 +435,5 @@ def _errors(looks: Sequence[Look], wanted: dict) -> dict[tuple[int, int], float]
 
 
 def _row(candidate: Candidate, cells: tuple[Cell | None, ...]) -> Row:
-    return Row(candidate.name, candidate.method, candidate.modes, candidate.share, cells)
+    method = candidate.method or candidate.name
+    return Row(candidate.name, method, candidate.modes, candidate.share, cells)
