@@ -1,7 +1,7 @@
 """All decompositions: the one table that `decompose`, `explore`, the command line and laws read.
 
-A new one is a room in `methods`, a row here with its name in ``__all__``, which makes it public, and
-a paragraph in the guide.
+A new one is a room in `methods`, a row here (its name in ``__all__`` makes it public), and a
+paragraph in the guide.
 """
 
 from __future__ import annotations
