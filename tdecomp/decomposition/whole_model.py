@@ -16,8 +16,8 @@ from tdecomp.decomposition.methods.train.tt import (
     tensor_train,
     tensor_train_method,
 )
-from tdecomp.decomposition.methods.tucker.tucker import hosvd, hosvd_method, tucker, tucker_method
-from tdecomp.decomposition.methods.tucker.tucker2 import tucker2, tucker2_method
+from tdecomp.decomposition.methods.tucker.tucker import HosvdMethod, TuckerMethod, hosvd, tucker
+from tdecomp.decomposition.methods.tucker.tucker2 import Tucker2Method, tucker2
 from tdecomp.decomposition.run import run
 from tdecomp.errors import ArgumentError
 from tdecomp.progress import Progress, silent
@@ -28,9 +28,9 @@ __all__ = ["decompose"]
 
 _METHODS: Mapping[Callable[..., Fit], Callable[..., Method[Any]]] = {
     svd: SvdMethod,
-    hosvd: hosvd_method,
-    tucker: tucker_method,
-    tucker2: tucker2_method,
+    hosvd: HosvdMethod,
+    tucker: TuckerMethod,
+    tucker2: Tucker2Method,
     tensor_train: tensor_train_method,
     mpo: mpo_method,
     cp: cp_method,
