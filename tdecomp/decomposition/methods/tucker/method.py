@@ -22,7 +22,12 @@ from tdecomp.decomposition.methods.tucker.hosvd import (
     leading,
     project,
 )
-from tdecomp.decomposition.methods.tucker.view import View, exact, sketched, with_outside_measured
+from tdecomp.decomposition.methods.tucker.view import (
+    View,
+    exact_view,
+    sketched_view,
+    with_outside_measured,
+)
 from tdecomp.decomposition.which import Which
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format
@@ -144,7 +149,7 @@ class CoreAndBases(Method[FullHosvd]):
         where, sizes = self._where(x), self.sizes(x)
         view = self._sketched(x, dict.fromkeys(where, width))
         if view is None:
-            view, limits = exact(x, where, self.metric), ()
+            view, limits = exact_view(x, where, self.metric), ()
         else:
             view = with_outside_measured(x, replace(view, passes=view.passes + passes))
             limits = tuple(width if k in view.frame.lift else x.shape[k] + 1 for k in where)
@@ -213,12 +218,12 @@ class CoreAndBases(Method[FullHosvd]):
     def _view(self, x: Data[Any], rank: dict[int, int], state: FullHosvd | None) -> View:
         """Coordinates for the given ranks: those of the look if it has left them."""
         view = self._sketched(x, rank) if state is None else state.view
-        return exact(x, rank, self.metric) if view is None else view
+        return exact_view(x, rank, self.metric) if view is None else view
 
     def _sketched(self, x: Data[Any], rank: dict[int, int]) -> View | None:
         if self.svd is not None or self.metric is not None or self.seed_of_sketch is None:
             return None
-        return sketched(x, rank, self.seed_of_sketch)
+        return sketched_view(x, rank, self.seed_of_sketch)
 
     def _where(self, x: Data[Any]) -> tuple[int, ...]:
         """Positions of the compressed modes."""

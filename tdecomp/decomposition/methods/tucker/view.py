@@ -13,7 +13,7 @@ from tdecomp.passes.coordinates import Frame, Metric
 from tdecomp.passes.data import Data
 from tdecomp.passes.stream import CLOSE, streamed, worth_sketching
 
-__all__ = ["View", "exact", "sketched", "with_outside_measured"]
+__all__ = ["View", "exact_view", "sketched_view", "with_outside_measured"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +54,14 @@ class View:
         return math.prod(self.array.shape)
 
 
-def exact(x: Data[Any], where: Collection[int], metric: Metric | None) -> View:
+def exact_view(x: Data[Any], where: Collection[int], metric: Metric | None) -> View:
     """All of the tensor; of a format, the modes that are not compressed keep their size."""
     opened = [name for k, name in enumerate(x.modes) if k not in where]
     array, frame = x.coordinates(opened, metric)
     return View(array=array, frame=frame)
 
 
-def sketched(x: Data[Any], rank: Mapping[int, int], seed: int) -> View | None:
+def sketched_view(x: Data[Any], rank: Mapping[int, int], seed: int) -> View | None:
     """Coordinates of the long modes from a few passes; None where the exact ones are better.
 
     What they leave out is a difference of norms, to 1e-7 of them.
