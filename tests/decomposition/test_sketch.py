@@ -14,9 +14,9 @@ import tdecomp as td
 from tdecomp import linalg
 from tdecomp._xp import to_numpy, tol
 from tdecomp.decomposition import run as driver
-from tdecomp.decomposition.methods import svd as svd_of_matrices
+from tdecomp.decomposition.methods import svd as method_of_svd
 from tdecomp.passes import residual
-from tdecomp.passes import stream as stream_of_slices
+from tdecomp.passes import stream as streams
 
 SHAPES = [(6, 320, 300), (2, 3, 300, 320), (340, 330)]
 
@@ -24,12 +24,8 @@ SHAPES = [(6, 320, 300), (2, 3, 300, 320), (340, 330)]
 @pytest.fixture(autouse=True)
 def _small_is_large(monkeypatch):
     """Exact bases count as dear from a fraction of the usual size on."""
-    monkeypatch.setattr(
-        stream_of_slices, "is_cheap", lambda shape, width, **_: 4 * width > min(shape)
-    )
-    monkeypatch.setattr(
-        svd_of_matrices, "is_cheap", lambda shape, width, **_: 4 * width > min(shape)
-    )
+    monkeypatch.setattr(streams, "is_cheap", lambda shape, width, **_: 4 * width > min(shape))
+    monkeypatch.setattr(method_of_svd, "is_cheap", lambda shape, width, **_: 4 * width > min(shape))
 
 
 def stack(shape, noise: float, dtype="float32", seed: int = 0) -> np.ndarray:
@@ -228,7 +224,7 @@ def test_passes_are_counted(monkeypatch):
 
 def run(x, ranks, parts, order, seed=0):
     """All passes with the slices split among `parts` places, each in its own order."""
-    stream = stream_of_slices.Stream(x.shape, ranks, seed)
+    stream = streams.Stream(x.shape, ranks, seed)
     matrices = x.reshape(-1, *x.shape[-2:])
     while not stream.done:
         places = [order[i::parts] for i in range(parts)]
@@ -280,7 +276,7 @@ def test_what_a_stream_leaves_outside_is_what_it_says(ranks):
 
 def test_a_slice_left_out_or_visited_twice_is_refused():
     x = stack((3, 60, 50), 0.3)
-    stream = stream_of_slices.Stream(x.shape, (4, 5))
+    stream = streams.Stream(x.shape, (4, 5))
     some = stream.visit([(0, x[0]), (2, x[2])])
     with pytest.raises(td.ArgumentError, match="slice 1 was not visited"):
         stream.after(some)

@@ -17,7 +17,7 @@ from tdecomp.decomposition.methods.tucker.hooi import format_bases, hooi, random
 from tdecomp.decomposition.methods.tucker.hosvd import Bases, truncated_bases
 from tdecomp.decomposition.methods.tucker.masked import weighted_hooi
 from tdecomp.decomposition.methods.tucker.method import CoreAndBases, FullHosvd
-from tdecomp.decomposition.methods.tucker.view import View
+from tdecomp.decomposition.methods.tucker.view import CoreView
 from tdecomp.decomposition.which import Which
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format
@@ -78,7 +78,7 @@ class Iterated(CoreAndBases):
         return self._weighted(x, self.weights, self._ranked(x, choice), progress)
 
     def start(
-        self, view: View, rank: dict[int, int], which: Which, progress: Progress
+        self, view: CoreView, rank: dict[int, int], which: Which, progress: Progress
     ) -> tuple[Bases, dict[int, np.ndarray]]:
         """Bases of random subspaces, of a format, or of an HOSVD."""
         if self.init == "random":
@@ -88,7 +88,7 @@ class Iterated(CoreAndBases):
             return format_bases(view.array, self.init, rank, view.frame), {}
         return truncated_bases(view.array, rank, which, progress)
 
-    def improve(self, view: View, bases: Bases, progress: Progress) -> tuple[Bases, Trace]:
+    def improve(self, view: CoreView, bases: Bases, progress: Progress) -> tuple[Bases, Trace]:
         """Sweep over the modes until the error settles."""
         return hooi(view.array, bases, self.n_iter_max, self.tol, progress, view.energy)
 
@@ -100,7 +100,7 @@ class Iterated(CoreAndBases):
             raise ArgumentError("weights of the entries need an array or a stack, not a format")
         entries = checked_weights(weights, x.given)
         array = observed(x.given, entries)
-        bases, _ = self.start(View(array=array), rank, Which(self.svd), part(progress, 0, 0.2))
+        bases, _ = self.start(CoreView(array=array), rank, Which(self.svd), part(progress, 0, 0.2))
         core, bases, trace = weighted_hooi(
             array, entries, bases, self.n_iter_max, self.tol, part(progress, 0.2, 0.9)
         )

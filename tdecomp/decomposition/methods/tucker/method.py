@@ -23,7 +23,7 @@ from tdecomp.decomposition.methods.tucker.hosvd import (
     project,
 )
 from tdecomp.decomposition.methods.tucker.view import (
-    View,
+    CoreView,
     exact_view,
     sketched_view,
     with_outside_measured,
@@ -59,7 +59,7 @@ class FullHosvd:
 
     bases: Bases
     spectra: dict[int, np.ndarray]
-    view: View | None
+    view: CoreView | None
 
     @property
     def size(self) -> int:
@@ -95,12 +95,12 @@ class CoreAndBases(Method[FullHosvd]):
 
     @abstractmethod
     def start(
-        self, view: View, rank: dict[int, int], which: Which, progress: Progress
+        self, view: CoreView, rank: dict[int, int], which: Which, progress: Progress
     ) -> tuple[Bases, dict[int, np.ndarray]]:
         """Bases of given ranks to begin from, and the singular values seen on the way."""
 
     @abstractmethod
-    def improve(self, view: View, bases: Bases, progress: Progress) -> tuple[Bases, Trace]:
+    def improve(self, view: CoreView, bases: Bases, progress: Progress) -> tuple[Bases, Trace]:
         """Bases of the same ranks that capture at least as much."""
 
     @abstractmethod
@@ -192,7 +192,7 @@ class CoreAndBases(Method[FullHosvd]):
     def _made(
         self,
         x: Data[Any],
-        view: View,
+        view: CoreView,
         found: Format,
         spectra: dict[int, np.ndarray],
         *,
@@ -215,12 +215,12 @@ class CoreAndBases(Method[FullHosvd]):
             measured=measured,
         )
 
-    def _view(self, x: Data[Any], rank: dict[int, int], state: FullHosvd | None) -> View:
+    def _view(self, x: Data[Any], rank: dict[int, int], state: FullHosvd | None) -> CoreView:
         """Coordinates for the given ranks: those of the look if it has left them."""
         view = self._sketched(x, rank) if state is None else state.view
         return exact_view(x, rank, self.metric) if view is None else view
 
-    def _sketched(self, x: Data[Any], rank: dict[int, int]) -> View | None:
+    def _sketched(self, x: Data[Any], rank: dict[int, int]) -> CoreView | None:
         if self.svd is not None or self.metric is not None or self.seed_of_sketch is None:
             return None
         return sketched_view(x, rank, self.seed_of_sketch)

@@ -14,7 +14,7 @@ from tdecomp.decomposition.method import Analysis, Choice
 from tdecomp.decomposition.methods.tucker.hosvd import Bases, leading_bases, truncated_bases
 from tdecomp.decomposition.methods.tucker.iterated import Init, Iterated
 from tdecomp.decomposition.methods.tucker.method import CoreAndBases, FullHosvd, Modes
-from tdecomp.decomposition.methods.tucker.view import View
+from tdecomp.decomposition.methods.tucker.view import CoreView
 from tdecomp.decomposition.run import run_one
 from tdecomp.decomposition.which import Which
 from tdecomp.formats import Tucker
@@ -206,14 +206,14 @@ class HosvdMethod(CoreAndBases):
         return self._fitted(x, choice, state, progress)
 
     def start(
-        self, view: View, rank: dict[int, int], which: Which, progress: Progress
+        self, view: CoreView, rank: dict[int, int], which: Which, progress: Progress
     ) -> tuple[Bases, dict[int, np.ndarray]]:
         """Leading singular vectors of every mode."""
         if self.sequential:
             return truncated_bases(view.array, rank, which, progress)
         return leading_bases(view.array, rank, progress)
 
-    def improve(self, view: View, bases: Bases, progress: Progress) -> tuple[Bases, Trace]:
+    def improve(self, view: CoreView, bases: Bases, progress: Progress) -> tuple[Bases, Trace]:
         """The bases as they are: an HOSVD has no sweeps."""
         return bases, Trace()
 

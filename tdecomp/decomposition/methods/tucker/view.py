@@ -13,11 +13,11 @@ from tdecomp.passes.coordinates import Frame, Metric
 from tdecomp.passes.data import Data
 from tdecomp.passes.stream import CLOSE, streamed, worth_sketching
 
-__all__ = ["View", "exact_view", "sketched_view", "with_outside_measured"]
+__all__ = ["CoreView", "exact_view", "sketched_view", "with_outside_measured"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class CoreView:
     """What is known of a tensor in the coordinates it is decomposed in.
 
     Attributes
@@ -54,14 +54,14 @@ class View:
         return math.prod(self.array.shape)
 
 
-def exact_view(x: Data[Any], where: Collection[int], metric: Metric | None) -> View:
+def exact_view(x: Data[Any], where: Collection[int], metric: Metric | None) -> CoreView:
     """All of the tensor; of a format, the modes that are not compressed keep their size."""
     opened = [name for k, name in enumerate(x.modes) if k not in where]
     array, frame = x.coordinates(opened, metric)
-    return View(array=array, frame=frame)
+    return CoreView(array=array, frame=frame)
 
 
-def sketched_view(x: Data[Any], rank: Mapping[int, int], seed: int) -> View | None:
+def sketched_view(x: Data[Any], rank: Mapping[int, int], seed: int) -> CoreView | None:
     """Coordinates of the long modes from a few passes; None where the exact ones are better.
 
     What they leave out is a difference of norms, to 1e-7 of them.
@@ -74,7 +74,7 @@ def sketched_view(x: Data[Any], rank: Mapping[int, int], seed: int) -> View | No
         return None
     stream = streamed(x.given, ranks, seed)
     assert stream.core is not None
-    return View(
+    return CoreView(
         array=stream.core,
         frame=stream.frame,
         energy=stream.energy,
@@ -84,7 +84,7 @@ def sketched_view(x: Data[Any], rank: Mapping[int, int], seed: int) -> View | No
     )
 
 
-def with_outside_measured(x: Data[Any], view: View) -> View:
+def with_outside_measured(x: Data[Any], view: CoreView) -> CoreView:
     """What a sketch leaves out by another pass, where it is too little for a difference."""
     assert view.energy is not None
     if view.outside > CLOSE * view.energy:
