@@ -136,6 +136,7 @@ def make_fit(
     svd: str = "exact",
     passes: int = 2,
     energies: Sequence[float] | None = None,
+    measured: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Fit:
     """Round the arrays as they will be stored, then measure what is left of `x`.
 
@@ -148,18 +149,23 @@ def make_fit(
         Whether those are the coordinates of a metric, and the plain error is wanted too.
     energies
         Squared norm of every matrix, where they are known.
+    measured
+        Squared residual and squared norm of every matrix, if this very tensor was measured before;
+        with a rounding it is measured again.
     """
     if rounding is not None:
         if x.is_format:
             raise ArgumentError("rounding needs an array or a stack: cast the arrays of a format")
         tensor = rounded(tensor, rounding)
-    if seen is not None and (in_metric or x.is_format):
+    if measured is not None and rounding is None:
+        residual, energy = measured
+    elif seen is not None and (in_metric or x.is_format):
         array, frame = seen
         residual, energy = measure(array, frame.down(tensor))
-        if x.is_format:
-            residual, energy = np.sum(residual, keepdims=True), np.sum(energy, keepdims=True)
     else:
         residual, energy = x.measure(tensor, energies)
+    if x.is_format:
+        residual, energy = np.sum(residual, keepdims=True), np.sum(energy, keepdims=True)
     return Fit(
         tensor,
         relative_error(residual, energy),

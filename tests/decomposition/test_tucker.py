@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import tdecomp as td
 from tdecomp import linalg
 from tdecomp._xp import to_numpy, tol
+from tdecomp.passes import residual
 from tests.formats.cases import CASES, dense, ids
 from tests.laws.cases import SHAPES, planted
 
@@ -491,6 +492,38 @@ def test_a_stack_gives_the_fit_of_its_dense_tensor(method, target, rng):
     assert lazy.error == pytest.approx(direct.error, rel=1e-9)
     np.testing.assert_allclose(dense(lazy.tensor), dense(direct.tensor), atol=1e-10)
     np.testing.assert_allclose(lazy.residual, direct.residual, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", [{"rank": 2}, {"error": 0.3}, {"budget": 60}], ids=str)
+def test_a_stack_that_is_loaded_whole_is_read_once(method, target, rng):
+    x, seen = rng.standard_normal((3, 6, 4)) + 2, [0] * 3
+    (stack,) = td.Stack.from_arrays({f"h.{i}.w.weight": m for i, m in enumerate(x)})
+
+    def read(site):
+        layer = dict(site.labels)["layer"]
+        seen[layer] += 1
+        return x[layer]
+
+    assert method(td.Stack(stack.group, read), **target).svd == "exact"
+    assert set(seen[1:]) == {1}  # the first may be asked for its library
+
+
+@pytest.mark.parametrize(
+    ("options", "times"),
+    [
+        ({"error": 1e-6}, 1),
+        ({"error": 1e-6, "rounding": lambda a: a + 0}, 2),
+        ({"error": 0.15}, 2),
+        ({"error": 1e-6, "metric": {2: covariance(7)}}, 3),
+    ],
+    ids=["nothing is cut", "rounded", "cut", "in a metric, and without"],
+)
+def test_a_residual_is_formed_again_only_if_the_factors_have_changed(options, times, monkeypatch):
+    x, formed = planted((4, 8, 7), decay=0.7), []
+    form = residual._measure_whole
+    monkeypatch.setattr(residual, "_measure_whole", lambda *a: formed.append(1) or form(*a))
+    fit = td.tucker(x, **options)
+    assert (len(formed), fit.error <= options["error"]) == (times, True)
 
 
 # --- the figure that is reported ------------------------------------------------------------------

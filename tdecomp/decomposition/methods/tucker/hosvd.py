@@ -4,19 +4,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import permutations
 
 import numpy as np
 
 from tdecomp._xp import Array, adjoint, to_numpy
+from tdecomp.decomposition.which import Which
 from tdecomp.linalg import left_basis
 from tdecomp.progress import Progress, silent
 from tdecomp.tensor import mode_product
 
-__all__ = ["bases_of", "core_energy", "leading", "project", "sequential_bases"]
+__all__ = [
+    "Bases",
+    "bases_of",
+    "core_energy",
+    "exact_basis",
+    "leading",
+    "leading_bases",
+    "project",
+    "sequential_bases",
+    "truncated_bases",
+]
 
 Bases = dict[int, Array]
 """One ``(n, r)`` basis per compressed mode, by position."""
+
+Basis = Callable[[Array, int, int], tuple[Array, Array]]
+"""``(x, mode, rank)``: left singular vectors, `rank` or more, and singular values."""
+
+
+def exact_basis(x: Array, mode: int, rank: int) -> tuple[Array, Array]:
+    """All left singular vectors and singular values of an unfolding."""
+    del rank
+    return left_basis(x, mode)
 
 
 def bases_of(
@@ -35,9 +56,7 @@ def sequential_bases(
     x: Array,
     ranks: Mapping[int, int],
     progress: Progress = silent,
-    basis: Callable[[Array, int, int], tuple[Array, Array]] = lambda x, mode, _: left_basis(
-        x, mode
-    ),
+    basis: Basis = exact_basis,
 ) -> tuple[Bases, dict[int, np.ndarray]]:
     """Sequentially truncated HOSVD: each mode is projected before the next is looked at.
 
@@ -53,6 +72,23 @@ def sequential_bases(
         x = project(x, {mode: bases[mode]})
         progress((i + 1) / len(ranks))
     return bases, spectra
+
+
+def truncated_bases(
+    x: Array, rank: Mapping[int, int], which: Which, progress: Progress = silent
+) -> tuple[Bases, dict[int, np.ndarray]]:
+    """`sequential_bases`, or `leading_bases` where a rank of 0 would leave nothing to look at."""
+    if 0 in rank.values():
+        return leading_bases(x, rank, progress)
+    return sequential_bases(x, rank, progress, which.basis)
+
+
+def leading_bases(
+    x: Array, rank: Mapping[int, int], progress: Progress = silent
+) -> tuple[Bases, dict[int, np.ndarray]]:
+    """Leading vectors of the full HOSVD, every one from the whole tensor."""
+    bases, spectra = bases_of(x, list(rank), progress)
+    return {k: leading(u, rank[k]) for k, u in bases.items()}, spectra
 
 
 def leading(u: Array, rank: int) -> Array:
@@ -77,16 +113,17 @@ def core_energy(core: Array, modes: Sequence[int]) -> np.ndarray:
 
 
 def _cheapest_order(shape: tuple[int, ...], ranks: Mapping[int, int]) -> tuple[int, ...]:
-    """Order of the modes with the fewest flops: Gram, eigenproblem and projection of each step."""
-
-    def flops(order: tuple[int, ...]) -> float:
-        total, sizes = 0.0, list(shape)
-        for mode in order:
-            n, numbers = sizes[mode], math.prod(sizes)
-            total += n * numbers + 10.0 * n**3 + 2.0 * ranks[mode] * numbers
-            sizes[mode] = ranks[mode]
-        return total
-
+    """Order of the modes with the fewest flops."""
     if len(ranks) > 5:  # 120 orders at most: beyond that, smallest ratio first
         return tuple(sorted(ranks, key=lambda k: ranks[k] / shape[k]))
-    return min(permutations(ranks), key=flops)
+    return min(permutations(ranks), key=partial(_flops, shape, ranks))
+
+
+def _flops(shape: tuple[int, ...], ranks: Mapping[int, int], order: Sequence[int]) -> float:
+    """Of Gram, eigenproblem and projection, mode after mode."""
+    total, sizes = 0.0, list(shape)
+    for mode in order:
+        n, numbers = sizes[mode], math.prod(sizes)
+        total += n * numbers + 10.0 * n**3 + 2.0 * ranks[mode] * numbers
+        sizes[mode] = ranks[mode]
+    return total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from tdecomp._xp import Array, double, namespace, sum_of_squares
 from tdecomp.decomposition.fit import Trace
@@ -43,43 +44,66 @@ def weighted_hooi(
     core, bases, trace
         `core` belongs to the bases: it is not their projection of `x`.
     """
-    xp = namespace(x)
-    roots, wide = xp.sqrt(entries), double(x)
+    task = _Task(double(x), entries, namespace(x).sqrt(entries))
     bases = {k: double(u) for k, u in bases.items()}
-    energy = sum_of_squares(roots * wide)
-    core = project(wide, bases)
-    model = _expanded(core, bases)
-    before, residual = model, sum_of_squares(roots * (wide - model))
-    errors: list[float] = []
-    momentum = 1.0
-    for sweep in range(n_iter_max):
-        if energy == 0 or any(u.shape[1] == 0 for u in bases.values()):
+    energy = task.lost_by(0.0)
+    here = task.at(project(task.x, bases), bases)
+    empty = energy == 0 or any(u.shape[1] == 0 for u in bases.values())
+    before, momentum, errors, settled = here, 1.0, [], ""
+    for sweep in range(0 if empty else n_iter_max):
+        found = task.swept(here.model + _step(momentum) * (here.model - before.model), here.bases)
+        if not found.lost < here.lost:
+            found, momentum = task.swept(here.model, here.bases), 1.0
+        if not found.lost < here.lost:
+            settled = "a sweep no longer lowers the error"
             break
-        step = (momentum - 1) / (momentum + 2)
-        for ahead in (model + step * (model - before), model):
-            goal = ahead + entries * (wide - ahead)
-            swept, _ = hooi(goal, bases, 1, 0.0)
-            swept_core = project(goal, swept)
-            found = _expanded(swept_core, swept)
-            left = sum_of_squares(roots * (wide - found))
-            if left < residual:
-                break
-            momentum = 1.0
-        if not left < residual:
-            reason = "a sweep no longer lowers the error"
-            return core, bases, Trace(tuple(errors), True, reason)
-        last, residual = residual, left
-        before, model, core, bases = model, found, swept_core, swept
+        before, here = here, found
         momentum += 1
-        errors.append(math.sqrt(residual / energy))
+        errors.append(math.sqrt(here.lost / energy))
         progress((sweep + 1) / n_iter_max)
-        if math.sqrt(last) - math.sqrt(residual) <= tol * math.sqrt(last):
-            reason = f"error changed by less than {tol:g}"
-            return core, bases, Trace(tuple(errors), True, reason)
-    return core, bases, Trace(tuple(errors), False, f"stopped after {n_iter_max} sweeps")
+        if math.sqrt(before.lost) - math.sqrt(here.lost) <= tol * math.sqrt(before.lost):
+            settled = f"error changed by less than {tol:g}"
+            break
+    reason = settled or f"stopped after {n_iter_max} sweeps"
+    return here.core, here.bases, Trace(tuple(errors), bool(settled), reason)
 
 
-def _expanded(core: Array, bases: Bases) -> Array:
-    for k, u in bases.items():
-        core = mode_product(core, u, k)
-    return core
+@dataclass(frozen=True)
+class _Point:
+    """A Tucker tensor, dense as `model`, and the weighted squared error that it leaves."""
+
+    core: Array
+    bases: Bases
+    model: Array
+    lost: float
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A tensor in float64, the weights of its entries, and their square roots."""
+
+    x: Array
+    entries: Array
+    roots: Array
+
+    def lost_by(self, model: Array | float) -> float:
+        """Weighted squared error."""
+        return sum_of_squares(self.roots * (self.x - model))
+
+    def at(self, core: Array, bases: Bases) -> _Point:
+        """The point of a core and bases."""
+        model = core
+        for k, u in bases.items():
+            model = mode_product(model, u, k)
+        return _Point(core, bases, model, self.lost_by(model))
+
+    def swept(self, ahead: Array, bases: Bases) -> _Point:
+        """One sweep from bases, with what is not observed taken from a model."""
+        goal = ahead + self.entries * (self.x - ahead)
+        bases, _ = hooi(goal, bases, 1, 0.0)
+        return self.at(project(goal, bases), bases)
+
+
+def _step(momentum: float) -> float:
+    """How far the model is carried on along its last step."""
+    return (momentum - 1) / (momentum + 2)

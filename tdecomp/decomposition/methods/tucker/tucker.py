@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tdecomp._xp import Array
-from tdecomp.decomposition.fit import Fit, Rounding
-from tdecomp.decomposition.method import Method
-from tdecomp.decomposition.methods.tucker.hosvd import Bases
-from tdecomp.decomposition.methods.tucker.method import Init, Modes, Options, tucker_like
-from tdecomp.decomposition.run import run
+from tdecomp.decomposition.fit import Fit, Rounding, Trace
+from tdecomp.decomposition.method import Analysis, Choice
+from tdecomp.decomposition.methods.tucker.hosvd import Bases, leading_bases, truncated_bases
+from tdecomp.decomposition.methods.tucker.iterated import Init, Iterated
+from tdecomp.decomposition.methods.tucker.method import CoreAndBases, FullHosvd, Modes
+from tdecomp.decomposition.methods.tucker.view import CoreView
+from tdecomp.decomposition.run import run_one
+from tdecomp.decomposition.which import Which
 from tdecomp.formats import Tucker
 from tdecomp.linalg import Svd
 from tdecomp.passes.coordinates import Metric
+from tdecomp.passes.data import Data
 from tdecomp.passes.slices import Input
 from tdecomp.progress import Progress, silent
 from tdecomp.ranking.target import Rank, Target
 
-__all__ = ["hosvd", "hosvd_method", "tucker", "tucker_method"]
+__all__ = ["HosvdMethod", "TuckerMethod", "hosvd", "tucker"]
 
 
 def tucker(
@@ -117,7 +122,7 @@ def tucker(
     >>> fit.tensor.rank, fit.n_params, fit.error < 1e-10
     ((1, 1, 1), 13, True)
     """
-    method = tucker_method(
+    method = TuckerMethod(
         modes=modes,
         names=names,
         n_iter_max=n_iter_max,
@@ -129,7 +134,7 @@ def tucker(
         weights=weights,
         rounding=rounding,
     )
-    return run(method, [x], Target(rank, error, budget), progress)[0]
+    return run_one(method, x, Target(rank, error, budget), progress)
 
 
 def hosvd(
@@ -164,21 +169,58 @@ def hosvd(
     >>> hosvd(np.ones((3, 4, 5)), rank=1).tensor.rank
     (1, 1, 1)
     """
-    method = hosvd_method(
+    method = HosvdMethod(
         modes=modes, names=names, sequential=sequential, svd=svd, metric=metric, rounding=rounding
     )
-    return run(method, [x], Target(rank, error, budget), progress)[0]
+    return run_one(method, x, Target(rank, error, budget), progress)
 
 
-def tucker_method(**options: Any) -> Method:
-    """`tucker` with these options, as the driver sees it."""
+@dataclass(frozen=True, kw_only=True)
+class TuckerMethod(Iterated):
+    """A core and one orthonormal basis for each mode, improved by sweeps over the modes."""
 
-    def build(modes: tuple[str, ...], core: Array, bases: Bases) -> Tucker:
-        return Tucker(modes, core, tuple(bases.get(k) for k in range(len(modes))))
+    def build(self, modes: tuple[str, ...], core: Array, bases: Bases) -> Tucker:
+        """A `Tucker`, without factors for the modes that are not compressed."""
+        return _tucker(modes, core, bases)
 
-    return tucker_like(build, Options(**options))
+
+@dataclass(frozen=True, kw_only=True)
+class HosvdMethod(CoreAndBases):
+    """A core and one orthonormal basis for each mode, from one SVD for each."""
+
+    sequential: bool = True
+
+    @property
+    def seed_of_sketch(self) -> int | None:
+        """0, where each mode may be projected before the next is looked at."""
+        return 0 if self.sequential else None
+
+    def look(
+        self, x: Data[Any], width: int, progress: Progress, passes: int = 0
+    ) -> Analysis[FullHosvd]:
+        """Spectra of all modes, down to `width` where a sketch is worth it."""
+        return self._looked(x, width, progress, passes)
+
+    def fit(self, x: Data[Any], choice: Choice, state: FullHosvd | None, progress: Progress) -> Fit:
+        """Factors of the given ranks."""
+        return self._fitted(x, choice, state, progress)
+
+    def start(
+        self, view: CoreView, rank: dict[int, int], which: Which, progress: Progress
+    ) -> tuple[Bases, dict[int, np.ndarray]]:
+        """Leading singular vectors of every mode."""
+        if self.sequential:
+            return truncated_bases(view.array, rank, which, progress)
+        return leading_bases(view.array, rank, progress)
+
+    def improve(self, view: CoreView, bases: Bases, progress: Progress) -> tuple[Bases, Trace]:
+        """The bases as they are: an HOSVD has no sweeps."""
+        return bases, Trace()
+
+    def build(self, modes: tuple[str, ...], core: Array, bases: Bases) -> Tucker:
+        """A `Tucker`, without factors for the modes that are not compressed."""
+        return _tucker(modes, core, bases)
 
 
-def hosvd_method(**options: Any) -> Method:
-    """`hosvd` with these options, as the driver sees it."""
-    return tucker_method(n_iter_max=0, **options)
+def _tucker(modes: tuple[str, ...], core: Array, bases: Bases) -> Tucker:
+    return Tucker(modes, core, tuple(bases.get(k) for k in range(len(modes))))

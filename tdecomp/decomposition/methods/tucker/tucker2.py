@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from tdecomp._xp import Array
 from tdecomp.decomposition.fit import Fit, Rounding
-from tdecomp.decomposition.method import Method
 from tdecomp.decomposition.methods.tucker.hosvd import Bases
-from tdecomp.decomposition.methods.tucker.method import Init, Options, tucker_like
-from tdecomp.decomposition.run import run
+from tdecomp.decomposition.methods.tucker.iterated import Init, Iterated
+from tdecomp.decomposition.run import run_one
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Tucker2
 from tdecomp.linalg import Svd
@@ -22,7 +21,7 @@ from tdecomp.passes.slices import Input
 from tdecomp.progress import Progress, silent
 from tdecomp.ranking.target import Rank, Target
 
-__all__ = ["tucker2", "tucker2_method"]
+__all__ = ["Tucker2Method", "tucker2"]
 
 
 def tucker2(
@@ -71,7 +70,7 @@ def tucker2(
     >>> fit.tensor.core.shape, fit.tensor.left.shape, round(fit.error, 12)
     ((5, 1, 1), (3, 1), 0.0)
     """
-    method = tucker2_method(
+    method = Tucker2Method(
         modes=modes,
         names=names,
         n_iter_max=n_iter_max,
@@ -83,18 +82,23 @@ def tucker2(
         weights=weights,
         rounding=rounding,
     )
-    return run(method, [x], Target(rank, error, budget), progress)[0]
+    return run_one(method, x, Target(rank, error, budget), progress)
 
 
-def tucker2_method(*, modes: Sequence[str | int] = (-2, -1), **options: Any) -> Method:
-    """`tucker2` with these options, as the driver sees it."""
-    if not isinstance(modes, Sequence) or len(modes) != 2:
-        raise ArgumentError(
-            f"tucker2 compresses exactly two modes, got {modes!r}; use tucker(modes=...)"
-        )
+@dataclass(frozen=True, kw_only=True)
+class Tucker2Method(Iterated):
+    """A core for every matrix, between two orthonormal bases that all matrices share."""
 
-    def build(all_modes: tuple[str, ...], core: Array, bases: Bases) -> Tucker2:
-        a, b = positions(all_modes, modes)
-        return Tucker2(all_modes, core, bases[a], bases[b], (all_modes[a], all_modes[b]))
+    modes: Sequence[str | int] = (-2, -1)
 
-    return tucker_like(build, Options(modes=modes, **options))
+    def __post_init__(self):
+        if not isinstance(self.modes, Sequence) or len(self.modes) != 2:
+            raise ArgumentError(
+                f"tucker2 compresses exactly two modes, got {self.modes!r}; use tucker(modes=...)"
+            )
+        super().__post_init__()
+
+    def build(self, modes: tuple[str, ...], core: Array, bases: Bases) -> Tucker2:
+        """A `Tucker2` with the bases in the order that the modes were given in."""
+        a, b = positions(modes, self.modes)
+        return Tucker2(modes, core, bases[a], bases[b], (modes[a], modes[b]))
