@@ -15,10 +15,22 @@ from tdecomp.passes.coordinates import Frame
 from tdecomp.passes.data import Data
 from tdecomp.passes.residual import measure, relative
 
-__all__ = ["Fit", "Fits", "Rounding", "Trace", "make_fit", "relative_error", "rounded"]
+__all__ = [
+    "Distance",
+    "Fit",
+    "Fits",
+    "Rounding",
+    "Trace",
+    "make_fit",
+    "relative_error",
+    "rounded",
+]
 
 Rounding = Callable[[Array], Array]
 """Applied to every factor before the error is measured: the precision it will be stored in."""
+
+Distance = Callable[[Any], tuple[np.ndarray, np.ndarray]]
+"""Squared residual that a format leaves of the data, and their squared norm, as in `Fit`."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +148,7 @@ def make_fit(
     svd: str = "exact",
     passes: int = 2,
     energies: Sequence[float] | None = None,
+    distance: Distance | None = None,
 ) -> Fit:
     """Round the arrays as they will be stored, then measure what is left of `x`.
 
@@ -148,12 +161,16 @@ def make_fit(
         Whether those are the coordinates of a metric, and the plain error is wanted too.
     energies
         Squared norm of every matrix, where they are known.
+    distance
+        How far a tensor is from `x`, where the method has a way of its own.
     """
     if rounding is not None:
-        if x.is_format:
+        if x.is_format and distance is None:
             raise ArgumentError("rounding needs an array or a stack: cast the arrays of a format")
         tensor = rounded(tensor, rounding)
-    if seen is not None and (in_metric or x.is_format):
+    if distance is not None:
+        residual, energy = distance(tensor)
+    elif seen is not None and (in_metric or x.is_format):
         array, frame = seen
         residual, energy = measure(array, frame.down(tensor))
         if x.is_format:
