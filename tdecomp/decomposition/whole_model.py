@@ -10,12 +10,8 @@ from tdecomp.decomposition.fit import Fit, Fits
 from tdecomp.decomposition.method import Method
 from tdecomp.decomposition.methods.cp.cp import cp, cp_method
 from tdecomp.decomposition.methods.svd import SvdMethod, svd
-from tdecomp.decomposition.methods.train.tt import (
-    mpo,
-    mpo_method,
-    tensor_train,
-    tensor_train_method,
-)
+from tdecomp.decomposition.methods.train.method import MpoMethod, TrainMethod
+from tdecomp.decomposition.methods.train.tt import mpo, tensor_train
 from tdecomp.decomposition.methods.tucker.tucker import hosvd, hosvd_method, tucker, tucker_method
 from tdecomp.decomposition.methods.tucker.tucker2 import tucker2, tucker2_method
 from tdecomp.decomposition.run import run
@@ -31,8 +27,8 @@ _METHODS: Mapping[Callable[..., Fit], Callable[..., Method[Any]]] = {
     hosvd: hosvd_method,
     tucker: tucker_method,
     tucker2: tucker2_method,
-    tensor_train: tensor_train_method,
-    mpo: mpo_method,
+    tensor_train: TrainMethod,
+    mpo: MpoMethod,
     cp: cp_method,
 }
 
