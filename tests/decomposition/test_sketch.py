@@ -13,9 +13,10 @@ from threadpoolctl import threadpool_limits
 import tdecomp as td
 from tdecomp import linalg
 from tdecomp._xp import to_numpy, tol
-from tdecomp.decomposition import _fit, _sketch, _svd
-from tdecomp.decomposition.methods.train import tt
-from tdecomp.decomposition.methods.tucker import method as method_of_tucker
+from tdecomp.decomposition import run as driver
+from tdecomp.decomposition.methods import svd as method_of_svd
+from tdecomp.passes import residual
+from tdecomp.passes import stream as streams
 
 SHAPES = [(6, 320, 300), (2, 3, 300, 320), (340, 330)]
 
@@ -23,8 +24,8 @@ SHAPES = [(6, 320, 300), (2, 3, 300, 320), (340, 330)]
 @pytest.fixture(autouse=True)
 def _small_is_large(monkeypatch):
     """Exact bases count as dear from a fraction of the usual size on."""
-    monkeypatch.setattr(_sketch, "is_cheap", lambda shape, width, **_: 4 * width > min(shape))
-    monkeypatch.setattr(_svd, "is_cheap", lambda shape, width, **_: 4 * width > min(shape))
+    monkeypatch.setattr(streams, "is_cheap", lambda shape, width, **_: 4 * width > min(shape))
+    monkeypatch.setattr(method_of_svd, "is_cheap", lambda shape, width, **_: 4 * width > min(shape))
 
 
 def stack(shape, noise: float, dtype="float32", seed: int = 0) -> np.ndarray:
@@ -125,7 +126,7 @@ def test_a_budget_is_spent_as_well_as_with_exact_spectra(method, shape, noise):
 
 def test_a_sketch_that_is_too_narrow_is_widened(monkeypatch):
     """An error that needs more directions than the first sketch has."""
-    monkeypatch.setattr(method_of_tucker, "FIRST_WIDTH", 4)
+    monkeypatch.setattr(driver, "FIRST_WIDTH", 4)
     x = stack(SHAPES[0], 1e-3)
     fit, exact = td.tucker2(x, error=0.01), td.tucker2(x, error=0.01, svd=linalg.svd_full)
     assert max(fit.tensor.rank) > 4
@@ -169,6 +170,18 @@ def test_trains(order, noise, target):
     assert fit.error == pytest.approx(true, rel=1e-3, abs=tol("float32", 1000))
 
 
+@pytest.mark.parametrize("error", [0.4, 0.25])
+def test_a_train_may_need_bonds_beyond_what_its_sketch_tells(monkeypatch, error):
+    monkeypatch.setattr(driver, "FIRST_WIDTH", 4)
+    fit = td.tensor_train(stack((4, 240, 250), 0.3), error=error)
+    assert ("sketch" in fit.svd, fit.error <= error) == (True, True)
+
+
+def test_a_train_is_whole_where_only_narrow_sketches_are_worth_it():
+    fit = td.tensor_train(stack((150, 160), 0.3), budget=6000)  # sketched for 19, not for 38
+    assert (fit.svd, fit.tensor.rank) == ("exact", (1, 19, 1))
+
+
 @pytest.mark.parametrize("target", [{"rank": 6}, {"budget": 6 * 640}], ids=str)
 @pytest.mark.parametrize("noise", [0.0, 1e-3, 0.3])
 def test_cp(noise, target):
@@ -207,8 +220,7 @@ def test_passes_are_counted(monkeypatch):
 
     (lazy,) = td.Stack.from_arrays({f"h.{i}.w.weight": m for i, m in enumerate(x)})
     counted = td.Stack(lazy.group, read)
-    for module in (method_of_tucker, tt, _svd):
-        monkeypatch.setattr(module, "FIRST_WIDTH", 4)
+    monkeypatch.setattr(driver, "FIRST_WIDTH", 4)
     wide = {"budget": 30_000}  # more than the first sketches can tell of
     cases = [(m, t) for m in (td.tucker2, td.tensor_train) for t in ({"rank": 12}, wide)]
     cases += [(td.tucker2, {"error": 0.01}), (td.tucker2, {"budget": 20_000}), (td.svd, wide)]
@@ -224,7 +236,7 @@ def test_passes_are_counted(monkeypatch):
 
 def run(x, ranks, parts, order, seed=0):
     """All passes with the slices split among `parts` places, each in its own order."""
-    stream = _sketch.Stream(x.shape, ranks, seed)
+    stream = streams.Stream(x.shape, ranks, seed)
     matrices = x.reshape(-1, *x.shape[-2:])
     while not stream.done:
         places = [order[i::parts] for i in range(parts)]
@@ -276,7 +288,7 @@ def test_what_a_stream_leaves_outside_is_what_it_says(ranks):
 
 def test_a_slice_left_out_or_visited_twice_is_refused():
     x = stack((3, 60, 50), 0.3)
-    stream = _sketch.Stream(x.shape, (4, 5))
+    stream = streams.Stream(x.shape, (4, 5))
     some = stream.visit([(0, x[0]), (2, x[2])])
     with pytest.raises(td.ArgumentError, match="slice 1 was not visited"):
         stream.after(some)
@@ -315,7 +327,7 @@ def test_tiles_and_threads_change_rounding_only(rows, threads, case):
     x = stack(SHAPES[0], 0.3)
     plain = method(x, **target)
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(threads):
-        patch.setattr(_fit, "_ROWS", rows)
+        patch.setattr(residual, "_ROWS", rows)
         fit = method(x, **target)
     assert [a.shape for a in fit.tensor.arrays.values()] == [
         a.shape for a in plain.tensor.arrays.values()
