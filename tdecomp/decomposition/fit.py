@@ -15,10 +15,22 @@ from tdecomp.passes.coordinates import Frame
 from tdecomp.passes.data import Data
 from tdecomp.passes.residual import measure, relative
 
-__all__ = ["Fit", "Fits", "Rounding", "Trace", "make_fit", "relative_error", "rounded"]
+__all__ = [
+    "Distance",
+    "Fit",
+    "Fits",
+    "Rounding",
+    "Trace",
+    "make_fit",
+    "relative_error",
+    "rounded",
+]
 
 Rounding = Callable[[Array], Array]
 """Applied to every factor before the error is measured: the precision it will be stored in."""
+
+Distance = Callable[[Any], tuple[np.ndarray, np.ndarray]]
+"""Squared residual that a format leaves of the data, and their squared norm, as in `Fit`."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +149,7 @@ def make_fit(
     passes: int = 2,
     energies: Sequence[float] | None = None,
     measured: tuple[np.ndarray, np.ndarray] | None = None,
+    distance: Distance | None = None,
 ) -> Fit:
     """Round the arrays as they will be stored, then measure what is left of `x`.
 
@@ -152,13 +165,17 @@ def make_fit(
     measured
         Squared residual and squared norm of every matrix, if this very tensor was measured before;
         with a rounding it is measured again.
+    distance
+        How far a tensor is from `x`, where the method has a way of its own.
     """
     if rounding is not None:
-        if x.is_format:
+        if x.is_format and distance is None:
             raise ArgumentError("rounding needs an array or a stack: cast the arrays of a format")
         tensor = rounded(tensor, rounding)
     if measured is not None and rounding is None:
         residual, energy = measured
+    elif distance is not None:
+        residual, energy = distance(tensor)
     elif seen is not None and (in_metric or x.is_format):
         array, frame = seen
         residual, energy = measure(array, frame.down(tensor))

@@ -67,15 +67,21 @@ class Share:
 class TooNarrow(Exception):  # noqa: N818 - a signal to the driver, not an error
     """The ranks that `Method.spend` would choose are beyond what its sketch can tell.
 
+    The driver looks twice as wide and asks again with these ranks.
+
     Attributes
     ----------
     choice
-        These ranks: the driver looks wider and asks again with them.
+        These ranks.
+    width, passes
+        Of the sketch, which need not be that of the look, and the reads of the data so far.
     """
 
-    def __init__(self, choice: Choice):
-        super().__init__(f"the sketch is too narrow for {choice}")
+    def __init__(self, choice: Choice, *, width: int, passes: int):
+        super().__init__(f"a sketch of width {width} is too narrow for {choice}")
         self.choice = choice
+        self.width = width
+        self.passes = passes
 
 
 @dataclass(frozen=True, kw_only=True)

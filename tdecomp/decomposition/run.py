@@ -132,7 +132,7 @@ class _Run(Generic[State]):
             for i in narrow:
                 analyses[i] = self._wider(i, analyses[i])
 
-    def _wider(self, i: int, seen: Analysis[State]) -> Analysis[State]:
+    def _wider(self, i: int, seen: Analysis[State] | TooNarrow) -> Analysis[State]:
         return self.method.look(self.xs[i], 2 * seen.width, silent, seen.passes)
 
     def _spend(
@@ -146,7 +146,7 @@ class _Run(Generic[State]):
                     fit = self.method.spend(self.xs[i], choice, shares[i], seen.state, over)
                     break
                 except TooNarrow as narrow:
-                    seen, choice = self._wider(i, seen), narrow.choice
+                    seen, choice = self._wider(i, narrow), narrow.choice
             fits.append(fit)
         return Fits(tuple(fits))
 

@@ -170,6 +170,18 @@ def test_trains(order, noise, target):
     assert fit.error == pytest.approx(true, rel=1e-3, abs=tol("float32", 1000))
 
 
+@pytest.mark.parametrize("error", [0.4, 0.25])
+def test_a_train_may_need_bonds_beyond_what_its_sketch_tells(monkeypatch, error):
+    monkeypatch.setattr(driver, "FIRST_WIDTH", 4)
+    fit = td.tensor_train(stack((4, 240, 250), 0.3), error=error)
+    assert ("sketch" in fit.svd, fit.error <= error) == (True, True)
+
+
+def test_a_train_is_whole_where_only_narrow_sketches_are_worth_it():
+    fit = td.tensor_train(stack((150, 160), 0.3), budget=6000)  # sketched for 19, not for 38
+    assert (fit.svd, fit.tensor.rank) == ("exact", (1, 19, 1))
+
+
 @pytest.mark.parametrize("target", [{"rank": 6}, {"budget": 6 * 640}], ids=str)
 @pytest.mark.parametrize("noise", [0.0, 1e-3, 0.3])
 def test_cp(noise, target):

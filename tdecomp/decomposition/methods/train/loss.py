@@ -155,7 +155,8 @@ def _lowered(
     """Bonds none of which can be one lower, the dearest ones tried first."""
 
     def fits(bonds: Bonds) -> bool:
-        cut = [t[r] for t, r in zip(tails, bonds, strict=True)]
+        # what a sketch cannot tell of is not known to be lost
+        cut = [t[min(r, len(t) - 1)] for t, r in zip(tails, bonds, strict=True)]
         return max(cut) <= allowed and sum(loss(bonds)) <= allowed
 
     def without(k: int) -> Bonds:

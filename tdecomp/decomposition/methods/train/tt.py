@@ -6,56 +6,28 @@ step projects orthogonally, so the squared error is the sum of what the steps cu
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
 import numpy as np
 
-from tdecomp._xp import Array, float64_scope, floor, sum_of_squares, working
-from tdecomp.decomposition.checks import check_sweeps, seed_of
-from tdecomp.decomposition.fit import Fit, Rounding, Trace, make_fit
-from tdecomp.decomposition.method import Analysis, Method, Share
-from tdecomp.decomposition.methods.train.als import tt_als
-from tdecomp.decomposition.methods.train.bonds import (
-    Bonds,
-    bond_frontier,
-    bond_names,
-    grow_bonds,
-    target_bonds,
-    usable_bonds,
-    within_budget,
-)
-from tdecomp.decomposition.methods.train.chain import (
-    Chain,
-    chain_of_array,
-    chain_of_train,
-    mpo_of,
-)
-from tdecomp.decomposition.methods.train.loss import least_loss, within_loss
+from tdecomp._xp import float64_scope, working
+from tdecomp.decomposition.checks import seed_of
+from tdecomp.decomposition.fit import Fit, Rounding
+from tdecomp.decomposition.methods.train.chain import chain_of_train
+from tdecomp.decomposition.methods.train.method import MpoMethod, TrainMethod
 from tdecomp.decomposition.methods.train.sketch import sketched
-from tdecomp.decomposition.methods.train.sweeps import (
-    Cores,
-    Source,
-    difference_energy,
-    fixed_bonds,
-)
-from tdecomp.decomposition.run import run
+from tdecomp.decomposition.methods.train.sweeps import fixed_bonds
+from tdecomp.decomposition.run import run_one
 from tdecomp.decomposition.which import Which
-from tdecomp.errors import ArgumentError, DataError
-from tdecomp.formats import TT, Format, to_tt
+from tdecomp.errors import ArgumentError
+from tdecomp.formats import TT
 from tdecomp.linalg import Svd
-from tdecomp.modes import positions
-from tdecomp.passes.residual import relative
-from tdecomp.passes.slices import Input, mode_names
-from tdecomp.passes.stream import FIRST_WIDTH, Stream, streamed, worth_sketching
-from tdecomp.progress import Progress, part, silent
-from tdecomp.ranking.frontier import Frontier
-from tdecomp.ranking.rounding import without_rounding
+from tdecomp.passes.data import open_data
+from tdecomp.passes.slices import Input
+from tdecomp.progress import Progress, silent
 from tdecomp.ranking.target import Rank, Target
 
-__all__ = ["mpo", "mpo_method", "tensor_train", "tensor_train_method", "tt_round"]
+__all__ = ["MpoMethod", "TrainMethod", "mpo", "tensor_train", "tt_round"]
 
 
 def tensor_train(
@@ -154,7 +126,7 @@ def tensor_train(
     >>> fit.tensor.rank, fit.n_params, round(fit.error, 9)
     ((1, 2, 2, 1), 32, 0.0)
     """
-    method = tensor_train_method(
+    method = TrainMethod(
         modes=modes,
         names=names,
         n_iter_max=n_iter_max,
@@ -163,7 +135,7 @@ def tensor_train(
         svd=svd,
         rounding=rounding,
     )
-    return run(method, [x], Target(rank, error, budget), progress)[0]
+    return run_one(method, x, Target(rank, error, budget), progress)
 
 
 def mpo(
@@ -216,10 +188,10 @@ def mpo(
     >>> [c.shape for c in fit.tensor.cores], round(fit.error, 12)
     ([(1, 2, 2, 1), (1, 3, 5, 1)], 0.0)
     """
-    method = mpo_method(
+    method = MpoMethod(
         out=out, inp=inp, names=names, n_iter_max=n_iter_max, tol=tol, svd=svd, rounding=rounding
     )
-    return run(method, [w], Target(rank, error, budget), progress)[0]
+    return run_one(method, w, Target(rank, error, budget), progress)
 
 
 def tt_round(
@@ -286,316 +258,18 @@ def tt_round(
         raise ArgumentError(f"n_oversamples={n_oversamples!r} must be a whole number, 0 or more")
     if 0 in tt.rank:
         return TT(tt.axes, tuple(working(c) for c in tt.cores), tt.output)
-    method = tensor_train_method(svd=svd)
+    method = TrainMethod(svd=svd)
     if target.rank is None:
-        fit = run(method, [tt], target)[0]
-        assert isinstance(fit.tensor, TT)
-        return fit.tensor
+        small = run_one(method, tt, target).tensor
+        assert isinstance(small, TT)
+        return small
     with float64_scope(*tt.cores):  # one sweep: nothing is measured
-        target.check_reach(max(method.sizes(tt)))
+        data = open_data(tt)
+        target.check_reach(max(method.sizes(data)))
+        (bonds,) = method.ranks(data, target)
         chain = chain_of_train(tt)
-        (bonds,) = method.ranks(tt, target)
         if sketch:
-            assert chain.given is not None
             rng = np.random.default_rng(seed_of(random_state))
             return chain.train(sketched(chain.flat(chain.given), bonds, n_oversamples, rng))
         which = None if svd is None else Which(svd)
-        return chain.train(fixed_bonds(chain.open(False), bonds, which)[0])
-
-
-def tensor_train_method(
-    *,
-    modes: Sequence[str | int] | None = None,
-    names: str | Sequence[str] | None = None,
-    n_iter_max: int = 30,
-    tol: float = 1e-6,
-    random_state: int | np.random.Generator | None = None,
-    svd: Svd | None = None,
-    rounding: Rounding | None = None,
-) -> Method:
-    """`tensor_train` as the driver sees it."""
-
-    def chain(x, array: Array | None = None) -> Chain:
-        present = mode_names(x, names)
-        order = positions(present, present if modes is None else modes)
-        if len(order) != len(present):
-            raise ArgumentError(
-                f"modes={list(modes or ())} must give all modes in chain order: {' '.join(present)}"
-            )
-        axes = tuple((present[k],) for k in order)
-        if isinstance(x, Format):
-            if isinstance(x, TT) and (modes is None or x.axes == axes):
-                return chain_of_train(x)
-            return chain_of_train(to_tt(x, [present[k] for k in order]))
-        given = x if array is None else array
-        return chain_of_array(given, axes, present, tuple(given.shape), order)
-
-    return _method(chain, Options(n_iter_max, tol, svd, rounding, seed_of(random_state), True))
-
-
-def mpo_method(
-    *,
-    out: Sequence[int] = (8, 96),
-    inp: Sequence[int] = (8, 96),
-    names: str | Sequence[str] | None = None,
-    n_iter_max: int = 30,
-    tol: float = 1e-6,
-    svd: Svd | None = None,
-    rounding: Rounding | None = None,
-) -> Method:
-    """`mpo` as the driver sees it."""
-    if not (isinstance(out, Sequence) and isinstance(inp, Sequence)):
-        raise ArgumentError(
-            f"out={out!r} and inp={inp!r} must be the factors of both sizes: (8, 96)"
-        )
-    out, inp = tuple(out), tuple(inp)
-    if len(out) != len(inp) or min((*out, *inp), default=0) < 1:
-        raise ArgumentError(f"out={out} and inp={inp} must be equally many sizes, 1 or more each")
-
-    def chain(x, array: Array | None = None) -> Chain:
-        assert array is None
-        if len(x.shape) < 2:
-            raise DataError(f"mpo needs matrices, got an array of shape {tuple(x.shape)}")
-        if (math.prod(out), math.prod(inp)) != tuple(x.shape[-2:]):
-            raise ArgumentError(
-                f"out={out} and inp={inp} multiply to {math.prod(out)} x {math.prod(inp)},"
-                f" the matrices are {x.shape[-2]} x {x.shape[-1]}: choose factors of these sizes"
-            )
-        sites, k = mode_names(x, names)[:-2], len(out)
-        if isinstance(x, Format):
-            return chain_of_train(mpo_of(x, out, inp))
-        left, right = (tuple(f"{s}{j + 1}" for j in range(k)) for s in "oi")
-        if len(sites) + k < 2:
-            raise ArgumentError(f"out={out} gives one core: a train needs two or more")
-        pairs = [(len(sites) + j, len(sites) + k + j) for j in range(k)]
-        return chain_of_array(
-            x,
-            (*((m,) for m in sites), *zip(left, right, strict=True)),
-            (*sites, left, right) if k > 1 else (*sites, *left, *right),
-            (*x.shape[:-2], *out, *inp),
-            (*range(len(sites)), *(p for pair in pairs for p in pair)),
-        )
-
-    return _method(chain, Options(n_iter_max, tol, svd, rounding))
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to decompose; see `tensor_train`."""
-
-    n_iter_max: int
-    tol: float
-    svd: Svd | None
-    rounding: Rounding | None
-    seed: int = 0
-    may_sketch: bool = False
-
-    def __post_init__(self):
-        check_sweeps(self.n_iter_max, self.tol)
-
-
-@dataclass(frozen=True)
-class _View:
-    """An input as a chain, in the coordinates of a sketch where that is worth it.
-
-    Attributes
-    ----------
-    where
-        The chain of the coordinates.
-    sizes
-        Of the cores of the result.
-    stream, width
-        The sketch, and the largest rank it can tell anything about.
-    before
-        Reads of the data for narrower ones.
-    """
-
-    where: Chain
-    sizes: tuple[int, ...]
-    stream: Stream | None = None
-    width: int = sys.maxsize
-    before: int = 0
-
-    @property
-    def passes(self) -> int:
-        """Reads of the data so far."""
-        return self.before + (self.stream.passes if self.stream else 1)
-
-    @property
-    def limits(self) -> Bonds:
-        """Largest bonds that are known."""
-        sketched = [a < b for a, b in zip(self.where.sizes, self.sizes, strict=True)]
-        inner = [sys.maxsize] * (len(self.sizes) - 3)
-        ends = [self.width if sketched[end] else sys.maxsize for end in (0, -1)]
-        return (ends[0], *inner, ends[1]) if len(self.sizes) > 2 else (min(ends),)
-
-    def is_at_limit(self, bonds: Bonds) -> bool:
-        """Whether a wider sketch could tell of larger bonds."""
-        if self.stream is None:
-            return False
-        return any(b >= limit for b, limit in zip(bonds, self.limits, strict=True))
-
-    @property
-    def outside(self) -> float:
-        """Squared norm of what the coordinates lack."""
-        return self.stream.outside if self.stream else 0.0
-
-    def source(self, many: bool) -> Source:
-        """What is swept; it counts numbers as the result will store them."""
-        return replace(self.where.open(many), sizes=self.sizes)
-
-    def train(self, cores: Sequence[Array]) -> TT:
-        """The format in the modes of the input."""
-        tensor = self.where.train(cores)
-        if self.stream is None:
-            return tensor
-        lifted = self.stream.frame.up(tensor)
-        assert isinstance(lifted, TT)
-        return lifted
-
-
-def _method(chain: Callable[..., Chain], options: Options) -> Method:
-    """Driver's view of a train over the chain that `chain` makes of an input."""
-
-    def view(x, ends: Sequence[int]) -> _View:
-        """The chain of `x`; the first and last of `ends` are ranks for its ends."""
-        where = chain(x)
-        if not options.may_sketch or options.svd is not None or where.given is not None:
-            return _View(where, where.sizes)
-        ranks = None
-        if len(x.shape) > 1:
-            of_end = {where.axes[0]: ends[0], where.axes[-1]: ends[-1]}
-            out, inp = (of_end.get((str(mode),)) for mode in where.output[-2:])
-            ranks = worth_sketching(tuple(x.shape), (out, inp))
-        if ranks is None:
-            return _View(where, where.sizes)
-        stream = streamed(x, ranks, options.seed)
-        width = min(rank for rank in ranks if rank is not None)
-        return _View(chain(x, stream.core), where.sizes, stream, width)
-
-    def analyse(x, progress: Progress) -> Analysis:
-        return looked(x, FIRST_WIDTH, progress)
-
-    def looked(x, width: int, progress: Progress, before: int = 0) -> Analysis:
-        """What can be traded, seen through a sketch of this width where it is worth it."""
-        seen = replace(view(x, (width, width)), before=before)
-        source = seen.source(True)
-        spectra = source.spectra(part(progress, 0.1, 1))
-        if seen.stream is None:
-            frontier = _frontier(seen.where, spectra, source)
-            return Analysis([frontier], floor(source.like.dtype), (spectra, None), _count(spectra))
-        pairs = list(zip(spectra, seen.limits, strict=True))
-        known = [s[:limit] for s, limit in pairs]
-        outside = seen.outside + sum(float(np.sum(s[limit:] ** 2)) for s, limit in pairs)
-        return Analysis(
-            [_frontier(seen, known, source).plus(outside)],
-            floor(source.like.dtype),
-            (known, seen),
-            _count(spectra) + math.prod(source.like.shape),
-            seen.limits,
-            lambda progress: looked(x, 2 * width, progress, seen.passes),
-        )
-
-    def ranks(x, target: Target) -> list[Bonds]:
-        where = chain(x)
-        wanted = target_bonds(target, bond_names(where.axes), where.largest)
-        return [usable_bonds(wanted, where.sizes)]
-
-    def fit(x, choice: list[Bonds], state, progress: Progress) -> Fit:
-        seen = state[1] if state else None
-        if seen is None:
-            seen = view(x, choice[0])
-        which, source = Which(options.svd), seen.source(False)
-        bonds = choice[0][: len(seen.sizes) - 1]
-        if 0 in bonds:
-            seen, source = _View(chain(x), seen.sizes), chain(x).open(False)
-        cores, spectra = fixed_bonds(source, bonds, None if options.svd is None else which)
-        trace = Trace()
-        if seen.where.given is None and 0 not in bonds:
-            energy = seen.stream.energy if seen.stream else None
-            sweeps = options.n_iter_max, options.tol
-            cores, trace = tt_als(source.like, cores, *sweeps, energy=energy)
-        return finish(x, seen, (cores, spectra), which.names, progress, trace)
-
-    def spend(x, choice: list[Bonds], share: Share, state, progress: Progress) -> Fit:
-        (bonds,) = choice
-        if 0 in bonds:
-            return fit(x, choice, None, progress)
-        seen = (state[1] if state else None) or view(x, bonds)
-        source = seen.source(True)
-        energies = [e**2 for e in (state[0] if state else source.spectra(silent))]
-        if share.params is not None:
-            least = floor(source.like.dtype)
-            energies = [without_rounding(e, least) for e in energies]
-            some = within_budget(seen.sizes, energies, bonds[: len(energies)], share.params)
-            best = least_loss(source, energies, some, share.params)
-            if seen.is_at_limit(best):
-                wider = looked(x, 2 * seen.width, silent, seen.passes).state
-                return spend(x, [best], share, wider, progress)
-            return fit(x, [best], ([], seen), progress)
-        assert share.lost is not None
-        found = within_loss(source, energies, max(0.0, share.lost - seen.outside))
-        return finish(x, seen, found, "exact", progress)
-
-    def finish(
-        x, seen: _View, found: Cores, used: str, progress: Progress, trace: Trace | None = None
-    ) -> Fit:
-        cores, spectra = found
-        progress(0.8)
-        named = dict(zip(bond_names(seen.where.axes), spectra, strict=True))
-        tensor = seen.train(cores)
-        if seen.where.given is not None:
-            return _rounded_fit(seen.where, tensor, options.rounding, named, used)
-        return make_fit(
-            x,
-            tensor,
-            options.rounding,
-            named,
-            trace or Trace(),
-            svd=f"sketch, {used}" if seen.stream else used,
-            passes=seen.passes + 1,
-            energies=seen.stream.energies if seen.stream else None,
-        )
-
-    def sizes(x) -> list[int]:
-        return [*x.shape, *chain(x).largest]
-
-    return Method(sizes, analyse, ranks, fit, spend)
-
-
-def _count(spectra: list[np.ndarray]) -> int:
-    return sum(map(len, spectra))
-
-
-def _frontier(where: Chain | _View, spectra: list[np.ndarray], source: Source) -> Frontier:
-    if len(where.sizes) > 1:
-        least = floor(source.like.dtype)
-        path = grow_bonds(where.sizes, [without_rounding(s**2, least) for s in spectra])
-        return bond_frontier(where.sizes, spectra, path)
-    energy = sum_of_squares(source.sweep(_no_bond)[0])  # one core: all of it or nothing
-    if energy == 0:
-        return Frontier(np.array([0]), np.array([0.0]), np.array([[0]]))
-    return Frontier(np.array([0, *where.sizes]), np.array([energy, 0.0]), np.array([[0], [1]]))
-
-
-def _no_bond(bond: int, matrix: Array) -> Array:
-    raise AssertionError(f"a chain of one core has no bond {bond}")
-
-
-def _rounded_fit(
-    where: Chain, tensor: TT, rounding: Rounding | None, spectra: dict[str, np.ndarray], used: str
-) -> Fit:
-    """`make_fit` of a train near a train."""
-    assert where.given is not None
-    if rounding is not None:
-        tensor = tensor.with_arrays({name: rounding(a) for name, a in tensor.arrays.items()})
-    residual, energy = difference_energy(where.flat(where.given), where.flat(tensor))
-    return Fit(
-        tensor,
-        relative(residual, energy),
-        np.array([residual]),
-        np.array([energy]),
-        spectra,
-        error_method="coordinates",
-        svd=used,
-    )
+        return chain.train(fixed_bonds(chain.open(many=False), bonds, which)[0])
