@@ -8,7 +8,7 @@ from typing import Any
 from tdecomp._xp import Array
 from tdecomp.decomposition.fit import Fit, Fits
 from tdecomp.decomposition.method import Method
-from tdecomp.decomposition.methods.cp.cp import cp, cp_method
+from tdecomp.decomposition.methods.cp.cp import CPMethod, cp
 from tdecomp.decomposition.methods.svd import SvdMethod, svd
 from tdecomp.decomposition.methods.train.tt import (
     mpo,
@@ -33,7 +33,7 @@ _METHODS: Mapping[Callable[..., Fit], Callable[..., Method[Any]]] = {
     tucker2: tucker2_method,
     tensor_train: tensor_train_method,
     mpo: mpo_method,
-    cp: cp_method,
+    cp: CPMethod,
 }
 
 
