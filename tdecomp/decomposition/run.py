@@ -60,7 +60,7 @@ class _Run(Generic[State]):
     progress: Progress
 
     def meet(self, target: Target) -> Fits:
-        target.check_reach(max(max(self.method.sizes(x)) for x in self.xs))
+        target.check_reach(max(max(self.method.cut_sizes(x)) for x in self.xs))
         if target.rank is not None:
             return self._with_ranks(target)
         analyses = self._look()

@@ -232,7 +232,7 @@ class CPMethod(Method[Spectra]):
             seed=seed_of(self.random_state),
         )
 
-    def sizes(self, x: Data[Any]) -> Sequence[int]:
+    def cut_sizes(self, x: Data[Any]) -> Sequence[int]:
         """No bound: a rank above every size may be one that a tensor has, `ranks` says more."""
         del x
         return [sys.maxsize]
