@@ -9,6 +9,7 @@ from tdecomp._xp import Array
 from tdecomp.decomposition.fit import Fit, Fits
 from tdecomp.decomposition.method import Method
 from tdecomp.decomposition.methods.cp.cp import CPMethod, cp
+from tdecomp.decomposition.methods.network.als import NetworkMethod, als
 from tdecomp.decomposition.methods.svd import SvdMethod, svd
 from tdecomp.decomposition.methods.train.tt import (
     mpo,
@@ -34,6 +35,7 @@ _METHODS: Mapping[Callable[..., Fit], Callable[..., Method[Any]]] = {
     tensor_train: tensor_train_method,
     mpo: mpo_method,
     cp: CPMethod,
+    als: NetworkMethod,
 }
 
 
@@ -58,8 +60,8 @@ def decompose(
     stacks
         Stacks or arrays.
     method
-        The function itself: `svd`, `hosvd`, `tucker`, `tucker2`, `tensor_train`,
-        `mpo` or `cp`.
+        The function itself: `svd`, `hosvd`, `tucker`, `tucker2`, `tensor_train`, `mpo`, `cp` or
+        `als` (with ``equation=``).
     rank, error, budget
         Exactly one; a rank applies to every stack.
     progress
