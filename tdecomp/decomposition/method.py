@@ -107,7 +107,7 @@ class Method(ABC, Generic[State]):
     rounding: Rounding | None = None
 
     @abstractmethod
-    def sizes(self, x: Data[Any]) -> Sequence[int]:
+    def cut_sizes(self, x: Data[Any]) -> Sequence[int]:
         """Sizes of the modes that a rank can cut; refuses data that the method cannot take."""
 
     @abstractmethod

@@ -60,7 +60,7 @@ class _Run(Generic[State]):
     progress: Progress
 
     def meet(self, target: Target) -> Fits:
-        target.check_reach(max(max(self.method.sizes(x)) for x in self.xs))
+        target.check_reach(max(max(self.method.cut_sizes(x)) for x in self.xs))
         if target.rank is not None:
             return self._with_ranks(target)
         analyses = self._look()
@@ -174,5 +174,5 @@ def _shares(
     """A total over the inputs, in proportion to what each was allocated."""
     at = iter(positions)
     taken = [sum(float(getattr(f, what)[next(at)]) for f in a.frontiers) for a in analyses]
-    scale = total / sum(taken) if sum(taken) > 0 else 0.0
-    return [t * scale if scale else total / len(taken) for t in taken]
+    whole = sum(taken)
+    return [t * total / whole if whole > 0 else total / len(taken) for t in taken]

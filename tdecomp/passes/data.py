@@ -33,7 +33,8 @@ class Data(ABC, Generic[_G]):
     modes, shape
         Names and sizes of all modes, site modes first.
     keep
-        Whether a dense array that was loaded stays in memory for the next step.
+        Whether a dense array that was loaded, or the core of a format, stays in memory for the next
+        step.
     """
 
     is_format: ClassVar[bool] = False
@@ -113,16 +114,26 @@ class _Factors(Data[Format]):
 
     is_format = True
 
+    def __init__(self, given: Format, modes: tuple[str, ...], shape: tuple[int, ...], keep: bool):
+        super().__init__(given, modes, shape, keep)
+        self._plain: dict[frozenset[str], tuple[Array, Frame]] = {}
+
     def dense(self) -> Array:
         raise AssertionError("the dense tensor of a format is never formed")
 
     def coordinates(
         self, opened: Collection[str] = (), metric: Metric | None = None
     ) -> tuple[Array, Frame]:
+        key = frozenset(opened)
+        if metric is None and key in self._plain:
+            return self._plain[key]
         like = next(iter(self.given.arrays.values()))
         outer = metric_frame(metric, self.modes, self.shape, like)
         core, inner = format_frame(outer.down(self.given), opened)
-        return dense(core), outer.then(inner)
+        found = dense(core), outer.then(inner)
+        if metric is None and self.keep:
+            self._plain[key] = found
+        return found
 
     def matrices(self, metric: Metric | None = None) -> Iterator[Matrix]:
         return matrices_of_format(self.given, metric)

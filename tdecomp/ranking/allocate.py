@@ -27,7 +27,8 @@ def allocate(
     Raises
     ------
     ArgumentError
-        If the budget is below the smallest rank-1 unit; the message gives that minimum.
+        If the budget is below the smallest rank-1 unit, or below what all units store at least; the
+        message gives that minimum.
     """
     if budget is not None:
         return _for_budget(frontiers, budget)
@@ -76,14 +77,16 @@ def _turns_up(x: list[float], y: list[float], a: int, b: int, c: int) -> bool:
 def _for_budget(frontiers: Sequence[Frontier], budget: int) -> list[int]:
     chosen = [0] * len(frontiers)
     alive = [f for f in frontiers if len(f.params) > 1]
-    if not alive:
-        return chosen
-    if (least := min(int(f.params[1]) for f in alive)) > budget:
+    base = sum(int(f.params[0]) for f in frontiers)
+    least = base or min((int(f.params[1]) for f in alive), default=0)
+    if least > budget:
         raise ArgumentError(
             f"budget {budget} is below rank 1: the smallest possible is {least} numbers"
         )
-    steps, left, closed = _steps(frontiers), budget, np.zeros(len(frontiers), dtype=bool)
-    taken = int(np.searchsorted(np.cumsum(steps.params), budget, side="right"))
+    if not alive:
+        return chosen
+    steps, left, closed = _steps(frontiers), budget - base, np.zeros(len(frontiers), dtype=bool)
+    taken = int(np.searchsorted(np.cumsum(steps.params), left, side="right"))
     for unit, target in zip(steps.unit[:taken], steps.target[:taken], strict=True):
         chosen[unit] = int(target)
     left -= int(steps.params[:taken].sum())

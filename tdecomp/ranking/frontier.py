@@ -28,7 +28,8 @@ class Frontier:
     Attributes
     ----------
     params : ``(k,)``
-        Stored numbers, strictly increasing, starting with 0 (the zero tensor).
+        Stored numbers, strictly increasing, starting with 0 (the zero tensor), or with what a unit
+        stores that cannot be left out.
     lost : ``(k,)``
         Squared error at each, strictly decreasing.
     ranks : ``(k, number of ranks)``

@@ -12,7 +12,7 @@ import tensorly
 
 import tdecomp as td
 from tdecomp._xp import to_numpy, tol
-from tdecomp.decomposition.methods.cp.cp import cp_method
+from tdecomp.decomposition.methods.cp.cp import CPMethod
 from tdecomp.decomposition.methods.cp.sweeps import mttkrp
 from tdecomp.decomposition.run import run
 from tdecomp.formats import CP, TT, Format, Network, Tucker
@@ -170,7 +170,7 @@ XS = [planted((3, 8, 6)), 1e-3 * planted((2, 5, 7), seed=1), random_cp((5, 6, 4)
 
 @pytest.mark.parametrize("error", [0.5, 0.1, 0.02])
 def test_an_error_over_several_inputs(error):
-    fits = run(cp_method(), XS, Target(error=error))
+    fits = run(CPMethod(), XS, Target(error=error))
     residual = sum(np.sum((x - f.tensor.to_dense()) ** 2) for x, f in zip(XS, fits, strict=True))
     total = sum(np.sum(x**2) for x in XS)
     assert fits.error == pytest.approx(math.sqrt(residual / total), rel=1e-6)
@@ -181,18 +181,18 @@ def test_an_error_over_several_inputs(error):
 
 @pytest.mark.parametrize("budget", [40, 100, 300])
 def test_a_budget_over_several_inputs(budget):
-    fits = run(cp_method(), XS, Target(budget=budget))
+    fits = run(CPMethod(), XS, Target(budget=budget))
     assert budget - sum(1 + sum(x.shape) for x in XS) < fits.n_params <= budget
 
 
 def test_a_rank_over_several_inputs():
-    assert [f.tensor.rank for f in run(cp_method(n_iter_max=3), XS, Target(rank=4))] == [4, 4, 4]
+    assert [f.tensor.rank for f in run(CPMethod(n_iter_max=3), XS, Target(rank=4))] == [4, 4, 4]
 
 
 def test_zero_among_several_inputs():
     xs = [np.zeros((2, 4, 4)), XS[0]]
     for target in (Target(error=0.2), Target(budget=80), Target(rank=2)):
-        fits = run(cp_method(), xs, target)
+        fits = run(CPMethod(), xs, target)
         assert fits[0].error == 0
         assert fits.error <= (target.error or 1)
 

@@ -160,7 +160,7 @@ class InterpolativeMethod(Method[_Columns]):
                 " ('out',)"
             )
 
-    def sizes(self, x: Data[Any]) -> Sequence[int]:
+    def cut_sizes(self, x: Data[Any]) -> Sequence[int]:
         """Sides of the matrices."""
         check_matrices(x.shape, "interpolative")
         self._where(x)

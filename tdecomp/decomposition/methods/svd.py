@@ -113,7 +113,7 @@ class SvdMethod(Method[_Found]):
     svd: Svd | None = None
     metric: Metric | None = None
 
-    def sizes(self, x: Data[Any]) -> Sequence[int]:
+    def cut_sizes(self, x: Data[Any]) -> Sequence[int]:
         """Sides of the matrices."""
         check_matrices(x.shape, "svd")
         if x.is_format and x.n_sites > _MANY:

@@ -6,45 +6,38 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
-from tdecomp._xp import Array, double, floor, namespace, sum_of_squares
+from tdecomp._xp import Array, floor, namespace
 from tdecomp.decomposition.checks import check_iteration, check_real, is_one_of, seed_of
-from tdecomp.decomposition.entries import checked_weights, observed, weighted_fit
-from tdecomp.decomposition.fit import Fit, Rounding, make_fit
-from tdecomp.decomposition.method import Analysis, Method, Share
+from tdecomp.decomposition.entries import checked_weights, observed
+from tdecomp.decomposition.fit import Fit, Rounding
+from tdecomp.decomposition.method import Analysis, Choice, Method, Share
 from tdecomp.decomposition.methods.cp.frontier import (
     cost,
     frontier,
     given_rank,
     least_rank,
-    reach,
     spectra_of,
 )
-from tdecomp.decomposition.methods.cp.nonnegative import solve_nonnegative
-from tdecomp.decomposition.methods.cp.solve import (
-    SHORT,
-    Options,
-    Spectra,
-    components_of,
-    cp_tensor,
-    solve_cp,
-)
+from tdecomp.decomposition.methods.cp.solve import CPIteration, Spectra
 from tdecomp.decomposition.methods.cp.starts import STARTS
-from tdecomp.decomposition.methods.cp.sweeps import Components
+from tdecomp.decomposition.methods.cp.view import CPView
 from tdecomp.decomposition.rank_search import search_rank
-from tdecomp.decomposition.run import run
+from tdecomp.decomposition.run import run_one
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import CP, Format
-from tdecomp.passes.coordinates import Frame, format_frame
-from tdecomp.passes.slices import Input, dense, mode_names
+from tdecomp.passes.coordinates import Frame
+from tdecomp.passes.data import Data, refuse_format
+from tdecomp.passes.slices import Input, dense
 from tdecomp.passes.stream import FIRST_WIDTH, Stream, streamed, worth_sketching
 from tdecomp.progress import Progress, part, silent
 from tdecomp.ranking.target import Target
 
-__all__ = ["cp", "cp_method"]
+__all__ = ["CPMethod", "cp"]
 
 Init = Literal["hosvd", "random", "gevd"] | Format | None
 
@@ -168,7 +161,7 @@ def cp(
     >>> fit.tensor.rank, fit.n_params, fit.error < 1e-6
     (2, 32, True)
     """
-    method = cp_method(
+    method = CPMethod(
         names=names,
         init=init,
         n_iter_max=n_iter_max,
@@ -183,245 +176,176 @@ def cp(
         rank_max=rank_max,
         rounding=rounding,
     )
-    return run(method, [x], Target(rank, error, budget), progress)[0]
+    return run_one(method, x, Target(rank, error, budget), progress)
 
 
-def cp_method(
-    *,
-    names: str | Sequence[str] | None = None,
-    init: Init = None,
-    n_iter_max: int = 100,
-    tol: float = 1e-6,
-    random_state: int | np.random.Generator | None = None,
-    ridge: float = 0.0,
-    compress: bool = True,
-    line_search: bool = True,
-    weights: Array | None = None,
-    nonnegative: bool = False,
-    n_restarts: int = 1,
-    rank_max: int = 64,
-    rounding: Rounding | None = None,
-) -> Method:
-    """`cp` as the driver sees it.
+@dataclass(frozen=True, kw_only=True)
+class CPMethod(Method[Spectra]):
+    """CP: a sum of rank-one tensors, by alternating least squares.
 
     Over several inputs an error is divided by what the singular values of the unfoldings promise,
     and each share is met; a budget is divided the same way. Both divisions are estimates: a CP
     tensor of rank ``R`` loses at least the tail beyond ``R`` of every unfolding, often more.
     """
-    check_iteration(
-        counts={"n_iter_max": n_iter_max, "n_restarts": n_restarts, "rank_max": rank_max},
-        amounts={"tol": tol, "ridge": ridge},
-    )
-    if not isinstance(init, Format) and not is_one_of(init, (None, *STARTS)):
-        raise ArgumentError(f"init={init!r} must be one of {', '.join(STARTS)}, or a format")
-    if nonnegative:
-        _check_nonnegative(init, ridge, weights)
-    options = Options(
-        init if isinstance(init, str) else "hosvd",
-        n_iter_max,
-        tol,
-        ridge,
-        compress and weights is None,
-        line_search,
-        n_restarts,
-        seed_of(random_state),
-    )
 
-    def sketch(x: Input, rank: int) -> Stream | None:
-        """Coordinates of the long modes from a few passes, where the exact ones would cost more."""
-        plain = compress and weights is None and not nonnegative and not isinstance(init, Format)
-        if not plain or isinstance(x, Format) or len(x.shape) < 3:
-            return None
-        ranks = worth_sketching(tuple(x.shape), (rank, rank))
-        return None if ranks is None else streamed(x, ranks, options.seed)
+    init: Init = None
+    n_iter_max: int = 100
+    tol: float = 1e-6
+    random_state: int | np.random.Generator | None = None
+    ridge: float = 0.0
+    compress: bool = True
+    line_search: bool = True
+    weights: Array | None = None
+    nonnegative: bool = False
+    n_restarts: int = 1
+    rank_max: int = 64
 
-    def problem(x: Any, rank: int) -> _Problem:
-        """As the iteration sees it; of a large stack what matters for this rank."""
-        modes, stream = mode_names(x, names), None
-        if isinstance(x, Format):
-            for option, given in (
-                ("weights", weights is not None),
-                ("nonnegative", nonnegative),
-                ("rounding", rounding is not None),
-            ):
-                if given:
-                    raise ArgumentError(
-                        f"{option} is for arrays, not for a {type(x).__name__}: give its to_dense()"
-                    )
-            core, frame = format_frame(x)
-            own = x if init is None and isinstance(x, CP) else None
-        else:
-            core, frame, own = x, Frame(), None
-            stream = sketch(x, rank)
-            if stream is not None:
-                core, frame = stream.core, stream.frame
-        entries = None if weights is None else checked_weights(weights, x)
-        array = dense(core) if entries is None else observed(x, entries)
-        check_real(array, "cp")
-        start = init if isinstance(init, Format) else own
-        if start is not None:
-            _check_start(start, x, array)
-            start = frame.down(start) if frame else start
-        return _Problem(
-            x,
-            modes,
-            array,
-            frame,
-            start,
-            replace(
-                options,
-                entries=entries,
-                also=own is not None,
-                outside=stream.outside if stream else 0.0,
-            ),
-            nonnegative,
-            rounding,
-            stream,
+    def __post_init__(self):
+        check_iteration(
+            counts={
+                "n_iter_max": self.n_iter_max,
+                "n_restarts": self.n_restarts,
+                "rank_max": self.rank_max,
+            },
+            amounts={"tol": self.tol, "ridge": self.ridge},
+        )
+        if not isinstance(self.init, Format) and not is_one_of(self.init, (None, *STARTS)):
+            raise ArgumentError(
+                f"init={self.init!r} must be one of {', '.join(STARTS)}, or a format"
+            )
+        if self.nonnegative:
+            _check_nonnegative(self.init, self.ridge, self.weights)
+        # a generator is drawn from once: every rank and every input has this seed
+        object.__setattr__(self, "random_state", seed_of(self.random_state))
+
+    @cached_property
+    def iteration(self) -> CPIteration:
+        """How to iterate, whatever the tensor."""
+        return CPIteration(
+            init=self.init if isinstance(self.init, str) else "hosvd",
+            n_iter_max=self.n_iter_max,
+            tol=self.tol,
+            ridge=self.ridge,
+            compress=self.compress and self.weights is None,
+            line_search=self.line_search,
+            n_restarts=self.n_restarts,
+            seed=seed_of(self.random_state),
         )
 
-    def analyse(x, progress: Progress) -> Analysis:
-        return looked(x, FIRST_WIDTH, progress)
+    def cut_sizes(self, x: Data[Any]) -> Sequence[int]:
+        """No bound: a rank above every size may be one that a tensor has, `ranks` says more."""
+        del x
+        return [sys.maxsize]
 
-    def looked(x, width: int, progress: Progress) -> Analysis:
-        """What can be traded, seen through a sketch of this width where it is worth it."""
-        p = problem(x, width)
-        spectra = {} if weights is not None else spectra_of(p.array, part(progress, 0.1, 1))
-        kept, reach_ = sum(map(len, spectra.values())), floor(p.array.dtype)
-        found = frontier(p.energy, cost(tuple(x.shape)), p.most, spectra)
-        if p.stream is None:
-            return Analysis([found], reach_, spectra, kept)
-        known = found.up_to(width).plus(p.options.outside)
-        again = lambda progress: looked(x, 2 * width, progress)
-        return Analysis([known], reach_, {}, 0, (width,), again)
+    def ranks(self, x: Data[Any], target: Target) -> Choice:
+        """The rank, cut to what a tensor of this shape can need."""
+        return [(given_rank(target, x.shape),)]
 
-    def ranks(x, target: Target) -> list[tuple[int, ...]]:
-        return [(given_rank(target, tuple(x.shape)),)]
+    def look(
+        self, x: Data[Any], width: int, progress: Progress, passes: int = 0
+    ) -> Analysis[Spectra]:
+        """What the singular values of all unfoldings promise, down to `width` in a sketch."""
+        view = self._view(x, width)
+        spectra = {} if self.weights is not None else spectra_of(view.array, part(progress, 0.1, 1))
+        found = frontier(view.energy, cost(x.shape), view.most, spectra)
+        least = floor(view.array.dtype)
+        if view.stream is None:
+            kept = sum(map(len, spectra.values()))
+            return Analysis(frontiers=[found], floor=least, state=spectra, state_size=kept)
+        return Analysis(
+            frontiers=[found.up_to(width).plus(view.stream.outside)],
+            floor=least,
+            limits=(width,),
+            width=width,
+            passes=passes + view.stream.passes,
+        )
 
-    def fit(x, choice: list[tuple[int, ...]], state, progress: Progress) -> Fit:
-        p = problem(x, choice[0][0])
-        return p.solve(min(choice[0][0], p.most), None, state, progress)
+    def fit(self, x: Data[Any], choice: Choice, state: Spectra | None, progress: Progress) -> Fit:
+        """The best CP tensor of this rank found."""
+        ((rank,),) = choice
+        view = self._view(x, rank)
+        return view.solve(min(rank, view.most), None, state, progress)
 
-    def spend(x, choice: list[tuple[int, ...]], share: Share, state, progress: Progress) -> Fit:
-        if choice[0][0] == 0:
-            return fit(x, choice, state, progress)
+    def spend(
+        self, x: Data[Any], choice: Choice, share: Share, state: Spectra | None, progress: Progress
+    ) -> Fit:
+        """The largest rank within a budget; the smallest rank found that meets an error."""
+        if choice == [(0,)]:
+            return self.fit(x, choice, state, progress)
         if share.params is not None:
-            return fit(x, [(share.params // cost(tuple(x.shape)),)], state, progress)
+            return self.fit(x, [(share.params // cost(x.shape),)], state, progress)
         assert share.lost is not None
-        p = problem(x, FIRST_WIDTH)
-        wanted = max(math.sqrt(share.lost / (p.energy + p.options.outside)), floor(p.array.dtype))
+        view = self._view(x, FIRST_WIDTH)
+        wanted = max(math.sqrt(share.lost / view.whole_energy), floor(view.array.dtype))
         if wanted >= 1:
-            return p.solve(0, None, state, progress)
-
-        def attempt(rank: int, smaller: Fit | None) -> Fit:
-            return (problem(x, rank) if p.stream else p).solve(rank, smaller, state, silent)
-
+            return view.solve(0, None, state, progress)
         return search_rank(
-            attempt,
+            lambda rank, smaller: self._tried(view, rank, smaller, state),
             error=wanted,
             least=least_rank(state or {}, share.lost),
-            most=min(rank_max, p.most),
-            advice=f"raise rank_max={rank_max}, n_restarts or n_iter_max, or ask for a larger"
+            most=min(self.rank_max, view.most),
+            advice=f"raise rank_max={self.rank_max}, n_restarts or n_iter_max, or ask for a larger"
             " error",
             progress=progress,
         )
 
-    # a rank above every size may still be one that a tensor has: `ranks` says more
-    return Method(lambda x: [sys.maxsize], analyse, ranks, fit, spend)
+    def _tried(self, view: CPView, rank: int, smaller: Fit | None, state: Spectra | None) -> Fit:
+        """A fit in this view, or in a new one if it is a sketch: its width follows the rank."""
+        view = view if view.stream is None else self._view(view.x, rank)
+        return view.solve(rank, smaller, state, silent)
 
-
-@dataclass(frozen=True)
-class _Problem:
-    """One tensor to fit.
-
-    Attributes
-    ----------
-    x
-        As given.
-    modes
-        Of the result.
-    array, frame
-        What the iteration sees: dense coordinates of `x`.
-    start
-        A format to begin from, in the coordinates.
-    options, nonnegative, rounding
-        As given.
-    stream
-        The sketch that a large stack is seen through.
-    """
-
-    x: Any
-    modes: tuple[str, ...]
-    array: Array
-    frame: Frame
-    start: Format | None
-    options: Options
-    nonnegative: bool
-    rounding: Rounding | None
-    stream: Stream | None = None
-
-    @property
-    def most(self) -> int:
-        """A rank that is enough."""
-        return reach(tuple(self.array.shape))
-
-    @property
-    def energy(self) -> float:
-        """Squared norm, of the weighted entries where there are weights."""
-        entries = self.options.entries
-        if entries is None:
-            return sum_of_squares(self.array)
-        return sum_of_squares(double(self.array) * namespace(entries).sqrt(entries))
-
-    def solve(self, rank: int, smaller: Fit | None, known: Spectra | None, over: Progress) -> Fit:
-        """Best CP of this rank found, from a smaller one if there is one."""
-        if self.nonnegative and rank > 0 and self.energy > 0:
-            found, trace = solve_nonnegative(self.array, rank, self.options, over)
-            seen = {}
+    def _view(self, x: Data[Any], rank: int) -> CPView:
+        """The tensor as the sweeps see it; of a large stack what matters for this rank."""
+        asked = {
+            "weights": self.weights is not None,
+            "nonnegative": self.nonnegative,
+            "rounding": self.rounding is not None,
+        }
+        for option in (name for name, is_asked in asked.items() if is_asked):
+            refuse_format(x, option)
+        entries = None if self.weights is None else checked_weights(self.weights, x.given)
+        stream = self._sketch(x, rank)
+        if stream is not None:
+            array, frame = dense(stream.core), stream.frame
+        elif entries is None:
+            array, frame = x.coordinates()
         else:
-            found, trace, seen = solve_cp(
-                self.array, rank, self._warm(rank, smaller), self.options, over
-            )
-        spectra = {self.modes[k]: s for k, s in sorted((seen | (known or {})).items())}
-        lift = self.frame.lift
-        factors = (double(lift[k]) @ f if k in lift else f for k, f in enumerate(found.factors))
-        tensor = cp_tensor(self.modes, Components(found.weights, tuple(factors)), self.array.dtype)
-        if self.options.entries is not None:
-            return weighted_fit(
-                self.array, self.options.entries, tensor, self.rounding, trace, spectra
-            )
-        return make_fit(
-            self.x,
-            tensor,
-            self.rounding,
-            spectra,
-            trace,
-            seen=(self.array, self.frame),
-            svd="sketch, exact" if self.stream else "exact",
-            passes=(self.stream.passes if self.stream else 1) + 1,
-            energies=self.stream.energies if self.stream else None,
+            array, frame = observed(x.given, entries), Frame()
+        check_real(array, "cp")
+        own = x.given if self.init is None and isinstance(x.given, CP) else None
+        start = self.init if isinstance(self.init, Format) else own
+        if start is not None:
+            _check_start(start, x.shape, array)
+            start = frame.down(start) if frame else start
+        return CPView(
+            x=x,
+            array=array,
+            frame=frame,
+            start=start,
+            iteration=replace(
+                self.iteration,
+                entries=entries,
+                also=own is not None,
+                outside=stream.outside if stream else 0.0,
+            ),
+            nonnegative=self.nonnegative,
+            rounding=self.rounding,
+            stream=stream,
         )
 
-    def _warm(self, rank: int, smaller: Fit | None) -> Components | None:
-        if smaller is not None:
-            tensor = smaller.tensor
-            return _components(self.frame.down(tensor) if self.frame else tensor)
-        if isinstance(self.start, CP):
-            return _components(self.start)
-        if self.start is not None:
-            short = replace(self.options, n_iter_max=SHORT, n_restarts=1, entries=None)
-            return solve_cp(dense(self.start.to_dense()), rank, None, short, silent)[0]
-        return None
+    def _sketch(self, x: Data[Any], rank: int) -> Stream | None:
+        """Coordinates of the long modes from a few passes, where the exact ones would cost more."""
+        plain = self.iteration.compress and not self.nonnegative
+        if not plain or isinstance(self.init, Format) or x.is_format or len(x.shape) < 3:
+            return None
+        ranks = worth_sketching(x.shape, (rank, rank))
+        return None if ranks is None else streamed(x.given, ranks, self.iteration.seed)
 
 
-def _components(tensor: Format) -> Components:
-    assert isinstance(tensor, CP)
-    return components_of(tensor)
-
-
-def _check_start(start: Format, x: Any, array: Array) -> None:
+def _check_start(start: Format, shape: tuple[int, ...], array: Array) -> None:
     """Refuse a start of another shape or library, or a complex one."""
-    if start.shape != tuple(x.shape):
-        raise ArgumentError(f"init has the shape {start.shape}, the array {tuple(x.shape)}")
+    if start.shape != shape:
+        raise ArgumentError(f"init has the shape {start.shape}, the array {shape}")
     namespace(array, *start.arrays.values())
     for a in start.arrays.values():
         check_real(a if 0 in a.shape else dense(a), "cp")

@@ -15,7 +15,7 @@ from tdecomp.ranking.frontier import Frontier
 from tdecomp.ranking.target import Target
 from tdecomp.tensor import unfold
 
-__all__ = ["cost", "frontier", "given_rank", "least_rank", "reach", "spectra_of"]
+__all__ = ["cost", "frontier", "given_rank", "least_rank", "listed", "reach", "spectra_of"]
 
 _LISTED = 1024  # ranks up to which a frontier names every one, and about as many beyond
 _DOUBT = 0.01  # share of the energy that the unfoldings do not show: low-rank ones, full CP rank
@@ -66,6 +66,12 @@ def least_rank(spectra: Spectra, lost: float) -> int:
     return max(1, int(np.argmax(_tails(spectra, np.arange(longest + 1)) <= lost)))
 
 
+def listed(most: int) -> np.ndarray:
+    """Ranks from 0 to `most`: every one of the first, and about as many beyond."""
+    beyond = np.geomspace(1, most, _LISTED).astype(np.int64)
+    return np.unique(np.concatenate([np.arange(min(most, _LISTED) + 1), beyond, [most]]))
+
+
 def frontier(energy: float, each: int, most: int, spectra: Spectra) -> Frontier:
     """What ranks cost and promise: the bound of the unfoldings, and some doubt about it.
 
@@ -82,8 +88,7 @@ def frontier(energy: float, each: int, most: int, spectra: Spectra) -> Frontier:
     """
     if energy == 0:
         return Frontier(np.array([0]), np.array([0.0]), np.array([[0]]))
-    beyond = np.geomspace(1, most, _LISTED).astype(np.int64)
-    ranks = np.unique(np.concatenate([np.arange(min(most, _LISTED) + 1), beyond, [most]]))
+    ranks = listed(most)
     doubt = energy * (1 - ranks / most)
     lost = _tails(spectra, ranks) + _DOUBT * doubt if spectra else doubt
     lost[0], falling = energy, np.append(True, np.diff(np.minimum.accumulate(lost)) < 0)

@@ -6,7 +6,7 @@ import numpy as np
 
 from tdecomp._xp import Array, double, namespace, to_numpy
 from tdecomp.decomposition.fit import Trace
-from tdecomp.decomposition.methods.cp.solve import Options
+from tdecomp.decomposition.methods.cp.solve import CPIteration
 from tdecomp.decomposition.methods.cp.starts import STARTS
 from tdecomp.decomposition.methods.cp.sweeps import Components, residual_of
 from tdecomp.errors import ArgumentError
@@ -17,13 +17,13 @@ __all__ = ["solve_nonnegative"]
 
 
 def solve_nonnegative(
-    x: Array, rank: int, options: Options, progress: Progress
+    x: Array, rank: int, iteration: CPIteration, progress: Progress
 ) -> tuple[Components, Trace]:
     """Hierarchical alternating least squares with non-negative factors ([cichocki2009]).
 
     Computed in numpy on the host, float64. The starts are ours, in absolute value: TensorLy's own
     hold zeros, which stay zero, and warn where the rank is above the size of a mode. The first is
-    the one the options name, the others are random, and the best one wins.
+    the one that `iteration.init` names, the others are random, and the best one wins.
     """
     try:
         import tensorly
@@ -36,15 +36,15 @@ def solve_nonnegative(
     if data.ndim == 1:
         scaled = scaled[:, None]  # TensorLy starts at matrices
     found = []
-    for i in range(options.n_restarts):
-        start = _start(scaled, rank, options.init if i == 0 else "random", options.seed, i)
+    for i in range(iteration.n_restarts):
+        start = _start(scaled, rank, iteration.init if i == 0 else "random", iteration.seed, i)
         with tensorly.backend_context("numpy", local_threadsafe=True):  # type: ignore[attr-defined]
             tensor, errors = non_negative_parafac_hals(
                 scaled,
                 rank,
-                n_iter_max=options.n_iter_max,
+                n_iter_max=iteration.n_iter_max,
                 init=tensorly.cp_tensor.CPTensor((np.ones(rank), start)),  # type: ignore[arg-type]
-                tol=options.tol,
+                tol=iteration.tol,
                 return_errors=True,
             )
         # rounding may leave a negative zero
@@ -52,11 +52,11 @@ def solve_nonnegative(
         c = Components.of(factors, np.asarray(tensor.weights, dtype=np.float64) * largest)
         if data.ndim == 1:
             c = Components(c.weights * c.factors[1][0], c.factors[:1])
-        done = len(errors) < options.n_iter_max
+        done = len(errors) < iteration.n_iter_max
         reason = "error changed by less than tol" if done else f"stopped after {len(errors)} sweeps"
         trace = Trace(tuple(float(e) for e in errors), done, f"{reason} (start {i + 1}, TensorLy)")
         found.append((_left(data, c), c, trace))
-        progress((i + 1) / options.n_restarts)
+        progress((i + 1) / iteration.n_restarts)
     _, c, trace = found[first_least([result[0] for result in found])]
     made = {"dtype": xp.float64, "device": x.device}
     factors = tuple(double(xp.asarray(f, **made)) for f in c.factors)

@@ -19,15 +19,15 @@ from tdecomp.linalg import truncated_svd
 from tdecomp.progress import Progress, part, silent
 from tdecomp.ranking.rounding import first_least
 
-__all__ = ["SHORT", "Options", "Spectra", "components_of", "cp_tensor", "solve_cp"]
+__all__ = ["SHORT", "CPIteration", "Spectra", "components_of", "cp_tensor", "solve_cp"]
 
 SHORT = 10  # sweeps for a start: of another format, or of the components that one lacks
 _POLISH = 30  # sweeps at most on the whole tensor after those on its core
 _SMALL = 1 << 22  # numbers up to which the whole tensor is widened to float64
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class CPIteration:
     """How to iterate; see `cp`.
 
     Attributes
@@ -74,26 +74,26 @@ def _matrix(x: Array, rank: int) -> tuple[Components, Spectra]:
 
 
 def solve_cp(
-    x: Array, rank: int, warm: Components | None, options: Options, progress: Progress
+    x: Array, rank: int, warm: Components | None, iteration: CPIteration, progress: Progress
 ) -> tuple[Components, Trace, Spectra]:
-    """CP from `warm` if given, else from the start that the options name, and from restarts."""
-    entries = options.entries
+    """CP from `warm` if given, else from the start `iteration.init`, and from restarts."""
+    entries = iteration.entries
     if rank == 0:
         return _zero(x, rank), Trace(), {}
     if entries is None and sum(n > 1 for n in x.shape) <= 2:
         found, spectra = _matrix(x, rank)
         return found, Trace(), spectra
     energy = sum_of_squares(x if entries is None else double(x) * namespace(x).sqrt(entries))
-    energy += options.outside
+    energy += iteration.outside
     if energy == 0:
         return _zero(x, rank), Trace(), {}
     if warm is not None:
         warm = warm.strongest(rank)
         if warm.rank < rank:
-            warm = _grown(x, rank, warm, options)
-    core, bases, lost, spectra = _compressed(x, rank, warm, options.compress)
+            warm = _grown(x, rank, warm, iteration)
+    core, bases, lost, spectra = _compressed(x, rank, warm, iteration.compress)
     found, trace = _best_start(
-        core, bases, rank, warm, options, energy, lost + options.outside, part(progress, 0, 0.7)
+        core, bases, rank, warm, iteration, energy, lost + iteration.outside, part(progress, 0, 0.7)
     )
     found = Components(
         found.weights,
@@ -103,12 +103,12 @@ def solve_cp(
         found, _, polish = als(
             _widened(x),
             found,
-            n_iter_max=min(_POLISH, options.n_iter_max),
-            tol=options.tol,
-            ridge=options.ridge,
-            line_search=options.line_search,
+            n_iter_max=min(_POLISH, iteration.n_iter_max),
+            tol=iteration.tol,
+            ridge=iteration.ridge,
+            line_search=iteration.line_search,
             energy=energy,
-            lost=options.outside,
+            lost=iteration.outside,
             progress=part(progress, 0.7, 1),
         )
         reason = f"{polish.reason}; before that, on the core: {trace.reason}"
@@ -123,12 +123,12 @@ def _zero(x: Array, rank: int) -> Components:
     return Components(xp.zeros((rank,), **made), units)
 
 
-def _grown(x: Array, rank: int, c: Components, options: Options) -> Components:
+def _grown(x: Array, rank: int, c: Components, iteration: CPIteration) -> Components:
     """`c` and further components, a short CP of what it leaves of `x`."""
     left = x - namespace(x).astype(dense_of(c), x.dtype)
-    if options.entries is not None:
-        left = namespace(x).where(options.entries > 0, left, 0 * left)
-    short = replace(options, n_iter_max=SHORT, n_restarts=1, also=False, outside=0.0)
+    if iteration.entries is not None:
+        left = namespace(x).where(iteration.entries > 0, left, 0 * left)
+    short = replace(iteration, n_iter_max=SHORT, n_restarts=1, also=False, outside=0.0)
     more, _, _ = solve_cp(left, rank - c.rank, None, short, silent)
     return c.joined(more)
 
@@ -166,25 +166,25 @@ def _best_start(
     bases: Bases,
     rank: int,
     warm: Components | None,
-    options: Options,
+    iteration: CPIteration,
     energy: float,
     lost: float,
     progress: Progress,
 ) -> tuple[Components, Trace]:
     """Sweeps on the core from every start; the one of least error."""
     results = []
-    starts = _starts(core, bases, rank, warm, options)
+    starts = _starts(core, bases, rank, warm, iteration)
     for i, (label, start) in enumerate(starts):
         found, residual, trace = als(
             core,
             start,
-            n_iter_max=options.n_iter_max,
-            tol=options.tol,
-            ridge=options.ridge,
-            line_search=options.line_search,
+            n_iter_max=iteration.n_iter_max,
+            tol=iteration.tol,
+            ridge=iteration.ridge,
+            line_search=iteration.line_search,
             energy=energy,
             lost=lost,
-            entries=options.entries,
+            entries=iteration.entries,
             progress=part(progress, i / len(starts), (i + 1) / len(starts)),
         )
         origin = f"start {i + 1} of {len(starts)}: {label}"
@@ -195,7 +195,7 @@ def _best_start(
 
 
 def _starts(
-    core: Array, bases: Bases, rank: int, warm: Components | None, options: Options
+    core: Array, bases: Bases, rank: int, warm: Components | None, iteration: CPIteration
 ) -> list[tuple[str, Components]]:
     """Named starts in the coordinates of the core."""
     xp = namespace(core)
@@ -205,7 +205,7 @@ def _starts(
         return [double(bases[k]).T @ f if k in bases else f for k, f in enumerate(factors)]
 
     def begin(name: str, restart: int) -> tuple[str, Components]:
-        rng = np.random.default_rng(np.random.SeedSequence(options.seed, spawn_key=(restart,)))
+        rng = np.random.default_rng(np.random.SeedSequence(iteration.seed, spawn_key=(restart,)))
         # drawn for the whole tensor: the start must not depend on the signs of the bases
         drawn = [rng.standard_normal((n, rank)) for n in sizes]
         columns = inside([xp.asarray(d, dtype=xp.float64, device=core.device) for d in drawn])
@@ -215,11 +215,11 @@ def _starts(
             label = f"hosvd, because {name} failed: {problem}"
             return label, STARTS["hosvd"](core, rank, columns.__getitem__)
 
-    starts = [begin("random", i) for i in range(1, options.n_restarts)]
+    starts = [begin("random", i) for i in range(1, iteration.n_restarts)]
     if warm is None:
-        return [begin(options.init, 0), *starts]
+        return [begin(iteration.init, 0), *starts]
     given = "given", Components.of(inside(warm.factors), warm.weights)
-    return [given, *([begin(options.init, 0)] if options.also else []), *starts]
+    return [given, *([begin(iteration.init, 0)] if iteration.also else []), *starts]
 
 
 def components_of(tensor: CP) -> Components:

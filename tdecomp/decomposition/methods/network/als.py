@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 
-from tdecomp._xp import Array, floor
-from tdecomp.decomposition.checks import check_iteration, check_real, seed_of
-from tdecomp.decomposition.fit import Fit, Rounding, make_fit
+from tdecomp._xp import Array, floor, sum_of_squares
+from tdecomp.decomposition.checks import check_iteration, check_real, is_one_of, seed_of
+from tdecomp.decomposition.fit import Fit, Rounding, Trace, make_fit
+from tdecomp.decomposition.method import Analysis, Choice, Method, Share
+from tdecomp.decomposition.methods.network.frontier import network_frontier
 from tdecomp.decomposition.methods.network.parse import Ansatz, parse, positions_of
-from tdecomp.decomposition.methods.network.solve import Options
+from tdecomp.decomposition.methods.network.skeleton import Skeleton
+from tdecomp.decomposition.methods.network.solve import NetworkIteration
 from tdecomp.decomposition.methods.network.task import Task
 from tdecomp.decomposition.rank_search import search_rank
+from tdecomp.decomposition.run import run_one
 from tdecomp.errors import ArgumentError, DataError
-from tdecomp.formats import Format, Network, Sum
-from tdecomp.modes import Equation
-from tdecomp.passes.coordinates import Frame, format_frame
-from tdecomp.passes.slices import Input, check_shape, dense, in_float64
-from tdecomp.progress import Progress, silent
+from tdecomp.formats import Format
+from tdecomp.modes import Axis, Equation
+from tdecomp.passes.data import Data
+from tdecomp.passes.slices import Input
+from tdecomp.progress import Progress, part, silent
 from tdecomp.ranking.target import Target
 
-__all__ = ["als"]
+__all__ = ["NetworkMethod", "als"]
+
+Init = Literal["auto", "random"] | Format
 
 
 def als(
@@ -37,7 +46,7 @@ def als(
     sizes: Mapping[str, int] | None = None,
     frozen: Mapping[int, Array] | None = None,
     tied: Iterable[Sequence[int]] = (),
-    init: Literal["auto", "random"] | Format = "auto",
+    init: Init = "auto",
     n_iter_max: int = 200,
     tol: float = 1e-8,
     ridge: float = 0.0,
@@ -150,92 +159,200 @@ def als(
     >>> fit.tensor.rank, fit.n_params, fit.error < 1e-12
     ((2, 2), 34, True)
     """
-    check_shape(x)
-    with in_float64(x):
-        target = Target(rank, error, budget)
+    method = NetworkMethod(
+        equation=equation,
+        free=free,
+        sizes=sizes,
+        frozen=frozen,
+        tied=tied,
+        init=init,
+        n_iter_max=n_iter_max,
+        tol=tol,
+        ridge=ridge,
+        n_restarts=n_restarts,
+        random_state=random_state,
+        rank_max=rank_max,
+        rounding=rounding,
+    )
+    return run_one(method, x, Target(rank, error, budget), progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkMethod(Method[None]):
+    """Any einsum over named modes: trees in closed form, the rest by alternating least squares.
+
+    Over several inputs an error is divided by what singular values promise: those of the data
+    unfolded between the terms that have a mode and all others, of which the letters between them
+    bound the rank. Each share is then met by a search of its own. A budget is divided the same way,
+    and each share is kept. Both divisions are estimates, exact for two free terms.
+    """
+
+    equation: str | Equation
+    free: str | None = None
+    sizes: Mapping[str, int] | None = None
+    frozen: Mapping[int, Array] | None = None
+    tied: Iterable[Sequence[int]] = ()
+    init: Init = "auto"
+    n_iter_max: int = 200
+    tol: float = 1e-8
+    ridge: float = 0.0
+    n_restarts: int = 1
+    random_state: int | np.random.Generator | None = None
+    rank_max: int = 64
+
+    def __post_init__(self):
         check_iteration(
-            counts={"n_iter_max": n_iter_max, "n_restarts": n_restarts, "rank_max": rank_max},
-            amounts={"tol": tol, "ridge": ridge},
+            counts={
+                "n_iter_max": self.n_iter_max,
+                "n_restarts": self.n_restarts,
+                "rank_max": self.rank_max,
+            },
+            amounts={"tol": self.tol, "ridge": self.ridge},
         )
-        ansatz, frozen = parse(equation), frozen or {}
-        array, frame = _coordinates(x, ansatz, frozen)
-        check_real(array, "als")
-        stored = {str(ansatz.output[k]): int(u.shape[0]) for k, u in frame.lift.items()}
-        task = Task.of(array, ansatz, sizes or {}, frozen, tied, stored)
-        if init not in ("auto", "random") and not isinstance(init, Format):
-            raise ArgumentError(f"init={init!r} must be 'auto', 'random' or a Network")
-        given = None if isinstance(init, str) else _tensors(init, ansatz, frame)
-        options = Options(init == "auto", n_iter_max, tol, ridge, n_restarts, seed_of(random_state))
-
-        def solve(ranks: Mapping[str, int], progress: Progress, below: Fit | None = None) -> Fit:
-            smaller = None if below is None else _tensors(below.tensor, ansatz, frame)
-            found, trace = task.solve(ranks, given, smaller, options, progress)
-            tensor = frame.up(_format(ansatz, found))
-            return make_fit(x, tensor, rounding, {}, trace, seen=(array, frame))
-
-        if target.rank is not None:
-            return solve(task.ranks(target.rank), progress)
-        letter = task.free_letter(free)
-        fibres = math.prod(array.shape) // max(array.shape)  # no CP needs a larger rank
-        reach = ansatz.reach(letter, task.sizes, fibres)
-        if target.budget is not None:
-            return solve({letter: task.within(letter, target.budget, reach)}, progress)
-        assert target.error is not None
-        if target.error < floor(array.dtype):
+        if self.names is not None:
             raise ArgumentError(
-                f"error={target.error:g} is below {floor(array.dtype):g}, what this precision can"
-                " reach"
+                f"names={self.names!r}: the output of the equation names the axes, leave names out"
             )
+        if not isinstance(self.init, Format) and not is_one_of(self.init, ("auto", "random")):
+            raise ArgumentError(f"init={self.init!r} must be 'auto', 'random' or a Network")
+        # a generator, of seeds or of groups, is read once: every rank and every input has the same
+        object.__setattr__(self, "random_state", seed_of(self.random_state))
+        object.__setattr__(self, "tied", tuple(map(tuple, self.tied)))
+        for what, groups in (("frozen", [self.frozen or ()]), ("tied", self.tied)):
+            for group in groups:
+                positions_of(self.ansatz, group, what)
+
+    @cached_property
+    def ansatz(self) -> Ansatz:
+        """The equation, read."""
+        return parse(self.equation)
+
+    @cached_property
+    def iteration(self) -> NetworkIteration:
+        """How to iterate, whatever the tensor."""
+        return NetworkIteration(
+            from_data=self.init == "auto",
+            n_iter_max=self.n_iter_max,
+            tol=self.tol,
+            ridge=self.ridge,
+            n_restarts=self.n_restarts,
+            seed=seed_of(self.random_state),
+        )
+
+    def cut_sizes(self, x: Data[Any]) -> Sequence[int]:
+        """No bound: a letter may be larger than every mode, `ranks` cuts it to what is of use."""
+        if len(x.shape) != len(self.ansatz.output):
+            raise DataError(
+                f"{'a format' if x.is_format else 'an array'} of shape {x.shape} has"
+                f" {len(x.shape)} modes, the output of '{self.ansatz}' has"
+                f" {len(self.ansatz.output)}"
+            )
+        return [sys.maxsize]
+
+    def ranks(self, x: Data[Any], target: Target) -> Choice:
+        """Sizes of all letters that have none yet."""
+        shape = x.shape  # an array is not loaded for that
+        if x.is_format:
+            shape = tuple(x.coordinates(self._opened(x))[0].shape)
+        return [tuple(self._skeleton(x, shape).ranks(target.rank).values())]
+
+    def look(self, x: Data[Any], width: int, progress: Progress, passes: int = 0) -> Analysis[None]:
+        """What the size of the free letter promises, from singular values of the whole data."""
+        del width
+        task = self._task(x)
+        letter = task.skeleton.free_letter(self.free)
+        over = part(progress, 0.1, 1)
+        return Analysis(
+            frontiers=[network_frontier(task.skeleton, letter, task.array, over)],
+            floor=floor(task.array.dtype),
+            passes=passes + 1,
+        )
+
+    def fit(self, x: Data[Any], choice: Choice, state: None, progress: Progress) -> Fit:
+        """The best network found, of letters of these sizes."""
+        del state
+        task = self._task(x)
+        return self._fitted(
+            x, task, dict(zip(task.skeleton.open, choice[0], strict=True)), progress
+        )
+
+    def spend(
+        self, x: Data[Any], choice: Choice, share: Share, state: None, progress: Progress
+    ) -> Fit:
+        """The largest useful size within a budget; a small size that meets an error."""
+        del state
+        task = self._task(x)
+        letter = task.skeleton.free_letter(self.free)
+        if choice == [(0,)]:
+            return self._nothing(x, task)
+        if share.params is not None:
+            size = task.skeleton.within(letter, share.params)
+            return self._fitted(x, task, {letter: size}, progress)
+        assert share.lost is not None
+        energy, least = sum_of_squares(task.array), floor(task.array.dtype)
         return search_rank(
-            lambda size, smaller: solve({letter: size}, silent, smaller),
-            error=target.error,
-            most=min(rank_max, reach),
-            advice=f"raise rank_max={rank_max}, n_restarts or n_iter_max, or the error",
+            lambda size, smaller: self._fitted(x, task, {letter: size}, silent, smaller),
+            error=max(math.sqrt(share.lost / energy), least) if energy else least,
+            most=min(self.rank_max, task.skeleton.reach(letter)),
+            advice=f"raise rank_max={self.rank_max}, n_restarts or n_iter_max, or the error",
             progress=progress,
         )
 
+    def _fitted(
+        self,
+        x: Data[Any],
+        task: Task,
+        ranks: Mapping[str, int],
+        progress: Progress,
+        smaller: Fit | None = None,
+    ) -> Fit:
+        given = self.init if isinstance(self.init, Format) else None
+        below = None if smaller is None else smaller.tensor
+        tensor, trace = task.solve(ranks, given, below, self.iteration, progress)
+        return self._measured(x, task, tensor, trace)
 
-def _coordinates(x: Input, ansatz: Ansatz, frozen: Mapping[int, Array]) -> tuple[Array, Frame]:
-    """The dense array; of a format its core, in coordinates of every mode that one free term has.
+    def _nothing(self, x: Data[Any], task: Task) -> Fit:
+        """Letters of size 0, for data that are not worth size 1."""
+        nothing = task.skeleton.nothing
+        assert nothing is not None
+        return self._measured(x, task, task.nothing(nothing), Trace())
 
-    A mode that several terms of an addend share, or none, or a frozen one, keeps its own.
-    """
-    if not isinstance(x, Format):
-        return dense(x), Frame()
-    if len(x.modes) != len(ansatz.output):
-        raise DataError(
-            f"a format of shape {x.shape} has {len(x.shape)} modes, the output of '{ansatz}' has"
-            f" {len(ansatz.output)}"
+    def _measured(self, x: Data[Any], task: Task, tensor: Format, trace: Trace) -> Fit:
+        return make_fit(
+            x, tensor, rounding=self.rounding, trace=trace, seen=(task.array, task.frame)
         )
-    fixed = set(positions_of(ansatz, frozen, "frozen"))
-    free = {k for k in ansatz.written if k not in fixed}
-    opened = [
-        mode
-        for mode, axis in zip(x.modes, ansatz.output, strict=True)
-        if not all(
-            [k in free for k in block if axis in ansatz.terms[k]] == [True]
-            for block in ansatz.blocks
+
+    def _task(self, x: Data[Any]) -> Task:
+        """The data in the coordinates that they are fitted in."""
+        array, frame = x.coordinates(self._opened(x))
+        check_real(array, "als")
+        return Task.of(self._skeleton(x, tuple(array.shape)), array, frame)
+
+    def _skeleton(self, x: Data[Any], shape: tuple[int, ...]) -> Skeleton:
+        """All sizes that are known of data with coordinates of this shape."""
+        frozen = self.frozen or {}
+        places = positions_of(self.ansatz, frozen, "frozen")
+        return Skeleton.of(
+            self.ansatz,
+            shape,
+            x.shape,
+            sizes=self.sizes or {},
+            frozen=dict(zip(places, frozen.values(), strict=True)),
+            tied=[positions_of(self.ansatz, group, "tied") for group in self.tied],
         )
-    ]
-    core, frame = format_frame(x, opened)
-    return dense(core), frame
 
+    def _opened(self, x: Data[Any]) -> list[str]:
+        """Modes that keep their size in the coordinates of a format.
 
-def _tensors(init: Format, ansatz: Ansatz, frame: Frame) -> list[Array]:
-    """Arrays of a network or sum of networks of this equation, in the coordinates."""
-    networks = init._summands()
-    wanted = [Equation(e.terms, e.output) for e in ansatz.addends]
-    if [n.equation for n in networks] != wanted:
-        told = " + ".join(str(n.equation) for n in networks)
-        raise ArgumentError(f"init '{told}' is no Network of the equation '{ansatz}'")
-    return [a for network in networks for a in frame.down(network).arrays.values()]
+        Those that several terms of an addend share, or none has, or a frozen one.
+        """
+        fixed = set(positions_of(self.ansatz, self.frozen or {}, "frozen"))
+        free = {k for k in self.ansatz.written if k not in fixed}
+        axes = zip(x.modes, self.ansatz.output, strict=True)
+        return [mode for mode, axis in axes if not self._is_alone(axis, free)]
 
-
-def _format(ansatz: Ansatz, arrays: Sequence[Array]) -> Format:
-    networks = tuple(
-        Network(equation, tuple(arrays[k] for k in block))
-        for equation, block in zip(ansatz.addends, ansatz.blocks, strict=True)
-    )
-    if len(networks) == 1:
-        return networks[0]
-    return Sum(networks)
+    def _is_alone(self, axis: Axis, free: set[int]) -> bool:
+        """Whether one term of every addend has this axis, and is free."""
+        terms = self.ansatz.terms
+        having = [[k in free for k in block if axis in terms[k]] for block in self.ansatz.blocks]
+        return all(found == [True] for found in having)

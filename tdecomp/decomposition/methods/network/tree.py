@@ -10,11 +10,11 @@ from tdecomp._xp import Array, double, namespace
 from tdecomp.decomposition.methods.network.problem import Problem, Term
 from tdecomp.linalg import truncated_svd
 
-__all__ = ["is_tree", "padded", "tree_of_svds"]
+__all__ = ["Tree", "is_tree", "padded", "tree_of", "tree_of_svds"]
 
 
 @dataclass(frozen=True)
-class _Tree:
+class Tree:
     """Bonds of a tree network: names between two terms, none for a bond of size 1.
 
     Attributes
@@ -32,6 +32,39 @@ class _Tree:
 def is_tree(problem: Problem) -> bool:
     """Whether `tree_of_svds` takes this network."""
     return _tree(problem) is not None
+
+
+def tree_of(
+    terms: Sequence[Term],
+    output: Term,
+    addends: Sequence[Sequence[int]],
+    groups: Sequence[Sequence[int]],
+) -> Tree | None:
+    """The bonds of a network that is a tree; None for any other, a sum, a frozen or tied one."""
+    if len(addends) != 1 or len(groups) != len(terms):
+        return None
+    having = [set(term) for term in terms]
+    batch = tuple(n for n in output if all(n in term for term in having))
+    if len(having) == 1:
+        batch = ()
+    bonds: dict[tuple[int, int], list[str]] = {}
+    for name in dict.fromkeys(n for term in terms for n in term):
+        where = [k for k, term in enumerate(having) if name in term]
+        if name in batch:
+            continue
+        if len(where) != (1 if name in output else 2):
+            return None
+        if name not in output:
+            bonds.setdefault((where[0], where[1]), []).append(name)
+    pieces = [{k} for k in range(len(having))]
+    for bond in bonds:
+        a, b = (next(p for p in pieces if k in p) for k in bond)
+        if a is b:
+            return None  # a cycle
+        pieces = [p for p in pieces if p is not a and p is not b] + [a | b]
+    heads = sorted(min(piece) for piece in pieces)
+    joints = {(heads[0], other): () for other in heads[1:]}
+    return Tree(batch, {k: tuple(v) for k, v in bonds.items()} | joints)
 
 
 def tree_of_svds(problem: Problem) -> list[Array]:
@@ -55,34 +88,11 @@ def tree_of_svds(problem: Problem) -> list[Array]:
     return [_gathered(problem, tree, [p[k] for p in peeled], k) for k in range(len(problem.terms))]
 
 
-def _tree(problem: Problem) -> _Tree | None:
-    if len(problem.addends) != 1 or len(problem.groups) != len(problem.terms):
-        return None
-    terms = [set(term) for term in problem.terms]
-    batch = tuple(n for n in problem.output if all(n in term for term in terms))
-    if len(terms) == 1:
-        batch = ()
-    bonds: dict[tuple[int, int], list[str]] = {}
-    for name in dict.fromkeys(n for term in problem.terms for n in term):
-        where = [k for k, term in enumerate(terms) if name in term]
-        if name in batch:
-            continue
-        if len(where) != (1 if name in problem.output else 2):
-            return None
-        if name not in problem.output:
-            bonds.setdefault((where[0], where[1]), []).append(name)
-    pieces = [{k} for k in range(len(terms))]
-    for bond in bonds:
-        a, b = (next(p for p in pieces if k in p) for k in bond)
-        if a is b:
-            return None  # a cycle
-        pieces = [p for p in pieces if p is not a and p is not b] + [a | b]
-    heads = sorted(min(piece) for piece in pieces)
-    joints = {(heads[0], other): () for other in heads[1:]}
-    return _Tree(batch, {k: tuple(v) for k, v in bonds.items()} | joints)
+def _tree(problem: Problem) -> Tree | None:
+    return tree_of(problem.terms, problem.output, problem.addends, problem.groups)
 
 
-def _peeled(problem: Problem, tree: _Tree, x: Array, names: Sequence[str]) -> dict[int, tuple]:
+def _peeled(problem: Problem, tree: Tree, x: Array, names: Sequence[str]) -> dict[int, tuple]:
     """``{k: (names, array)}`` of one slab; a bond is one axis, named by its pair of terms."""
     xp = namespace(x)
     bonds, names = dict(tree.bonds), list(names)
@@ -128,7 +138,7 @@ def padded(x: Array, size: int, axis: int) -> Array:
     return xp.concat([x, xp.zeros(shape, dtype=x.dtype, device=x.device)], axis=axis)
 
 
-def _gathered(problem: Problem, tree: _Tree, slabs: Sequence[tuple], k: int) -> Array:
+def _gathered(problem: Problem, tree: Tree, slabs: Sequence[tuple], k: int) -> Array:
     """The factor of one term from those of all slabs: bonds opened, axes in the term's order."""
     term = problem.terms[k]
     names = [

@@ -82,7 +82,7 @@ class ChainMethod(Method[ChainState]):
     def view(self, x: Data[Any], ends: Sequence[int]) -> View:
         """Its chain, whole or sketched; the first and last of `ends` are ranks for its ends."""
 
-    def sizes(self, x: Data[Any]) -> Sequence[int]:
+    def cut_sizes(self, x: Data[Any]) -> Sequence[int]:
         """Of the modes, and of the bonds."""
         return [*x.shape, *self.chain(x).largest]
 

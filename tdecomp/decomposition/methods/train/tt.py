@@ -265,7 +265,7 @@ def tt_round(
         return small
     with float64_scope(*tt.cores):  # one sweep: nothing is measured
         data = open_data(tt)
-        target.check_reach(max(method.sizes(data)))
+        target.check_reach(max(method.cut_sizes(data)))
         (bonds,) = method.ranks(data, target)
         chain = chain_of_train(tt)
         if sketch:

@@ -107,13 +107,13 @@ class CoreAndBases(Method[FullHosvd]):
     def build(self, modes: tuple[str, ...], core: Array, bases: Bases) -> Format:
         """The format that stores them."""
 
-    def sizes(self, x: Data[Any]) -> Sequence[int]:
+    def cut_sizes(self, x: Data[Any]) -> Sequence[int]:
         """Sizes of the compressed modes."""
         return [x.shape[k] for k in self._where(x)]
 
     def ranks(self, x: Data[Any], target: Target) -> Choice:
         """One rank for every compressed mode."""
-        return [target.ranks_of([x.modes[k] for k in self._where(x)], self.sizes(x))]
+        return [target.ranks_of([x.modes[k] for k in self._where(x)], self.cut_sizes(x))]
 
     def spend(
         self,
@@ -146,7 +146,7 @@ class CoreAndBases(Method[FullHosvd]):
         self, x: Data[Any], width: int, progress: Progress, passes: int
     ) -> Analysis[FullHosvd]:
         """Frontier of the core of the full HOSVD, or of a sketch's part of it."""
-        where, sizes = self._where(x), self.sizes(x)
+        where, sizes = self._where(x), self.cut_sizes(x)
         view = self._sketched(x, dict.fromkeys(where, width))
         if view is None:
             view, limits = exact_view(x, where, self.metric), ()
@@ -240,7 +240,7 @@ class CoreAndBases(Method[FullHosvd]):
 
     def _cheapest(self, x: Data[Any], choices: Sequence[tuple[int, ...]]) -> dict[int, int]:
         """The ranks that store the fewest numbers, of equals the first."""
-        stored = partial(_stored, sizes=self.sizes(x), fixed=self._fixed(x))
+        stored = partial(_stored, sizes=self.cut_sizes(x), fixed=self._fixed(x))
         return self._ranked(x, [min(choices, key=stored)])
 
 
