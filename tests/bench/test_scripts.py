@@ -71,7 +71,9 @@ def test_passes_are_told_apart(pair, capsys):
     spent = watched.passes(end=watched.times[2][-1])
     assert len(spent) == 3
     assert sum(spent) == pytest.approx(watched.times[2][-1] - watched.times[0][0])
-    parts = {site.shape: whole_model.Parts(1.0, 1.0, 1.0) for site in stack.group.sites}
+    site = stack.group.sites[0]
+    parts = {site.shape: whole_model.parts_of(delta.pair, site)}
+    assert min(parts[site.shape].file, parts[site.shape].widen, parts[site.shape].product) > 0
     whole_model.passes_table(Printer(markdown=True), delta, "tucker2", parts)
     assert "| attn_in.48x96 | 6 |" in capsys.readouterr().out
 
