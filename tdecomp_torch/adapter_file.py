@@ -20,15 +20,18 @@ from tdecomp.errors import ArgumentError, FileError, SiteError
 from tdecomp.files.apart import files_in
 from tdecomp.files.atomic import output_folder
 from tdecomp.stack import Site
-from tdecomp_torch.adapter import START, Adapter
-from tdecomp_torch.attach import Held, build, check_name, held_factors
+from tdecomp_torch.attached import Attached
+from tdecomp_torch.build import build
 from tdecomp_torch.description import Description, describe, read_description
 from tdecomp_torch.gathering import Writers, is_part, make_whole, settle
+from tdecomp_torch.installing import START, check_name, install
+from tdecomp_torch.keys import Held, held_factors
 from tdecomp_torch.modules import kind_of
 from tdecomp_torch.names import modules_of, parameters_of
 from tdecomp_torch.plainly import plainly
+from tdecomp_torch.training import step
 
-__all__ = ["load_adapter", "save_adapter"]
+__all__ = ["load", "save_adapter"]
 
 FILE = "factors.safetensors"
 _KEY = "tdecomp.adapter"
@@ -39,7 +42,7 @@ _FAULTS = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionE
 
 
 def save_adapter(
-    adapter: Adapter, folder: str | os.PathLike[str], *, overwrite: bool = False
+    attached: Attached, folder: str | os.PathLike[str], *, overwrite: bool = False
 ) -> None:
     """Write an adapter to a folder, whole or not at all; no base weight is read for it.
 
@@ -50,8 +53,8 @@ def save_adapter(
 
     Parameters
     ----------
-    adapter
-        Attached.
+    attached
+        On its model.
     folder
         Existing ones are refused unless `overwrite`. Of a sharded model (FSDP) all processes save
         together; the first of those that were given the same folder writes it.
@@ -63,63 +66,45 @@ def save_adapter(
     FileError
         The folder cannot be written.
     """
+    attached.check()
     if not isinstance(folder, str | os.PathLike):
         raise ArgumentError(f"save takes a folder, got {type(folder).__name__}")
-    settle(adapter.model)
-    held, shapes = adapter.pool.stored(), adapter.shapes()
-    for name, parameter in adapter.trained_besides().items():
+    settle(attached.model)
+    held, shapes = attached.pool.stored(), attached.shapes()
+    for name, parameter in attached.trained_besides().items():
         held[_BESIDES + name] = parameter
         if is_part(parameter):
-            shapes[_BESIDES + name] = adapter.shapes_besides[name]
+            shapes[_BESIDES + name] = attached.shapes_besides[name]
     state, device = make_whole(held, shapes)
     writers = Writers(Path(folder), device)
     written = False
     try:
         if writers.writes:
-            _write(adapter, state, folder, overwrite=overwrite)
+            _write(attached, state, folder, overwrite=overwrite)
         written = True
     finally:
         writers.agree(Path(folder), written=written)
 
 
 def _write(
-    adapter: Adapter,
+    attached: Attached,
     state: Mapping[str, Tensor],
     folder: str | os.PathLike[str],
     *,
     overwrite: bool,
 ) -> None:
-    inputs = files_in(str(getattr(adapter.model, "name_or_path", "") or ""))
+    inputs = files_in(str(getattr(attached.model, "name_or_path", "") or ""))
     with output_folder(folder, overwrite=overwrite, inputs=inputs) as temporary:
         save_file(
             {name: value.cpu().contiguous() for name, value in state.items()},
             temporary / FILE,
-            {"format": "pt", _KEY: describe(adapter)},
+            {"format": "pt", _KEY: describe(attached)},
         )
 
 
 @plainly()
-def load_adapter(
-    model: nn.Module, folder: str | os.PathLike[str], *, name: str = "default"
-) -> Adapter:
-    """Put a saved adapter on a model.
-
-    Parameters
-    ----------
-    model
-        With the same modules as the one it was saved from, at the same paths.
-    folder
-        Written by `save_adapter`.
-    name
-        Name of the adapter on this model.
-
-    Raises
-    ------
-    FileError
-        The file is missing, damaged, of a newer version, or its tensors do not fit its method.
-    SiteError
-        The model is another one; the first module that differs is named. Nothing is changed.
-    """
+def load(model: nn.Module, folder: str | os.PathLike[str], name: str) -> Attached:
+    """Put a saved adapter on a model; see `tdecomp_torch.load_adapter`."""
     if not isinstance(folder, str | os.PathLike):
         raise ArgumentError(
             f"load_adapter takes a model and then a folder, got {type(folder).__name__}"
@@ -137,7 +122,7 @@ def load_adapter(
         with _as_damage(path):
             _check_factors(said, shapes, path)
             tensors = {key: file.get_tensor(key) for key in shapes}
-            adapter = build(
+            attached = build(
                 model,
                 name,
                 said.spec,
@@ -146,17 +131,17 @@ def load_adapter(
                 stored=_starts(said, tensors),
                 dtype=said.dtype,
             )
-            adapter.step(said.step)
-    adapter.notes += _told_of_base(adapter, said.base)
-    adapter.install(tuple(besides))
+            step(attached, said.step)
+    attached.notes += _told_of_base(attached, said.base)
+    install(attached, tuple(besides))
     with torch.no_grad():
         if said.settings.fold:  # by now the start is folded into the weights
-            for key, factor in adapter.factors().items():
+            for key, factor in attached.factors().items():
                 factor.copy_(tensors[key])
-        for key, parameter in adapter.trained_besides().items():
+        for key, parameter in attached.trained_besides().items():
             if key in besides:
                 parameter.copy_(_like(parameter, tensors[besides[key]]))
-    return adapter
+    return attached
 
 
 @contextmanager
@@ -321,20 +306,20 @@ def _renamed(said: Description, rename: Callable[[str], str]) -> Description:
     return replace(said, grids=grids, base={rename(name): own for name, own in base.items()})
 
 
-def _told_of_base(adapter: Adapter, saved: str | Mapping[str, str | None]) -> tuple[str, ...]:
+def _told_of_base(attached: Attached, saved: str | Mapping[str, str | None]) -> tuple[str, ...]:
     """A sentence if the base weights are others than those of the file, or cannot be compared.
 
     Parameters
     ----------
-    adapter
+    attached
         Not installed yet, so that the weights are the base.
     saved
         Digests by module path; of format version 1 one of all bytes.
     """
-    here = adapter.base_samples()
+    here = attached.base_samples()
     if isinstance(saved, str):
         unknown = [path for path, own in here.items() if own is None]
-        wrong = ["of all"] if not unknown and saved != _hash(adapter) else []
+        wrong = ["of all"] if not unknown and saved != _hash(attached) else []
     else:
         unknown = [path for path, own in here.items() if own is None or saved.get(path) is None]
         wrong = [path for path, own in here.items() if path not in unknown and own != saved[path]]
@@ -348,10 +333,10 @@ def _told_of_base(adapter: Adapter, saved: str | Mapping[str, str | None]) -> tu
     return ()
 
 
-def _hash(adapter: Adapter) -> str:
+def _hash(attached: Attached) -> str:
     """Digest of the adapted base weights as format version 1 has it: of names, shapes and bytes."""
     digest = hashlib.sha256()
-    for target in sorted(adapter.targets, key=lambda target: target.path):
+    for target in sorted(attached.targets, key=lambda target: target.path):
         for own in target.kind.content(target.module):
             digest.update(f"{target.path} {tuple(own.shape)} {own.dtype}".encode())
             raw = own.detach().cpu().contiguous().flatten().view(torch.uint8)
