@@ -13,16 +13,19 @@ import torch
 from torch import nn
 
 from tdecomp.adapters import Spec, method
-from tdecomp.adapters.grids import make_grids
+from tdecomp.adapters.grids import make_grids, single_heads
 from tdecomp.errors import ArgumentError
 from tdecomp.stack import Site, Targets
 from tdecomp_torch.adapter_file import load
 from tdecomp_torch.attached import Settings
 from tdecomp_torch.build import build
+from tdecomp_torch.filling import Starts
 from tdecomp_torch.handle import Adapter
 from tdecomp_torch.installing import check_name, chosen_parameters, install
+from tdecomp_torch.inventory import Inventory
 from tdecomp_torch.plainly import plainly
-from tdecomp_torch.targets import chosen_sites, known_sites
+from tdecomp_torch.plan import make_plan
+from tdecomp_torch.targets import chosen_sites
 
 __all__ = ["attach", "load_adapter"]
 
@@ -134,20 +137,7 @@ def attach(
     for what, share_of in (("dropout", dropout), ("rank_dropout", rank_dropout)):
         if not isinstance(share_of, Real) or not 0 <= float(share_of) < 1:
             raise ArgumentError(f"{what}={share_of!r} must be 0 or more and below 1")
-    tasks = _checked_tasks(tasks, fold=fold)
     modes, sides = _shared(share)
-    survey = chosen_sites(
-        model,
-        targets=targets,
-        exclude=exclude,
-        layers=layers,
-        patterns=patterns,
-        spec=None if "head" in (modes or ()) else spec,
-    )
-    sites = _of_tasks(survey.sites, tasks)
-    grids = make_grids(spec, sites, share=modes, everywhere=known_sites(model))
-    spec = spec.over_heads() if "head" in (modes or ()) else spec
-    trained = chosen_parameters(model, also_train)
     settings = Settings(
         rank=rank,
         alpha=alpha,
@@ -158,19 +148,26 @@ def attach(
         seed=seed,
         tokens=tokens,
         fold=fold,
-        tasks=tasks,
+        tasks=_checked_tasks(tasks, fold=fold),
     )
-    attached = build(
-        model,
-        name,
-        spec,
-        grids,
-        settings,
-        notes=survey.notes,
-        given=given or {},
-        dtype=dtype,
-        progress=progress,
+    inventory, over_heads = Inventory(model), "head" in (modes or ())
+    survey = chosen_sites(
+        inventory,
+        targets=targets,
+        exclude=exclude,
+        layers=layers,
+        patterns=patterns,
+        spec=None if over_heads else spec,
     )
+    sites = _of_tasks(survey.sites, settings.tasks)
+    if over_heads:
+        spec, sites = single_heads(spec, sites)
+    everywhere = inventory.known_sites if "head" in spec.weight_modes else ()
+    grids = make_grids(spec, sites, share=modes, everywhere=everywhere)
+    trained = chosen_parameters(inventory, also_train)
+    plan = make_plan(inventory, spec, grids, settings, notes=survey.notes)
+    starts = Starts(given=given or {}, dtype=dtype, progress=progress)
+    attached = build(plan, name, starts)
     install(attached, trained)
     return Adapter(attached)
 

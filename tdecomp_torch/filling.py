@@ -2,26 +2,148 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tdecomp.adapters import Bound
 from tdecomp.adapters.expressions import nearest
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.stack import Site
-from tdecomp_torch.modules import Kind, kind_of
+from tdecomp_torch.inventory import Inventory
 from tdecomp_torch.offload import computing_device
-from tdecomp_torch.pool import Derived, FactorPool, Member
+from tdecomp_torch.plan import Plan
+from tdecomp_torch.pool import Derived, FactorPool
 
-__all__ = ["BaseWeights", "fill", "given_arrays"]
+__all__ = ["BaseWeights", "Starts", "fill"]
 
 
-def given_arrays(
+@dataclass(frozen=True, kw_only=True)
+class Starts:
+    """What takes the place of the starts that a method has.
+
+    Attributes
+    ----------
+    given
+        By factor name; of a factor of every ``site`` also a mapping from module paths.
+    stored
+        By key, taken as they are, dtype included.
+    dtype
+        Of all others; None: float32, and no less than the weights.
+    progress
+        Called with the share of the weights that the start is made from.
+    """
+
+    given: Mapping[str, Any] = field(default_factory=dict)
+    stored: Mapping[str, Tensor] = field(default_factory=dict)
+    dtype: torch.dtype | None = None
+    progress: Callable[[float], None] = lambda share: None
+
+
+class BaseWeights:
+    """The base weights of one grid, as they are now."""
+
+    def __init__(self, grid: SiteGrid, inventory: Inventory):
+        self.sites = grid.sites
+        self.matrices = [inventory.matrices[site.module] for site in grid.sites]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first of them is computed with."""
+        return computing_device(self.matrices[0].module)
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of factors beside them: float32, and no less than theirs."""
+        first = self.matrices[0]
+        dtype = first.kind.stored(first.module).dtype
+        return torch.float64 if dtype == torch.float64 else torch.float32
+
+    def looks_up(self) -> bool:
+        """Whether these are embeddings."""
+        kinds = {matrix.kind.looks_up for matrix in self.matrices}
+        if len(kinds) > 1:
+            raise SiteError(
+                f"{self.sites[0].path} and others of one shape are embeddings and matrices: attach"
+                " an adapter of its own to the embeddings"
+            )
+        return kinds.pop()
+
+    def readers(self) -> float:
+        """How many of them read the same tokens: those that lie in one module of the model."""
+        parents = {site.module.rpartition(".")[0] for site in self.sites}
+        return len({site.module for site in self.sites}) / len(parents)
+
+    def __call__(self, site: int) -> Tensor:
+        """``(out, in)`` of one site, a view."""
+        matrix, where = self.matrices[site], self.sites[site]
+        whole = matrix.kind.matrix(matrix.module).detach()
+        return whole[where.first_row : where.first_row + where.shape[0]]
+
+    def numpy(self, site: int) -> np.ndarray:
+        """The same as float64 in numpy."""
+        found = self(site)
+        if found.is_meta:
+            raise SiteError(
+                f"{self.sites[site].path} is on meta, without values, and this method starts from"
+                " them: give the model its weights first"
+            )
+        return found.double().cpu().numpy()
+
+
+def fill(pool: FactorPool, plan: Plan, weights: Sequence[BaseWeights], starts: Starts) -> None:
+    """Make every factor and put it in the pool; constants that do not follow are kept in files.
+
+    Raises
+    ------
+    ArgumentError
+        What is given does not fit, or groups cannot share a factor.
+    SiteError
+        A start is made of weights that are not here.
+    """
+    given = [
+        _given_arrays(bound, grid.sites, starts.given)
+        for bound, grid in zip(plan.bounds, plan.grids, strict=True)
+    ]
+    total, before = sum(len(own.sites) for own in weights), 0
+    shapes: dict[str, tuple[int, ...]] = {}
+    for bound, held, own, arrays in zip(plan.bounds, plan.held, weights, given, strict=True):
+        stored = {h.factor.name: starts.stored[h.key] for h in held if h.key in starts.stored}
+        known = {name: value.double().numpy() for name, value in stored.items()}
+        start = bound.start(
+            own.numpy,
+            seed=plan.settings.seed,
+            given={**arrays, **known},
+            names=[h.factor.name for h in held],
+            progress=lambda share, own=own, before=before: starts.progress(
+                (before + share * len(own.sites)) / total
+            ),
+        )
+        before += len(own.sites)
+        starts.progress(before / total)
+        precision = starts.dtype or own.precision
+        for h in held:
+            name = h.factor.name
+            if shapes.setdefault(h.key, h.shape) != h.shape:
+                raise ArgumentError(
+                    f"the factor {name!r} cannot be shared: it is {shapes[h.key]} in one group"
+                    f" and {h.shape} in {bound.grid.name}"
+                )
+            if hasattr(pool, h.key):
+                continue
+            dtype = stored[name].dtype if name in stored else precision
+            made = h.follows and name not in stored and name not in arrays
+            derived = Derived(bound, h.factor, dtype) if made else None
+            pool.add(h.key, h.factor, stored.get(name, start[name]), dtype, derived)
+    pool.to(weights[0].device)
+
+
+def _given_arrays(
     bound: Bound, sites: Sequence[Site], given: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     """What the user gives in place of starts, as float64 in numpy."""
@@ -70,106 +192,3 @@ def _as_array(name: str, value: Any) -> np.ndarray:
         return torch.as_tensor(value).detach().double().cpu().numpy()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArgumentError(f"what is given for {name!r} is no array ({error})") from None
-
-
-class BaseWeights:
-    """The base weights of one grid, as they are now."""
-
-    def __init__(self, grid: SiteGrid, modules: Mapping[str, nn.Module]):
-        self.sites = grid.sites
-        self.modules = [modules[site.module] for site in grid.sites]
-        self.kinds = [self._kind(module) for module in self.modules]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the first of them."""
-        return self._kind(self.modules[0]).stored(self.modules[0]).dtype
-
-    def looks_up(self) -> bool:
-        """Whether these are embeddings."""
-        kinds = {kind.looks_up for kind in self.kinds}
-        if len(kinds) > 1:
-            raise SiteError(
-                f"{self.sites[0].path} and others of one shape are embeddings and matrices: attach"
-                " an adapter of its own to the embeddings"
-            )
-        return kinds.pop()
-
-    def readers(self) -> float:
-        """How many of them read the same tokens: those that lie in one module of the model."""
-        parents = {site.module.rpartition(".")[0] for site in self.sites}
-        return len({site.module for site in self.sites}) / len(parents)
-
-    @staticmethod
-    def _kind(module: nn.Module) -> Kind:
-        kind = kind_of(module)
-        assert kind is not None
-        return kind
-
-    def __call__(self, site: int) -> Tensor:
-        """``(out, in)`` of one site, a view."""
-        module, where = self.modules[site], self.sites[site]
-        matrix = self.kinds[site].matrix(module).detach()
-        return matrix[where.first_row : where.first_row + where.shape[0]]
-
-    def numpy(self, site: int) -> np.ndarray:
-        """The same as float64 in numpy."""
-        found = self(site)
-        if found.is_meta:
-            raise SiteError(
-                f"{self.sites[site].path} is on meta, without values, and this method starts from"
-                " them: give the model its weights first"
-            )
-        return found.double().cpu().numpy()
-
-
-def fill(
-    pool: FactorPool,
-    members: Sequence[Member],
-    weights: Sequence[BaseWeights],
-    seed: int,
-    given: Sequence[Mapping[str, Any]],
-    stored: Mapping[str, Tensor],
-    follows: Collection[str],
-    dtype: torch.dtype | None,
-    progress: Callable[[float], None],
-) -> None:
-    """Make every factor and put it in the pool; constants that do not follow are kept in files."""
-    done: dict[str, tuple[int, ...]] = {}
-    total, before = sum(len(own.sites) for own in weights), 0
-    for member, own, arrays in zip(members, weights, given, strict=True):
-        bound, precision = member.bound, dtype or _precision(own.dtype)
-        keys = member.keys
-        known = {n: stored[k].double().numpy() for n, k in keys.items() if k in stored}
-        start = bound.start(
-            own.numpy,
-            seed=seed,
-            given={**arrays, **known},
-            names=keys,
-            progress=lambda share, own=own, before=before: progress(
-                (before + share * len(own.sites)) / total
-            ),
-        )
-        before += len(own.sites)
-        progress(before / total)
-        for factor in bound.factors:
-            key, shape = keys.get(factor.name), bound.shapes[factor.name]
-            if key is None:
-                continue
-            if done.setdefault(key, shape) != shape:
-                raise ArgumentError(
-                    f"the factor {factor.name!r} cannot be shared: it is {done[key]} in one group"
-                    f" and {shape} in {bound.grid.name}"
-                )
-            if not hasattr(pool, key):
-                value = stored.get(key, start[factor.name])
-                own = stored[key].dtype if key in stored else precision
-                given_one = key in stored or factor.name in arrays
-                made = not given_one and key in follows
-                pool.add(key, factor, value, own, Derived(bound, factor, own) if made else None)
-    pool.to(computing_device(weights[0].modules[0]))
-
-
-def _precision(dtype: torch.dtype) -> torch.dtype:
-    """Of factors beside base weights of some precision: float32, and no less than theirs."""
-    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -11,7 +11,8 @@ from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.stack.select import Chooser
 from tdecomp_torch.attached import Attached
 from tdecomp_torch.gathering import check_whole
-from tdecomp_torch.names import modules_of, named, parameters_of, pools_of
+from tdecomp_torch.inventory import Inventory
+from tdecomp_torch.names import named, parameters_of, pools_of
 from tdecomp_torch.offload import offloaded
 from tdecomp_torch.standing import Standing
 
@@ -34,19 +35,19 @@ def check_name(model: nn.Module, name: str) -> None:
         )
 
 
-def chosen_parameters(model: nn.Module, also_train: Sequence[str]) -> list[str]:
+def chosen_parameters(inventory: Inventory, also_train: Sequence[str]) -> list[str]:
     """Names of the parameters that are named, or that lie in modules that are."""
     if not isinstance(also_train, Collection):
         raise ArgumentError(f"also_train={also_train!r} must be names of modules or parameters")
     found: dict[str, None] = {}
-    paths = list(parameters_of(model)) if also_train else []
+    paths = list(inventory.parameters) if also_train else []
     for pattern in [also_train] if isinstance(also_train, str) else also_train:
         chooser = Chooser.of([pattern])
         own = [path for path in paths if any(map(chooser, _beginnings(path)))]
         if not own:
             raise SiteError(f"also_train={pattern!r} matches no parameter of the model")
         found |= dict.fromkeys(own)
-    modules = modules_of(model) if found else {}
+    modules = inventory.modules
     for path in found:
         owner, _, name = path.rpartition(".")
         if owner in modules and offloaded(modules[owner], name) is not None:

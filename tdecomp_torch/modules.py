@@ -16,7 +16,7 @@ from tdecomp_torch.forwards import factors_of, is_plain
 from tdecomp_torch.kept import direction
 from tdecomp_torch.offload import offloaded
 
-__all__ = ["Kind", "does_more", "kind_of"]
+__all__ = ["Kind", "kind_by_class", "kind_of"]
 
 
 class Kind(ABC):
@@ -289,7 +289,7 @@ _KINDS: tuple[tuple[Callable[[Any], bool], Kind], ...] = (
 
 def kind_of(module: nn.Module) -> Kind | None:
     """Kind of a module; None where it cannot be adapted."""
-    kind = _kind_by_class(module)
+    kind = kind_by_class(module)
     if kind is None or kind.packed or is_plain(module, kind.plain()) or kind.shape(module) is None:
         return kind
     factors = factors_of(module, kind)
@@ -298,10 +298,6 @@ def kind_of(module: nn.Module) -> Kind | None:
     return _Embedding(factors) if kind.looks_up else kind
 
 
-def does_more(module: nn.Module) -> bool:
-    """Whether a module is of a kind by its class and not by what it does."""
-    return _kind_by_class(module) is not None and kind_of(module) is None
-
-
-def _kind_by_class(module: nn.Module) -> Kind | None:
+def kind_by_class(module: nn.Module) -> Kind | None:
+    """Kind of a module by its class alone, whatever its forward does."""
     return next((kind for fits, kind in _KINDS if fits(module)), None)
