@@ -18,8 +18,8 @@ from tdecomp.adapters import Bound, Spec
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp_torch.gathering import is_part
+from tdecomp_torch.kinds import Kind
 from tdecomp_torch.layer import Hook
-from tdecomp_torch.modules import Kind
 from tdecomp_torch.names import named, parameters_of, pools_of
 from tdecomp_torch.pool import FactorPool
 from tdecomp_torch.sample import sample

@@ -11,7 +11,8 @@ from torch import nn
 
 from tdecomp.errors import SiteError
 from tdecomp.stack import Site, find_sites
-from tdecomp_torch.modules import Kind, kind_by_class, kind_of
+from tdecomp_torch.kinds import Kind
+from tdecomp_torch.modules import kind_by_class, kind_of
 from tdecomp_torch.names import inner_model, modules_of, parameters_of
 from tdecomp_torch.uses import readers_of_weights
 
