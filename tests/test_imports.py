@@ -14,6 +14,7 @@ LEVELS = {
     "errors": 0,
     "_xp": 0,
     "modes": 0,
+    "progress": 0,
     "tensor": 1,
     "linalg": 1,
     "_plan": 1,
@@ -22,6 +23,7 @@ LEVELS = {
     "decomposition": 3,
     "adapters": 4,
     "files": 5,
+    "jobs": 6,
     "_public": 6,
     "__init__": 7,
     "cli": 7,
@@ -113,6 +115,10 @@ def test_public_names_are_what_they_say_whatever_was_loaded_before():
 
 def test_reading_a_factors_file_loads_no_framework():
     assert not loaded_by("import tdecomp.files.factors, tdecomp.files.delta") & set(HEAVY)
+
+
+def test_jobs_load_no_framework_and_no_cli():
+    assert not loaded_by("import tdecomp.jobs") & {*HEAVY, *CLI_ONLY}
 
 
 def test_the_check_can_fail():

@@ -10,6 +10,7 @@ import pytest
 
 import tdecomp as td
 from tdecomp.files.delta import open_delta
+from tdecomp.stack import Selection
 from tests.bench import adapters, in_memory, limits, scaling, whole_model
 from tests.bench.children import run_child
 from tests.bench.synthetic import write_pair
@@ -63,7 +64,7 @@ def test_steps_add_up(capsys):
 
 
 def test_passes_are_told_apart(pair, capsys):
-    delta = open_delta(pair / "base", pair / "tuned", targets=["k_proj", "v_proj"])
+    delta = open_delta(pair / "base", pair / "tuned", Selection(targets=["k_proj", "v_proj"]))
     (stack,) = delta.stacks
     watched = whole_model.Watched(stack.read)
     for _ in range(3):
