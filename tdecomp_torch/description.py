@@ -17,7 +17,7 @@ from tdecomp.adapters import Grid, Spec
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError, TdecompError
 from tdecomp.stack import Site
-from tdecomp_torch.adapter import Adapter, Settings
+from tdecomp_torch.attached import Attached, Settings
 from tdecomp_torch.names import inner_model
 from tdecomp_torch.schema import (
     each,
@@ -144,18 +144,18 @@ class Description:
     base: str | Mapping[str, str | None]
 
 
-def describe(adapter: Adapter) -> str:
+def describe(attached: Attached) -> str:
     """The description of an adapter, as it stands in its file."""
     return json.dumps(
         {
             "version": VERSION,
-            "spec": adapter.spec.to_json(),
-            "settings": _settings_json(replace(adapter.settings, seed=adapter.pool.seed)),
-            "dtype": _dtype(adapter),
-            "step": adapter.at_step,
-            "grids": [_grid_json(grid) for grid in adapter.grids],
-            "base": str(getattr(inner_model(adapter.model), "name_or_path", "") or ""),
-            "base_samples": adapter.base_samples(),
+            "spec": attached.spec.to_json(),
+            "settings": _settings_json(replace(attached.settings, seed=attached.pool.seed)),
+            "dtype": _dtype(attached),
+            "step": attached.at_step,
+            "grids": [_grid_json(grid) for grid in attached.grids],
+            "base": str(getattr(inner_model(attached.model), "name_or_path", "") or ""),
+            "base_samples": attached.base_samples(),
         },
         default=lambda scalar: scalar.item(),  # a rank or an alpha may be numpy's
     )
@@ -274,9 +274,9 @@ def _check_work(spec: Spec, grids: Sequence[SiteGrid]) -> None:
         raise ArgumentError(f"{work} factors of all sites are more than {_MOST_WORK}")
 
 
-def _dtype(adapter: Adapter) -> str | None:
+def _dtype(attached: Attached) -> str | None:
     """Dtype of all factors, in which the constants that are not stored are made again."""
-    found = {str(t.dtype) for t in (*adapter.pool.parameters(), *adapter.pool.buffers())}
+    found = {str(t.dtype) for t in (*attached.pool.parameters(), *attached.pool.buffers())}
     return found.pop().removeprefix("torch.") if len(found) == 1 else None
 
 

@@ -23,11 +23,11 @@ from tdecomp.formats import Format, Network
 from tdecomp.modes import Equation
 from tdecomp.stack import Group
 from tdecomp.stack.names import canonical
-from tdecomp_torch.adapter import Adapter, Target
+from tdecomp_torch.attached import Attached, Target
+from tdecomp_torch.inventory import config_of
 from tdecomp_torch.layer import Place
 from tdecomp_torch.names import inner_model, modules_of, parameters_of
 from tdecomp_torch.plainly import plainly
-from tdecomp_torch.targets import config_of
 
 __all__ = ["save_lora", "to_lora"]
 
@@ -35,7 +35,7 @@ _DENSE = Equation.parse("site out in -> site out in")
 
 
 @plainly()
-def to_lora(adapter: Adapter, *, max_rank: int | None = None) -> list[LoRAModule]:
+def to_lora(attached: Attached, *, max_rank: int | None = None) -> list[LoRAModule]:
     """LoRA pairs of every adapted module, at scale 1, in float64; of the task that acts.
 
     The rank of a weight is the smallest product of ranks that cuts its network between ``out`` and
@@ -51,11 +51,12 @@ def to_lora(adapter: Adapter, *, max_rank: int | None = None) -> list[LoRAModule
     SiteError
         For modules that no LoRA pair of matrices fits: embeddings and convolutions.
     """
+    attached.check()
     if max_rank is not None and (
         isinstance(max_rank, bool) or not isinstance(max_rank, Integral) or max_rank < 1
     ):
         raise ArgumentError(f"max_rank={max_rank!r} must be a whole number, 1 or more")
-    targets = adapter.acting_targets()
+    targets = attached.acting_targets()
     for target in targets:
         if not target.kind.is_matrix:
             raise SiteError(
@@ -63,12 +64,12 @@ def to_lora(adapter: Adapter, *, max_rank: int | None = None) -> list[LoRAModule
                 " Linear and Conv1D modules only"
             )
     groups, tensors, shapes = [], [], {}
-    for member, grid in enumerate(adapter.grids):
+    for member, grid in enumerate(attached.grids):
         if chosen := _acting(targets, member):
             sites = tuple(grid.sites[k] for k in chosen)
             labels = (tuple(site.path for site in sites),)
             groups.append(Group(grid.grid.name, ("site", "out", "in"), labels, sites))
-            tensors.append(_tensor(adapter, member, chosen))
+            tensors.append(_tensor(attached, member, chosen))
     for target in targets:
         shape = target.kind.shape(target.module)
         assert shape is not None
@@ -78,7 +79,7 @@ def to_lora(adapter: Adapter, *, max_rank: int | None = None) -> list[LoRAModule
 
 
 def save_lora(
-    adapter: Adapter,
+    attached: Attached,
     folder: str | os.PathLike[str],
     *,
     base: str = "",
@@ -92,8 +93,8 @@ def save_lora(
 
     Parameters
     ----------
-    adapter
-        Attached or merged.
+    attached
+        Merged or not.
     folder
         Made whole or not at all.
     base
@@ -108,23 +109,23 @@ def save_lora(
     ArgumentError, SiteError
         See `to_lora`; and for what PEFT does not adapt or cannot keep in models of this type.
     """
-    pairs = to_lora(adapter, max_rank=max_rank)
+    pairs = to_lora(attached, max_rank=max_rank)
     modules = [replace(pair, module=canonical(pair.module)) for pair in pairs]
-    model = facts(_config(adapter.model))
+    model = facts(_config(attached.model))
     if lost := refused([m.module for m in modules], model):
         raise SiteError(
             f"PEFT does not adapt {lost[0]} in {model['model_type']!r} models: merge the adapter"
             " and save the model, or attach with exclude= for such modules"
         )
-    name = base or str(getattr(inner_model(adapter.model), "name_or_path", "") or "")
-    saved = trained_modules(adapter)
-    inputs = files_in(str(getattr(adapter.model, "name_or_path", "") or ""))
+    name = base or str(getattr(inner_model(attached.model), "name_or_path", "") or "")
+    saved = trained_modules(attached)
+    inputs = files_in(str(getattr(attached.model, "name_or_path", "") or ""))
     with output_folder(Path(folder), overwrite=overwrite, inputs=inputs) as temporary:
         write_lora(temporary, modules, base=name, model=model, saved=saved)
     return modules
 
 
-def trained_modules(adapter: Adapter) -> dict[str, dict[str, np.ndarray]]:
+def trained_modules(attached: Attached) -> dict[str, dict[str, np.ndarray]]:
     """Whole modules with parameters that were trained besides: path -> their numbers by name.
 
     Raises
@@ -133,14 +134,14 @@ def trained_modules(adapter: Adapter) -> dict[str, dict[str, np.ndarray]]:
         For a parameter whose module is adapted as well, or is the model itself: PEFT cannot keep a
         copy of that.
     """
-    trained = adapter.trained_besides()
+    trained = attached.trained_besides()
     ids = {id(parameter) for parameter in trained.values()}
     names = [  # tied ones under every name
-        name for name, parameter in parameters_of(adapter.model).items() if id(parameter) in ids
+        name for name, parameter in parameters_of(attached.model).items() if id(parameter) in ids
     ]
     owners = {name: name.rpartition(".")[0] for name in names}
     for name, owner in owners.items():
-        inside = [t.path for t in adapter.targets if f"{t.path}.".startswith(f"{owner}.")]
+        inside = [t.path for t in attached.targets if f"{t.path}.".startswith(f"{owner}.")]
         if not owner or inside:
             raise SiteError(
                 f"{name} is trained besides, and a LoRA folder holds whole modules only that are"
@@ -149,7 +150,7 @@ def trained_modules(adapter: Adapter) -> dict[str, dict[str, np.ndarray]]:
     paths = {*owners.values()}
     outer = [p for p in paths if not any(p.startswith(f"{other}.") for other in paths)]
     # PEFT takes every module whose path ends like this one's, so that one is kept, too
-    modules = modules_of(adapter.model)
+    modules = modules_of(attached.model)
     alike = {p for p in modules if any(p.endswith(o) for o in outer)}
     return {
         path: {
@@ -182,17 +183,17 @@ def _acting(targets: Sequence[Target], member: int) -> dict[int, tuple[Target, P
 
 
 @torch.no_grad()
-def _tensor(adapter: Adapter, member: int, places: Mapping[int, tuple[Target, Place]]) -> Format:
+def _tensor(attached: Attached, member: int, places: Mapping[int, tuple[Target, Place]]) -> Format:
     """ΔW of some sites of a group as one format in numpy."""
-    bound = adapter.groups[member]
-    spec, own = bound.spec, adapter.pool.members[member]
+    bound = attached.groups[member]
+    spec, own = bound.spec, attached.pool.members[member]
     if spec.wrap or spec.base == "replace" or any(f.name not in own.keys for f in bound.factors):
         return Network(_DENSE, (_changes(places.values()),))
     arrays = {
         name: factor.detach().double().cpu().numpy()
-        for name, factor in adapter.pool.factors(member).items()
+        for name, factor in attached.pool.factors(member).items()
     }
-    return bound.tensor(arrays, adapter.at_step, sites=tuple(places))
+    return bound.tensor(arrays, attached.at_step, sites=tuple(places))
 
 
 def _changes(places: Iterable[tuple[Target, Place]]) -> np.ndarray:

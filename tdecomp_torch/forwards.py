@@ -10,13 +10,12 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from tdecomp_torch.modules import Kind
+from tdecomp_torch.kinds import Kind
 
 __all__ = ["factors_of", "is_plain"]
 
@@ -55,10 +54,7 @@ def factors_of(module: nn.Module, kind: Kind) -> dict[torch.dtype, float] | None
 
 def _factor(module: nn.Module, kind: Kind, dtype: torch.dtype) -> float | None:
     twin = _twin(module, kind, dtype)
-    if kind.looks_up:
-        inputs = [torch.tensor([[0, 3, 1], [3, 2, 0]]), torch.tensor([1, 1, 0, 4])]
-    else:
-        inputs = [_numbers(*shape, dtype=dtype) for shape in kind.probes(module)]
+    inputs = kind.probes(module, dtype)
     forward: Callable[[Tensor], Any] = lambda x: type(module).forward(twin, x)  # pyright: ignore
     factor = _of_ones(twin, kind, forward, inputs[0])
     for x in inputs:

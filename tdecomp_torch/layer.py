@@ -16,7 +16,7 @@ from tdecomp import ArgumentError
 from tdecomp.adapters import Bound
 from tdecomp.adapters.wraps import WRAPS
 from tdecomp_torch.fast import FAST
-from tdecomp_torch.modules import Kind
+from tdecomp_torch.kinds import Kind
 from tdecomp_torch.pool import FactorPool, Member
 from tdecomp_torch.state import Examples
 from tdecomp_torch.steps import Letters, Step, added_to

@@ -6,11 +6,8 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-from torch import nn
-
 from tdecomp.stack.claims import reason_against
-from tdecomp_torch.modules import kind_of
-from tdecomp_torch.names import modules_of
+from tdecomp_torch.inventory import Inventory
 
 __all__ = ["left_out"]
 
@@ -20,7 +17,7 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def left_out(
-    model: nn.Module,
+    inventory: Inventory,
     taken: Collection[str],
     reasons: Mapping[str, str],
     asked: Collection[str] = ("excluded", "layer not selected"),
@@ -29,8 +26,8 @@ def left_out(
 
     Parameters
     ----------
-    model
-        The model; its weights of two axes and more count, tables that are looked up do not.
+    inventory
+        Of the model; its weights of two axes and more count, tables that are looked up do not.
     taken
         Names of the weights that are adapted.
     reasons
@@ -38,7 +35,7 @@ def left_out(
     asked
         Reasons that the user gave himself, which are not told.
     """
-    weights = {name: (n, why) for name, n, why in _weights(model)}
+    weights = {name: (n, why) for name, n, why in _weights(inventory)}
     left = {
         name: (n, reasons.get(name, why))
         for name, (n, why) in weights.items()
@@ -57,18 +54,16 @@ def left_out(
     ]
 
 
-def _weights(model: nn.Module) -> Iterator[tuple[str, int, str]]:
+def _weights(inventory: Inventory) -> Iterator[tuple[str, int, str]]:
     """Name, size and what it is, of every weight in a numbered layer that is no table."""
-    for path, module in modules_of(model).items():
-        kind = kind_of(module)
-        shape = None if kind is None else kind.shape(module)
-        if shape is not None and kind is not None:
+    for path, module in inventory.modules.items():
+        matrix = inventory.matrices.get(path)
+        if matrix is not None:
             name = f"{path}.weight"
-            if _NUMBERED.fullmatch(name) and not kind.looks_up:
-                reason = reason_against(name, shape)
-                yield from () if reason == "embedding" else ((name, math.prod(shape), reason),)
+            reason = reason_against(name, matrix.shape)
+            if _NUMBERED.fullmatch(name) and not matrix.kind.looks_up and reason != "embedding":
+                yield name, math.prod(matrix.shape), reason
             continue
         for name, parameter in module.named_parameters(prefix=path, recurse=False):
             if parameter.dim() > 1 and _NUMBERED.fullmatch(name):
-                what = f"in a {type(module).__name__}"
-                yield name, parameter.numel(), what
+                yield name, parameter.numel(), f"in a {type(module).__name__}"

@@ -3,80 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from tdecomp import ArgumentError, SiteError
-from tdecomp_torch.adapter import Adapter, Target
+from tdecomp_torch.attached import Attached, Originals, Target
 from tdecomp_torch.layer import Hook
 from tdecomp_torch.names import plain_name
 from tdecomp_torch.plainly import plainly
-from tdecomp_torch.state import State
 from tdecomp_torch.writing import why_not_written
 
-__all__ = ["Originals", "merge_adapter", "merged_state_dict", "unmerge_adapter"]
+__all__ = ["merge_adapter", "merged_state_dict", "unmerge_adapter"]
 
 Keep = Literal["cpu", "device"] | None
 
 
-@dataclass(frozen=True)
-class Originals:
-    """What the merged weights were.
-
-    Attributes
-    ----------
-    weights
-        Module path -> values as stored; empty where they were not kept.
-    parameters
-        Module path -> the parameter that the module had before it was untied.
-    kept
-        Whether the weights were kept.
-    beneath
-        Of the adapters that were merged into the same weights before.
-    """
-
-    weights: dict[str, Tensor]
-    parameters: dict[str, nn.Parameter]
-    kept: bool
-    beneath: tuple[State, ...] = ()
-
-    @property
-    def n_bytes(self) -> int:
-        """Size of the kept values."""
-        return sum(w.numel() * w.element_size() for w in self.weights.values())
-
-
 @plainly()
 @torch.no_grad()
-def merge_adapter(adapter: Adapter, *, keep: Keep = "cpu", untie: bool = False) -> Originals:
+def merge_adapter(attached: Attached, *, keep: Keep = "cpu", untie: bool = False) -> int:
     """Write ``W'`` into the weights of the model; the adapter no longer acts.
 
     Parameters
     ----------
-    adapter
+    attached
         Not merged yet.
     keep
         Where the original weights are kept, so that `unmerge_adapter` restores every bit: in main
         memory, on the weights' device, or (None) not at all.
     untie
         Give a weight that several modules share a copy of its own in the adapted one.
+
+    Returns
+    -------
+    int
+        Bytes of the original weights that are kept.
+
+    Raises
+    ------
+    ArgumentError
+        It is merged already.
+    SiteError
+        A weight cannot be written, or other modules use it too.
     """
+    attached.check()
     if keep not in ("cpu", "device", None):
         raise ArgumentError(f"keep={keep!r}: expected 'cpu', 'device' or None")
-    if adapter.is_merged:
-        raise ArgumentError(f"the adapter {adapter.name!r} is merged already: unmerge it first")
-    targets = _writable(adapter)
-    tied = _tied(adapter.model, targets)
+    if attached.is_merged:
+        raise ArgumentError(f"the adapter {attached.name!r} is merged already: unmerge it first")
+    targets = _writable(attached)
+    tied = _tied(attached.model, targets)
     if tied and not untie:
         raise SiteError(
             f"{tied[0][0]} shares its weight with {tied[0][1]}, which would change with it: give"
             " untie=True to give it a copy of its own"
         )
-    beneath = tuple(hook.state for hook in _merged_hooks(adapter))
-    originals = Originals({}, {}, keep is not None, beneath)
+    beneath = tuple(hook.state for hook in _merged_hooks(attached))
+    originals = Originals(weights={}, parameters={}, kept=keep is not None, beneath=beneath)
     for target in targets:
         parameter = target.weight
         if keep is not None:
@@ -89,7 +73,8 @@ def merge_adapter(adapter: Adapter, *, keep: Keep = "cpu", untie: bool = False) 
             target.module.weight = nn.Parameter(merged, parameter.requires_grad)
         else:
             _write(parameter, merged)
-    return originals
+    attached.originals, attached.pool.state.merged = originals, True
+    return originals.n_bytes
 
 
 def _merged(target: Target) -> Tensor:
@@ -110,36 +95,43 @@ def _write(parameter: Tensor, value: Tensor) -> None:
 
 @plainly()
 @torch.no_grad()
-def unmerge_adapter(adapter: Adapter, originals: Originals) -> None:
+def unmerge_adapter(attached: Attached) -> None:
     """Put the original weights back, bit by bit; the adapter acts again."""
+    originals = attached.originals
+    if originals is None:
+        raise ArgumentError(f"the adapter {attached.name!r} is not merged")
+    attached.check()
     if not originals.kept:
         raise ArgumentError(
-            f"the adapter {adapter.name!r} was merged without keeping the original weights: merge"
+            f"the adapter {attached.name!r} was merged without keeping the original weights: merge"
             " with keep='cpu' or 'device' to be able to unmerge"
         )
-    for hook in _merged_hooks(adapter):
+    for hook in _merged_hooks(attached):
         if not any(hook.state is state for state in originals.beneath):
+            later = _name(attached.model, hook)
             raise ArgumentError(
-                f"the adapter {_name(adapter.model, hook)!r} was merged after {adapter.name!r} into"
-                " the same weights: unmerge it first"
+                f"the adapter {later!r} was merged after {attached.name!r} into the same weights:"
+                " unmerge it first"
             )
-    for target in adapter.targets:
+    for target in attached.targets:
         if target.path in originals.parameters:
             target.module.weight = originals.parameters[target.path]
         elif target.path in originals.weights:
             _write(target.weight, originals.weights[target.path])
+    attached.originals, attached.pool.state.merged = None, False
 
 
 @plainly()
 @torch.no_grad()
-def merged_state_dict(adapter: Adapter) -> dict[str, Tensor]:
+def merged_state_dict(attached: Attached) -> dict[str, Tensor]:
     """``state_dict`` of the plain model with the adapter merged; the model is not changed.
 
     Factors of adapters are left out, and so are the segments that wrappers write into names, so
     that the unadapted model can load it.
     """
-    targets = _writable(adapter)
-    model = adapter.model
+    attached.check()
+    targets = _writable(attached)
+    model = attached.model
     names = {name: plain_name(model, name) for name in model.state_dict()}
     state = {
         names[name]: value
@@ -151,14 +143,14 @@ def merged_state_dict(adapter: Adapter) -> dict[str, Tensor]:
     return state
 
 
-def _writable(adapter: Adapter) -> tuple[Target, ...]:
+def _writable(attached: Attached) -> tuple[Target, ...]:
     """The targets that act; refuses weights that can be read only, and uses that cannot follow."""
-    targets = adapter.acting_targets()
+    targets = attached.acting_targets()
     for target in targets:
         reason, advice = why_not_written(target.kind, target.module)
         if reason:
             raise SiteError(f"{target.path} {reason}, its weight cannot be written: {advice}")
-        if target.path in adapter.watch.bypassed:
+        if target.path in attached.watch.bypassed:
             raise SiteError(
                 f"the model uses the weight of {target.path} also without calling the module, and"
                 " the adapter does not act there: leave it out of the targets, or write the adapter"
@@ -167,11 +159,11 @@ def _writable(adapter: Adapter) -> tuple[Target, ...]:
     return targets
 
 
-def _merged_hooks(adapter: Adapter) -> list[Hook]:
+def _merged_hooks(attached: Attached) -> list[Hook]:
     """Hooks of other merged adapters on the same modules."""
     return [
         hook
-        for target in adapter.targets
+        for target in attached.targets
         for hook in target.module._forward_hooks.values()
         if isinstance(hook, Hook) and hook.state is not target.hook.state and hook.state.merged
     ]

@@ -2,48 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
 from torch import nn
 
-from tdecomp import ArgumentError, SiteError
 from tdecomp.adapters import Spec
 from tdecomp.adapters.grids import sites_with_heads
+from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.stack import Site, Survey, Targets, find_sites
 from tdecomp.stack.claims import reason_against
 from tdecomp.stack.select import ALL_LINEAR, Chooser
+from tdecomp_torch.inventory import Inventory, Matrix
 from tdecomp_torch.left_out import left_out
-from tdecomp_torch.modules import does_more, kind_of
-from tdecomp_torch.names import inner_model, modules_of, parameters_of
-from tdecomp_torch.uses import readers_of_weights
 
-__all__ = ["chosen_sites", "config_of", "known_sites"]
+__all__ = ["chosen_sites"]
 
 _MOST = 8
 _INSIDE = "used by MultiheadAttention without a call"
-_MORE = "which does more than multiply with its weight"
+_MORE = "does more than multiply with its weight"
 
 
-def config_of(model: nn.Module) -> Mapping[str, Any]:
-    """The configuration of a transformers model as plain values; empty for any other."""
-    config = getattr(inner_model(model), "config", None)
-    to_dict: Any = getattr(config, "to_dict", None)
-    return to_dict() if to_dict is not None else {}
+class _Names:
+    """What `targets` and `exclude` say about a module.
 
+    Attributes
+    ----------
+    everything
+        Every Linear is meant, whatever its name.
+    """
 
-def known_sites(model: nn.Module) -> tuple[Site, ...]:
-    """Every site of the model that is known by its family; none where that is no model we know."""
-    try:
-        return find_sites(_shapes(model), config_of(model)).sites
-    except SiteError:
-        return ()
+    def __init__(self, targets: Targets | None, exclude: Targets | None):
+        self.everything = isinstance(targets, str) and targets.lower() == ALL_LINEAR
+        by_name = targets is not None and not self.everything
+        self._chosen = Chooser.of(targets) if targets is not None and by_name else None
+        self._excluded = Chooser.of(exclude) if exclude else None
+
+    def exclude(self, path: str) -> bool:
+        """Whether a module is excluded."""
+        return self._excluded is not None and self._excluded(path)
+
+    def name(self, path: str) -> bool:
+        """Whether a module is chosen by its name."""
+        return self._chosen is not None and self._chosen(path) and not self.exclude(path)
 
 
 def chosen_sites(
-    model: nn.Module,
+    inventory: Inventory,
     *,
     targets: Targets | None,
     exclude: Targets | None,
@@ -59,39 +66,26 @@ def chosen_sites(
     Raises
     ------
     ArgumentError
-        Targets or layers that are none.
+        Targets or layers that cannot be read.
     SiteError
         Nothing matches, or something does that cannot be adapted (listed).
     """
     _check_names(targets=targets, exclude=exclude)
     layers = _numbers(layers)
-    everything = isinstance(targets, str) and targets.lower() == ALL_LINEAR
-    chooser = None if targets is None or everything else Chooser.of(targets)
-    excluded = Chooser.of(exclude) if exclude else None
-    wanted = lambda path: (
-        chooser is not None and chooser(path) and not (excluded and excluded(path))
-    )
-    if unfit := _unfit(model, wanted):
+    names, read = _Names(targets, exclude), inventory.readers
+    if unfit := _unfit(inventory, names):
         more = f" and {len(unfit) - _MOST} more" if len(unfit) > _MOST else ""
         raise SiteError(
             f"these targets cannot be adapted: {', '.join(unfit[:_MOST])}{more}; name Linear,"
             " Conv1D, Conv2d (of one group) or Embedding modules, or exclude them"
         )
-    modules = modules_of(model)
-    read = readers_of_weights(model)
-    apart = read if everything or (targets is None and not patterns) else {}
-    beside = tuple(
-        site
-        for path, module in modules.items()
-        if wanted(path) or (everything and isinstance(module, nn.Linear))
-        if not (excluded and excluded(path)) and path not in apart
-        for site in _beside(path, module)
-        if layers is None or dict(site.labels).get("layer") in layers
-    )
+    by_default = targets is None and not patterns
+    apart = read if names.everything or by_default else {}
+    beside = tuple(_beside(inventory, names, apart, layers))
     try:
         found = find_sites(
-            _shapes(model, linear=everything, apart=apart),
-            config_of(model),
+            inventory.stored_shapes(linear=names.everything, apart=apart),
+            inventory.config,
             targets=targets,
             exclude=exclude,
             layers=layers,
@@ -99,22 +93,34 @@ def chosen_sites(
         )
     except SiteError as error:
         if not beside:
-            raise SiteError(f"{error}{_meant(targets, modules)}") from None
+            raise SiteError(f"{error}{_meant(targets, inventory.modules)}") from None
         return Survey("generic", beside, (), _may(beside, read))
-    sites = tuple(_turned(site, modules[site.module]) for site in found.sites)
+    sites = tuple(_turned(site, inventory.matrices.get(site.module)) for site in found.sites)
     notes = (*found.notes, *_may((*sites, *beside), read))
-    if targets is not None or patterns:
-        more = _told(model, read, excluded) if everything else ()
+    if not by_default:
+        more = _told(inventory, names) if names.everything else ()
         return Survey(found.family, (*sites, *beside), found.uncovered, (*notes, *more))
-    headless = _split_heads(model, spec, sites)
-    kept = tuple(site for site in sites if site.path not in headless)
+    return _of_method(inventory, spec, Survey(found.family, sites, found.uncovered, notes))
+
+
+def _of_method(inventory: Inventory, spec: Spec | None, found: Survey) -> Survey:
+    """The default sites that fit a method, and a sentence on all others."""
+    headless = _headless(inventory, spec, found.sites)
+    kept = tuple(site for site in found.sites if site.path not in headless)
     taken = {site.tensor for site in kept}
-    lost = {site.tensor: headless.get(site.path, "") for site in sites if site.tensor not in taken}
+    lost = {
+        site.tensor: headless.get(site.path, "") for site in found.sites if site.tensor not in taken
+    }
     uncovered = (*found.uncovered, *lost.items())
-    within = {f"{path}.weight": _INSIDE for path in modules if _is_inside_attention(modules, path)}
-    within |= {f"{path}.weight": f"used by {name} without a call" for path, name in apart.items()}
-    told = left_out(model, taken, within | dict(uncovered))
-    return Survey(found.family, kept, uncovered, (*notes, *told))
+    reasons = {
+        f"{path}.weight": _INSIDE
+        for path in inventory.modules
+        if inventory.is_inside_attention(path)
+    }
+    for path, reader in inventory.readers.items():
+        reasons[f"{path}.weight"] = f"used by {reader} without a call"
+    told = left_out(inventory, taken, reasons | dict(uncovered))
+    return Survey(found.family, kept, uncovered, (*found.notes, *told))
 
 
 def _check_names(**given: Any) -> None:
@@ -143,19 +149,21 @@ def _may(sites: Iterable[Site], read: Mapping[str, str]) -> tuple[str, ...]:
     )
 
 
-def _told(model: nn.Module, read: Mapping[str, str], excluded: Any) -> list[str]:
+def _told(inventory: Inventory, names: _Names) -> list[str]:
     """Sentences on what is left out: weights used without a call, modules that do more."""
-    modules = modules_of(model)
-    known = {path: kind_of(module) for path, module in modules.items()}
-    mine = [p for p in read if known.get(p) is not None and not (excluded and excluded(p))]
-    notes = []
+    notes, read = [], inventory.readers
+    known = {*inventory.matrices, *inventory.shapeless}
+    mine = [path for path in read if path in known and not names.exclude(path)]
     if mine:
         notes.append(f"Left out, as {read[mine[0]]} uses the weight without a call: {_few(mine)}.")
-    more = [p for p, m in modules.items() if isinstance(m, nn.Linear) and does_more(m)]
-    more = [path for path in more if not (excluded and excluded(path))]
+    more = [
+        path
+        for path, module in inventory.modules.items()
+        if path in inventory.unlike and isinstance(module, nn.Linear) and not names.exclude(path)
+    ]
     if more:
-        name = type(modules[more[0]]).__name__
-        notes.append(f"Left out, as a {name} {_MORE.removeprefix('which ')}: {_few(more)}.")
+        name = type(inventory.modules[more[0]]).__name__
+        notes.append(f"Left out, as a {name} {_MORE}: {_few(more)}.")
     return notes
 
 
@@ -171,80 +179,65 @@ def _meant(targets: Targets | None, modules: Iterable[str]) -> str:
     return f"; a string is a regex for whole paths: give [{targets!r}] to name modules"
 
 
-def _shapes(
-    model: nn.Module, *, linear: bool = False, apart: Collection[str] = ()
-) -> dict[str, tuple[int, ...]]:
-    """Stored shape of every weight that is a matrix of its module; `linear`: and stored as one.
-
-    Those of the modules `apart` are left out.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    modules = modules_of(model)
-    for path, module in modules.items():
-        kind = kind_of(module)
-        if kind is None or kind.looks_up or _is_inside_attention(modules, path) or path in apart:
-            continue
-        shape = kind.shape(module)
-        if shape is not None and (kind.is_matrix or not linear):
-            shapes[f"{path}.weight"] = shape[::-1] if kind.turned else shape
-    return shapes
-
-
-def _unfit(model: nn.Module, wanted: Any) -> list[str]:
-    """Modules and bare parameters that are targets and no matrices, with what they are."""
+def _unfit(inventory: Inventory, names: _Names) -> list[str]:
+    """Modules and bare parameters that are named and cannot be adapted, with what they are."""
     found = []
-    modules = modules_of(model)
-    for path, module in modules.items():
-        if not path or not wanted(path):
-            continue
-        kind = kind_of(module)
-        if _is_inside_attention(modules, path):
-            found.append(f"{path} ({_INSIDE})")
-        elif does_more(module):
-            found.append(f"{path} ({type(module).__name__}, {_MORE})")
-        elif kind is None and any(True for _ in module.parameters(recurse=False)):
-            found.append(f"{path} ({type(module).__name__})")
-        elif kind is not None and kind.shape(module) is None:
-            found.append(f"{path} ({type(module).__name__} that is no matrix)")
-    for path, parameter in parameters_of(model).items():
+    for path, module in inventory.modules.items():
+        if path and names.name(path) and (reason := _why_unfit(inventory, path, module)):
+            found.append(f"{path} ({reason})")
+    for path, parameter in inventory.parameters.items():
         owner, _, name = path.rpartition(".")
-        if name not in ("weight", "bias") and wanted(path) and owner in modules:
+        if name not in ("weight", "bias") and names.name(path) and owner in inventory.modules:
             found.append(f"{path} (a parameter of shape {tuple(parameter.shape)}, not a module)")
     return found
 
 
-def _split_heads(model: nn.Module, spec: Spec | None, sites: Sequence[Site]) -> dict[str, str]:
+def _why_unfit(inventory: Inventory, path: str, module: nn.Module) -> str:
+    """Why a module cannot be adapted; empty where it can, or where it only holds others."""
+    name = type(module).__name__
+    if inventory.is_inside_attention(path):
+        return _INSIDE
+    if path in inventory.unlike:
+        return f"{name}, which {_MORE}"
+    if path in inventory.shapeless:
+        return f"{name} that is no matrix"
+    holds = any(True for _ in module.parameters(recurse=False))
+    return name if holds and path not in inventory.matrices else ""
+
+
+def _headless(inventory: Inventory, spec: Spec | None, sites: Sequence[Site]) -> dict[str, str]:
     """Why default sites do not fit a method that splits heads: path -> reason."""
     if spec is None or "head" not in spec.weight_modes:
         return {}
-    fit = {site.path for site in sites_with_heads(sites, everywhere=known_sites(model))}
+    fit = {site.path for site in sites_with_heads(sites, everywhere=inventory.known_sites)}
     if not fit:
         return {}  # binding refuses them, by name
     return {site.path: "without heads" for site in sites if site.path not in fit}
 
 
-def _is_inside_attention(modules: Mapping[str, nn.Module], path: str) -> bool:
-    parent = path.rpartition(".")[0]
-    return bool(parent) and isinstance(modules.get(parent), nn.MultiheadAttention)
+def _beside(
+    inventory: Inventory,
+    names: _Names,
+    apart: Collection[str],
+    layers: Collection[int] | None,
+) -> Iterator[Site]:
+    """Chosen embeddings, and matrices that have the name of one: `find_sites` leaves these out."""
+    for path, matrix in inventory.matrices.items():
+        chosen = names.name(path) or (names.everything and isinstance(matrix.module, nn.Linear))
+        if not chosen or names.exclude(path) or path in apart:
+            continue
+        tensor = f"{path}.weight"
+        if not matrix.kind.looks_up and reason_against(tensor, matrix.shape) != "embedding":
+            continue
+        *before, name = path.split(".")
+        number = next((int(n) for n in before if n.isdecimal()), None)
+        if layers is None or number in layers:
+            labels = (("proj", name),) if number is None else (("layer", number), ("proj", name))
+            yield Site(tensor, (), matrix.kind.turned, labels, matrix.shape, "embedding")
 
 
-def _beside(path: str, module: nn.Module) -> tuple[Site, ...]:
-    """An embedding, or a matrix that has the name of one: `find_sites` leaves these out."""
-    kind = kind_of(module)
-    shape = None if kind is None else kind.shape(module)
-    if kind is None or shape is None:
-        return ()
-    if not kind.looks_up and reason_against(f"{path}.weight", shape) != "embedding":
-        return ()
-    *before, name = path.split(".")
-    number = next((int(n) for n in before if n.isdecimal()), None)
-    labels = (("proj", name),) if number is None else (("layer", number), ("proj", name))
-    return (Site(f"{path}.weight", (), kind.turned, labels, shape, "embedding"),)
-
-
-def _turned(site: Site, module: nn.Module) -> Site:
+def _turned(site: Site, matrix: Matrix | None) -> Site:
     """A site the way round that its module stores it, which names alone do not tell."""
-    kind = kind_of(module)
-    if site.index or site.transpose or kind is None or not kind.turned:
+    if site.index or site.transpose or matrix is None or not matrix.kind.turned:
         return site
     return replace(site, transpose=True, shape=site.shape[::-1])

@@ -281,7 +281,7 @@ def main() -> None:
     parser.add_argument("kills", type=int, nargs="?", default=200)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    import tdecomp.cli._commands  # noqa: F401 - so that the forks need not
+    import tdecomp.cli.commands  # noqa: F401 - so that the forks need not
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

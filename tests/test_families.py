@@ -15,9 +15,9 @@ from safetensors.numpy import load_file
 from tdecomp._xp import tol
 from tdecomp.adapters import lora_modules
 from tdecomp.cli import main
-from tdecomp.cli._job import METHODS
 from tdecomp.files.delta import updates
 from tdecomp.files.factors import Factors, load_factors
+from tdecomp.jobs.methods import METHODS
 from tests.models import CASES, save_arrays, save_model
 
 

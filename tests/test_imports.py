@@ -1,15 +1,15 @@
-"""Imports go down the level table only, and `import tdecomp` stays light."""
+"""Imports go down the level table only, in no circle, and `import tdecomp` stays light."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests import imports
+
 LEVELS = {
     "errors": 0,
     "_xp": 0,
@@ -25,6 +25,7 @@ LEVELS = {
     "decomposition": 4,
     "adapters": 5,
     "files": 6,
+    "jobs": 7,
     "_public": 7,
     "__init__": 8,
     "cli": 8,
@@ -34,34 +35,23 @@ WITHIN = {("_xp", "errors"), ("modes", "errors"), ("linalg", "tensor")}  # insid
 HEAVY = ("torch", "jax", "cupy", "sympy", "matplotlib", "tensorly", "transformers", "peft")
 CLI_ONLY = ("typer", "click", "rich")
 
-SOURCES = sorted((ROOT / "tdecomp").rglob("*.py"))
+OPTIONAL = {"torch", "tensorly", "scipy"}
+"""Libraries that functions import where they need them: `tdecomp` works without."""
+LATE = {
+    "tdecomp.cli": {"tdecomp.cli", "tdecomp.files", "numpy"},  # first of all it answers signals
+    "tdecomp.files.workshop": {"fcntl", "ctypes"},  # of one operating system
+}
+"""What else is imported inside functions, and where."""
+
+SOURCES = imports.SOURCES["tdecomp"]
+EVERYWHERE = [path for paths in imports.SOURCES.values() for path in paths]
+relative = lambda path: str(path.relative_to(imports.ROOT))
 
 
-def unit(path: Path) -> str:
-    """Row of the level table a file belongs to."""
-    return path.relative_to(ROOT / "tdecomp").parts[0].removesuffix(".py")
-
-
-def imported(path: Path) -> set[str]:
-    """Absolute names of the modules a file imports anywhere."""
-    package = ".".join(path.relative_to(ROOT).with_suffix("").parts[:-1])
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names.add(node.module or "")
-            names |= {f"{node.module}.{a.name}" for a in node.names if node.module == "tdecomp"}
-        elif isinstance(node, ast.ImportFrom):
-            base = package.split(".")[: len(package.split(".")) - node.level + 1]
-            names.add(".".join([*base, node.module or ""]).rstrip("."))
-    return names
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_imports_go_down(path):
-    here = unit(path)
-    for name in imported(path):
+    here = imports.unit(path)
+    for name in imports.imported(imports.parsed(path), path):
         parts = name.split(".")
         if parts[0] == "tdecomp_torch":
             pytest.fail("the core imports the torch layer")
@@ -73,13 +63,28 @@ def test_imports_go_down(path):
 
 
 def test_every_module_has_a_level():
-    assert {unit(path) for path in SOURCES} == set(LEVELS)
+    assert {imports.unit(path) for path in SOURCES} == set(LEVELS)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_file_imports_itself_by_way_of_others():
+    assert not imports.circles(imports.graph())
+
+
+def test_circles_are_found():
+    arrows = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": {"d"}, "e": set()}
+    assert imports.circles(arrows) == {frozenset("bc"), frozenset("d")}
+
+
+@pytest.mark.parametrize("path", EVERYWHERE, ids=relative)
+def test_functions_import_optional_libraries_only(path):
+    allowed = OPTIONAL | LATE.get(imports.name_of(path), set())
+    parts = [name.split(".") for name in imports.late_imports(path)]
+    assert {p[0] if p[0] != "tdecomp" else ".".join(p[:2]) for p in parts} <= allowed
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_core_never_imports_a_framework_at_the_top(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    top = [n for n in imports.parsed(path).body if isinstance(n, ast.Import | ast.ImportFrom)]
     for node in top:
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
         assert not {str(n).split(".")[0] for n in names} & set(HEAVY)
@@ -112,6 +117,10 @@ def test_public_names_are_what_they_say_whatever_was_loaded_before():
 
 def test_reading_a_factors_file_loads_no_framework():
     assert not loaded_by("import tdecomp.files.factors, tdecomp.files.delta") & set(HEAVY)
+
+
+def test_jobs_load_no_framework_and_no_cli():
+    assert not loaded_by("import tdecomp.jobs") & {*HEAVY, *CLI_ONLY}
 
 
 def test_the_check_can_fail():

@@ -13,7 +13,7 @@ from tdecomp.errors import ArgumentError
 from tdecomp.stack import Site
 from tdecomp.stack.groups import open_heads
 
-__all__ = ["SiteGrid", "make_grids", "sites_with_heads"]
+__all__ = ["SiteGrid", "make_grids", "single_heads", "sites_with_heads"]
 
 _INSIDE = ("out", "in")
 
@@ -45,7 +45,7 @@ def make_grids(
         The chosen sites.
     share
         Site modes to stack along; the labels of all others are kept apart. Default: all that the
-        method can stack along. With ``"head"`` every head of q, k and v is a weight of its own.
+        method can stack along.
     everywhere
         All sites of the model, from which the number of heads of an output projection is known.
 
@@ -54,8 +54,6 @@ def make_grids(
     tuple of SiteGrid
         Every site is in exactly one; models of several towers have grids of each.
     """
-    if share is not None and "head" in share:
-        spec, sites = spec.over_heads(), open_heads(sites)
     known = tuple(dict.fromkeys(mode for site in sites for mode, _ in site.labels))
     together = _together(spec, known, share)
     heads = _heads_of_outputs((*everywhere, *sites))
@@ -69,6 +67,11 @@ def make_grids(
         _site_grid(spec, name, bucket, together, key[3])
         for name, (key, bucket) in zip(names, buckets.items(), strict=True)
     )
+
+
+def single_heads(spec: Spec, sites: Sequence[Site]) -> tuple[Spec, tuple[Site, ...]]:
+    """A method and sites with every head of q, k and v a weight of its own, ``share=["head"]``."""
+    return spec.over_heads(), open_heads(sites)
 
 
 def sites_with_heads(sites: Sequence[Site], *, everywhere: Sequence[Site] = ()) -> list[Site]:

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from tdecomp.adapters.checks import check_formulas, check_names, check_terms, check_words
 from tdecomp.adapters.expressions import Expression, nearest
 from tdecomp.adapters.inits import Init
-from tdecomp.adapters.reading import read_equation, read_letters
+from tdecomp.adapters.reading import check_words, read_equation, read_factors
 from tdecomp.adapters.terms import SIDES, SITE_MODES, TAKEN, Factor, Term, write_term
-from tdecomp.adapters.variants import gated, less_start, less_tail, over_heads
+from tdecomp.adapters.variants import less_start, less_tail, of_single_heads, with_gate
 from tdecomp.adapters.wraps import WRAPS
 from tdecomp.errors import ArgumentError
 from tdecomp.modes import Axis, flatten, write_axis
@@ -147,42 +146,30 @@ class Spec:
                 f" {init!r}"
             )
         terms, frozen, output = read_equation(equation)
-        names = dict.fromkeys(o.factor for term in terms for o in term.operands)
-        inits = _by_factor(init, names)
-        by_factor = {"modes": modes, "freeze": freeze, "across": across, "clusters": clusters}
-        for what, given in by_factor.items():
-            if unknown := sorted(set(given or ()) - names.keys()):
-                raise ArgumentError(
-                    f"{what} names {unknown[0]!r}{nearest(unknown[0], names)}: the factors of"
-                    f" {name!r} are {', '.join(names)}"
-                )
-        axes = {o.factor: o.letters for term in reversed(terms) for o in reversed(term.operands)}
-        axes |= {f: read_letters(text, equation) for f, text in (modes or {}).items()}
-        factors = tuple(
-            Factor(
-                f,
-                axes[f],
-                Init.parse(inits[f]),
-                f not in frozen,
-                Expression(freeze[f]) if freeze and f in freeze else None,
-                f in across,
-                Expression(clusters[f]) if clusters and f in clusters else None,
-            )
-            for f in names
+        factors = read_factors(
+            name,
+            equation,
+            terms,
+            frozen,
+            init,
+            modes=modes,
+            freeze=freeze,
+            across=across,
+            clusters=clusters,
         )
         return cls(
-            name,
-            terms,
-            factors,
-            output,
-            tuple((n, Expression(str(text))) for n, text in (where or {}).items()),
-            Expression(str(scale)),
-            Expression(str(alpha)),
-            base,
-            wrap,
-            tuple(crop),
-            fast,
-            source,
+            name=name,
+            terms=terms,
+            factors=factors,
+            output=output,
+            where=tuple((n, Expression(str(text))) for n, text in (where or {}).items()),
+            scale=Expression(str(scale)),
+            alpha=Expression(str(alpha)),
+            base=base,
+            wrap=wrap,
+            crop=tuple(crop),
+            fast=fast,
+            source=source,
         )
 
     def __post_init__(self):
@@ -205,9 +192,9 @@ class Spec:
             )
         if wrong := [side for side in self.crop if side not in self.sides]:
             raise ArgumentError(f"crop={wrong[0]!r}: expected {' or '.join(self.sides)}")
-        check_names(self)
-        check_terms(self)
-        check_formulas(self)
+        _check_names(self)
+        _check_terms(self)
+        _check_formulas(self)
 
     @property
     def axes(self) -> Iterable[tuple[Axis, str]]:
@@ -281,10 +268,12 @@ class Spec:
         truncated one gives minus the last r singular values.
         """
         if self.base == "residual":
-            return less_start(self)
-        if self.base == "truncate":
-            return less_tail(self)
-        return self
+            terms, factors = less_start(self.terms, self.factors)
+        elif self.base == "truncate":
+            terms, factors = less_tail(self.terms, self.factors, self.output)
+        else:
+            return self
+        return replace(self, terms=terms, factors=factors, base="add")
 
     def open_ranks(
         self, known: Collection[str] = SITE_MODES, given: Collection[str] = ()
@@ -337,7 +326,13 @@ class Spec:
         >>> lora.gated("r").equation
         'b: site out r, a: site r in, gate_r: site r -> out in'
         """
-        return gated(self, letter, init, trainable=trainable)
+        if letter not in self.letters or letter in (*self.weight_modes, *SITE_MODES, *TAKEN):
+            raise ArgumentError(
+                f"no rank {letter!r} in '{self.equation}'{nearest(letter, self.letters)}"
+            )
+        gate = Factor(f"gate_{letter}", ("site", letter), Init.parse(init), trainable)
+        terms, factors = with_gate(self.terms, self.factors, letter, gate)
+        return replace(self, terms=terms, factors=factors)
 
     def over_heads(self) -> Spec:
         """The same method for single heads: each is a weight ``hd x in`` of its own.
@@ -350,7 +345,12 @@ class Spec:
         >>> lorta.over_heads().equation
         'hd_r: out r, head_r: head r, in_r: in r -> out in'
         """
-        return over_heads(self)
+        if self.output[0] != ("head", "hd"):
+            raise ArgumentError(
+                f"{self.name!r} does not split heads, '(head hd)': it cannot be put on single heads"
+            )
+        terms, factors = of_single_heads(self.terms, self.factors)
+        return replace(self, terms=terms, factors=factors, output=("out", "in"))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, from which `from_json` makes an equal spec.
@@ -391,20 +391,100 @@ class Spec:
             raise ArgumentError(f"this is no description of an adapter: {error}") from None
 
 
-def _by_factor(
-    init: str | Sequence[str] | Mapping[str, str], names: Mapping[str, None]
-) -> dict[str, str]:
-    """`init` as a text for every factor."""
-    if isinstance(init, str):
-        return dict.fromkeys(names, init)
-    given = dict(init) if isinstance(init, Mapping) else dict(zip(names, init, strict=False))
-    if not isinstance(init, Mapping) and len(init) != len(names):
-        raise ArgumentError(f"{len(init)} inits for the {len(names)} factors {', '.join(names)}")
-    if missing := [name for name in names if name not in given]:
-        raise ArgumentError(f"no init for the factor {missing[0]!r}: say how it starts")
-    if unknown := sorted(given.keys() - names.keys()):
+def _check_names(spec: Spec) -> None:
+    """Refuse names that are there twice, or that mean something else."""
+    wraps = [name for name, *_ in WRAPS[spec.wrap].factors] if spec.wrap else []
+    names = [*(f.name for f in spec.factors), *wraps]
+    if twice := sorted(n for n in {*names} if names.count(n) > 1):
+        raise ArgumentError(f"{spec.name!r} has two factors named {twice[0]!r}: rename one of them")
+    if taken := sorted({"alpha", "step"} & {*spec.letters}):
         raise ArgumentError(
-            f"init names {unknown[0]!r}{nearest(unknown[0], names)}: the factors are"
-            f" {', '.join(names)}"
+            f"{taken[0]!r} in '{spec.equation}' is a number of the scale: use another letter"
         )
-    return given
+    if taken := sorted({*TAKEN, "site"} & dict(spec.where).keys()):
+        raise ArgumentError(
+            f"where gives {taken[0]!r} of {spec.name!r} a size: that is known already"
+        )
+
+
+def _check_formulas(spec: Spec) -> None:
+    """Refuse formulas and starts that use an undefined name."""
+    known = {*spec.letters, *dict(spec.where), *TAKEN}
+    named = {n for _, text in spec.where for n in text.names} - known
+    # a rank that is no letter, unless it looks like a slip of the pen
+    known |= {n for n in named if len(n) < 3 or not nearest(n, known)}
+    formulas = [("scale", spec.scale), ("alpha", spec.alpha), *spec.where]
+    for f in spec.factors:
+        f.init.check(f.name, f.modes)
+        if f.init.kind == "copy":
+            _check_copy(spec, f)
+        else:
+            formulas += [(f"the init of {f.name}", arg) for arg in f.init.args]
+        if f.freeze is not None:
+            formulas.append((f"the freeze of {f.name}", f.freeze))
+        if f.clusters is not None:
+            _check_clusters(spec, f)
+            formulas.append((f"the clusters of {f.name}", f.clusters))
+    for what, text in formulas:
+        if unknown := sorted(text.names - known):
+            raise ArgumentError(
+                f"{what} = {text} of {spec.name!r} names {unknown[0]!r}"
+                f"{nearest(unknown[0], known)}: there are {', '.join(sorted(known))}"
+            )
+
+
+def _check_clusters(spec: Spec, factor: Factor) -> None:
+    label = factor.modes[-1] if factor.modes else ""
+    trained = [f for f in spec.factors if f.trainable and label in f.modes]
+    if factor.init.kind != "one_hot" or factor.trainable or not trained:
+        raise ArgumentError(
+            f"clusters of {factor.name!r} of {spec.name!r}: that is for a constant that starts as"
+            " one_hot and whose last letter stands in a trained factor, such as '*assign: layer g'"
+        )
+
+
+def _check_copy(spec: Spec, factor: Factor) -> None:
+    source = str(factor.init.args[0])
+    found = {f.name: f for f in spec.factors if f.init.kind != "copy"}.get(source)
+    if found is None or len(found.modes) != len(factor.modes):
+        raise ArgumentError(
+            f"{factor.name!r} of {spec.name!r} cannot start as {factor.init}: name a factor of"
+            " as many axes that is not itself a copy"
+        )
+
+
+def _check_terms(spec: Spec) -> None:
+    """Refuse products that do not give a weight, and factors that do not fit in."""
+    split = {side for axis, side in spec.axes if axis != side}
+    axes = {factor.name: factor.modes for factor in spec.factors}
+    for term in spec.terms:
+        text = write_term(term)
+        if missing := [n for n in spec.weight_modes if n not in term.letters]:
+            raise ArgumentError(
+                f"{missing[0]!r} is in the output of {spec.name!r} but in no factor of"
+                f" '{text}': give it a factor (a frozen one of ones repeats values)"
+            )
+        if clash := sorted(split & set(term.letters)):
+            raise ArgumentError(
+                f"{clash[0]!r} is split in the output of {spec.name!r}: use its parts in '{text}'"
+            )
+        for operand in term.operands:
+            if operand.factor not in axes:
+                raise ArgumentError(
+                    f"{operand.factor!r} of '{text}' is no factor of {spec.name!r}: there are"
+                    f" {', '.join(axes)}"
+                )
+            letters = " ".join(operand.letters)
+            if len(axes[operand.factor]) != len(operand.letters):
+                raise ArgumentError(
+                    f"the factor {operand.factor!r} of {spec.name!r} has the axes"
+                    f" {' '.join(axes[operand.factor])}, it cannot stand as '{letters}'"
+                )
+            if len(set(operand.letters)) != len(operand.letters):
+                raise ArgumentError(
+                    f"'{letters}' of {spec.name!r} has a letter twice: use two letters and a"
+                    " frozen 'eye' factor"
+                )
+    used = {o.factor for term in spec.terms for o in term.operands}
+    if unused := [name for name in axes if name not in used]:
+        raise ArgumentError(f"the factor {unused[0]!r} of {spec.name!r} stands in no term")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from io import TextIOWrapper
 
-from tdecomp.cli._signals import Stopped, left, watched
+from tdecomp.cli.signals import Stopped, left, watched
 from tdecomp.errors import TdecompError
 
 __all__ = ["main"]
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _command() -> Callable[..., object]:
     """The commands, for which everything is loaded."""
-    from tdecomp.cli._commands import app
+    from tdecomp.cli.commands import app
 
     return app
 
@@ -64,6 +64,8 @@ def _run(arguments: list[str] | None, command: Callable[..., object] | None = No
         _drop_output()
         return 128 + 13
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # Typer has printed the help
+            return 2
         if line := _in_one_line(error):
             _drop_output()
             return _say(line, 2)
@@ -94,18 +96,20 @@ def _drop_output() -> None:
 def _in_one_line(error: Exception) -> str:
     """What to tell the user; empty for an error that is a bug."""
     if isinstance(error, TdecompError):
-        return str(error)
+        from tdecomp.cli.spelling import as_typed
+
+        return as_typed(str(error))
     if isinstance(error, OSError):
         return f"{error.filename or 'cannot print, read or write'}: {error.strerror or error}"
     if isinstance(error, MemoryError):
         return "out of memory: share fewer modes (--share) or take fewer sites (--targets)"
     usage = getattr(error, "format_message", None)  # the option parser's own errors
-    return f"{usage() or 'name a command'} (see --help)" if usage else ""
+    return f"{usage()} (see --help)" if usage else ""
 
 
 def _say(message: str, code: int) -> int:
     """Tell it in one line, whatever the names and paths in it hold."""
-    from tdecomp.cli._screen import printable
+    from tdecomp.cli.screen import printable
 
     with suppress(OSError):  # nobody can be told; the exit code says it
         print(f"tdecomp: {printable(_BREAKS.sub(' ', message))}", file=sys.stderr, flush=True)

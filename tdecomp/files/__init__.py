@@ -3,7 +3,15 @@
 from tdecomp.files.checkpoint import open_checkpoint as open_checkpoint
 from tdecomp.files.delta import open_delta as open_delta
 from tdecomp.files.factors import Factors as Factors
+from tdecomp.files.factors import GroupFactors as GroupFactors
 from tdecomp.files.factors import load_factors as load_factors
 from tdecomp.files.factors import save_factors as save_factors
 
-__all__ = ["Factors", "load_factors", "open_checkpoint", "open_delta", "save_factors"]
+__all__ = [
+    "Factors",
+    "GroupFactors",
+    "load_factors",
+    "open_checkpoint",
+    "open_delta",
+    "save_factors",
+]

@@ -1,7 +1,4 @@
-"""Models on disk: open them, pair them, fingerprint them, write one like another.
-
-The parts live in `opening`, `pairing` and `rewriting`; this is the one door to them.
-"""
+"""The one door to models on disk: open them, pair them, hash them, write one like another."""
 
 from .opening import Checkpoint, check_unchanged, fingerprint, open_checkpoint
 from .pair import Pair

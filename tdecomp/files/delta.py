@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,13 +16,25 @@ from tdecomp.files.checkpoint import Checkpoint, Pair, Update, open_checkpoint, 
 from tdecomp.files.device import numpy_place, torch_place
 from tdecomp.files.factors import Factors
 from tdecomp.files.parts import TILE
+from tdecomp.files.tally import Tally
 from tdecomp.files.unpaired import Uncovered, differing_sizes, refuse_missing, unpaired
-from tdecomp.stack import Group, Site, Stack, Survey, Targets, find_sites, group_sites
+from tdecomp.formats import Format
+from tdecomp.progress import Progress, part, silent
+from tdecomp.stack import Group, Selection, Site, Stack, Survey, find_sites, group_sites
+from tdecomp.stack.selection import EVERYTHING
 
-__all__ = ["Delta", "Uncovered", "open_delta", "stacks_of", "survey_model", "updates"]
+__all__ = [
+    "Delta",
+    "Remainder",
+    "Uncovered",
+    "open_delta",
+    "stacks_of",
+    "survey_model",
+    "updates",
+]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Delta:
     """Tuned minus base: the stacks to decompose, and what they leave out.
 
@@ -34,7 +45,7 @@ class Delta:
     pair, survey, groups
         The models, the sites of the base, and those that are paired, as groups.
     left_out
-        (tensor, reason) of what both models hold and no group does.
+        Tensors that both models hold and no group does, with the reason.
     unpaired
         What has no partner: what changed there is unknown.
     """
@@ -42,7 +53,7 @@ class Delta:
     pair: Pair
     survey: Survey
     groups: tuple[Group, ...]
-    left_out: tuple[tuple[str, str], ...]
+    left_out: Mapping[str, str]
     unpaired: tuple[Uncovered, ...] = ()
     _roundings: dict[Site, float] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -63,33 +74,50 @@ class Delta:
         names = {site.tensor for group in self.groups for site in group.sites}
         return {n: self.pair.base.shape(n) for n in self.pair.base.names if n in names}
 
-    def uncovered(self, tick: Callable[[int], None] = lambda numbers: None) -> list[Uncovered]:
+    @property
+    def n_numbers(self) -> int:
+        """Numbers that the stacks cover."""
+        return sum(math.prod(group.shape) for group in self.groups)
+
+    @property
+    def n_to_measure(self) -> int:
+        """Numbers that `remainder` visits."""
+        return self._n_left_out + self.n_numbers
+
+    @property
+    def _n_left_out(self) -> int:
+        return sum(_numbers(self.pair, tensor) for tensor in self.left_out)
+
+    def remainder(self, progress: Progress = silent) -> Remainder:
+        """All that a decomposition of the stacks does not tell; both steps under one progress."""
+        share = self._n_left_out / max(self.n_to_measure, 1)
+        return Remainder(
+            uncovered=tuple(self.uncovered(part(progress, 0, share))),
+            rounding=self.rounding_floor(part(progress, share, 1)),
+        )
+
+    def uncovered(self, progress: Progress = silent) -> list[Uncovered]:
         """Every tensor left out, with the squared norm of its delta; reads those tensors once.
 
         Nothing that is not covered is refused: what cannot be read or is not finite is unknown.
         """
-        rows = list(self.unpaired)
-        for tensor, reason in self.left_out:
+        rows, tally = list(self.unpaired), Tally(progress, self._n_left_out)
+        for tensor, reason in self.left_out.items():
             rows += _measured(self.pair, tensor, reason)
-            tick(_numbers(self.pair, tensor))
+            tally.add(_numbers(self.pair, tensor))
         return rows + self._partly_covered()
 
-    @property
-    def left_out_numbers(self) -> int:
-        """Numbers that `uncovered` visits."""
-        return sum(_numbers(self.pair, tensor) for tensor, _ in self.left_out)
-
-    def rounding_floor(self, tick: Callable[[int], None] = lambda numbers: None) -> float:
+    def rounding_floor(self, progress: Progress = silent) -> float:
         """Expected squared error of the covered delta that is only half-precision storage.
 
         Reads only those sites that no stack has read yet.
         """
-        total = 0.0
+        total, tally = 0.0, Tally(progress, self.n_numbers)
         for site in (site for group in self.groups for site in group.sites):
             if site not in self._roundings:
                 self._roundings[site] = self.pair.rounding(site.tensor, site.slices)
             total += self._roundings[site]
-            tick(math.prod(site.shape))
+            tally.add(math.prod(site.shape))
         return total
 
     def _partly_covered(self) -> list[Uncovered]:
@@ -108,6 +136,22 @@ class Delta:
                 why = f"{rest} of its numbers were not targeted"
                 rows.append(Uncovered(tensor, _with_doubt(why, energy), energy))
         return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remainder:
+    """What is measured beside the stacks of a `Delta`.
+
+    Attributes
+    ----------
+    uncovered
+        As `Delta.uncovered`.
+    rounding
+        As `Delta.rounding_floor`.
+    """
+
+    uncovered: tuple[Uncovered, ...]
+    rounding: float
 
 
 def _numbers(both: Pair, tensor: str) -> int:
@@ -147,24 +191,17 @@ def _compared(both: Pair, tensor: str, reason: str) -> tuple[str, float | None]:
     return (f"{reason}, the same in both", 0.0) if both.identical(tensor) else (reason, None)
 
 
-def survey_model(
-    checkpoint: Checkpoint,
-    *,
-    targets: Targets | None = None,
-    exclude: Targets | None = None,
-    layers: Collection[int] | None = None,
-    patterns: Sequence[str] = (),
-) -> Survey:
-    """Sites of one checkpoint; parameters as in `find_sites`."""
+def survey_model(checkpoint: Checkpoint, selection: Selection = EVERYTHING) -> Survey:
+    """Sites of one checkpoint."""
     shapes = {name: checkpoint.shape(name) for name in checkpoint.names}
     try:
         survey = find_sites(
             shapes,
             checkpoint.config,
-            targets=targets,
-            exclude=exclude,
-            layers=layers,
-            patterns=patterns,
+            targets=selection.targets,
+            exclude=selection.exclude,
+            layers=selection.layers,
+            patterns=selection.patterns,
         )
     except SiteError as error:
         refused = next(iter(checkpoint.refused.values()), "")
@@ -175,12 +212,8 @@ def survey_model(
 def open_delta(
     base: str | Path,
     tuned: str | Path,
+    selection: Selection = EVERYTHING,
     *,
-    targets: Targets | None = None,
-    exclude: Targets | None = None,
-    layers: Collection[int] | None = None,
-    patterns: Sequence[str] = (),
-    share: Sequence[str] | None = None,
     allow_missing: bool = False,
 ) -> Delta:
     """Pair two checkpoints and stack the deltas of their sites, reading nothing but headers.
@@ -189,10 +222,8 @@ def open_delta(
     ----------
     base, tuned
         Model folders, files or indexes.
-    targets, exclude, layers, patterns
-        As in `find_sites`.
-    share
-        As in `group_sites`.
+    selection
+        Which weights are sites, and how they are stacked.
     allow_missing
         Go on when sites of either model have no partner: what changed there stays unknown.
 
@@ -203,13 +234,12 @@ def open_delta(
     FileError
         A checkpoint that cannot be read.
     """
-    find = {"targets": targets, "exclude": exclude, "layers": layers, "patterns": patterns}
     both = pair(open_checkpoint(base), open_checkpoint(tuned))
-    survey = survey_model(both.base, **find)
+    survey = survey_model(both.base, selection)
     survey = replace(survey, notes=(*survey.notes, *both.tuned.notes))
     whole = both.readings.keys() - both.grown.keys()
     sites = [site for site in survey.sites if site.tensor in whole]
-    lone = unpaired(both, survey, _tuned_sites(both, find))
+    lone = unpaired(both, survey, _tuned_sites(both, selection))
     if not sites:
         why = differing_sizes(both) or next(iter(both.refused.values()), "")
         raise SiteError(
@@ -218,7 +248,13 @@ def open_delta(
         )
     if not allow_missing:
         refuse_missing(both, [row for row in lone if row.site])
-    return Delta(both, survey, group_sites(sites, share=share), _other_tensors(both, survey), lone)
+    return Delta(
+        pair=both,
+        survey=survey,
+        groups=group_sites(sites, share=selection.share),
+        left_out=_other_tensors(both, survey),
+        unpaired=lone,
+    )
 
 
 def stacks_of(
@@ -299,36 +335,38 @@ class _Kept:
 
 def updates(factors: Factors) -> Mapping[str, Update]:
     """For every tensor that holds sites, the function that adds the decoded delta to it."""
-    parts: dict[str, list[tuple[int, int, Site]]] = {}
-    for g, group in enumerate(factors.groups):
-        for i, site in enumerate(group.sites):
-            parts.setdefault(site.tensor, []).append((g, i, site))
-
-    def adder(places: list[tuple[int, int, Site]]) -> Update:
-        def add(stored: np.ndarray) -> np.ndarray:
-            stored = stored.copy()
-            for g, i, site in places:
-                site.take(stored)[...] += factors.tensors[g].matrix(i)
-            return stored
-
-        return add
-
-    return {tensor: adder(places) for tensor, places in parts.items()}
+    changes: dict[str, list[_Change]] = {}
+    for one in factors.parts:
+        for i, site in enumerate(one.group.sites):
+            changes.setdefault(site.tensor, []).append((one.tensor, i, site))
+    return {tensor: partial(_changed, places) for tensor, places in changes.items()}
 
 
-def _tuned_sites(both: Pair, find: Mapping[str, Any]) -> set[str]:
+_Change = tuple[Format, int, Site]
+"""A tensor in factors, the position of one of its matrices, and where that belongs."""
+
+
+def _changed(changes: Sequence[_Change], stored: np.ndarray) -> np.ndarray:
+    """A stored tensor with the matrices added."""
+    stored = stored.copy()
+    for tensor, i, site in changes:
+        site.take(stored)[...] += tensor.matrix(i)
+    return stored
+
+
+def _tuned_sites(both: Pair, selection: Selection) -> set[str]:
     """Tensors of the tuned model alone that would be sites by the same search."""
     lone = {*both.only_tuned, *both.ignored} & both.tuned.entries.keys()
     if not lone:
         return set()
     try:
-        found = survey_model(both.tuned, **find)
+        found = survey_model(both.tuned, selection)
     except SiteError:  # nothing there has such a name
         return set()
     return {site.tensor for site in found.sites} & lone
 
 
-def _other_tensors(both: Pair, survey: Survey) -> tuple[tuple[str, str], ...]:
+def _other_tensors(both: Pair, survey: Survey) -> dict[str, str]:
     """What both models hold and no site does, with the reason."""
     sites = {site.tensor for site in survey.sites}
     rows = {name: reason for name, reason in survey.uncovered if name in both.readings}
@@ -338,4 +376,4 @@ def _other_tensors(both: Pair, survey: Survey) -> tuple[tuple[str, str], ...]:
         for head, source in both.tied
         if head not in sites
     }
-    return tuple(rows.items())
+    return rows

@@ -8,7 +8,22 @@ from functools import cache, partial
 
 import numpy as np
 
-__all__ = ["DTYPES", "FLOATS", "FP8", "DType", "copy_into"]
+from tdecomp.errors import ArgumentError
+
+__all__ = ["DTYPES", "FLOATS", "FP8", "NAMES", "STORED", "DType", "code_of", "copy_into"]
+
+NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Codes by which files know the plain floats, and the names that people know."""
+
+STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+"""What factors and models are written in, by name."""
+
+
+def code_of(name: str) -> str:
+    """The code of a name of `STORED`; an ArgumentError lists them."""
+    if name not in STORED:
+        raise ArgumentError(f"dtype={name!r} cannot be stored: choose {', '.join(STORED)}")
+    return STORED[name]
 
 
 def copy_into(stored: np.ndarray, out: np.ndarray) -> None:

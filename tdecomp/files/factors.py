@@ -22,7 +22,14 @@ from tdecomp.stack import Group
 
 _T = TypeVar("_T")
 
-__all__ = ["FACTORS", "Factors", "factors_path", "load_factors", "save_factors"]
+__all__ = [
+    "FACTORS",
+    "Factors",
+    "GroupFactors",
+    "factors_path",
+    "load_factors",
+    "save_factors",
+]
 
 FACTORS = "factors.safetensors"
 FORMAT_VERSION = 1
@@ -36,7 +43,26 @@ _MISFITS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class GroupFactors:
+    """One group of sites, its tensor in factors, and how far that is from the delta.
+
+    Attributes
+    ----------
+    group, tensor
+        The sites, and what stands for their deltas.
+    residual, energy
+        Squared residual and squared norm of every site: of the factors as stored, against the
+        delta they were made from.
+    """
+
+    group: Group
+    tensor: Format
+    residual: np.ndarray  # (sites,)
+    energy: np.ndarray  # (sites,)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Factors:
     """A decomposed model as it stands in a file.
 
@@ -46,11 +72,8 @@ class Factors:
         Name of the decomposition, ``"tucker2"``.
     dtype
         Storage code of the arrays, ``"F32"``, ``"BF16"``.
-    groups, tensors
-        The groups of sites and the format of each.
-    residual, energy
-        Squared residual and squared norm of every site, one array per group: of the factors as
-        stored, against the delta they were made from.
+    parts
+        One for every group of sites.
     shapes
         Stored shape of every tensor that holds a site.
     sources
@@ -64,24 +87,31 @@ class Factors:
 
     method: str
     dtype: str
-    groups: tuple[Group, ...]
-    tensors: tuple[Format, ...]
-    residual: tuple[np.ndarray, ...]
-    energy: tuple[np.ndarray, ...]
+    parts: tuple[GroupFactors, ...]
     shapes: Mapping[str, tuple[int, ...]]
     sources: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     unknown: tuple[tuple[str, str, bool], ...] = ()
 
     @property
+    def groups(self) -> tuple[Group, ...]:
+        """The group of every part."""
+        return tuple(part.group for part in self.parts)
+
+    @property
+    def tensors(self) -> tuple[Format, ...]:
+        """The tensor of every part."""
+        return tuple(part.tensor for part in self.parts)
+
+    @property
     def n_params(self) -> int:
         """Stored numbers."""
-        return sum(t.n_params for t in self.tensors)
+        return sum(part.tensor.n_params for part in self.parts)
 
     @property
     def delta_params(self) -> int:
         """Numbers in the covered full delta."""
-        return sum(math.prod(g.shape) for g in self.groups)
+        return sum(math.prod(part.group.shape) for part in self.parts)
 
     @property
     def nbytes(self) -> int:
@@ -93,8 +123,8 @@ def save_factors(path: Path, factors: Factors) -> None:
     """Write `factors` to `path` (the caller makes the write atomic)."""
     arrays = {
         f"{g}.{name}": np.asarray(a)
-        for g, tensor in enumerate(factors.tensors)
-        for name, a in tensor.arrays.items()
+        for g, part in enumerate(factors.parts)
+        for name, a in part.tensor.arrays.items()
     }
     safetensors.write(
         path,
@@ -144,12 +174,7 @@ def _document(factors: Factors) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "method": factors.method,
         "dtype": factors.dtype,
-        "groups": [
-            group.to_json() | _format_json(tensor, residual, energy)
-            for group, tensor, residual, energy in zip(
-                factors.groups, factors.tensors, factors.residual, factors.energy, strict=True
-            )
-        ],
+        "groups": [part.group.to_json() | _format_json(part) for part in factors.parts],
         "shapes": {name: list(shape) for name, shape in factors.shapes.items()},
         "sources": factors.sources,
         "options": factors.options,
@@ -157,74 +182,83 @@ def _document(factors: Factors) -> dict[str, Any]:
     }
 
 
-def _format_json(tensor: Format, residual: np.ndarray, energy: np.ndarray) -> dict[str, Any]:
+def _format_json(part: GroupFactors) -> dict[str, Any]:
+    tensor = part.tensor
     return {
         "format": type(tensor).__name__,
         "equation": str(tensor.equation),
         "arrays": list(tensor.arrays),
         "rank": tensor.rank if isinstance(tensor.rank, int) else list(tensor.rank),
         "layout": tensor.layout,
-        "residual": residual.tolist(),
-        "energy": energy.tolist(),
+        "residual": part.residual.tolist(),
+        "energy": part.energy.tolist(),
     }
 
 
 def _read(document: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Factors:
     rows: Sequence[Mapping[str, Any]] = document["groups"]
-    groups = tuple(Group.from_json(row) for row in rows)
-    tensors = tuple(
-        FORMATS[row["format"]].build(
-            group.modes, {name: arrays[f"{g}.{name}"] for name in row["arrays"]}, row["layout"]
-        )
-        for g, (group, row) in enumerate(zip(groups, rows, strict=True))
-    )
-    for group, tensor in zip(groups, tensors, strict=True):
-        if tensor.shape != group.shape:
-            raise ValueError(f"{group.name} has shape {group.shape}, its factors {tensor.shape}")
     factors = Factors(
-        _as(str, document["method"]),
-        _as(str, document["dtype"]),
-        groups,
-        tensors,
-        tuple(np.array(row["residual"], dtype=np.float64) for row in rows),
-        tuple(np.array(row["energy"], dtype=np.float64) for row in rows),
-        {name: tuple(_as(int, n) for n in shape) for name, shape in document["shapes"].items()},
-        _as(dict, document["sources"]),
-        _as(dict, document["options"]),
-        tuple(_unknown(row) for row in document.get("unknown", ())),
+        method=_as(str, document["method"]),
+        dtype=_as(str, document["dtype"]),
+        parts=tuple(_read_part(g, row, arrays) for g, row in enumerate(rows)),
+        shapes={
+            name: tuple(_as(int, n) for n in shape) for name, shape in document["shapes"].items()
+        },
+        sources=_as(dict, document["sources"]),
+        options=_as(dict, document["options"]),
+        unknown=tuple(_unknown(row) for row in document.get("unknown", ())),
     )
     _check(factors, arrays)
     return factors
 
 
+def _read_part(
+    number: int, row: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> GroupFactors:
+    group = Group.from_json(row)
+    own = {name: arrays[f"{number}.{name}"] for name in row["arrays"]}
+    tensor = FORMATS[row["format"]].build(group.modes, own, row["layout"])
+    if tensor.shape != group.shape:
+        raise ValueError(f"{group.name} has shape {group.shape}, its factors {tensor.shape}")
+    return GroupFactors(
+        group=group,
+        tensor=tensor,
+        residual=np.array(row["residual"], dtype=np.float64),
+        energy=np.array(row["energy"], dtype=np.float64),
+    )
+
+
 def _check(factors: Factors, arrays: Mapping[str, np.ndarray]) -> None:
     """Refuse a description that reads well but that the other commands could not work with."""
-    if not factors.groups or factors.dtype not in safetensors.FLOATS:
-        raise ValueError(f"{len(factors.groups)} groups of {factors.dtype}")
+    if not factors.parts or factors.dtype not in safetensors.FLOATS:
+        raise ValueError(f"{len(factors.parts)} groups of {factors.dtype}")
     for name, array in arrays.items():
         if array.dtype.kind != "f" or not np.isfinite(array).all():
             raise ValueError(f"{name} has values that are not finite numbers")
-    for group, tensor in zip(factors.groups, factors.tensors, strict=True):
-        _check_claim(group, tensor.n_params)
-    for group, squares in zip(
-        factors.groups, zip(factors.residual, factors.energy, strict=True), strict=True
-    ):
-        for text in (group.name, group.grid, *group.modes):
-            _as(str, text)
-        for values in squares:
-            if values.shape != (len(group.sites),) or not (values >= 0).all():
-                raise ValueError(f"{group.name} has no residual and energy for every site")
-            if not np.isfinite(values.sum()):
-                raise ValueError(f"{group.name} claims a residual or energy that is not finite")
-        for site in group.sites:
-            _as(str, site.path)
-            stored = np.broadcast_to(np.float32(0), factors.shapes[site.tensor])
-            if site.take(stored).shape != site.shape:
-                raise ValueError(f"{site.path} is not a block of {stored.shape}")
+    for part in factors.parts:
+        _check_claim(part.group, part.tensor.n_params)
+    for part in factors.parts:
+        _check_part(part, factors.shapes)
     for source in factors.sources.values():
         _as(str, source["path"])
         for row in _as(list, source["files"]):
             _as(str, row["file"])
+
+
+def _check_part(part: GroupFactors, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    group = part.group
+    for text in (group.name, group.grid, *group.modes):
+        _as(str, text)
+    for values in (part.residual, part.energy):
+        if values.shape != (len(group.sites),) or not (values >= 0).all():
+            raise ValueError(f"{group.name} has no residual and energy for every site")
+        if not np.isfinite(values.sum()):
+            raise ValueError(f"{group.name} claims a residual or energy that is not finite")
+    for site in group.sites:
+        _as(str, site.path)
+        stored = np.broadcast_to(np.float32(0), shapes[site.tensor])
+        if site.take(stored).shape != site.shape:
+            raise ValueError(f"{site.path} is not a block of {stored.shape}")
 
 
 def _check_claim(group: Group, stored: int) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import FileError, SiteError
+from ..progress import Progress, silent
 from . import safetensors
 from .choosing import copies
 from .dtypes import FLOATS
@@ -19,6 +20,7 @@ from .parts import Part
 from .places import check_inside, is_there
 from .safetensors import Entry
 from .stored import Source
+from .tally import Tally
 from .weight_files import find_weights, read_json
 
 __all__ = [
@@ -243,19 +245,19 @@ def _union(path: Path, files: Sequence[Path], listed: Mapping[str, Path]) -> dic
     return union
 
 
-def fingerprint(
-    checkpoint: Checkpoint, progress: Callable[[int], None] | None = None
-) -> list[dict[str, Any]]:
+def fingerprint(checkpoint: Checkpoint, progress: Progress = silent) -> list[dict[str, Any]]:
     """Name, size and SHA-256 of every weight file; reads all of them once.
 
     They are those of the files that were opened, even where another file has the name by now.
+    They are no by-product of reading the weights: SHA-256 takes every byte of a file in order, and
+    stacks are read tensor by tensor in the order of their groups, some twice, others never.
 
     Parameters
     ----------
     checkpoint
         From `open_checkpoint`.
     progress
-        Called with the number of bytes read since the last call.
+        Called with the fraction that is read.
 
     Returns
     -------
@@ -267,8 +269,10 @@ def fingerprint(
     FileError
         If a file cannot be read, or was written to since it was opened.
     """
-    sources, count = checkpoint.sources, progress or (lambda number: None)
-    rows = [_digest(sources.get(file) or _source(file), count) for file in checkpoint.files]
+    known = checkpoint.sources
+    sources = [known.get(file) or _source(file) for file in checkpoint.files]
+    tally = Tally(progress, sum(source.size for source in sources))
+    rows = [_digest(source, tally) for source in sources]
     check_unchanged(checkpoint)
     return rows
 
@@ -286,11 +290,11 @@ def _source(path: Path) -> Source:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _digest(source: Source, progress: Callable[[int], None]) -> dict[str, Any]:
+def _digest(source: Source, tally: Tally) -> dict[str, Any]:
     digest, file, memory = hashlib.sha256(), source.opened(), np.empty(_CHUNK, np.uint8)
     for start in range(0, source.size, _CHUNK):
         chunk = memory[: source.size - start]
         file.read_into(start, chunk)
         digest.update(chunk.data)
-        progress(len(chunk))
+        tally.add(len(chunk))
     return {"file": source.path.name, "size": source.size, "sha256": digest.hexdigest()}

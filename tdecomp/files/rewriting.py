@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError, DataError, FileError, SiteError
+from ..progress import Progress, silent
 from . import safetensors
+from .dtypes import NAMES
 from .opening import QUANTISATION_FILES, Checkpoint
 from .places import check_inside, is_there
 from .safetensors import FLOATS, PICKLE_SUFFIXES, Entry
+from .tally import Tally
 from .weight_files import read_json
 
 __all__ = ["write_model"]
 
 Update = Callable[[np.ndarray], np.ndarray]
 
-_TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Smallest number that rounds to infinity.
 _OVERFLOW = {"F64": np.inf, "F32": 2.0**128 - 2.0**103, "F16": 65520.0, "BF16": 2.0**128 - 2.0**119}
 _QUANTISATION = ("quantization_config", "compression_config", "quantization")
@@ -33,7 +35,7 @@ def write_model(
     update: Mapping[str, Update],
     *,
     dtype: str | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = silent,
 ) -> None:
     """Write ``base`` into ``folder`` with some tensors changed; one tensor in memory at a time.
 
@@ -55,7 +57,7 @@ def write_model(
         Cast all floating tensors to this code (``"BF16"``, ``"F16"``, ``"F32"``, ``"F64"``).
         Packed weights are then decoded, and their scales and settings dropped.
     progress
-        Called with the name of each tensor before it is written.
+        Called with the fraction of the tensors that were begun.
 
     Raises
     ------
@@ -71,12 +73,13 @@ def write_model(
     _check(base, update, dtype)
     root = base.folder or base.path.parent
     written: dict[str, tuple[str, int]] = {}  # tensor -> file, bytes
+    tally = Tally(progress, len(base.entries))
     for file in base.files:
         if dtype is not None and not any(e.file == file for e in base.entries.values()):
             continue  # nothing but scales
         place = file.relative_to(root)
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        for name, nbytes in _write_file(base, file, folder / place, update, dtype, progress):
+        for name, nbytes in _write_file(base, file, folder / place, update, dtype, tally):
             written[name] = place.as_posix(), nbytes
     if base.folder is not None:
         _copy_others(base, base.folder, folder, decoded=dtype is not None and bool(base.packed))
@@ -87,8 +90,8 @@ def write_model(
 
 
 def _check(base: Checkpoint, update: Mapping[str, Update], dtype: str | None) -> None:
-    if dtype is not None and dtype not in _TORCH_NAMES:
-        raise ArgumentError(f"cannot write a model as {dtype!r}: choose {', '.join(_TORCH_NAMES)}")
+    if dtype is not None and dtype not in NAMES:
+        raise ArgumentError(f"cannot write a model as {dtype!r}: choose {', '.join(NAMES)}")
     for name in update:
         if name not in base.entries:
             raise SiteError(f"{base.path} has no tensor {name!r} to update")
@@ -115,7 +118,7 @@ def _write_file(
     target: Path,
     update: Mapping[str, Update],
     dtype: str | None,
-    progress: Callable[[str], None] | None,
+    tally: Tally,
 ) -> Iterator[tuple[str, int]]:
     """Write one shard; return the name and size of every tensor in it."""
     _, metadata = safetensors.read_header(file)
@@ -129,8 +132,8 @@ def _write_file(
     codes = {name: code for name, code, _ in rows}
 
     def data(name: str) -> np.ndarray | Iterator[np.ndarray]:
-        if progress is not None and name in base.entries:
-            progress(name)
+        if name in base.entries:
+            tally.add(1)
         if name not in update and codes[name] == entries[name].dtype:
             return safetensors.chunks(entries[name])
         return _encoded(base, entries[name], update.get(name), codes[name])
@@ -227,7 +230,7 @@ def _write_config(base: Checkpoint, folder: Path, dtype: str) -> None:
             if key in _QUANTISATION:
                 out |= {} if decoded else {key: value}
             elif key in ("dtype", "torch_dtype"):
-                out[key] = _TORCH_NAMES[dtype]
+                out[key] = NAMES[dtype]
             else:
                 out[key] = changed(value) if isinstance(value, dict) else value
         return out

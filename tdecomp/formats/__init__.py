@@ -8,6 +8,7 @@ Methods: `Format.to_dense`, `pair`, `inner`, `norm`, `select`, `permute`, ``+ - 
 
 from tdecomp.formats import _pytrees
 from tdecomp.formats._along import mode_product as mode_product
+from tdecomp.formats._base import FORMATS as FORMATS
 from tdecomp.formats._base import Format as Format
 from tdecomp.formats._convert import to_tt as to_tt
 from tdecomp.formats._convert import to_tucker as to_tucker
@@ -23,7 +24,6 @@ from tdecomp.formats._to_mpo import to_mpo as to_mpo
 from tdecomp.formats.cp import CP as CP
 from tdecomp.formats.lowrank import LowRank as LowRank
 from tdecomp.formats.network import Network as Network
-from tdecomp.formats.sum import PARTS
 from tdecomp.formats.sum import Sum as Sum
 from tdecomp.formats.tt import TT as TT
 from tdecomp.formats.tucker import Tucker as Tucker
@@ -54,9 +54,6 @@ __all__ = [
     "to_tucker2",
 ]
 
-FORMATS: dict[str, type[Format]] = {**PARTS, "Sum": Sum}
-"""Every format by the name that files carry."""
-
 
 def register_pytrees() -> None:
     """Make all formats jax pytrees now, if jax is loaded.
@@ -64,4 +61,4 @@ def register_pytrees() -> None:
     Needed only for formats that were made before jax was imported: making one afterwards does it.
     """
     for cls in FORMATS.values():
-        _pytrees.register(cls)
+        _pytrees.register(cls, cls._leaves)

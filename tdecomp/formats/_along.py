@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Format
+from tdecomp.formats._base import Factored, Format
+from tdecomp.formats.network import as_network
+from tdecomp.formats.sum import Sum
 from tdecomp.modes import positions
+from tdecomp.tensor import mode_product as multiply_array
 
 __all__ = ["mode_product"]
 
@@ -46,6 +49,21 @@ def mode_product(fmt: Format, operand: Array, mode: str | int) -> Format:
             f"the mode {fmt.modes[k]!r} has size {fmt.shape[k]}: expected an operand"
             f" (r, {fmt.shape[k]}) or ({fmt.shape[k]},), got {tuple(operand.shape)}"
         )
-    if operand.ndim == 1:
-        return fmt._multiplied(xp.reshape(operand, (1, -1)), k)._squeeze(k)
-    return fmt._multiplied(operand, k)
+    matrix = operand if operand.ndim == 2 else xp.reshape(operand, (1, -1))
+    products = [_multiplied(part, matrix, k) for part in fmt._summands()]
+    product = Sum(tuple(products)) if isinstance(fmt, Sum) else products[0]
+    return product if operand.ndim == 2 else product._squeeze(k)
+
+
+def _multiplied(fmt: Factored, matrix: Array, position: int) -> Format:
+    """The product with ``matrix (r, n)`` along the mode at `position`."""
+    name, arrays = fmt.modes[position], fmt.arrays
+    carriers = [
+        (key, term.index(name))
+        for key, term in zip(arrays, fmt.equation.terms, strict=True)
+        if name in term
+    ]
+    if len(carriers) != 1:
+        return as_network(fmt).extended(matrix, position)
+    ((key, axis),) = carriers
+    return fmt.with_arrays(arrays | {key: multiply_array(arrays[key], matrix, axis)})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import singledispatch
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -15,13 +15,12 @@ from tdecomp._xp import Array, check_held
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import _pairs, _pytrees
 from tdecomp.modes import Equation, parse_modes, positions, write_axis
-from tdecomp.tensor import mode_product as multiply_array
 from tdecomp.tensor import promoted
 
-if TYPE_CHECKING:
-    from tdecomp.formats.network import Network
+__all__ = ["FORMATS", "Factored", "Format", "summand"]
 
-__all__ = ["Factored", "Format", "summand"]
+FORMATS: dict[str, type[Format]] = {}
+"""Every format by the name that files carry; filled where the classes are made."""
 
 
 class Format(ABC):
@@ -37,8 +36,28 @@ class Format(ABC):
     """
 
     modes: tuple[str, ...]
+    _leaves: ClassVar[tuple[str, ...]] = ()
+    _sum: ClassVar[Callable[[tuple[Format, ...]], Format]]
     __array_ufunc__ = None  # numpy scalars on the left leave the product to us
     __iter__ = None  # slices are written out: fmt[i]
+
+    def __init_subclass__(cls, *, leaves: tuple[str, ...] = (), holds_sums: bool = False) -> None:
+        """Enter a format in `FORMATS`.
+
+        Parameters
+        ----------
+        leaves
+            Fields of the dataclass that hold arrays, the leaves of the pytree; all others are
+            names and numbers, hashable. None: an abstract class, which is not entered.
+        holds_sums
+            ``a + b`` makes one of these, ``cls((a, b))``, where neither format holds both.
+        """
+        super().__init_subclass__()
+        cls._leaves = leaves
+        if leaves:
+            FORMATS[cls.__name__] = cls
+        if holds_sums:
+            Format._sum = cls
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """An empty object; where jax is loaded its class becomes a pytree.
@@ -48,7 +67,7 @@ class Format(ABC):
         for given in (*args, *kwargs.values()):
             for array in given if isinstance(given, tuple | list) else (given,):
                 check_held(array)
-        _pytrees.register(cls)
+        _pytrees.register(cls, cls._leaves)
         return super().__new__(cls)
 
     @property
@@ -138,8 +157,8 @@ class Format(ABC):
         """The whole tensor, ``shape``."""
 
     @abstractmethod
-    def to_network(self) -> Network:
-        """The same tensor as an equation and its arrays, exactly."""
+    def to_network(self) -> Factored:
+        """The same tensor as an equation and its arrays, exactly: a `Network`."""
 
     def with_arrays(self, arrays: Mapping[str, Array]) -> Self:
         """The same format with other arrays of the same names, for example cast ones."""
@@ -156,10 +175,6 @@ class Format(ABC):
     @abstractmethod
     def _scaled(self, factor: float | Array) -> Self:
         """The tensor times a number."""
-
-    @abstractmethod
-    def _multiplied(self, matrix: Array, position: int) -> Format:
-        """The product with ``matrix (r, n)`` along the mode at `position`."""
 
     @abstractmethod
     def _summands(self) -> tuple[Factored, ...]:
@@ -192,11 +207,7 @@ class Format(ABC):
                 f" to {' '.join(self.modes)} of sizes {self.shape}"
             )
         total = self._plus(other) if type(self) is type(other) else None
-        if total is not None:
-            return total
-        from tdecomp.formats.sum import Sum  # it holds the other formats, which hold this class
-
-        return Sum((self, other))
+        return Format._sum((self, other)) if total is None else total
 
     def __sub__(self, other: Format) -> Format:
         if not isinstance(other, Format):
@@ -323,18 +334,6 @@ class Factored(Format):
         last = next(reversed(arrays))
         return self.with_arrays(arrays | {last: arrays[last] * factor})
 
-    def _multiplied(self, matrix: Array, position: int) -> Format:
-        name, arrays = self.modes[position], self.arrays
-        carriers = [
-            (key, term.index(name))
-            for key, term in zip(arrays, self.equation.terms, strict=True)
-            if name in term
-        ]
-        if len(carriers) != 1:
-            return self.to_network().extended(matrix, position)
-        ((key, axis),) = carriers
-        return self.with_arrays(arrays | {key: multiply_array(arrays[key], matrix, axis)})
-
     def _summands(self) -> tuple[Factored, ...]:
         return (self,)
 
@@ -351,4 +350,4 @@ class Factored(Format):
 def summand(fmt: Factored) -> _pairs.Summand:
     """The network of a format as `_pairs` takes it."""
     network = fmt.to_network()
-    return _pairs.Summand(network.equation, network.tensors)
+    return _pairs.Summand(network.equation, tuple(network.arrays.values()))

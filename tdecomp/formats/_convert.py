@@ -14,7 +14,7 @@ from tdecomp.formats._base import Format
 from tdecomp.formats._to_cp import to_cp
 from tdecomp.formats.cp import CP
 from tdecomp.formats.lowrank import LowRank
-from tdecomp.formats.network import Network
+from tdecomp.formats.network import Network, as_network
 from tdecomp.formats.sum import Sum
 from tdecomp.formats.tt import TT
 from tdecomp.formats.tucker import Tucker
@@ -52,7 +52,7 @@ def to_tucker(fmt: Format) -> Tucker:
     >>> to_tucker(cp).rank
     (2, 2, 2)
     """
-    network = fmt.to_network().joined()
+    network = as_network(fmt).joined()
     tensors = list(network.tensors)
     factors: list[Array | None] = []
     for mode in network.modes:

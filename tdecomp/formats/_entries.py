@@ -11,7 +11,7 @@ from tdecomp.formats._base import Factored, Format
 from tdecomp.formats._slices import take
 from tdecomp.formats.cp import CP
 from tdecomp.formats.lowrank import LowRank
-from tdecomp.formats.network import Network
+from tdecomp.formats.network import Network, as_network
 from tdecomp.formats.sum import Sum
 from tdecomp.formats.tt import TT
 from tdecomp.formats.tucker import Tucker
@@ -56,7 +56,7 @@ def _product(a: Factored, b: Factored) -> Format:
     within = _WITHIN[type(a)](a, b) if alike and type(a) in _WITHIN else None
     if within is not None:
         return within
-    left, right = a.to_network(), b.to_network()
+    left, right = as_network(a), as_network(b)
     equation, arrays = _pairs.elementwise(
         (left.equation, left.tensors), (right.equation, right.tensors)
     )

@@ -10,23 +10,20 @@ from typing import Any
 
 __all__ = ["register"]
 
-_LEAVES: dict[str, tuple[str, ...]] = {
-    "CP": ("weights", "factors"),
-    "LowRank": ("u", "s", "vh"),
-    "Network": ("tensors",),
-    "Sum": ("parts",),
-    "TT": ("cores",),
-    "Tucker": ("core", "factors"),
-    "Tucker2": ("core", "left", "right"),
-}
-"""Fields that hold arrays, by format; the others are names and numbers, all hashable."""
-
 _registered: set[type] = set()
 _lock = Lock()
 
 
-def register(cls: type) -> None:
-    """Make a format a jax pytree if jax is loaded, once; jax is never imported here."""
+def register(cls: type, names: tuple[str, ...]) -> None:
+    """Make a format a jax pytree if jax is loaded, once; jax is never imported here.
+
+    Parameters
+    ----------
+    cls
+        A frozen dataclass.
+    names
+        Its fields that hold arrays; the others are hashable.
+    """
     if cls in _registered or "jax" not in sys.modules:
         return
     add = getattr(sys.modules.get("jax.tree_util"), "register_pytree_with_keys", None)
@@ -34,7 +31,6 @@ def register(cls: type) -> None:
         return
     with _lock:
         if cls not in _registered:
-            names = _LEAVES[cls.__name__]
             static = tuple(f.name for f in dataclasses.fields(cls) if f.name not in names)
             add(cls, partial(_flatten, names, static), partial(_unflatten, cls, names, static))
             _registered.add(cls)

@@ -19,7 +19,7 @@ __all__ = ["CP"]
 
 
 @dataclass(frozen=True)
-class CP(Factored):
+class CP(Factored, leaves=("weights", "factors")):
     """``X[i, j, ...] = Σ_r weights[r] · factors[0][i, r] · factors[1][j, r] · ...``.
 
     Parameters

@@ -25,7 +25,7 @@ __all__ = ["LowRank"]
 
 
 @dataclass(frozen=True)
-class LowRank(Factored):
+class LowRank(Factored, leaves=("u", "s", "vh")):
     """``X[site] = u_site · diag(s_site) · vh_site`` with a rank of its own for every site.
 
     The factors of all sites stand side by side along one rank mode ``R = Σ ranks``, so that a

@@ -12,17 +12,17 @@ from array_api_compat import device
 
 from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
-from tdecomp.formats._base import Factored
+from tdecomp.formats._base import Factored, Format
 from tdecomp.formats._equations import fresh, narrowest_cut, rename
 from tdecomp.formats._slices import gathered, restricted
 from tdecomp.modes import Axis, Equation, flatten, write_axis
 from tdecomp.tensor import promoted
 
-__all__ = ["Network", "through_shorter_side"]
+__all__ = ["Network", "as_network", "through_shorter_side"]
 
 
 @dataclass(frozen=True)
-class Network(Factored):
+class Network(Factored, leaves=("tensors",)):
     """Any tensor network: an equation and one array for each of its terms.
 
     Every other format converts to it exactly with `to_network`.
@@ -216,6 +216,13 @@ class Network(Factored):
     def _permute(self, order: tuple[int, ...]) -> Network:
         output = tuple(self.equation.output[k] for k in order)
         return Network(Equation(self.equation.terms, output), self.tensors)
+
+
+def as_network(fmt: Format) -> Network:
+    """`fmt.to_network()` by its type, which the base class of `Network` cannot name."""
+    network = fmt.to_network()
+    assert isinstance(network, Network)
+    return network
 
 
 def through_shorter_side(matrix: Array) -> tuple[Array, Array]:

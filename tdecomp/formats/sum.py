@@ -12,28 +12,18 @@ from array_api_compat import device
 
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Factored, Format
+from tdecomp.formats._base import FORMATS, Factored, Format
 from tdecomp.formats._equations import fresh, rename
 from tdecomp.formats._pairs import Pair, refined
-from tdecomp.formats.cp import CP
-from tdecomp.formats.lowrank import LowRank
-from tdecomp.formats.network import Network, through_shorter_side
-from tdecomp.formats.tt import TT
-from tdecomp.formats.tucker import Tucker
-from tdecomp.formats.tucker2 import Tucker2
+from tdecomp.formats.network import Network, as_network, through_shorter_side
 from tdecomp.modes import Equation, flatten
 from tdecomp.tensor import promoted
 
-__all__ = ["PARTS", "Sum"]
-
-PARTS: dict[str, type[Factored]] = {
-    f.__name__: f for f in (LowRank, Tucker, Tucker2, CP, TT, Network)
-}
-"""Formats that are one network each, by name."""
+__all__ = ["Sum"]
 
 
 @dataclass(frozen=True)
-class Sum(Format):
+class Sum(Format, leaves=("parts",), holds_sums=True):
     """``X = parts[0] + parts[1] + ...`` of any formats over the same modes.
 
     What ``a + b`` gives where no one format holds both without loss, such as a shared Tucker2 and
@@ -52,6 +42,7 @@ class Sum(Format):
     Examples
     --------
     >>> import numpy as np
+    >>> from tdecomp.formats import CP, LowRank
     >>> cp = CP(("out", "in"), np.ones(2), (np.eye(3, 2), np.eye(4, 2)))
     >>> svd = LowRank(("out", "in"), (), (1,), np.ones((3, 1)), np.ones(1), np.ones((1, 4)))
     >>> total = cp + svd
@@ -116,7 +107,7 @@ class Sum(Format):
             own[int(k)][name] = array
         return cls(
             tuple(
-                PARTS[row["format"]].build(tuple(row["modes"]), mine, row["layout"])
+                _part_class(row["format"]).build(tuple(row["modes"]), mine, row["layout"])
                 for row, mine in zip(layout["parts"], own, strict=True)
             )
         )
@@ -145,7 +136,7 @@ class Sum(Format):
         other a part is the constant 1, so that the network at ``t`` is the part ``t``. It stores as
         many copies of every array as there are parts.
         """
-        pairs = _one_split([part.to_network() for part in self.parts])
+        pairs = _one_split([as_network(part) for part in self.parts])
         terms, arrays, output = [], [], pairs[0][0].output
         kept = flatten(output)
         (t,) = fresh(["t"], {n for equation, _ in pairs for n in _all_names(equation)})
@@ -166,9 +157,6 @@ class Sum(Format):
     def _scaled(self, factor: float | Array) -> Self:
         return type(self)(tuple(part._scaled(factor) for part in self.parts))
 
-    def _multiplied(self, matrix: Array, position: int) -> Sum:
-        return Sum(tuple(part._multiplied(matrix, position) for part in self.parts))
-
     def _restrict(self, position: int, rows: range) -> Sum:
         return Sum(tuple(part._restrict(position, rows) for part in self.parts))
 
@@ -180,6 +168,13 @@ class Sum(Format):
 
     def _summands(self) -> tuple[Factored, ...]:
         return tuple(one for part in self.parts for one in part._summands())
+
+
+def _part_class(name: str) -> type[Format]:
+    """A format by name that can be a part: parts are never sums themselves."""
+    if name == Sum.__name__:
+        raise ArgumentError("a part of a Sum cannot be a Sum: give the parts of both")
+    return FORMATS[name]
 
 
 def _all_names(equation: Equation) -> list[str]:
@@ -234,7 +229,7 @@ def _split_sizes(parts: tuple[Format, ...]) -> None:
     for part in parts:
         if not any(mode.startswith("(") for mode in part.modes):
             return
-        network = part.to_network()
+        network = as_network(part)
         sizes = network.equation.sizes([tuple(a.shape) for a in network.tensors])
         for mode, axis in zip(part.modes, network.equation.output, strict=True):
             if not isinstance(axis, str):

@@ -21,7 +21,7 @@ __all__ = ["TT"]
 
 
 @dataclass(frozen=True)
-class TT(Factored):
+class TT(Factored, leaves=("cores",)):
     """``X[i, j, ...] = cores[0][0, i, :] · cores[1][:, j, :] · ... · cores[d-1][:, k, 0]``.
 
     Parameters

@@ -27,7 +27,7 @@ _SPARSE = 100  # times at most as large as the two cores
 
 
 @dataclass(frozen=True)
-class Tucker(Factored):
+class Tucker(Factored, leaves=("core", "factors")):
     """``X[i, j, ...] = Σ core[r, s, ...] · factors[0][i, r] · factors[1][j, s] · ...``.
 
     Parameters

@@ -18,7 +18,7 @@ __all__ = ["Tucker2"]
 
 
 @dataclass(frozen=True)
-class Tucker2(Factored):
+class Tucker2(Factored, leaves=("core", "left", "right")):
     """``X[..., o, i] = Σ_rs left[o, r] · core[..., r, s] · right[i, s]``: LoTR's layout.
 
     Parameters

@@ -5,6 +5,7 @@ from tdecomp.stack.find import find_sites
 from tdecomp.stack.groups import Group, group_sites
 from tdecomp.stack.names import canonical, canonical_names, is_adapter
 from tdecomp.stack.select import Targets, parse_layers, parse_targets
+from tdecomp.stack.selection import Selection
 from tdecomp.stack.sites import Index, Site, Survey
 from tdecomp.stack.stack import Stack
 
@@ -14,6 +15,7 @@ __all__ = [
     "Group",
     "Index",
     "Rule",
+    "Selection",
     "Site",
     "Stack",
     "Survey",

@@ -12,7 +12,7 @@ from typing import Any
 from tdecomp.errors import SiteError
 from tdecomp.stack.claims import Rank, generic, reason_against
 from tdecomp.stack.scheme import Scheme, choose_scheme, with_heads
-from tdecomp.stack.select import Selection, Targets, last_segments, matches
+from tdecomp.stack.select import SiteFilter, Targets, last_segments, matches
 from tdecomp.stack.sites import Site, Survey
 
 __all__ = ["find_sites"]
@@ -75,7 +75,7 @@ def find_sites(
     ('generic', [(('layer', 1), ('proj', 'q')), (('layer', 1), ('proj', 'k'))])
     """
     scheme = choose_scheme(shapes, config, patterns)
-    selection = Selection.of(targets, exclude, layers)
+    selection = SiteFilter.of(targets, exclude, layers)
     ranked: list[tuple[Rank, Site]] = []
     uncovered: dict[str, str] = {}
     notes: dict[str, list[str]] = {}
@@ -157,7 +157,7 @@ def _asked(**values: Any) -> str:
     return ", ".join(given) or "the default targets"
 
 
-def _nothing(asked: str, uncovered: Mapping[str, str], selection: Selection) -> str:
+def _nothing(asked: str, uncovered: Mapping[str, str], selection: SiteFilter) -> str:
     """Error text when no tensor is a site."""
     if not uncovered:
         return f"no site matches {asked}: there are no tensors"

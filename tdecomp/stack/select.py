@@ -99,7 +99,7 @@ class Chooser:
 
 
 @dataclass(frozen=True)
-class Selection:
+class SiteFilter:
     """Which sites to keep: chosen, not excluded, of some layers; None sets no limit."""
 
     chosen: Chooser | None
@@ -111,7 +111,7 @@ class Selection:
     @classmethod
     def of(
         cls, targets: Targets | None, exclude: Targets | None, layers: Collection[int] | None
-    ) -> Selection:
+    ) -> SiteFilter:
         """Read the three arguments of `find_sites`."""
         named = targets is not None and not (
             isinstance(targets, str) and targets.lower() == ALL_LINEAR

@@ -10,6 +10,7 @@ import pytest
 
 import tdecomp as td
 from tdecomp.files.delta import open_delta
+from tdecomp.stack import Selection
 from tests.bench import adapters, in_memory, limits, scaling, whole_model
 from tests.bench.children import run_child
 from tests.bench.synthetic import write_pair
@@ -63,7 +64,7 @@ def test_steps_add_up(capsys):
 
 
 def test_passes_are_told_apart(pair, capsys):
-    delta = open_delta(pair / "base", pair / "tuned", targets=["k_proj", "v_proj"])
+    delta = open_delta(pair / "base", pair / "tuned", Selection(targets=["k_proj", "v_proj"]))
     (stack,) = delta.stacks
     watched = whole_model.Watched(stack.read)
     for _ in range(3):
@@ -71,7 +72,9 @@ def test_passes_are_told_apart(pair, capsys):
     spent = watched.passes(end=watched.times[2][-1])
     assert len(spent) == 3
     assert sum(spent) == pytest.approx(watched.times[2][-1] - watched.times[0][0])
-    parts = {site.shape: whole_model.Parts(1.0, 1.0, 1.0) for site in stack.group.sites}
+    site = stack.group.sites[0]
+    parts = {site.shape: whole_model.parts_of(delta.pair, site)}
+    assert min(parts[site.shape].file, parts[site.shape].widen, parts[site.shape].product) > 0
     whole_model.passes_table(Printer(markdown=True), delta, "tucker2", parts)
     assert "| attn_in.48x96 | 6 |" in capsys.readouterr().out
 

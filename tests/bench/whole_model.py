@@ -146,7 +146,8 @@ def parts_of(both: Pair, site: Site) -> Parts:
     out, in_ = site.shape
     x = np.random.default_rng(0).standard_normal((1, out, in_), dtype=np.float32)
     file = _read_entry(both.base.entry(both.base_name(site.tensor)))
-    file += _read_entry(both.tuned.entry(both.tuned_name(site.tensor)))
+    for name in both.tuned_names(site.tensor):
+        file += _read_entry(both.tuned.entry(name))
     return Parts(file, limits.widen_and_subtract(site.shape), limits.skinny(x, RANK + 10))
 
 

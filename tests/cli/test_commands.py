@@ -57,7 +57,7 @@ def test_no_command_shows_the_help(call):
     result = call()
     assert result.code == 2
     assert "Usage: tdecomp" in result.out + result.err
-    assert "name a command" in result.err
+    assert "tdecomp: " not in result.err
 
 
 # ---------------------------------------------------------------------------------------- inspect

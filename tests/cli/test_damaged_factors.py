@@ -10,7 +10,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tdecomp.cli._screen import printable
+from tdecomp.cli.screen import printable
 from tdecomp.files import safetensors
 from tests.cli import models
 

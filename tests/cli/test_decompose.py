@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from tdecomp.cli import _job
+from tdecomp import decomposition
 from tdecomp.files.factors import load_factors
 from tests.cli import models
 
@@ -216,18 +216,18 @@ def test_the_hashes_are_of_the_files_that_were_read(
 ):
     """Whatever happens to their names meanwhile."""
     done("decompose", base, tuned, "-o", tmp_path / "before", "--rank", 1)
-    shard, real = next(tuned.glob("*.safetensors")), _job._fit
+    shard, real = next(tuned.glob("*.safetensors")), decomposition.decompose
     other = models.write_base(tmp_path / "other", models.base_arrays()) / "model.safetensors"
 
-    def fit(*arguments):
-        fits = real(*arguments)
+    def fit(*arguments, **options):
+        fits = real(*arguments, **options)
         if change == "replaced":
             other.replace(shard)
         else:
             shard.unlink()
         return fits
 
-    monkeypatch.setattr(_job, "_fit", fit)
+    monkeypatch.setattr(decomposition, "decompose", fit)
     done("decompose", base, tuned, "-o", tmp_path / "after", "--rank", 1)
     one, two = (load_factors(tmp_path / name).sources for name in ("before", "after"))
     assert one == two

@@ -123,19 +123,24 @@ def test_shared_data_show(tmp_path, report):
 
 def test_formats_and_file(pair, tmp_path, report, done):
     file = tmp_path / "table.json"
-    told = report("explore", *pair, "--formats", "cp,svd", "--budget", "500", "-o", file)
+    told = report("explore", *pair, "--method", "cp,svd", "--budget", "500", "-o", file)
     assert [row["name"] for row in told["rows"]] == ["svd", "cp"]
     assert told["rows"][1]["options"] is None
     assert json.loads(file.read_text()) == told
     assert f"Written to {file}." in done("explore", *pair, "-o", file, "--overwrite").out
 
 
+def test_the_old_name_of_method_is_known(pair, report):
+    words = ("explore", *pair, "--budget", "500")
+    assert report(*words, "--formats", "svd") == report(*words, "--method", "svd")
+
+
 def test_without_a_command_there_is_the_call(pair, report, done):
-    told = report("explore", *pair, "--formats", "cp", "--budget", "500")
+    told = report("explore", *pair, "--method", "cp", "--budget", "500")
     (winner,) = told["winners"]
     assert winner["command"] is None
     assert winner["python"] == "td.decompose(stacks, td.cp, budget=500)"
-    assert winner["python"] in done("explore", *pair, "--formats", "cp", "--budget", "500").out
+    assert winner["python"] in done("explore", *pair, "--method", "cp", "--budget", "500").out
 
 
 def test_zero_delta(base, done, report):
@@ -149,13 +154,13 @@ def test_zero_delta(base, done, report):
     ("more", "texts"),
     [
         (("--budget", "5"), ("budget 5", "rank 1", "smallest possible")),
-        (("--budget", "lots"), ("--budget 'lots'", "60k")),
+        (("--budget", "lots"), ("--budget lots", "60k")),
         (("--budget", "0"), ("budget 0",)),
-        (("--formats", "qr"), ("--formats 'qr'", "svd, tucker2, tucker, tensor_train, cp")),
-        (("--formats", ""), ("--formats ''",)),
+        (("--method", "qr"), ("--method qr", "svd, tucker2, tucker, tensor_train, cp")),
+        (("--formats", ""), ("--method ''",)),
         (("--share", "expert"), ("share", "'expert'")),
         (("--layers", "7"), ("no site",)),
-        (("--targets", "qproj"), ("'qproj'", "'q_proj'")),
+        (("--targets", "qproj"), ("--targets qproj", "q_proj")),
     ],
     ids=str,
 )
@@ -209,7 +214,7 @@ def test_modes_of_decompose(method, modes, base, tuned, tmp_path, report):
         (("--method", "svd", "--modes", "in"), ("--modes", "tucker or tucker2", "svd")),
         (("--method", "tensor_train", "--modes", "in"), ("--modes", "not tensor_train")),
         (("--method", "tucker", "--modes", "inp"), ("'inp'", "layer proj out in")),
-        (("--method", "tucker", "--modes", "in,"), ("--modes 'in,'",)),
+        (("--method", "tucker", "--modes", "in,"), ("--modes in,",)),
         (("--method", "tucker2", "--modes", "in"), ("two modes", "'in'")),
     ],
     ids=str,

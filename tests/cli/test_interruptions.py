@@ -14,22 +14,28 @@ import pytest
 from tests.cli import models
 
 SLOW = """
-import sys, time
+import importlib, sys, time
 from pathlib import Path
-from tdecomp.cli import _job, main
-name, mark = sys.argv.pop(1), Path(sys.argv.pop(1))
-real = getattr(_job, name)
+from tdecomp.cli import main
+place, name = sys.argv.pop(1).split(".")
+mark = Path(sys.argv.pop(1))
+job = importlib.import_module(f"tdecomp.jobs.{place}")
+real = getattr(job, name)
 def slow(*arguments, **named):
     answer = real(*arguments, **named)
     mark.touch()
     time.sleep(60)
     return answer
-setattr(_job, name, slow)
+setattr(job, name, slow)
 main()
 """
 """Does the whole job, leaves a mark, then never ends."""
 
-STEPS = {"decompose": "save_factors", "apply": "write_model", "export": "write_lora"}
+STEPS = {
+    "decompose": "decomposing.save_factors",
+    "apply": "applying.write_model",
+    "export": "exporting.write_lora",
+}
 SIGNALS = {
     signal.SIGINT: (130, "interrupted"),
     signal.SIGTERM: (143, "terminated"),
@@ -89,13 +95,13 @@ def test_signal_in_the_middle(number, command, commands, old, mark, tmp_path, sp
 
 UNDOING = """
 import shutil, time
-from tdecomp.cli import _signals
+from tdecomp.cli import signals
 remove, patience, seconds = shutil.rmtree, float(sys.argv.pop(1)), float(sys.argv.pop(1))
 def rmtree(*arguments, **named):
     print("removing", flush=True)
     time.sleep(seconds)
     remove(*arguments, **named)
-shutil.rmtree, _signals._PATIENCE = rmtree, patience
+shutil.rmtree, signals._PATIENCE = rmtree, patience
 main()
 """
 """Takes its time to remove what is half-written."""
@@ -151,7 +157,7 @@ sys.meta_path.insert(0, Finder())
 
 @pytest.mark.parametrize(
     ("number", "name"),
-    [*((number, "numpy") for number in SIGNALS), (signal.SIGINT, "tdecomp.cli._commands")],
+    [*((number, "numpy") for number in SIGNALS), (signal.SIGINT, "tdecomp.cli.commands")],
 )
 def test_signal_while_modules_are_loaded(number, name, base, spawn, check_line):
     run = "import runpy; runpy.run_module('tdecomp', run_name='__main__', alter_sys=True)"

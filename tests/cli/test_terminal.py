@@ -9,9 +9,10 @@ import subprocess
 import numpy as np
 import pytest
 
-from tdecomp.cli._explored import command
-from tdecomp.cli._screen import Screen, printable
+from tdecomp.cli.screen import Screen, printable
 from tdecomp.files.factors import load_factors
+from tdecomp.jobs.commands import decompose_command
+from tdecomp.stack import Selection
 from tests.cli import models
 
 ACTS = "\x1b]0;owned\x07\x1b[2J"
@@ -122,8 +123,8 @@ def test_very_long_texts_keep_their_ends(call):
 def test_progress(kind, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    with Screen().progress(f"hashing {HOSTILE[kind]}", 3, "bytes") as tick:
-        tick(1)
+    with Screen().steps() as progress:
+        progress(0.3, f"hashing {HOSTILE[kind]}")
     shown = capsys.readouterr().err
     assert printable(HOSTILE[kind]) in shown
     assert not any(
@@ -135,14 +136,15 @@ def test_progress(kind, capsys, monkeypatch):
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_commands_can_be_pasted(kind):
     words = [f"a{HOSTILE[kind]}", f"-b'\\{HOSTILE[kind]}\udcff"]
-    line = command(*words, {"targets": HOSTILE[kind]}, ["--method", "svd"])
+    chosen = Selection(patterns=[HOSTILE[kind]])
+    line = decompose_command(*words, chosen, ["--method", "svd"])
     check(line)
     script = line.replace("tdecomp", "printf '%s\\0'", 1)
     back = subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout
     read = back.decode("utf-8", "surrogateescape").split("\0")[:-1]
     expected = ["decompose", words[0], f"./{words[1]}", "-o", "OUT"]
-    assert read == [*expected, f"--targets={HOSTILE[kind]}", "--method", "svd"]
-    assert command("a", "b c", {}, []) == "tdecomp decompose a 'b c' -o OUT"
+    assert read == [*expected, f"--pattern={HOSTILE[kind]}", "--method", "svd"]
+    assert decompose_command("a", "b c", Selection(), []) == "tdecomp decompose a 'b c' -o OUT"
 
 
 def close(*numbers):

@@ -7,6 +7,7 @@ import pytest
 
 import tdecomp as td
 from tdecomp.files.delta import Uncovered, open_delta
+from tdecomp.stack import Selection
 from tests.pairs import CONFIG, make_pair, weights, write_folder
 
 
@@ -43,7 +44,9 @@ def test_every_tensor_is_covered_or_has_a_reason(pair):
 
 
 def test_heads_are_slices_of_one_stack(pair):
-    (stack,) = (s for s in open_delta(*pair, share=["layer", "head"]).stacks if "head" in s.modes)
+    (stack,) = (
+        s for s in open_delta(*pair, Selection(share=["layer", "head"])).stacks if "head" in s.modes
+    )
     assert stack.modes == ("layer", "head", "hd", "in")
     assert stack.shape == (3, 8, 4, 16)
 
@@ -56,12 +59,12 @@ def test_a_partly_covered_tensor_counts_the_rest(tmp_path):
     new = {name: old[name] + rng.standard_normal((32, 16)).astype(np.float32)}
     base = write_folder(tmp_path / "b", old, config=config)
     tuned = write_folder(tmp_path / "t", new, config=config)
-    (row,) = open_delta(base, tuned, targets=["qkv_proj.q"]).uncovered()
+    (row,) = open_delta(base, tuned, Selection(targets=["qkv_proj.q"])).uncovered()
     assert row.tensor == name
     assert row.energy == pytest.approx(np.sum((new[name] - old[name])[16:] ** 2.0), rel=1e-5)
     new[name][20, 3] = np.nan
     tuned = write_folder(tmp_path / "nan", new, config=config)
-    (row,) = open_delta(base, tuned, targets=["qkv_proj.q"]).uncovered()
+    (row,) = open_delta(base, tuned, Selection(targets=["qkv_proj.q"])).uncovered()
     assert row.energy is None
 
 
@@ -125,7 +128,7 @@ def test_a_site_without_a_partner_is_refused_or_unknown(change, tmp_path):
     rows = open_delta(*models, allow_missing=True).uncovered()
     assert rows[0] == Uncovered(tensor, reason, None, site=True)
     if change != "adapter":
-        open_delta(*models, exclude=[tensor.removesuffix(".weight")])
+        open_delta(*models, Selection(exclude=[tensor.removesuffix(".weight")]))
 
 
 UNKNOWN = {
@@ -218,7 +221,7 @@ def test_a_targeted_head_is_compared_with_the_embedding_it_is_tied_to(tmp_path):
     old[head] = old[name] + 1
     new = {n: a + 1 for n, a in old.items() if n != head}
     base, tuned = write_folder(tmp_path / "b", old), write_folder(tmp_path / "t", new)
-    delta = open_delta(base, tuned, targets=["lm_head"])
+    delta = open_delta(base, tuned, Selection(targets=["lm_head"]))
     assert delta.shapes == {head: (40, 16)}
     np.testing.assert_allclose(delta.stacks[0].dense().squeeze(), new[name] - old[head])
     assert head not in {row.tensor for row in delta.uncovered()}
@@ -231,8 +234,8 @@ def test_a_targeted_head_with_more_rows_is_refused_and_can_be_excluded(tmp_path)
     tuned = write_folder(tmp_path / "t", old | {head: np.ones((43, 16), np.float32)})
     targets = ["lm_head", "q_proj"]
     with pytest.raises(td.SiteError, match="40 rows in the base, 43 in the tuned model"):
-        open_delta(base, tuned, targets=targets)
-    rows = open_delta(base, tuned, targets=targets, exclude=["lm_head"]).uncovered()
+        open_delta(base, tuned, Selection(targets=targets))
+    rows = open_delta(base, tuned, Selection(targets=targets, exclude=["lm_head"])).uncovered()
     assert [row.energy for row in rows if row.tensor == head] == [0, 48]
 
 

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 import tdecomp as td
 from tdecomp.adapters import lora_modules
 from tdecomp.cli import main
-from tdecomp.cli._job import METHODS
 from tdecomp.files import safetensors
 from tdecomp.files.factors import load_factors, save_factors
+from tdecomp.jobs.methods import METHODS
 from tests.pairs import make_pair
 
 TARGETS = [("--rank", "3"), ("--error", "0.6"), ("--budget", "1500")]

@@ -169,7 +169,7 @@ def test_modules_are_what_they_were_after_a_watched_pass(way):
     with pytest.raises(KeyError):
         model(inputs(3, N))
     handle.remove()
-    assert not adapter.watch.passes
+    assert not adapter.attached.watch.passes
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         copy.deepcopy(model)(inputs(3, N))

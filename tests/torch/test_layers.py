@@ -170,7 +170,7 @@ def test_originals_are_kept_where_they_are_asked_to_be(name, keep):
     _, adapter = adapted(name)
     before = bits(dense_weights_of(adapter))
     assert adapter.merge(keep=keep) == sum(w.numel() * w.element_size() for w in before)
-    assert same_bits(adapter.originals.weights.values(), before)
+    assert same_bits(adapter.attached.originals.weights.values(), before)
     adapter.unmerge()
     assert same_bits(dense_weights_of(adapter), before)
 

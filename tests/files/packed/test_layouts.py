@@ -18,6 +18,7 @@ from tdecomp.files import checkpoint as ck
 from tdecomp.files import safetensors
 from tdecomp.files.delta import open_delta
 from tdecomp.files.packed import LAYOUTS, layout, layouts_table
+from tdecomp.stack import Selection
 from tests.files.packed.cases import CASES, REFUSED, draw
 
 INDICES = [
@@ -178,10 +179,10 @@ def test_a_refused_weight_blocks_only_who_asks_for_it(tmp_path, layout, side):
     places = places if side == "base" else places[::-1]
     name = "model.layers.0.mlp.up_proj.weight"
     message = rf"'{name}' in .* stored as {layout} .*which is not read"
-    for options in ({}, {"targets": ["up_proj", "q_proj"]}):
+    for chosen in (Selection(), Selection(targets=["up_proj", "q_proj"])):
         with pytest.raises(SiteError, match=f"{message}.*--exclude"):
-            open_delta(*places, **options)
-    delta = open_delta(*places, targets=["q_proj"])
+            open_delta(*places, chosen)
+    delta = open_delta(*places, Selection(targets=["q_proj"]))
     assert [site.path for group in delta.groups for site in group.sites] == [
         "model.layers.0.self_attn.q_proj"
     ]

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from tdecomp.jobs.steps import Steps
 
 __all__ = ["Screen", "printable", "short"]
 
@@ -53,25 +48,42 @@ class Screen:
         """Console for results."""
         return _console(self.quiet or self.json)
 
+    def lines(self, lines: Iterable[str]) -> None:
+        """Sentences of the result, each on one line."""
+        for line in lines:
+            self.out.print(line, highlight=False, soft_wrap=True)
+
     def note(self, text: str) -> None:
         """One line that is not part of the result."""
         console = _console(self.quiet or self.json, stderr=True)
         console.print(text, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def progress(self, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-        """A bar that is removed when done; gives a function that adds to what is done."""
+    def steps(self) -> Iterator[Steps]:
+        """A bar for the step that is going on, removed when done; gives the function to call."""
         console = Console(stderr=True)
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            _Rate(unit),
+            TextColumn("{task.percentage:3.0f} %"),
             TimeRemainingColumn(),
         )
         silent = self.quiet or self.json or not console.is_terminal
         with Progress(*columns, console=console, transient=True, disable=silent) as bar:
-            task = bar.add_task(printable(what), total=max(total, 1))
-            yield lambda done: bar.advance(task, done)
+            yield _Bar(bar)
+
+
+class _Bar:
+    """Shows the last step that was told."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar, self._step, self._task = bar, "", bar.add_task("", visible=False)
+
+    def __call__(self, fraction: float, step: str) -> None:
+        if step != self._step:
+            self._step = step
+            self._bar.reset(self._task, description=printable(step), total=1.0, visible=True)
+        self._bar.update(self._task, completed=fraction)
 
 
 class _Console(Console):
@@ -89,19 +101,6 @@ class _Console(Console):
 def _console(quiet: bool, *, stderr: bool = False) -> Console:
     """Print paths and tensor names as they are: ``[/b]`` and ``:smile:`` are not markup here."""
     return _Console(stderr=stderr, quiet=quiet, markup=False, emoji=False)
-
-
-class _Rate(ProgressColumn):
-    """Share done and units per second."""
-
-    def __init__(self, unit: str):
-        super().__init__()
-        self.unit = unit
-
-    def render(self, task: Task) -> Text:
-        """One cell."""
-        rate = "" if not task.speed else f"  {short(task.speed)} {self.unit}/s"
-        return Text(f"{task.percentage:3.0f} %{rate}")
 
 
 def short(number: float) -> str:

@@ -1,4 +1,4 @@
-"""`merge` in memory is `apply` on disk."""
+"""`apply` in memory is `tdecomp apply` on disk."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from transformers import AutoModel, GPT2LMHeadModel
 
 import tdecomp as td
 from tdecomp.cli import main
-from tdecomp_torch import merge
+from tdecomp_torch import apply, merge
 from tests.models import save_arrays, save_model
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("merge")
+    folder = tmp_path_factory.mktemp("apply")
     arrays = save_model("gpt2", folder / "base")
     save_model("gpt2", folder / "tuned")
     rng = np.random.default_rng(0)
@@ -33,8 +33,8 @@ def folders(tmp_path_factory):
     return folder
 
 
-def test_merging_is_applying(folders):
-    model = merge(GPT2LMHeadModel.from_pretrained(folders / "base"), folders / "out")
+def test_it_gives_the_weights_of_the_command(folders):
+    model = apply(GPT2LMHeadModel.from_pretrained(folders / "base"), folders / "out")
     applied = load_file(folders / "model" / "model.safetensors")
     for name, weight in model.named_parameters():
         torch.testing.assert_close(weight.data, applied[name], rtol=0, atol=0)
@@ -44,14 +44,14 @@ def test_a_body_without_its_prefix_is_refused_untouched(folders):
     model = AutoModel.from_pretrained(folders / "base")  # names without "transformer."
     before = {n: p.clone() for n, p in model.named_parameters()}
     with pytest.raises(td.SiteError, match="no such parameter"):
-        merge(model, folders / "out")
+        apply(model, folders / "out")
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
 
 
 def test_a_model_that_adds_a_prefix_is_found(folders):
     model = torch.nn.ModuleDict({"inner": GPT2LMHeadModel.from_pretrained(folders / "base")})
     applied = load_file(folders / "model" / "model.safetensors")
-    merge(model, folders / "out")
+    apply(model, folders / "out")
     weight = model["inner"].transformer.h[0].attn.c_attn.weight
     assert torch.equal(weight.data, applied["transformer.h.0.attn.c_attn.weight"])
 
@@ -59,11 +59,11 @@ def test_a_model_that_adds_a_prefix_is_found(folders):
 def test_a_scaled_delta_can_be_taken_off(folders):
     model = GPT2LMHeadModel.from_pretrained(folders / "base")
     before = {n: p.clone() for n, p in model.named_parameters()}
-    merge(model, folders / "out", scale=0.5)
+    apply(model, folders / "out", scale=0.5)
     assert not torch.equal(
         model.transformer.h[0].attn.c_attn.weight, before["transformer.h.0.attn.c_attn.weight"]
     )
-    merge(model, folders / "out", scale=-0.5)
+    apply(model, folders / "out", scale=-0.5)
     for n, p in model.named_parameters():
         torch.testing.assert_close(p.data, before[n].data, rtol=1e-4, atol=1e-5)
 
@@ -71,4 +71,12 @@ def test_a_scaled_delta_can_be_taken_off(folders):
 def test_another_architecture_is_refused(folders):
     model = torch.nn.ParameterDict({"weight": torch.nn.Parameter(torch.zeros(2))})
     with pytest.raises(td.SiteError, match="cannot place"):
-        merge(model, folders / "out")
+        apply(model, folders / "out")
+
+
+def test_the_old_name_warns_and_does_the_same(folders):
+    with pytest.warns(DeprecationWarning, match="called apply now"):
+        old = merge(GPT2LMHeadModel.from_pretrained(folders / "base"), folders / "out")
+    new = apply(GPT2LMHeadModel.from_pretrained(folders / "base"), folders / "out")
+    for a, b in zip(old.parameters(), new.parameters(), strict=True):
+        assert torch.equal(a, b)

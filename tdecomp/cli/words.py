@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Collection
-from pathlib import Path
+import shlex
+from collections.abc import Sequence
 
 from tdecomp.errors import ArgumentError
+from tdecomp.stack import Selection, parse_layers, parse_targets
 
 __all__ = [
-    "DTYPES",
     "parse_budget",
-    "parse_dtype",
-    "parse_formats",
     "parse_memory",
     "parse_modes",
+    "parse_names",
     "parse_rank",
+    "parse_selection",
     "parse_share",
 ]
 
-DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-"""Storage dtypes by the name torch users know, and their safetensors codes."""
-
-_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _BUDGET = re.compile(r"(\d{1,18}(?:\.\d*)?)\s*(k|M|G)?(B)?", re.IGNORECASE)
 _FACTOR = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
@@ -31,44 +27,30 @@ _FACTOR = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 def parse_budget(text: str, dtype: str) -> int:
     """Numbers to store: ``60000``, ``60k``, ``1.5M``, or bytes at the file's dtype: ``2MB``.
 
-    >>> parse_budget("60k", "F32"), parse_budget("2MB", "BF16")
+    >>> parse_budget("60k", "float32"), parse_budget("2MB", "bfloat16")
     (60000, 1000000)
     """
     found = _BUDGET.fullmatch(text.strip())
     if not found:
         raise ArgumentError(
-            f"--budget {text!r}: write numbers as 60000, 60k or 1.5M, or bytes as 2MB"
+            f"--budget {shlex.quote(text)}: write numbers as 60000, 60k or 1.5M, or bytes as 2MB"
         )
     amount = float(found[1]) * _FACTOR[(found[2] or "").upper()]
-    return int(amount / _BYTES[dtype] if found[3] else amount)
+    return int(amount / _BYTES.get(dtype, 4) if found[3] else amount)
 
 
 def parse_memory(text: str | None) -> int | None:
-    """Bytes of memory: ``500MB``, ``2GB``; None for half of what is free, where that is known.
+    """Bytes of memory: ``500MB``, ``2GB``.
 
     >>> parse_memory("1.5GB")
     1500000000
     """
     if text is None:
-        return _free_memory()
+        return None
     found = _BUDGET.fullmatch(text.strip())
     if not found or not found[3]:
-        raise ArgumentError(f"--max-memory {text!r}: write 500MB or 2GB")
+        raise ArgumentError(f"--max-memory {shlex.quote(text)}: write 500MB or 2GB")
     return int(float(found[1]) * _FACTOR[(found[2] or "").upper()])
-
-
-def _free_memory() -> int | None:
-    """Half of the memory that is free now, on Linux; else half of all there is."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(line for line in lines if line.startswith("MemAvailable"))
-        return 1024 * int(free.split()[1]) // 2
-    except (OSError, StopIteration, ValueError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
-        return None
 
 
 def parse_rank(text: str) -> int | tuple[int, ...] | dict[str, int]:
@@ -84,11 +66,13 @@ def parse_rank(text: str) -> int | tuple[int, ...] | dict[str, int]:
     try:
         ranks = tuple(int(value) for _, value in pairs)
     except ValueError:
-        raise ArgumentError(f"--rank {text!r}: write 16, or 64,32, or layer=4,out=64") from None
+        raise ArgumentError(
+            f"--rank {shlex.quote(text)}: write 16, or 64,32, or layer=4,out=64"
+        ) from None
     if not named:
         return ranks[0] if len(ranks) == 1 else ranks
     if len(set(modes)) < len(modes):
-        raise ArgumentError(f"--rank {text!r} names a mode twice")
+        raise ArgumentError(f"--rank {shlex.quote(text)} names a mode twice")
     return dict(zip(modes, ranks, strict=True))
 
 
@@ -102,19 +86,15 @@ def parse_modes(text: str | None) -> tuple[str | int, ...] | None:
         return None
     words = tuple(word.strip() for word in text.split(","))
     if "" in words:
-        raise ArgumentError(f"--modes {text!r}: write in, or out,in, or positions such as -1")
+        raise ArgumentError(
+            f"--modes {shlex.quote(text)}: write in, or out,in, or positions such as -1"
+        )
     return tuple(int(w) if re.fullmatch(r"-?\d{1,9}", w) else w for w in words)
 
 
-def parse_formats(text: str | None, known: Collection[str]) -> tuple[str, ...] | None:
-    """Some of the known formats: ``svd,tucker2``."""
-    if text is None:
-        return None
-    words = tuple(word.strip() for word in text.split(","))
-    for word in words:
-        if word not in known:
-            raise ArgumentError(f"--formats {text!r}: choose some of {', '.join(known)}")
-    return words
+def parse_names(text: str | None) -> tuple[str, ...] | None:
+    """Names in a list: ``svd,tucker2``."""
+    return None if text is None else tuple(word.strip() for word in text.split(","))
 
 
 def parse_share(text: str | None) -> tuple[str, ...] | None:
@@ -125,14 +105,22 @@ def parse_share(text: str | None) -> tuple[str, ...] | None:
         return ()
     modes = tuple(mode.strip() for mode in text.split(","))
     if "" in modes:
-        raise ArgumentError(f"--share {text!r}: write layer,proj, or head, site or none")
+        raise ArgumentError(f"--share {shlex.quote(text)}: write layer,proj, or head, site or none")
     return modes
 
 
-def parse_dtype(text: str | None) -> str | None:
-    """Safetensors code of a dtype name."""
-    if text is None:
-        return None
-    if text not in DTYPES:
-        raise ArgumentError(f"--dtype {text!r}: choose {', '.join(DTYPES)}")
-    return DTYPES[text]
+def parse_selection(
+    targets: str | None,
+    exclude: str | None,
+    layers: str | None,
+    pattern: Sequence[str] | None,
+    share: str | None,
+) -> Selection:
+    """Which sites, and how they are stacked."""
+    return Selection(
+        targets=None if targets is None else parse_targets(targets),
+        exclude=None if exclude is None else parse_targets(exclude),
+        layers=None if layers is None else parse_layers(layers),
+        patterns=tuple(pattern or ()),
+        share=parse_share(share),
+    )

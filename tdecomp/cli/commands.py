@@ -1,0 +1,433 @@
+"""The commands: what can be typed, the job that is called, and how its report is shown."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tdecomp import __version__, jobs
+from tdecomp.adapters import CATALOGUE, method
+from tdecomp.cli.options import (
+    DTYPE_NAMES,
+    HOW_SMALL,
+    OUTPUT,
+    AllowMissing,
+    Base,
+    Device,
+    Exclude,
+    ExploredMethods,
+    Json,
+    Layers,
+    LoraRank,
+    MaxMemory,
+    Method,
+    Modes,
+    Out,
+    Overwrite,
+    Pattern,
+    Quiet,
+    RankPattern,
+    Share,
+    Targets,
+    Tuned,
+    examples,
+)
+from tdecomp.cli.screen import Screen, printable
+from tdecomp.cli.shown.adapters import adapter_lines
+from tdecomp.cli.shown.exploration import drawing, explore_lines, explore_table
+from tdecomp.cli.shown.factors import factors_table, left_out_lines, size_line
+from tdecomp.cli.shown.lora import lora_lines
+from tdecomp.cli.shown.model import model_table
+from tdecomp.cli.shown.tables import left_out_table, not_covered_table, unknown_lines
+from tdecomp.cli.shown.verification import verify_table
+from tdecomp.cli.words import (
+    parse_budget,
+    parse_memory,
+    parse_modes,
+    parse_names,
+    parse_rank,
+    parse_selection,
+)
+from tdecomp.errors import ArgumentError
+from tdecomp.files.peft_lora import VLLM_RANKS
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Factorise what fine-tuning changed, and say how true the result is.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Decompose what fine-tuning changed."""
+    if show:
+        print(__version__)
+        raise typer.Exit()
+
+
+@app.command(
+    no_args_is_help=True,
+    epilog=examples("inspect MODEL", "inspect MODEL --pattern 'blocks.{layer}.att.{proj}'"),
+)
+def inspect(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            help="Model folder, .safetensors file or index.json.",
+            show_default=False,
+        ),
+    ],
+    targets: Targets = None,
+    exclude: Exclude = None,
+    layers: Layers = None,
+    pattern: Pattern = None,
+    share: Share = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Show the family, sites and groups of a model, and what would not be covered."""
+    screen = Screen(quiet, as_json)
+    selection = parse_selection(targets, exclude, layers, pattern, share)
+    report = jobs.inspect(model, selection=selection)
+    screen.out.print(model_table(report))
+    if report.uncovered:
+        screen.out.print(left_out_table(report.uncovered))
+    screen.lines(f"Note: {note}" for note in report.notes)
+    _print_json(report.to_json(), as_json)
+
+
+@app.command(
+    no_args_is_help=True,
+    epilog=examples(
+        "decompose BASE TUNED -o OUT --budget 240k",
+        "decompose BASE TUNED -o OUT --method tucker2 --rank 64,32 --targets q_proj,v_proj",
+    ),
+)
+def decompose(
+    base: Base,
+    tuned: Tuned,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="OUT",
+            help="Folder to write.",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ],
+    method: Method = "svd",
+    modes: Modes = None,
+    rank: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="'16', or per compressed mode '64,32', or 'layer=4,out=64'.",
+            rich_help_panel=HOW_SMALL,
+        ),
+    ] = None,
+    error: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Relative error over everything covered, 0 to 1.",
+            rich_help_panel=HOW_SMALL,
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Numbers to store, '60000', '60k', '1.5M', or bytes at the file's dtype, '2MB'.",
+            rich_help_panel=HOW_SMALL,
+        ),
+    ] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            metavar="DTYPE", help=f"Of the factors: {DTYPE_NAMES}.", rich_help_panel=HOW_SMALL
+        ),
+    ] = "float32",
+    targets: Targets = None,
+    exclude: Exclude = None,
+    layers: Layers = None,
+    pattern: Pattern = None,
+    share: Share = None,
+    allow_missing: AllowMissing = False,
+    device: Device = None,
+    max_memory: MaxMemory = None,
+    lora: Annotated[
+        bool,
+        typer.Option(
+            "--lora", help="Also write a PEFT LoRA folder, OUT/lora.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
+    lora_rank: LoraRank = VLLM_RANKS[-1],
+    rank_pattern: RankPattern = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Factorise TUNED - BASE, by exactly one of --rank, --error and --budget."""
+    _check_one_of({"--rank": rank, "--error": error, "--budget": budget})
+    if not lora and (rank_pattern or lora_rank != VLLM_RANKS[-1]):
+        raise ArgumentError("--lora-rank and --rank-pattern say how --lora is written: add --lora")
+    screen = Screen(quiet, as_json)
+    with screen.steps() as progress:
+        report = jobs.decompose(
+            base,
+            tuned,
+            out,
+            method=method,
+            modes=parse_modes(modes),
+            rank=None if rank is None else parse_rank(rank),
+            error=error,
+            budget=None if budget is None else parse_budget(budget, dtype),
+            selection=parse_selection(targets, exclude, layers, pattern, share),
+            dtype=dtype,
+            lora=_lora(lora_rank, rank_pattern) if lora else None,
+            machine=jobs.Machine(device, parse_memory(max_memory)),
+            allow_missing=allow_missing,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    screen.lines(unknown_lines(report.unknown))
+    screen.out.print(factors_table(report))
+    screen.lines([size_line(report), *left_out_lines(report)])
+    if report.uncovered:
+        screen.out.print(not_covered_table(report.uncovered, limit=6))
+    if report.lora is not None:
+        screen.lines(lora_lines(report.lora, out / "lora"))
+    screen.lines([f"Written to {out}."])
+    _print_json(report.to_json(), as_json)
+
+
+@app.command(
+    no_args_is_help=True,
+    epilog=examples(
+        "explore BASE TUNED",
+        "explore BASE TUNED --budget 240k --budget 2MB --method svd,tucker -o table.json",
+    ),
+)
+def explore(
+    base: Base,
+    tuned: Tuned,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Numbers to store, '60k', or bytes in float32, '2MB'; can be repeated. By default "
+            "1/256 to 1/16 of the delta.",
+            rich_help_panel=HOW_SMALL,
+        ),
+    ] = None,
+    method: ExploredMethods = None,
+    formats: Annotated[str | None, typer.Option(hidden=True)] = None,
+    targets: Targets = None,
+    exclude: Exclude = None,
+    layers: Layers = None,
+    pattern: Pattern = None,
+    share: Share = None,
+    allow_missing: AllowMissing = False,
+    device: Device = None,
+    max_memory: MaxMemory = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="JSON file to write the report to.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Compare methods for TUNED - BASE: error against stored numbers, from a few reads."""
+    screen = Screen(quiet, as_json)
+    with screen.steps() as progress:
+        report = jobs.explore(
+            base,
+            tuned,
+            budgets=[parse_budget(text, "float32") for text in budget] if budget else None,
+            methods=parse_names(formats if method is None else method),
+            selection=parse_selection(targets, exclude, layers, pattern, share),
+            out=out,
+            machine=jobs.Machine(device, parse_memory(max_memory)),
+            allow_missing=allow_missing,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    screen.lines(unknown_lines(report.unknown))
+    screen.out.print(explore_table(report))
+    screen.lines([*drawing(report), *explore_lines(report)])
+    if out is not None:
+        screen.lines([f"Written to {out}."])
+    _print_json(report.to_json(), as_json)
+
+
+@app.command(
+    no_args_is_help=True,
+    epilog=examples("verify OUT BASE TUNED", "verify OUT BASE TUNED --quiet && echo true"),
+)
+def verify(out: Out, base: Base, tuned: Tuned, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Measure the error again from the files; exit code 1 if it differs from what OUT claims."""
+    screen = Screen(quiet, as_json)
+    with screen.steps() as progress:
+        report = jobs.verify(out, base, tuned, progress=progress)
+    screen.lines(unknown_lines(report.unknown))
+    screen.out.print(verify_table(report))
+    for name in report.changed_files:
+        screen.note(f"{name} is not the file the factors were made from (other size or hash)")
+    _print_json(report.to_json(), as_json)
+    if not report.agrees:
+        line = (
+            f"tdecomp: {out} claims a relative error of {report.claimed:.6g}, "
+            f"measured {report.measured:.6g}"
+        )
+        typer.echo(printable(line), err=True)
+        raise typer.Exit(1)
+
+
+@app.command(
+    no_args_is_help=True,
+    epilog=examples("apply OUT BASE -o MODEL", "apply OUT BASE -o MODEL --dtype bfloat16"),
+)
+def apply(
+    out: Out,
+    base: Base,
+    model: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="MODEL",
+            help="Model folder to write.",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ],
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DTYPE",
+            help=f"Cast all floating tensors: {DTYPE_NAMES}.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write BASE + decoded delta as a model folder: same shards, dtype and extra files."""
+    screen = Screen(quiet)
+    with screen.steps() as progress:
+        report = jobs.apply(out, base, model, dtype=dtype, overwrite=overwrite, progress=progress)
+    for line in (*(f"Note: {note}" for note in report.notes), *unknown_lines(report.unknown)):
+        screen.note(line)
+    screen.lines([f"Changed {len(report.changed)} tensors; model in {model}."])
+
+
+@app.command(
+    no_args_is_help=True,
+    epilog=examples("export OUT --lora DIR", "export OUT --lora DIR --lora-rank 64"),
+)
+def export(
+    out: Out,
+    lora: Annotated[
+        Path,
+        typer.Option(
+            "--lora",
+            metavar="DIR",
+            help="PEFT LoRA folder to write.",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ],
+    lora_rank: LoraRank = VLLM_RANKS[-1],
+    rank_pattern: RankPattern = False,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DTYPE",
+            help=f"Of the LoRA, as the factors by default: {DTYPE_NAMES}.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write the factors as a LoRA adapter that PEFT and vLLM load."""
+    screen = Screen(quiet, as_json)
+    report = jobs.export(
+        out, lora, lora=_lora(lora_rank, rank_pattern), dtype=dtype, overwrite=overwrite
+    )
+    for line in unknown_lines(report.unknown):
+        screen.note(line)
+    screen.lines(lora_lines(report, lora))
+    _print_json(report.to_json(), as_json)
+
+
+@app.command(no_args_is_help=True, epilog=examples("info OUT", "info OUT --json"))
+def info(out: Out, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Show what a factors file holds."""
+    screen = Screen(quiet, as_json)
+    report = jobs.info(out)
+    screen.lines(unknown_lines(report.unknown))
+    screen.out.print(factors_table(report))
+    screen.lines([size_line(report)])
+    _print_json(report.to_json(), as_json)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One row, whole.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """List the adapter methods that `tdecomp_torch.attach` knows by name."""
+    rows = [method(name)] if name else list(CATALOGUE.values())
+    report = {spec.name: spec.to_json() for spec in rows}
+    Screen(json=as_json).lines(adapter_lines(rows, whole=name is not None))
+    _print_json(report, as_json)
+
+
+def _check_one_of(options: dict[str, object]) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) != 1:
+        *others, last = options
+        raise ArgumentError(
+            f"give exactly one of {', '.join(others)} and {last}, "
+            f"got {' and '.join(given) or 'none'}"
+        )
+
+
+def _lora(rank: int, rank_pattern: bool) -> jobs.LoraOptions:
+    return jobs.LoraOptions(max_rank=rank, rank_pattern=rank_pattern)
+
+
+def _print_json(report: dict[str, Any], wanted: bool) -> None:
+    if wanted:
+        print(json.dumps(_finite(report), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """The same JSON value with null for what is not a number: NaN and Infinity are not JSON."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,183 @@
+"""Options and arguments that several commands share, with their help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tdecomp.files.dtypes import STORED
+from tdecomp.jobs.methods import EXPLORED, METHODS
+
+__all__ = [
+    "DTYPE_NAMES",
+    "HOW_SMALL",
+    "OUTPUT",
+    "WHERE",
+    "WHICH",
+    "AllowMissing",
+    "Base",
+    "Device",
+    "ExploredMethods",
+    "Exclude",
+    "Json",
+    "Layers",
+    "LoraRank",
+    "MaxMemory",
+    "Method",
+    "Modes",
+    "Out",
+    "Overwrite",
+    "Pattern",
+    "Quiet",
+    "RankPattern",
+    "Share",
+    "Targets",
+    "Tuned",
+    "examples",
+]
+
+HOW_SMALL, WHICH, WHERE, OUTPUT = "How small", "Which weights", "Where it runs", "Output"
+"""The panels of the help."""
+
+DTYPE_NAMES = ", ".join(STORED)
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's help: ready to be pasted."""
+    return "\n".join(["Examples:", *(f"  tdecomp {command}" for command in commands)])
+
+
+def _choices(first: str, rows: dict[str, str]) -> str:
+    """Help with a line for every value."""
+    return "\n\n".join([first, *(f"[bold]{name}[/bold]: {text}." for name, text in rows.items())])
+
+
+Base = Annotated[Path, typer.Argument(metavar="BASE", help="The base model.", show_default=False)]
+Tuned = Annotated[
+    Path, typer.Argument(metavar="TUNED", help="The fine-tuned model.", show_default=False)
+]
+Out = Annotated[
+    Path,
+    typer.Argument(metavar="OUT", help="Folder that 'decompose' wrote.", show_default=False),
+]
+
+Method = Annotated[
+    str,
+    typer.Option(
+        metavar="METHOD",
+        help=_choices("One of", {name: row.sentence for name, row in METHODS.items()}),
+        rich_help_panel=HOW_SMALL,
+    ),
+]
+ExploredMethods = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help=_choices(
+            "Some of, as in 'svd,tucker'; by default all but cp:",
+            {name: row.sentence for name, row in EXPLORED.items()},
+        ),
+        rich_help_panel=HOW_SMALL,
+    ),
+]
+Modes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Modes that tucker (any) or tucker2 (two) compresses: 'in' for one basis of the "
+        "inputs alone; by default all, and 'out,in'.",
+        rich_help_panel=HOW_SMALL,
+    ),
+]
+
+Targets = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="As in PEFT: names or suffixes 'q_proj,v_proj', a regex, or 'all-linear'.",
+        rich_help_panel=WHICH,
+    ),
+]
+Exclude = Annotated[
+    str | None,
+    typer.Option(metavar="NAMES", help="Names or a regex to leave out.", rich_help_panel=WHICH),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option(metavar="NUMBERS", help="Layers to keep: '0-5,8'.", rich_help_panel=WHICH),
+]
+Pattern = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Where the sites are, in the place of a known family: 'blocks.{layer}.att.{proj}'; "
+        "can be repeated.",
+        rich_help_panel=WHICH,
+    ),
+]
+Share = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODES",
+        help="Site modes stacked together: 'layer,proj' (default: all of them), 'head' for one "
+        "slice per head, 'site' for one flat mode, 'none' for every matrix alone.",
+        rich_help_panel=WHICH,
+    ),
+]
+AllowMissing = Annotated[
+    bool,
+    typer.Option(
+        "--allow-missing",
+        help="Go on when weights to be covered have no partner: what changed there stays unknown.",
+        rich_help_panel=WHICH,
+    ),
+]
+
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="Torch device to compute on, 'cuda' or 'cuda:1'; by default numpy.",
+        rich_help_panel=WHERE,
+    ),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Refuse what would take more, '2GB'; by default half of what is free.",
+        rich_help_panel=WHERE,
+    ),
+]
+
+LoraRank = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Widest LoRA pair; wider ones are truncated by SVD.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+RankPattern = Annotated[
+    bool,
+    typer.Option(
+        "--rank-pattern",
+        help="Keep every module's own rank in 'rank_pattern' (PEFT only), in the place of padding.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace an existing output.", rich_help_panel=OUTPUT),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=OUTPUT),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print the report as JSON.", rich_help_panel=OUTPUT),
+]

@@ -1,0 +1,43 @@
+"""Whole jobs on files, as the command line runs them: models in, files and typed reports out.
+
+Nothing is printed. A job that takes long has a keyword ``progress``: a function that is called with
+the fraction of a step that is done and the words that name the step.
+"""
+
+from tdecomp.jobs.applying import ApplyReport as ApplyReport
+from tdecomp.jobs.applying import apply as apply
+from tdecomp.jobs.decomposing import DecomposeReport as DecomposeReport
+from tdecomp.jobs.decomposing import decompose as decompose
+from tdecomp.jobs.exploring import ExploreReport as ExploreReport
+from tdecomp.jobs.exploring import explore as explore
+from tdecomp.jobs.exporting import ExportReport as ExportReport
+from tdecomp.jobs.exporting import LoraOptions as LoraOptions
+from tdecomp.jobs.exporting import export as export
+from tdecomp.jobs.inspecting import InspectReport as InspectReport
+from tdecomp.jobs.inspecting import inspect as inspect
+from tdecomp.jobs.machine import Machine as Machine
+from tdecomp.jobs.stored_factors import FactorsReport as FactorsReport
+from tdecomp.jobs.stored_factors import info as info
+from tdecomp.jobs.verifying import VerifyReport as VerifyReport
+from tdecomp.jobs.verifying import verify as verify
+from tdecomp.stack import Selection as Selection
+
+__all__ = [
+    "ApplyReport",
+    "DecomposeReport",
+    "ExploreReport",
+    "ExportReport",
+    "FactorsReport",
+    "InspectReport",
+    "LoraOptions",
+    "Machine",
+    "Selection",
+    "VerifyReport",
+    "apply",
+    "decompose",
+    "explore",
+    "export",
+    "info",
+    "inspect",
+    "verify",
+]

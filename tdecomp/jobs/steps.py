@@ -1,0 +1,25 @@
+"""How a job of several steps tells how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tdecomp.progress import Progress
+
+__all__ = ["Steps", "of_step", "untold"]
+
+Steps = Callable[[float, str], None]
+"""Called with the fraction of a step that is done, 0 to 1, and the words that name the step."""
+
+
+def untold(fraction: float, step: str) -> None:
+    """Steps that nobody watches."""
+
+
+def of_step(steps: Steps, name: str) -> Progress:
+    """Progress of the step of that name.
+
+    >>> of_step(print, "hashing")(0.5)
+    0.5 hashing
+    """
+    return lambda fraction: steps(fraction, name)
