@@ -59,12 +59,16 @@ class Decomposition:
         ``looks -> candidates`` of `explore`; None: it does not compare this one.
     by_default
         Whether `explore` compares it when no formats are named.
+    needs_nothing_else
+        Whether a rank, an error or a budget is all that it has to be told about any stack, so that
+        a job or the command line can run it by its name.
     """
 
     function: Callable[..., Fit]
     method: type[Method[Any]]
     candidates: Callable[[Sequence[Look]], list[Candidate]] | None = None
     by_default: bool = field(default=True, kw_only=True)
+    needs_nothing_else: bool = field(default=True, kw_only=True)
 
     @property
     def name(self) -> str:
@@ -75,6 +79,11 @@ class Decomposition:
     def sentence(self) -> str:
         """What it makes, in one line."""
         return (self.method.__doc__ or "").split("\n", 1)[0]
+
+    @property
+    def by_modes(self) -> bool:
+        """Whether the option ``modes`` says which modes are compressed."""
+        return self.method.by_modes
 
 
 def _always(candidate: Candidate) -> Callable[[Sequence[Look]], list[Candidate]]:
@@ -95,10 +104,10 @@ _ROWS = (
     Decomposition(tucker, TuckerMethod, _tucker),
     Decomposition(hosvd, HosvdMethod),
     Decomposition(tensor_train, TrainMethod, _always(Trains(name="tensor_train"))),
-    Decomposition(mpo, MpoMethod),
+    Decomposition(mpo, MpoMethod, needs_nothing_else=False),
     Decomposition(cp, CPMethod, _always(CPCandidate(name="cp")), by_default=False),
     Decomposition(interpolative, InterpolativeMethod, _always(_INTERPOLATIVE), by_default=False),
-    Decomposition(als, NetworkMethod),
+    Decomposition(als, NetworkMethod, needs_nothing_else=False),
 )
 
 METHODS: Mapping[str, Decomposition] = {row.name: row for row in _ROWS}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tdecomp import decomposition
 from tdecomp.decomposition import Exploration
-from tdecomp.decomposition._explore.explore import Cell, Row, Winner
+from tdecomp.decomposition.exploration.explore import Cell, Row, Winner
 from tdecomp.files.atomic import output_file
 from tdecomp.files.checkpoint import check_unchanged
 from tdecomp.files.delta import Delta, open_delta

@@ -2,63 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from tdecomp.decomposition import Fit, cp, svd, tensor_train, tucker, tucker2
+from tdecomp.decomposition.table import METHODS as TABLE
+from tdecomp.decomposition.table import Decomposition
 from tdecomp.errors import ArgumentError
 
-__all__ = ["EXPLORED", "METHODS", "NamedMethod", "checked_modes", "named"]
+__all__ = ["EXPLORED", "METHODS", "checked_modes", "named"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class NamedMethod:
-    """A decomposition by name.
-
-    Attributes
-    ----------
-    function
-        Of `tdecomp`.
-    sentence
-        What it makes, for a list of choices.
-    by_modes
-        Whether ``modes`` says which modes it compresses.
-    """
-
-    function: Callable[..., Fit]
-    sentence: str
-    by_modes: bool = False
-
-
-METHODS: Mapping[str, NamedMethod] = {
-    "svd": NamedMethod(
-        function=svd, sentence="every matrix by itself, each with a rank of its own"
-    ),
-    "tucker2": NamedMethod(
-        function=tucker2,
-        sentence="one basis of the outputs and one of the inputs per group",
-        by_modes=True,
-    ),
-    "tucker": NamedMethod(
-        function=tucker,
-        sentence="a basis for every mode of a group, layers and projections too",
-        by_modes=True,
-    ),
-    "tensor_train": NamedMethod(
-        function=tensor_train, sentence="a chain of small cores, one for every mode of a group"
-    ),
+METHODS: Mapping[str, Decomposition] = {
+    name: row for name, row in TABLE.items() if row.needs_nothing_else
 }
 """What a factors file is made by."""
 
-EXPLORED: Mapping[str, NamedMethod] = {
-    **METHODS,
-    "cp": NamedMethod(function=cp, sentence="sums of outer products, by iteration; not by default"),
+EXPLORED: Mapping[str, Decomposition] = {
+    name: row for name, row in TABLE.items() if row.candidates is not None
 }
 """What `explore` compares."""
 
 
-def named(table: Mapping[str, NamedMethod], name: str) -> NamedMethod:
+def named(table: Mapping[str, Decomposition], name: str) -> Decomposition:
     """A row of one of the tables; an ArgumentError tells the others."""
     if name not in table:
         raise ArgumentError(f"method={name!r} is not known: choose {', '.join(table)}")

@@ -9,7 +9,7 @@ import pytest
 
 import tdecomp as td
 from tdecomp import linalg
-from tdecomp.decomposition import _sketch
+from tdecomp.passes import matrices, stream
 from tests.bench.against_tensorly import minilm
 
 NAMES = "layer proj out in"
@@ -20,7 +20,7 @@ SIDES = {"in": -1, "out": -2}
 @pytest.fixture
 def small_is_large(monkeypatch):
     """Exact bases count as dear from a fraction of the usual size on."""
-    for module in (_sketch, linalg):
+    for module in (stream, matrices, linalg):
         monkeypatch.setattr(module, "is_cheap", lambda shape, width, **_: 4 * width > min(shape))
 
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tdecomp as td
-from tdecomp.decomposition import _ranks
+from tdecomp.ranking import frontier as frontiers_of
+from tdecomp.ranking.allocate import allocate
 from tests.laws.cases import planted
 
 SHAPES = [(6, 7), (5, 6, 7), (4, 8, 12), (3, 3, 16, 16), (2, 3, 4, 5, 6), (8, 40, 30)]
@@ -26,7 +27,7 @@ def squared_core(shape, decay, seed=0) -> np.ndarray:
 @pytest.mark.parametrize("fixed", [1, 5])
 def test_every_box_states_its_count_and_its_loss(shape, fixed):
     energy = squared_core(shape, 0.7)
-    frontier = _ranks.box_frontier(energy, shape, fixed, 1e-14)
+    frontier = frontiers_of.box_frontier(energy, shape, fixed, 1e-14)
     for params, lost, ranks in zip(frontier.params, frontier.lost, frontier.ranks, strict=True):
         inside = energy[tuple(slice(r) for r in ranks)].sum() if ranks.all() else 0.0
         assert lost == pytest.approx(energy.sum() - inside, abs=1e-12 * energy.sum())
@@ -39,9 +40,9 @@ def test_every_box_states_its_count_and_its_loss(shape, fixed):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_beyond_the_table_the_error_is_within_five_percent(shape, decay, seed, monkeypatch):
     energy = squared_core(shape, decay, seed)
-    every = _ranks.box_frontier(energy, shape, 1, 1e-14)
-    monkeypatch.setattr(_ranks, "_TABLE", 0)
-    near = _ranks.box_frontier(energy, shape, 1, 1e-14)
+    every = frontiers_of.box_frontier(energy, shape, 1, 1e-14)
+    monkeypatch.setattr(frontiers_of, "_TABLE", 0)
+    near = frontiers_of.box_frontier(energy, shape, 1, 1e-14)
     for budget in np.linspace(sum(shape) + 1, every.params[-1], 40).astype(int):
         best = every.lost[every.best(budget)]
         if best > 1e-13 * energy.sum():  # sums know no less than 1e-16 of the whole
@@ -57,9 +58,9 @@ def test_beyond_the_table_the_error_is_within_five_percent(shape, decay, seed, m
 )
 def test_several_matrices_get_the_ranks_of_brute_force(spectra, cost, error):
     """One cost per rank: the global order of the singular values is optimal."""
-    frontiers = [_ranks.spectrum_frontier(np.sort(s)[::-1], cost, 1e-14) for s in spectra]
+    frontiers = [frontiers_of.spectrum_frontier(np.sort(s)[::-1], cost, 1e-14) for s in spectra]
     total = sum(float(np.square(s).sum()) for s in spectra)
-    chosen = _ranks.allocate(frontiers, lost=error**2 * total)
+    chosen = allocate(frontiers, lost=error**2 * total)
     lost = sum(f.lost[c] for f, c in zip(frontiers, chosen, strict=True))
     stored = sum(f.params[c] for f, c in zip(frontiers, chosen, strict=True))
     assert lost <= error**2 * total * (1 + 1e-12)
