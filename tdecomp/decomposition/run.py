@@ -175,4 +175,6 @@ def _shares(
     at = iter(positions)
     taken = [sum(float(getattr(f, what)[next(at)]) for f in a.frontiers) for a in analyses]
     whole = sum(taken)
-    return [t * total / whole if whole > 0 else total / len(taken) for t in taken]
+    if len(taken) == 1 or not whole:
+        return [total / len(taken)] * len(taken)  # of one input exactly the total
+    return [t * (total / whole) for t in taken]

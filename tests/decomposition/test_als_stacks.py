@@ -114,6 +114,17 @@ def test_what_is_not_worth_a_number_gets_none(equation, target):
     np.testing.assert_array_equal(fits[1].tensor.to_dense(), np.zeros(NEGLIGIBLE.shape))
 
 
+@pytest.mark.parametrize("scale", [1e-100, 1e100])
+@pytest.mark.parametrize("target", [{"error": 0.3}, {"budget": 200}], ids=str)
+def test_orders_of_magnitude(scale, target):
+    plain, scaled = (
+        td.decompose([s * STRONG, s * WEAK], td.als, **OPTIONS["LoTR"], **target)
+        for s in (1, scale)
+    )
+    assert [f.tensor.rank for f in scaled] == [f.tensor.rank for f in plain]
+    assert scaled.error == pytest.approx(plain.error, rel=1e-6)
+
+
 def test_letters_with_a_size_are_left_out_too():
     fits = td.decompose([STRONG, NEGLIGIBLE], td.als, error=0.3, **OPTIONS["LoTR"])
     assert fits[1].tensor.rank == (0, 0)
