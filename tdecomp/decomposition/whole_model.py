@@ -62,7 +62,8 @@ def decompose(
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> a, b = rng.standard_normal((4, 8, 8)), 0.01 * rng.standard_normal((4, 8, 8))
-    >>> fits = decompose([a, b], svd, budget=300)
+    >>> import tdecomp as td
+    >>> fits = decompose([a, b], td.svd, budget=300)
     >>> fits.n_params, [sum(f.tensor.ranks) for f in fits]
     (289, [17, 0])
     """

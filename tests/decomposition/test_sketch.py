@@ -15,7 +15,7 @@ from tdecomp import linalg
 from tdecomp._xp import to_numpy, tol
 from tdecomp.decomposition import run as driver
 from tdecomp.decomposition.methods import svd as method_of_svd
-from tdecomp.passes import residual
+from tdecomp.passes import matrices, residual
 from tdecomp.passes import stream as streams
 
 SHAPES = [(6, 320, 300), (2, 3, 300, 320), (340, 330)]
@@ -24,8 +24,8 @@ SHAPES = [(6, 320, 300), (2, 3, 300, 320), (340, 330)]
 @pytest.fixture(autouse=True)
 def _small_is_large(monkeypatch):
     """Exact bases count as dear from a fraction of the usual size on."""
-    monkeypatch.setattr(streams, "is_cheap", lambda shape, width, **_: 4 * width > min(shape))
-    monkeypatch.setattr(method_of_svd, "is_cheap", lambda shape, width, **_: 4 * width > min(shape))
+    for module in (streams, matrices, method_of_svd):
+        monkeypatch.setattr(module, "is_cheap", lambda shape, width, **_: 4 * width > min(shape))
 
 
 def stack(shape, noise: float, dtype="float32", seed: int = 0) -> np.ndarray:

@@ -102,10 +102,10 @@ def interpolative(
     Examples
     --------
     >>> import numpy as np
-    >>> x = np.outer([1.0, 2.0, 3.0], [0.0, 5.0, 1.0])
+    >>> x = np.outer([1.0, 2.0, 3.0], [2.5, 5.0, 1.0])
     >>> fit = interpolative(x, rank=1)
     >>> fit.tensor.core[:, 0].tolist(), fit.tensor.factors[1][:, 0].round(12).tolist()
-    ([5.0, 10.0, 15.0], [0.0, 1.0, 0.2])
+    ([5.0, 10.0, 15.0], [0.5, 1.0, 0.2])
     """
     method = InterpolativeMethod(
         modes=modes, names=names, random_state=random_state, rounding=rounding
