@@ -38,8 +38,10 @@ def decompose(
     stacks
         Stacks or arrays.
     method
-        The function itself: `svd`, `hosvd`, `tucker`, `tucker2`, `tensor_train`, `mpo`, `cp` or
-        `als` (with ``equation=``).
+        The function itself: `svd`, `hosvd`, `tucker`, `tucker2`, `tensor_train`, `mpo`,
+        `interpolative`, `cp` or `als`. The last two share an error or a budget out by estimates,
+        and every stack keeps to its share. `als` needs ``equation=``; where a term is frozen or has
+        no rank letter, every stack gets size 1 at least.
     rank, error, budget
         Exactly one; a rank applies to every stack.
     progress

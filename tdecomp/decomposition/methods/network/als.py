@@ -93,7 +93,8 @@ def als(
     error
         Relative Frobenius error, met by the returned factors: the size of `free` is doubled from
         1, then bisected. It is small, not proven smallest. One start of every size is the fit of
-        the smaller one, so that a larger size is never worse.
+        the smaller one, so that a larger size is never worse. Zeros get size 0, where that stores
+        nothing.
     budget
         Numbers to store, at most (frozen, tied and ones arrays counted as they stand in the
         network): the largest size of `free` that fits and is of use.
