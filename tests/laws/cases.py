@@ -25,6 +25,10 @@ class Case:
         """The fit of one tensor."""
         return self.function(x, **self.options(tuple(x.shape)), **target)
 
+    def least(self, x: Any) -> int:
+        """Numbers that rank 1 stores: no budget can be smaller."""
+        return self(x, rank=1).n_params
+
     def model(self, xs: Sequence[Any], **target: Any) -> td.Fits:
         """The fits of several, under one target."""
         return td.decompose(xs, self.function, **self.options(tuple(xs[0].shape)), **target)
@@ -37,6 +41,8 @@ def _nothing(shape: tuple[int, ...]) -> dict[str, Any]:
 
 def _splits(shape: tuple[int, ...]) -> dict[str, Any]:
     """Two factors of both sides, the first as small as can be."""
+    if len(shape) < 2 or 0 in shape:  # refused, whatever the factors
+        return {}
     first = [next((k for k in range(2, n) if n % k == 0), 1) for n in shape[-2:]]
     out, inp = ((k, n // k) for k, n in zip(first, shape[-2:], strict=True))
     return {"out": out, "inp": inp}
@@ -44,7 +50,7 @@ def _splits(shape: tuple[int, ...]) -> dict[str, Any]:
 
 def _shared_basis(shape: tuple[int, ...]) -> dict[str, Any]:
     """One basis of the last mode for all others: a tree with one letter to choose."""
-    modes = " ".join(f"m{k}" for k in range(len(shape)))
+    modes = " ".join(f"m{k}" for k in range(max(2, len(shape))))
     *others, last = modes.split()
     return {"equation": f"{' '.join(others)} r, r {last} -> {modes}"}
 
@@ -88,6 +94,10 @@ def planted(shape: tuple[int, ...], seed: int = 0, decay: float = 0.5) -> np.nda
 
 def full_rank(method: Case, shape: tuple[int, ...]) -> int:
     """An int rank that cuts nothing: of the largest mode, or of the largest bond of a train."""
-    if method.name in ("tensor_train", "mpo"):
-        return max(min(np.prod(shape[:k]), np.prod(shape[k:])) for k in range(1, len(shape)))
-    return max(shape)
+    if method.name not in ("tensor_train", "mpo"):
+        return max(shape)
+    chain = shape
+    if method.name == "mpo":
+        splits = _splits(shape)
+        chain = (*shape[:-2], *(o * i for o, i in zip(splits["out"], splits["inp"], strict=True)))
+    return max(min(np.prod(chain[:k]), np.prod(chain[k:])) for k in range(1, len(chain)))
