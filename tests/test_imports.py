@@ -12,6 +12,7 @@ from tests import imports
 
 LEVELS = {
     "errors": 0,
+    "_brief": 0,
     "_xp": 0,
     "modes": 0,
     "progress": 0,

@@ -33,7 +33,7 @@ BASES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Spec:
     """A method: how ΔW of every site is made of factors.
 
@@ -227,6 +227,9 @@ class Spec:
             sign = "- " if term.sign < 0 else "+ " if text else ""
             text += f"{' ' if text else ''}{sign}{write_term(term, frozen)}"
         return f"{text} -> {' '.join(map(write_axis, self.output))}"
+
+    def __repr__(self) -> str:
+        return f"Spec({self})"
 
     def __str__(self) -> str:
         return f"{self.name}: {self.equation}"

@@ -20,7 +20,7 @@ TAKEN = ("alpha", "step", "out", "in", "long", "short")
 """Numbers that every formula can use."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Factor:
     """One stored array of an adapter.
 
@@ -54,6 +54,10 @@ class Factor:
     across: bool = False
     clusters: Expression | None = None
 
+    def __repr__(self) -> str:
+        star = "" if self.trainable else "*"
+        return f"Factor({star}{self.name}: {' '.join(self.modes)}; {self.init})"
+
 
 @dataclass(frozen=True)
 class Operand:
@@ -66,13 +70,16 @@ class Operand:
     letters: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Term:
     """A product of operands; `sign` is 1 or -1, `scaled` says whether the scale applies."""
 
     operands: tuple[Operand, ...]
     sign: int = 1
     scaled: bool = True
+
+    def __repr__(self) -> str:
+        return f"Term({'-' if self.sign < 0 else ''}{write_term(self)})"
 
     @property
     def letters(self) -> tuple[str, ...]:
