@@ -9,7 +9,7 @@ from torch import nn
 from tdecomp.adapters import Bound
 from tdecomp.errors import ArgumentError
 from tdecomp_torch.attached import Attached, Target
-from tdecomp_torch.fast import FAST
+from tdecomp_torch.fast import fast_of
 from tdecomp_torch.filling import BaseWeights, Starts, fill
 from tdecomp_torch.layer import Hook, Place
 from tdecomp_torch.plan import Held, Plan
@@ -76,13 +76,15 @@ def build(plan: Plan, name: str, starts: Starts) -> Attached:
 
 def _member(bound: Bound, held: Sequence[Held], weights: BaseWeights, tokens: int) -> Member:
     """One group: the method on it, what is computed when, and the keys of its factors."""
-    looked_up, programs = weights.looks_up(), ()
-    if bound.spec.fast not in FAST:
+    looked_up, fast, programs = weights.looks_up(), fast_of(bound.spec), ()
+    if fast is None:
+        readers = weights.readers()
         programs = tuple(
-            make_program(bound, term, tokens=tokens, readers=weights.readers(), looked_up=looked_up)
+            make_program(bound, term, tokens=tokens, readers=readers, looked_up=looked_up)
             for term in bound.spec.terms
         )
-    return Member(bound, programs, {h.factor.name: h.key for h in held}, weights)
+    keys = {h.factor.name: h.key for h in held}
+    return Member(bound=bound, programs=programs, keys=keys, weight=weights, fast=fast)
 
 
 def _targets(plan: Plan, pool: FactorPool) -> list[Target]:
@@ -93,7 +95,8 @@ def _targets(plan: Plan, pool: FactorPool) -> list[Target]:
         for i, site in enumerate(grid.sites):
             start, stop = site.first_row, site.first_row + site.shape[0]
             task = tasks.index(dict(site.labels)["task"]) if tasks else 0
-            places.setdefault(site.module, []).append(Place(m, i, start, stop, task))
+            place = Place(member=m, site=i, start=start, stop=stop, task=task)
+            places.setdefault(site.module, []).append(place)
     found = []
     for path, matrix in plan.inventory.matrices.items():
         if path in places:
@@ -109,8 +112,8 @@ def _check_alone(plan: Plan, targets: Sequence[Target]) -> None:
     fold = plan.settings.fold
     for target in targets:
         for hook in _hooks(target.module):
-            bounds = (*plan.bounds, *(hook.pool.members[p.member].bound for p in hook.by_task[0]))
-            if fold or hook.state.folded or not all(map(_adds, bounds)):
+            adds = all(b.spec.adds for b in plan.bounds) and hook.adds
+            if fold or hook.state.folded or not adds:
                 raise ArgumentError(
                     f"{target.path} has an adapter already, and one of the two changes or replaces"
                     " the base weight rather than add to it: detach the other one first"
@@ -122,11 +125,6 @@ def _check_alone(plan: Plan, targets: Sequence[Target]) -> None:
 def _hooks(module: nn.Module) -> list[Hook]:
     """Hooks of adapters that are on a module."""
     return [hook for hook in module._forward_hooks.values() if isinstance(hook, Hook)]
-
-
-def _adds(bound: Bound) -> bool:
-    """Whether the adapted weight is the base weight plus ΔW."""
-    return not bound.spec.wrap and bound.spec.base != "replace"
 
 
 def _check_foldable(target: Target, readers: Mapping[str, str]) -> None:

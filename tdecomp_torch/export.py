@@ -186,8 +186,8 @@ def _acting(targets: Sequence[Target], member: int) -> dict[int, tuple[Target, P
 def _tensor(attached: Attached, member: int, places: Mapping[int, tuple[Target, Place]]) -> Format:
     """ΔW of some sites of a group as one format in numpy."""
     bound = attached.groups[member]
-    spec, own = bound.spec, attached.pool.members[member]
-    if spec.wrap or spec.base == "replace" or any(f.name not in own.keys for f in bound.factors):
+    own = attached.pool.members[member]
+    if not own.adds or any(f.name not in own.keys for f in bound.factors):
         return Network(_DENSE, (_changes(places.values()),))
     arrays = {
         name: factor.detach().double().cpu().numpy()

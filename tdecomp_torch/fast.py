@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tdecomp.adapters import Spec
 from tdecomp_torch.tracing import is_traced
 
-__all__ = ["FAST"]
+__all__ = ["FAST", "Fast", "fast_of"]
 
 Parts = Mapping[str, Tensor]
 """Every factor of a method as one site sees it."""
@@ -82,3 +83,8 @@ FAST: Mapping[str, Fast] = {
     "fourier": Fast(_fourier, ("spectrum", "cos_out", "sin_out", "cos_in", "sin_in")),
 }
 """By the name that a row gives; each equals the row's einsum."""
+
+
+def fast_of(spec: Spec) -> Fast | None:
+    """The faster way that a method names; None where it names none that is known here."""
+    return FAST.get(spec.fast)

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from tdecomp.adapters import Bound, LoRAModule, Spec
-from tdecomp.adapters.expressions import nearest
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError
 from tdecomp_torch.adapter_file import save_adapter
@@ -19,7 +18,7 @@ from tdecomp_torch.export import save_lora, to_lora
 from tdecomp_torch.installing import uninstall
 from tdecomp_torch.merging import merge_adapter, merged_state_dict, unmerge_adapter
 from tdecomp_torch.pool import FactorPool
-from tdecomp_torch.state import Examples
+from tdecomp_torch.tasks import Examples, numbers_of
 from tdecomp_torch.training import param_groups, step
 
 __all__ = ["Adapter"]
@@ -212,20 +211,9 @@ class Adapter:
 
     @task.setter
     def task(self, value: str | Sequence[str]) -> None:
-        tasks, state = self.settings.tasks, self.pool.state
         if self.is_merged:
             raise ArgumentError(f"the adapter {self.name!r} is merged with the task {self.task!r}")
-        if not isinstance(value, str | list | tuple):
-            raise ArgumentError(f"task={value!r} must be a name, or a list with one per example")
-        names = [value] if isinstance(value, str) else list(value)
-        if unknown := [name for name in names if name not in tasks]:
-            raise ArgumentError(
-                f"no task {unknown[0]!r}{nearest(str(unknown[0]), tasks)}: this adapter has"
-                f" {', '.join(tasks) or 'none, give tasks= to attach'}"
-            )
-        if not names:
-            raise ArgumentError("task=[] names no task: give one, or one for every example")
-        numbers = [tasks.index(name) for name in names]
+        numbers, state = numbers_of(value, self.settings.tasks), self.pool.state
         state.examples = None if isinstance(value, str) else Examples.of(numbers)
         state.task = numbers[0]
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from tdecomp.adapters import Bound, Factor, Spec, bind
+from tdecomp.adapters.bases import PLAIN
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError
 from tdecomp_torch.attached import Settings
-from tdecomp_torch.fast import FAST
+from tdecomp_torch.fast import fast_of
 from tdecomp_torch.inventory import Inventory
 
 __all__ = ["Held", "Plan", "make_plan"]
@@ -116,9 +117,9 @@ def make_plan(
 
 def _acting(spec: Spec, settings: Settings) -> Spec:
     """The method as it is put on the weights: without a start that is folded into them."""
-    if settings.fold and spec.base != "residual":
+    if settings.fold and not spec.base_rule.folds:
         raise ArgumentError(f"fold=True subtracts a start: {spec.name!r} has base={spec.base!r}")
-    return replace(spec, base="add") if settings.fold else spec
+    return replace(spec, base=PLAIN) if settings.fold else spec
 
 
 def _bounds(spec: Spec, grids: Sequence[SiteGrid], settings: Settings) -> list[Bound]:
@@ -135,10 +136,11 @@ def _bounds(spec: Spec, grids: Sequence[SiteGrid], settings: Settings) -> list[B
 def _held(bound: Bound, sides: frozenset[str]) -> list[Held]:
     """The factors of one group that the pool holds.
 
-    Neither constants that are the base weight itself, nor those that a faster way to the same
-    product can do without.
+    Neither constants that are the base weight itself, nor factors that only the slower way to a
+    product has a use for.
     """
-    fast = FAST.get(bound.spec.fast)
+    fast = fast_of(bound.spec)
+    unused = {f.name for f in bound.spec.factors if fast is not None and f.name not in fast.factors}
     return [
         Held(
             factor=factor,
@@ -148,7 +150,7 @@ def _held(bound: Bound, sides: frozenset[str]) -> list[Held]:
         )
         for factor in bound.factors
         if factor.trainable or factor.init.kind != "weight"
-        if fast is None or factor.name in fast.factors
+        if factor.name not in unused
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tdecomp.adapters import Bound, Factor, Operand
+from tdecomp.adapters.bases import Base
+from tdecomp.adapters.wraps import Wrap
 from tdecomp_torch.clusters import RunningMean, join_closest
+from tdecomp_torch.fast import Fast
 from tdecomp_torch.kept import Kept
 from tdecomp_torch.passes import ByThread, Pass, Ready
 from tdecomp_torch.program import Block, Program
@@ -23,7 +26,7 @@ from tdecomp_torch.tracing import is_traced
 __all__ = ["Derived", "FactorPool", "Member"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Member:
     """One group of the adapter: a method on a grid, its programs, and the keys of its factors.
 
@@ -32,18 +35,31 @@ class Member:
     bound
         The method on the grid.
     programs
-        One per term.
+        One per term; none where there is a faster way.
     keys
         Factor name -> key in the pool; a factor that several groups share has one key. Constants
         that are the base weight itself have none.
     weight
         The base weight of a site, ``(out, in)``, as it is now.
+    fast
+        A faster way to the product of the terms, if there is one.
+    base, wrap, adds
+        The rules of the method: see `Spec.base_rule`, `Spec.wrap_rule` and `Spec.adds`.
     """
 
     bound: Bound
     programs: tuple[Program, ...]
     keys: Mapping[str, str]
     weight: Callable[[int], Tensor]
+    fast: Fast | None
+    base: Base = field(init=False)
+    wrap: Wrap | None = field(init=False)
+    adds: bool = field(init=False)
+
+    def __post_init__(self):  # looked up here, not in every forward pass
+        spec = self.bound.spec
+        for name, rule in (("base", spec.base_rule), ("wrap", spec.wrap_rule), ("adds", spec.adds)):
+            object.__setattr__(self, name, rule)
 
 
 @dataclass(frozen=True)

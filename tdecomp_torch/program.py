@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from tdecomp.adapters import Bound, Operand, Term
-from tdecomp_torch.steps import TOKEN, Letters, Steps, compiled
+from tdecomp_torch.contraction import TOKEN, Contraction, Letters, compiled
 from tdecomp_torch.tracing import is_traced
 
 __all__ = ["Block", "Program", "make_program"]
@@ -42,8 +42,8 @@ class Block:
 
     where: tuple[int, ...]
     per_site: bool
-    ahead: Steps
-    alone: Steps
+    ahead: Contraction
+    alone: Contraction
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Program:
     letters
         Letters of every block and of the rest, for one site.
     many, few
-        Steps over tokens, blocks and the rest, for many tokens and for one.
+        Contractions over tokens, blocks and the rest, for many tokens and for one.
     dense
-        Steps over blocks and the rest alone, to the matrix of a site.
+        Contractions over blocks and the rest alone, to the matrix of a site.
     common
         Per operand of `many`, the tokens first: whether it is the same for all sites.
     edge
@@ -72,25 +72,25 @@ class Program:
     blocks: tuple[Block, ...]
     rest: tuple[int, ...]
     letters: tuple[Letters, ...]
-    many: Steps
-    few: Steps
-    dense: Steps
+    many: Contraction
+    few: Contraction
+    dense: Contraction
     common: tuple[bool, ...]
     edge: tuple[int, int] | None
 
-    def steps(self, n_tokens: Any) -> Steps:
-        """Those planned for about this many tokens; for many where a tracer keeps that open."""
+    def contraction(self, n_tokens: Any) -> Contraction:
+        """That planned for about this many tokens; for many where a tracer keeps that open."""
         if torch.compiler.is_compiling():
             from torch.fx.experimental.symbolic_shapes import statically_known_true
 
             return self.few if statically_known_true(n_tokens < _FEW) else self.many
         return self.few if not is_traced() and n_tokens < _FEW else self.many
 
-    def shares_first(self, steps: Steps) -> bool:
+    def shares_first(self, contraction: Contraction) -> bool:
         """Whether the first product is of the tokens with something that all sites share."""
-        if not steps.steps:
+        if not contraction.steps:
             return False
-        first = steps.steps[0]
+        first = contraction.steps[0]
         return first.left == 0 and self.common[first.right]
 
 
@@ -182,7 +182,7 @@ def _program(
     plans = []
     for n in (tokens, 1):
         if looked_up:
-            looked = [tuple(_looked_up(term, columns)) for term in terms]
+            looked = [tuple(_at_positions(term, columns)) for term in terms]
             plans.append(compiled(looked, (TOKEN, *rows), {**sizes, TOKEN: n}))
         else:
             x = (TOKEN, *columns)
@@ -206,7 +206,7 @@ def _is_sited(bound: Bound, operand: Operand) -> bool:
     return any(n in bound.grid.rows for n in operand.letters)
 
 
-def _looked_up(term: Letters, columns: Letters) -> Letters:
+def _at_positions(term: Letters, columns: Letters) -> Letters:
     """Letters of an operand whose ``in`` axes were indexed by the tokens: they come first."""
     rest = tuple(n for n in term if n not in columns)
     return rest if rest == term else (TOKEN, *rest)

@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-__all__ = ["Examples", "State"]
+from tdecomp_torch.tasks import Examples
 
-
-@dataclass(frozen=True)
-class Examples:
-    """Which examples of a batch belong to which task.
-
-    Attributes
-    ----------
-    tasks
-        Number of the task of every example.
-    groups
-        (task, positions of its examples).
-    back
-        Where every example is found when the groups stand one after the other.
-    """
-
-    tasks: tuple[int, ...]
-    groups: tuple[tuple[int, Tensor], ...]
-    back: Tensor
-
-    @classmethod
-    def of(cls, tasks: Sequence[int]) -> Examples:
-        """Group examples by task."""
-        with torch.inference_mode(False):  # it is for passes that train, too
-            numbers = torch.tensor(tasks)
-            groups = tuple((int(t), (numbers == t).nonzero()[:, 0]) for t in numbers.unique())
-            return cls(tuple(tasks), groups, torch.cat([where for _, where in groups]).argsort())
+__all__ = ["State"]
 
 
 @dataclass

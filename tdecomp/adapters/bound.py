@@ -20,7 +20,6 @@ from tdecomp.adapters.from_weights import FROM_WEIGHTS, Piece
 from tdecomp.adapters.inits import INITS, Init, Request
 from tdecomp.adapters.spec import Spec
 from tdecomp.adapters.terms import Factor, Operand, Term
-from tdecomp.adapters.wraps import WRAPS
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format, Network, Sum
 from tdecomp.modes import Axis, Equation, flatten
@@ -287,12 +286,11 @@ class Bound:
     def weight(self, w: Array, arrays: Mapping[str, Array], site: int, step: float = 0) -> Array:
         """The adapted weight of one site, ``(out, in)``, as the base and wrap rules say."""
         delta = self.delta(arrays, site, step)
-        if self.spec.base == "replace":
-            return delta
-        if not self.spec.wrap:
-            return w + delta
+        wrap = self.spec.wrap_rule
+        if wrap is None:
+            return self.spec.base_rule.weight(w, delta)
         own = {f.name: arrays[f.name][site] for f in wrap_factors(self.spec)}
-        return WRAPS[self.spec.wrap].apply(w, delta, own, lambda norm: norm)
+        return wrap.apply(w, delta, own, lambda norm: norm)
 
     # -- how the factors start ------------------------------------------------------------------
 
@@ -448,6 +446,6 @@ def _like(rows: np.ndarray, array: Array) -> Array:
 
 def wrap_factors(spec: Spec) -> tuple[Factor, ...]:
     """Factors that the norm wrap of a method adds."""
-    if not spec.wrap:
+    if spec.wrap_rule is None:
         return ()
-    return tuple(Factor(n, modes, Init.parse(i)) for n, modes, i in WRAPS[spec.wrap].factors)
+    return tuple(Factor(n, modes, Init.parse(i)) for n, modes, i in spec.wrap_rule.factors)

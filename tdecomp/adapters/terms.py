@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from tdecomp.adapters.expressions import Expression
 from tdecomp.adapters.inits import Init
 
-__all__ = ["SIDES", "SITE_MODES", "TAKEN", "Factor", "Operand", "Term", "in_order", "write_term"]
+__all__ = [
+    "SIDES",
+    "SITE_MODES",
+    "TAKEN",
+    "Factor",
+    "Operand",
+    "TermsAndFactors",
+    "Term",
+    "in_order",
+    "write_term",
+]
 
 SIDES = (("out", "in"), ("long", "short"), ("short", "long"))
 """What the two axes of a weight can be called, those of a square one in this order."""
@@ -85,6 +95,10 @@ class Term:
     def letters(self) -> tuple[str, ...]:
         """Every letter, in order of appearance."""
         return tuple(dict.fromkeys(n for o in self.operands for n in o.letters))
+
+
+TermsAndFactors = tuple[tuple[Term, ...], tuple[Factor, ...]]
+"""Terms, and every factor that they use."""
 
 
 def in_order(factors: Iterable[Factor], terms: Sequence[Term]) -> tuple[Factor, ...]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tdecomp._plan import make_plan
 from tdecomp.modes import Equation
 
-__all__ = ["TOKEN", "Letters", "Step", "Steps", "added_to", "compiled"]
+__all__ = ["TOKEN", "Contraction", "Letters", "Step", "added_to", "compiled"]
 
 TOKEN = "token"
 """The letter whose size is not fixed."""
@@ -68,7 +68,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Steps:
+class Contraction:
     """A whole contraction.
 
     Attributes
@@ -122,7 +122,9 @@ def added_to(base: Tensor, x: Tensor, scale: float | Tensor) -> Tensor:
     return torch.add(base, x, alpha=scale)
 
 
-def compiled(terms: Sequence[Letters], output: Sequence[str], sizes: Mapping[str, int]) -> Steps:
+def compiled(
+    terms: Sequence[Letters], output: Sequence[str], sizes: Mapping[str, int]
+) -> Contraction:
     """Best order for a product of operands, worked out down to the shapes.
 
     Parameters
@@ -157,7 +159,7 @@ def compiled(terms: Sequence[Letters], output: Sequence[str], sizes: Mapping[str
     )
     onto = final[:1] == (TOKEN,) and operands[0] == final and columns
     width = math.prod(sizes[n] for n in columns) if onto else 0
-    return Steps(tuple(steps), last, tuple(costs), width)
+    return Contraction(tuple(steps), last, tuple(costs), width)
 
 
 def _token_first(path: Sequence[tuple[int, ...]], n: int) -> list[tuple[int, int]]:
