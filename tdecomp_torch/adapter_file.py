@@ -27,7 +27,6 @@ from tdecomp_torch.installing import START, check_name, install
 from tdecomp_torch.inventory import Inventory
 from tdecomp_torch.plainly import plainly
 from tdecomp_torch.plan import Held, Plan, make_plan
-from tdecomp_torch.training import step
 
 __all__ = ["load", "save_adapter"]
 
@@ -125,7 +124,7 @@ def load(model: nn.Module, folder: str | os.PathLike[str], name: str) -> Attache
             tensors = {key: file.get_tensor(key) for key in shapes}
             stored = _starts(tensors, folded=said.settings.fold)
             attached = build(plan, name, Starts(stored=stored, dtype=said.dtype))
-            step(attached, said.step)
+            attached.schedule.move_to(said.step)
     attached.notes += told_of_base(attached, said.base)
     install(attached, tuple(besides))
     with torch.no_grad():

@@ -18,11 +18,13 @@ from tdecomp.adapters import Bound, Spec
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp_torch.gathering import is_part
+from tdecomp_torch.guest import Guest
 from tdecomp_torch.kinds import Kind
 from tdecomp_torch.layer import Hook
-from tdecomp_torch.names import named, parameters_of, pools_of
+from tdecomp_torch.names import guests_of, named, parameters_of
 from tdecomp_torch.pool import FactorPool
 from tdecomp_torch.sample import sample
+from tdecomp_torch.schedule import Schedule
 from tdecomp_torch.standing import Standing
 from tdecomp_torch.state import State
 from tdecomp_torch.uses import readers_of_weights
@@ -119,8 +121,8 @@ class Attached:
         The module that holds every factor once.
     notes
         What is not as one would expect, one sentence each.
-    at_step
-        How many steps were trained.
+    schedule
+        What follows the number of steps that were trained.
     originals
         The weights before the adapter was merged; None while it is not.
     unfolded
@@ -145,7 +147,6 @@ class Attached:
     targets: tuple[Target, ...]
     pool: FactorPool
     notes: tuple[str, ...] = ()
-    at_step: float = 0.0
     originals: Originals | None = None
     unfolded: dict[str, Tensor] = field(default_factory=dict)
     samples: Mapping[str, str | None] = field(init=False)
@@ -153,8 +154,10 @@ class Attached:
     handles: list[Any] = field(default_factory=list)
     standing: Standing | None = None
     watch: Watch = field(init=False)
+    schedule: Schedule = field(init=False)
 
     def __post_init__(self):
+        self.schedule = Schedule(self.pool)
         self.samples = {target.path: target.sample() for target in self.targets}
         self.watch = Watch({t.path: t.module for t in self.targets}, self._tell_bypassed)
 
@@ -293,12 +296,12 @@ class Attached:
         first = {id(p): name for name, p in reversed(found.items())}  # tied ones have several names
         return {name: p for name, p in found.items() if first[id(p)] == name}
 
-    def trained_by_others(self) -> dict[FactorPool, list[str]]:
+    def trained_by_others(self) -> dict[Guest, list[str]]:
         """Parameters that other adapters on this model train besides, by name."""
         return {
-            pool: named(prefix, pool.trained)
-            for pool, prefix in pools_of(self.model).items()
-            if pool is not self.pool
+            guest: named(prefix, guest.trained)
+            for guest, prefix in guests_of(self.model).items()
+            if guest is not self.pool
         }
 
 

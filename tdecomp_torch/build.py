@@ -17,7 +17,6 @@ from tdecomp_torch.pool import FactorPool, Member
 from tdecomp_torch.program import make_program
 from tdecomp_torch.seeded import SeededPool
 from tdecomp_torch.state import State
-from tdecomp_torch.training import step
 from tdecomp_torch.writing import why_not_written
 
 __all__ = ["build"]
@@ -60,7 +59,7 @@ def build(plan: Plan, name: str, starts: Starts) -> Attached:
     fill(pool, plan, weights, starts)
     targets = _targets(plan, pool)
     _check_alone(plan, targets)
-    attached = Attached(
+    return Attached(
         model=plan.inventory.model,
         name=name,
         spec=plan.spec,
@@ -70,8 +69,6 @@ def build(plan: Plan, name: str, starts: Starts) -> Attached:
         pool=pool,
         notes=plan.notes,
     )
-    step(attached, 0)
-    return attached
 
 
 def _member(bound: Bound, held: Sequence[Held], weights: BaseWeights, tokens: int) -> Member:

@@ -152,7 +152,7 @@ def describe(attached: Attached) -> str:
             "spec": attached.spec.to_json(),
             "settings": _settings_json(replace(attached.settings, seed=attached.pool.seed)),
             "dtype": _dtype(attached),
-            "step": attached.at_step,
+            "step": attached.schedule.at_step,
             "grids": [_grid_json(grid) for grid in attached.grids],
             "base": str(getattr(inner_model(attached.model), "name_or_path", "") or ""),
             "base_samples": attached.base_samples(),

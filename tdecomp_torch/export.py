@@ -193,7 +193,7 @@ def _tensor(attached: Attached, member: int, places: Mapping[int, tuple[Target, 
         name: factor.detach().double().cpu().numpy()
         for name, factor in attached.pool.factors(member).items()
     }
-    return bound.tensor(arrays, attached.at_step, sites=tuple(places))
+    return bound.tensor(arrays, attached.schedule.at_step, sites=tuple(places))
 
 
 def _changes(places: Iterable[tuple[Target, Place]]) -> np.ndarray:

@@ -18,8 +18,8 @@ from tdecomp_torch.export import save_lora, to_lora
 from tdecomp_torch.installing import uninstall
 from tdecomp_torch.merging import merge_adapter, merged_state_dict, unmerge_adapter
 from tdecomp_torch.pool import FactorPool
+from tdecomp_torch.rates import param_groups
 from tdecomp_torch.tasks import Examples, numbers_of
-from tdecomp_torch.training import param_groups, step
 
 __all__ = ["Adapter"]
 
@@ -162,19 +162,20 @@ class Adapter:
         rate = heads.pop("also_train", None)
         if heads:
             raise ArgumentError(f"unknown argument {next(iter(heads))!r}: expected also_train")
-        return param_groups(self.attached, lr, ratios, rate)
+        others = [p for p in self.trained_besides().values() if p.requires_grad]
+        return param_groups(self.pool, lr, ratios, besides=others, besides_lr=rate)
 
     def step(self, number: float) -> None:
         """Say how many steps were trained, for methods with a schedule; after every step.
 
         Scales, shares that are frozen and numbers of clusters follow it.
         """
-        step(self.attached, number)
+        self.attached.schedule.move_to(number)
 
     @property
     def at_step(self) -> float:
         """How many steps were trained, as far as `step` was told."""
-        return self.attached.at_step
+        return self.attached.schedule.at_step
 
     # -- on and off ----------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from tdecomp.stack.select import Chooser
 from tdecomp_torch.attached import Attached
 from tdecomp_torch.gathering import check_whole
 from tdecomp_torch.inventory import Inventory
-from tdecomp_torch.names import named, parameters_of, pools_of
+from tdecomp_torch.names import guests_of, named, parameters_of
 from tdecomp_torch.offload import offloaded
 from tdecomp_torch.standing import Standing
 
@@ -78,7 +78,7 @@ def install(attached: Attached, trained: Sequence[str] = ()) -> None:
     own, others = parameters_of(model), attached.trained_by_others()
     before = {
         name: flag
-        for other, prefix in pools_of(model).items()
+        for other, prefix in guests_of(model).items()
         for name, flag in zip(named(prefix, other.flags), other.flags.values(), strict=True)
     }
     pool.trained = tuple(trained)

@@ -6,13 +6,12 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tdecomp_torch.tracing import is_traced
 
-__all__ = ["Kept", "direction"]
+__all__ = ["Kept"]
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,6 @@ class Kept:
         copies, result = tuple(x.clone() for x in inputs), compute()
         self._entries[key] = _Entry(state, copies, result)
         return result
-
-
-def direction(n: int) -> Tensor:
-    """A fixed vector of length n without a pattern: products with it tell matrices apart."""
-    return torch.from_numpy(np.random.default_rng(0).standard_normal(n))
 
 
 def _has_numbers(x: Tensor) -> bool:

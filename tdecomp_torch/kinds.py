@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tdecomp_torch.kept import direction
 from tdecomp_torch.offload import offloaded
 
 __all__ = ["Conv1D", "Conv2d", "Embedding", "Kind", "Linear", "Packed", "tensors_of"]
@@ -121,7 +121,7 @@ class _Stored(Kind):
 
     def probe(self, module: nn.Module) -> Tensor:
         w = self.matrix(module)  # (out, in)
-        return w @ direction(w.shape[1]).to(w)  # (out,)
+        return w @ _direction(w.shape[1]).to(w)  # (out,)
 
 
 class _Matrix(_Stored):
@@ -205,7 +205,7 @@ class Packed(_Vectors):
 
     def probe(self, module: nn.Module) -> Tensor:
         like = self._like(module)
-        return module.forward(direction(int(module.in_features)).to(like)[None])[0]  # pyright: ignore
+        return module.forward(_direction(int(module.in_features)).to(like)[None])[0]  # pyright: ignore
 
     def as_matrix(self, stored: Tensor) -> Tensor:
         return stored
@@ -297,3 +297,8 @@ def _present(module: nn.Module, own: Any, name: str) -> Tensor:
 
 def _random(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64).to(dtype)
+
+
+def _direction(n: int) -> Tensor:
+    """A fixed vector of length n without a pattern: products with it tell matrices apart."""
+    return torch.from_numpy(np.random.default_rng(0).standard_normal(n))

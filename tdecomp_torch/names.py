@@ -12,15 +12,15 @@ from typing import Any
 from torch import nn
 
 from tdecomp.stack.names import canonical, is_adapter
-from tdecomp_torch.pool import FactorPool
+from tdecomp_torch.guest import Guest
 
 __all__ = [
+    "guests_of",
     "inner_model",
     "modules_of",
     "named",
     "parameters_of",
     "plain_name",
-    "pools_of",
 ]
 
 _UNUSED = "original_module"
@@ -41,7 +41,7 @@ def modules_of(model: nn.Module) -> dict[str, nn.Module]:
 
 def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """The model's own parameters, tied ones under each of their names; no factors of adapters."""
-    inside = {id(p) for pool in pools_of(model) for p in pool.parameters()}
+    inside = {id(p) for guest in guests_of(model) for p in guest.parameters()}
     paths = _plain_paths(model, every=True)
     found: dict[str, nn.Parameter] = {}
     for path, parameter in model.named_parameters(remove_duplicate=False):
@@ -61,13 +61,13 @@ def plain_name(model: nn.Module, name: str) -> str:
     return _inside(_outer(model), name)
 
 
-def pools_of(model: nn.Module) -> dict[FactorPool, str]:
+def guests_of(model: nn.Module) -> dict[Guest, str]:
     """Factors of every adapter on the model or on a part of it, and the name of that part."""
     paths = _plain_paths(model, every=True)
     return {
         m: paths[path.rpartition(".")[0]]
         for path, m in model.named_modules()
-        if isinstance(m, FactorPool)
+        if isinstance(m, Guest)
     }
 
 
@@ -117,7 +117,7 @@ def _outer(model: nn.Module) -> str:
         children: list[tuple[str, Any]] = [
             (name, child)
             for name, child in module.named_children()
-            if not isinstance(child, FactorPool) and any(True for _ in child.parameters())
+            if not isinstance(child, Guest) and any(True for _ in child.parameters())
         ]
         if len(children) != 1:
             break

@@ -15,8 +15,8 @@ from torch.nn import functional
 from tdecomp.adapters import Bound, Factor, Operand
 from tdecomp.adapters.bases import Base
 from tdecomp.adapters.wraps import Wrap
-from tdecomp_torch.clusters import RunningMean, join_closest
 from tdecomp_torch.fast import Fast
+from tdecomp_torch.guest import Guest
 from tdecomp_torch.kept import Kept
 from tdecomp_torch.passes import ByThread, Pass, Ready
 from tdecomp_torch.program import Block, Program
@@ -71,7 +71,7 @@ class Derived:
     dtype: torch.dtype
 
 
-class FactorPool(nn.Module):
+class FactorPool(Guest):
     """Every factor of an adapter, once; layers hold a site and ask here.
 
     Trainable factors are parameters. Constants are buffers; those that follow from a seed are not
@@ -83,35 +83,17 @@ class FactorPool(nn.Module):
     def __init__(self, members: Sequence[Member], state: State):
         super().__init__()
         self.members, self.state = tuple(members), state
-        self._where = [  # per member, term, operand and site; plain, as torch.compile needs it
-            [
-                [
-                    [m.bound.where(o, site) for site in range(m.bound.grid.n_sites)]
-                    for o in t.operands
-                ]
-                for t in m.bound.spec.terms
-            ]
-            for m in members
-        ]
-        self._of_site = [  # per member and site; likewise
-            [
-                [(f.name, m.bound.where(Operand(f.name, f.modes), site)) for f in m.bound.factors]
-                for site in range(m.bound.grid.n_sites)
-            ]
-            for m in members
-        ]
+        # plain lists and numbers, as torch.compile needs them
+        self._where = [_where(member.bound) for member in members]
+        self._of_site = [_of_site(member.bound) for member in members]
         with torch.inference_mode(False):
             self._rows = [
                 {mode: torch.as_tensor(rows) for mode, rows in m.bound.grid.rows.items()}
                 for m in members
             ]
         self._make_empty()
-        self._frozen: dict[str, Tensor] = {}
-        self._means: dict[str, RunningMean] = {}
-        self.flags: dict[str, bool] = {}
-        """Whether the model's own parameters were trained before, by name: for `detach`."""
-        self.trained: tuple[str, ...] = ()
-        """Names of the model's own parameters that are trained with the factors."""
+        self.frozen: dict[str, Tensor] = {}
+        """Key of a factor -> which of its columns get no gradient."""
         self.seed = 0
         """From which the `derived` constants are made."""
         self.derived: dict[str, Derived] = {}
@@ -156,7 +138,7 @@ class FactorPool(nn.Module):
     def factors(self, member: int) -> dict[str, Tensor]:
         """The factors of one group by name."""
         return {
-            name: _partly_frozen(getattr(self, key), self._frozen.get(key))
+            name: _partly_frozen(getattr(self, key), self.frozen.get(key))
             for name, key in self.members[member].keys.items()
         }
 
@@ -168,50 +150,6 @@ class FactorPool(nn.Module):
             for name, where in self._of_site[member][site]
             if name in factors
         }
-
-    def freeze(self, step: float) -> None:
-        """Stop the gradient of the columns that are frozen at a step."""
-        for member in self.members:
-            for factor in member.bound.factors:
-                if factor.freeze is not None:
-                    share = float(factor.freeze({**member.bound.numbers, "step": step}))
-                    n = member.bound.shapes[factor.name][-1]
-                    frozen = torch.arange(n) < round(min(max(share, 0.0), 1.0) * n)
-                    # in place, so that a compiled program need not be compiled again
-                    self._frozen.setdefault(member.keys[factor.name], frozen).copy_(frozen)
-
-    def cluster(self, step: float) -> None:
-        """Join labels until no more are in use than there are to be at a step."""
-        for m, member in enumerate(self.members):
-            for factor in member.bound.factors:
-                if factor.clusters is not None:
-                    numbers = {**member.bound.numbers, "step": step}
-                    wanted = factor.clusters.size(numbers, f"clusters of {factor.name}")
-                    self._join(m, factor, wanted, counts=step > 0)
-
-    def _join(self, m: int, assign: Factor, wanted: int, *, counts: bool) -> None:
-        """Join labels of one constant, by the mean of their factors over the steps so far."""
-        keys, label = self.members[m].keys, assign.modes[-1]
-        apart = assign.modes[:-2]
-        laid = []
-        for factor in self.members[m].bound.factors:
-            if factor.trainable and label in factor.modes:
-                mean = self._means.setdefault(keys[factor.name], RunningMean())
-                if counts:
-                    mean.add(getattr(self, keys[factor.name]))
-                lead = [n for n in (*apart, label) if n in factor.modes]
-                laid.append((lead, mean.laid([factor.modes.index(n) for n in lead])))
-        if any(found is None for _, found in laid):
-            return
-        array = getattr(self, keys[assign.name])
-        for cell in np.ndindex(*array.shape[: len(apart)]):
-            at = dict(zip(apart, cell, strict=True))
-            features = [x[tuple(at[n] for n in lead[:-1])] for lead, x in laid if x is not None]
-            join_closest(array[cell], torch.cat(features, dim=1), wanted)
-
-    def forward(self, *args: Any) -> Any:
-        """What it is given: a container that calls all its children is not disturbed."""
-        return args[0] if len(args) == 1 else args
 
     # -- the outermost forward ---------------------------------------------------------------
 
@@ -239,13 +177,13 @@ class FactorPool(nn.Module):
         now.ready, now.first, now.dropped = None, {}, None
 
     def _computed(self) -> list[list[Ready]]:
-        return [
-            [
-                self._ready_term(m, program, member.bound.spec.terms[k].operands)
-                for k, program in enumerate(member.programs)
-            ]
-            for m, member in enumerate(self.members)
-        ]
+        return [self._ready(m) for m in range(len(self.members))]
+
+    def _ready(self, m: int) -> list[Ready]:
+        """The operands of every term of one group."""
+        terms = self.members[m].bound.spec.terms
+        programs = self.members[m].programs  # none where a faster way needs no operands
+        return [self._ready_term(m, p, terms[k].operands) for k, p in enumerate(programs)]
 
     def _ready_term(self, m: int, program: Program, operands: Sequence[Operand]) -> Ready:
         bound, factors = self.members[m].bound, self.factors(m)
@@ -365,6 +303,23 @@ class FactorPool(nn.Module):
     def _shares(self) -> bool:
         """Whether one site may use what another computed; torch.compile finds that by itself."""
         return not torch.compiler.is_compiling() and self._is_usable()
+
+
+Index = tuple[int | slice, ...]
+
+
+def _where(bound: Bound) -> list[list[list[Index]]]:
+    """Per term, operand and site: where the part of the factor lies that the site uses."""
+    sites = range(bound.grid.n_sites)
+    places = lambda operand: [bound.where(operand, site) for site in sites]
+    return [list(map(places, term.operands)) for term in bound.spec.terms]
+
+
+def _of_site(bound: Bound) -> list[list[tuple[str, Index]]]:
+    """Per site: every factor by name, and where its part of it lies."""
+    operands = [Operand(f.name, f.modes) for f in bound.factors]
+    parts = lambda site: [(o.factor, bound.where(o, site)) for o in operands]
+    return list(map(parts, range(bound.grid.n_sites)))
 
 
 _COMPUTED = ("kept", "_by_thread", "_traced")
