@@ -15,17 +15,17 @@ from tdecomp.adapters import Spec, method
 from tdecomp.adapters.grids import make_grids, single_heads
 from tdecomp.errors import ArgumentError
 from tdecomp.stack import Targets
-from tdecomp_torch.adapter_file import load
 from tdecomp_torch.attached import Settings
-from tdecomp_torch.build import build
-from tdecomp_torch.filling import Starts
+from tdecomp_torch.forward.tasks import checked_tasks, sites_of_tasks
 from tdecomp_torch.handle import Adapter
-from tdecomp_torch.installing import check_name, chosen_parameters, install
-from tdecomp_torch.inventory import Inventory
+from tdecomp_torch.making.build import build
+from tdecomp_torch.making.filling import Starts
+from tdecomp_torch.making.installing import check_name, chosen_parameters, install
+from tdecomp_torch.making.plan import make_plan
+from tdecomp_torch.model.inventory import Inventory
+from tdecomp_torch.model.targets import chosen_sites
 from tdecomp_torch.plainly import plainly
-from tdecomp_torch.plan import make_plan
-from tdecomp_torch.targets import chosen_sites
-from tdecomp_torch.tasks import checked_tasks, sites_of_tasks
+from tdecomp_torch.saving.adapter_file import load
 
 __all__ = ["attach", "load_adapter"]
 

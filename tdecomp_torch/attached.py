@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from tdecomp.adapters import Bound, Spec
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError, SiteError
-from tdecomp_torch.gathering import is_part
-from tdecomp_torch.guest import Guest
-from tdecomp_torch.kinds import Kind
-from tdecomp_torch.layer import Hook
-from tdecomp_torch.names import guests_of, named, parameters_of
-from tdecomp_torch.pool import FactorPool
-from tdecomp_torch.sample import sample
-from tdecomp_torch.schedule import Schedule
+from tdecomp_torch.forward.layer import Hook
+from tdecomp_torch.forward.pool import FactorPool
+from tdecomp_torch.forward.state import State
+from tdecomp_torch.model.gathering import is_part
+from tdecomp_torch.model.guest import Guest
+from tdecomp_torch.model.kinds import Kind
+from tdecomp_torch.model.names import guests_of, named, parameters_of
+from tdecomp_torch.model.sample import sample
+from tdecomp_torch.model.uses import readers_of_weights
 from tdecomp_torch.standing import Standing
-from tdecomp_torch.state import State
-from tdecomp_torch.uses import readers_of_weights
+from tdecomp_torch.training.schedule import Schedule
 from tdecomp_torch.watch import Watch
 
 __all__ = ["Attached", "Originals", "Settings", "Target"]

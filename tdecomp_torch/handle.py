@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from tdecomp.adapters import Bound, LoRAModule, Spec
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError
-from tdecomp_torch.adapter_file import save_adapter
 from tdecomp_torch.attached import Attached, Settings, Target
-from tdecomp_torch.export import save_lora, to_lora
-from tdecomp_torch.installing import uninstall
+from tdecomp_torch.forward.pool import FactorPool
+from tdecomp_torch.forward.tasks import Examples, numbers_of
+from tdecomp_torch.making.installing import uninstall
 from tdecomp_torch.merging import merge_adapter, merged_state_dict, unmerge_adapter
-from tdecomp_torch.pool import FactorPool
-from tdecomp_torch.rates import param_groups
-from tdecomp_torch.tasks import Examples, numbers_of
+from tdecomp_torch.saving.adapter_file import save_adapter
+from tdecomp_torch.saving.export import save_lora, to_lora
+from tdecomp_torch.training.rates import param_groups
 
 __all__ = ["Adapter"]
 
@@ -254,11 +254,11 @@ class Adapter:
     # -- in files --------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the adapter to a folder; see `tdecomp_torch.adapter_file.save_adapter`."""
+        """Write the adapter to a folder; see `tdecomp_torch.saving.adapter_file.save_adapter`."""
         save_adapter(self.attached, folder, overwrite=overwrite)
 
     def to_lora(self, *, max_rank: int | None = None) -> list[LoRAModule]:
-        """LoRA pairs of every adapted module; see `tdecomp_torch.export.to_lora`."""
+        """LoRA pairs of every adapted module; see `tdecomp_torch.saving.export.to_lora`."""
         return to_lora(self.attached, max_rank=max_rank)
 
     def save_lora(
@@ -269,5 +269,5 @@ class Adapter:
         max_rank: int | None = None,
         overwrite: bool = False,
     ) -> list[LoRAModule]:
-        """Write a PEFT LoRA folder; see `tdecomp_torch.export.save_lora`."""
+        """Write a PEFT LoRA folder; see `tdecomp_torch.saving.export.save_lora`."""
         return save_lora(self.attached, folder, base=base, max_rank=max_rank, overwrite=overwrite)

@@ -9,15 +9,15 @@ from torch import nn
 from tdecomp.adapters import Bound
 from tdecomp.errors import ArgumentError
 from tdecomp_torch.attached import Attached, Target
-from tdecomp_torch.fast import fast_of
-from tdecomp_torch.filling import BaseWeights, Starts, fill
-from tdecomp_torch.layer import Hook, Place
-from tdecomp_torch.plan import Held, Plan
-from tdecomp_torch.pool import FactorPool, Member
-from tdecomp_torch.program import make_program
-from tdecomp_torch.seeded import SeededPool
-from tdecomp_torch.state import State
-from tdecomp_torch.writing import why_not_written
+from tdecomp_torch.forward.fast import fast_of
+from tdecomp_torch.forward.layer import Hook, Place
+from tdecomp_torch.forward.pool import FactorPool, Member
+from tdecomp_torch.forward.program import make_program
+from tdecomp_torch.forward.seeded import SeededPool
+from tdecomp_torch.forward.state import State
+from tdecomp_torch.making.filling import BaseWeights, Starts, fill
+from tdecomp_torch.making.plan import Held, Plan
+from tdecomp_torch.model.writing import why_not_written
 
 __all__ = ["build"]
 

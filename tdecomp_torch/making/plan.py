@@ -16,8 +16,8 @@ from tdecomp.adapters.bases import PLAIN
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError
 from tdecomp_torch.attached import Settings
-from tdecomp_torch.fast import fast_of
-from tdecomp_torch.inventory import Inventory
+from tdecomp_torch.forward.fast import fast_of
+from tdecomp_torch.model.inventory import Inventory
 
 __all__ = ["Held", "Plan", "make_plan"]
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from tdecomp.errors import SiteError
 from tdecomp.stack import Site, find_sites
-from tdecomp_torch.kinds import Kind
-from tdecomp_torch.modules import kind_by_class, kind_of
-from tdecomp_torch.names import inner_model, modules_of, parameters_of
-from tdecomp_torch.uses import readers_of_weights
+from tdecomp_torch.model.kinds import Kind
+from tdecomp_torch.model.modules import kind_by_class, kind_of
+from tdecomp_torch.model.names import inner_model, modules_of, parameters_of
+from tdecomp_torch.model.uses import readers_of_weights
 
 __all__ = ["Inventory", "Matrix", "config_of"]
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from tdecomp.adapters import Bound, Factor
 from tdecomp.errors import ArgumentError
-from tdecomp_torch.clusters import RunningMean, join_closest
-from tdecomp_torch.pool import FactorPool, Member
+from tdecomp_torch.forward.pool import FactorPool, Member
+from tdecomp_torch.training.clusters import RunningMean, join_closest
 
 __all__ = ["Schedule"]
 

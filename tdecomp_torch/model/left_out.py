@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 from tdecomp.stack.claims import reason_against
-from tdecomp_torch.inventory import Inventory
+from tdecomp_torch.model.inventory import Inventory
 
 __all__ = ["left_out"]
 

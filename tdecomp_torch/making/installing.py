@@ -10,10 +10,10 @@ from torch import nn
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.stack.select import Chooser
 from tdecomp_torch.attached import Attached
-from tdecomp_torch.gathering import check_whole
-from tdecomp_torch.inventory import Inventory
-from tdecomp_torch.names import guests_of, named, parameters_of
-from tdecomp_torch.offload import offloaded
+from tdecomp_torch.model.gathering import check_whole
+from tdecomp_torch.model.inventory import Inventory
+from tdecomp_torch.model.names import guests_of, named, parameters_of
+from tdecomp_torch.model.offload import offloaded
 from tdecomp_torch.standing import Standing
 
 __all__ = ["START", "check_name", "chosen_parameters", "install", "uninstall"]

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from tdecomp_torch.names import modules_of
+from tdecomp_torch.model.names import modules_of
 
 __all__ = ["ABOUT", "readers_of_weights"]
 

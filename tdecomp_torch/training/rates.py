@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from tdecomp.errors import ArgumentError
-from tdecomp_torch.pool import FactorPool
+from tdecomp_torch.forward.pool import FactorPool
 
 __all__ = ["param_groups"]
 

@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from tdecomp.adapters.wraps import RowGain
 from tdecomp.errors import ArgumentError
-from tdecomp_torch.kinds import Kind
-from tdecomp_torch.pool import FactorPool
-from tdecomp_torch.products import product_of
-from tdecomp_torch.reader import Reader
-from tdecomp_torch.tasks import Examples
+from tdecomp_torch.forward.pool import FactorPool
+from tdecomp_torch.forward.products import product_of
+from tdecomp_torch.forward.reader import Reader
+from tdecomp_torch.forward.tasks import Examples
+from tdecomp_torch.model.kinds import Kind
 from tdecomp_torch.tracing import is_traced
 
 __all__ = ["Hook", "Place"]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tdecomp_torch.kinds import Kind
+from tdecomp_torch.model.kinds import Kind
 
 __all__ = ["factors_of", "is_plain"]
 

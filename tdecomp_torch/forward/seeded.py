@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from tdecomp.errors import ArgumentError
-from tdecomp_torch.pool import FactorPool
-from tdecomp_torch.sample import some
+from tdecomp_torch.forward.pool import FactorPool
+from tdecomp_torch.model.sample import some
 
 __all__ = ["SeededPool"]
 

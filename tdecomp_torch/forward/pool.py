@@ -15,12 +15,12 @@ from torch.nn import functional
 from tdecomp.adapters import Bound, Factor, Operand
 from tdecomp.adapters.bases import Base
 from tdecomp.adapters.wraps import Wrap
-from tdecomp_torch.fast import Fast
-from tdecomp_torch.guest import Guest
-from tdecomp_torch.kept import Kept
-from tdecomp_torch.passes import ByThread, Pass, Ready
-from tdecomp_torch.program import Block, Program
-from tdecomp_torch.state import State
+from tdecomp_torch.forward.fast import Fast
+from tdecomp_torch.forward.kept import Kept
+from tdecomp_torch.forward.passes import ByThread, Pass, Ready
+from tdecomp_torch.forward.program import Block, Program
+from tdecomp_torch.forward.state import State
+from tdecomp_torch.model.guest import Guest
 from tdecomp_torch.tracing import is_traced
 
 __all__ = ["Derived", "FactorPool", "Member"]
@@ -75,9 +75,9 @@ class FactorPool(Guest):
     """Every factor of an adapter, once; layers hold a site and ask here.
 
     Trainable factors are parameters. Constants are buffers; those that follow from a seed are not
-    in the ``state_dict``, see `tdecomp_torch.seeded`. Products that need no tokens are computed
-    once per forward pass of the whole model (`begin` ... `end`) with autograd intact; a layer that
-    is called by itself computes its own.
+    in the ``state_dict``, see `tdecomp_torch.forward.seeded`. Products that need no tokens are
+    computed once per forward pass of the whole model (`begin` ... `end`) with autograd intact; a
+    layer that is called by itself computes its own.
     """
 
     def __init__(self, members: Sequence[Member], state: State):

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tdecomp_torch.forwards import factors_of, is_plain
-from tdecomp_torch.kinds import Conv1D, Conv2d, Embedding, Kind, Linear, Packed, tensors_of
+from tdecomp_torch.model.forwards import factors_of, is_plain
+from tdecomp_torch.model.kinds import Conv1D, Conv2d, Embedding, Kind, Linear, Packed, tensors_of
 
 __all__ = ["kind_by_class", "kind_of"]
 

@@ -13,8 +13,8 @@ from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import SiteError
 from tdecomp.stack import Site
 from tdecomp_torch.attached import Attached
-from tdecomp_torch.description import Description
-from tdecomp_torch.inventory import Inventory
+from tdecomp_torch.model.inventory import Inventory
+from tdecomp_torch.saving.description import Description
 
 __all__ = ["names_in", "renamed", "told_of_base"]
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tdecomp.adapters import Bound
-from tdecomp_torch.contraction import Letters
-from tdecomp_torch.kinds import Kind
+from tdecomp_torch.forward.contraction import Letters
+from tdecomp_torch.model.kinds import Kind
 
 __all__ = ["Reader"]
 

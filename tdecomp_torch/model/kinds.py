@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tdecomp_torch.offload import offloaded
+from tdecomp_torch.model.offload import offloaded
 
 __all__ = ["Conv1D", "Conv2d", "Embedding", "Kind", "Linear", "Packed", "tensors_of"]
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tdecomp_torch.contraction import Step, added_to
-from tdecomp_torch.fast import Fast
-from tdecomp_torch.pool import FactorPool
-from tdecomp_torch.reader import Reader
+from tdecomp_torch.forward.contraction import Step, added_to
+from tdecomp_torch.forward.fast import Fast
+from tdecomp_torch.forward.pool import FactorPool
+from tdecomp_torch.forward.reader import Reader
 
 __all__ = ["SiteProduct", "product_of"]
 

@@ -15,8 +15,8 @@ from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.stack import Site, Survey, Targets, find_sites
 from tdecomp.stack.claims import reason_against
 from tdecomp.stack.select import ALL_LINEAR, Chooser
-from tdecomp_torch.inventory import Inventory, Matrix
-from tdecomp_torch.left_out import left_out
+from tdecomp_torch.model.inventory import Inventory, Matrix
+from tdecomp_torch.model.left_out import left_out
 
 __all__ = ["chosen_sites"]
 

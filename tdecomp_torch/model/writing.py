@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from tdecomp_torch.gathering import is_part
-from tdecomp_torch.kinds import Kind
+from tdecomp_torch.model.gathering import is_part
+from tdecomp_torch.model.kinds import Kind
 
 __all__ = ["why_not_written"]
 

@@ -18,15 +18,15 @@ from tdecomp.errors import ArgumentError, FileError
 from tdecomp.files.apart import files_in
 from tdecomp.files.atomic import output_folder
 from tdecomp_torch.attached import Attached
-from tdecomp_torch.build import build
-from tdecomp_torch.description import Description, describe, read_description
-from tdecomp_torch.filling import Starts
-from tdecomp_torch.fitting import names_in, renamed, told_of_base
-from tdecomp_torch.gathering import Writers, is_part, make_whole, settle
-from tdecomp_torch.installing import START, check_name, install
-from tdecomp_torch.inventory import Inventory
+from tdecomp_torch.making.build import build
+from tdecomp_torch.making.filling import Starts
+from tdecomp_torch.making.installing import START, check_name, install
+from tdecomp_torch.making.plan import Held, Plan, make_plan
+from tdecomp_torch.model.gathering import Writers, is_part, make_whole, settle
+from tdecomp_torch.model.inventory import Inventory
 from tdecomp_torch.plainly import plainly
-from tdecomp_torch.plan import Held, Plan, make_plan
+from tdecomp_torch.saving.description import Description, describe, read_description
+from tdecomp_torch.saving.fitting import names_in, renamed, told_of_base
 
 __all__ = ["load", "save_adapter"]
 

@@ -24,9 +24,9 @@ from tdecomp.modes import Equation
 from tdecomp.stack import Group
 from tdecomp.stack.names import canonical
 from tdecomp_torch.attached import Attached, Target
-from tdecomp_torch.inventory import config_of
-from tdecomp_torch.layer import Place
-from tdecomp_torch.names import inner_model, modules_of, parameters_of
+from tdecomp_torch.forward.layer import Place
+from tdecomp_torch.model.inventory import config_of
+from tdecomp_torch.model.names import inner_model, modules_of, parameters_of
 from tdecomp_torch.plainly import plainly
 
 __all__ = ["save_lora", "to_lora"]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from tdecomp.adapters import Bound, Operand, Term
-from tdecomp_torch.contraction import TOKEN, Contraction, Letters, compiled
+from tdecomp_torch.forward.contraction import TOKEN, Contraction, Letters, compiled
 from tdecomp_torch.tracing import is_traced
 
 __all__ = ["Block", "Program", "make_program"]

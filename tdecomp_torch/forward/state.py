@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tdecomp_torch.tasks import Examples
+from tdecomp_torch.forward.tasks import Examples
 
 __all__ = ["State"]
 

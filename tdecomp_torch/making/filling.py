@@ -15,10 +15,10 @@ from tdecomp.adapters.expressions import nearest
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.stack import Site
-from tdecomp_torch.inventory import Inventory
-from tdecomp_torch.offload import computing_device
-from tdecomp_torch.plan import Plan
-from tdecomp_torch.pool import Derived, FactorPool
+from tdecomp_torch.forward.pool import Derived, FactorPool
+from tdecomp_torch.making.plan import Plan
+from tdecomp_torch.model.inventory import Inventory
+from tdecomp_torch.model.offload import computing_device
 
 __all__ = ["BaseWeights", "Starts", "fill"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from tdecomp.stack.names import canonical, is_adapter
-from tdecomp_torch.guest import Guest
+from tdecomp_torch.model.guest import Guest
 
 __all__ = [
     "guests_of",

@@ -18,8 +18,8 @@ from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError, TdecompError
 from tdecomp.stack import Site
 from tdecomp_torch.attached import Attached, Settings
-from tdecomp_torch.names import inner_model
-from tdecomp_torch.schema import (
+from tdecomp_torch.model.names import inner_model
+from tdecomp_torch.saving.schema import (
     each,
     either,
     fields,
