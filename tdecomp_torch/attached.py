@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tdecomp._brief import brief, brief_count
 from tdecomp.adapters import Bound, Spec
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError, SiteError
@@ -33,7 +34,7 @@ from tdecomp_torch.watch import Watch
 __all__ = ["Attached", "Originals", "Settings", "Target"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Settings:
     """What an adapter was attached with, besides the method and the weights.
 
@@ -56,8 +57,14 @@ class Settings:
     fold: bool = False
     tasks: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """What differs from the defaults."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        said = [f"{f.name}={own[f.name]!r}" for f in fields(self) if own[f.name] != f.default]
+        return f"{type(self).__name__}({', '.join(said)})"
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Target:
     """A module with sites, and the hook that adapts it."""
 
@@ -65,6 +72,10 @@ class Target:
     module: nn.Module
     kind: Kind
     hook: Hook
+
+    def __repr__(self) -> str:
+        sites = brief_count(sum(map(len, self.hook.by_task)), "site")
+        return brief(type(self), f"{self.path}, a {type(self.module).__name__}", sites)
 
     @property
     def weight(self) -> nn.Parameter:
@@ -78,7 +89,7 @@ class Target:
         return sample(self.kind.content(self.module))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Originals:
     """What the weights were before an adapter was merged into them.
 
@@ -99,13 +110,18 @@ class Originals:
     kept: bool
     beneath: tuple[State, ...] = ()
 
+    def __repr__(self) -> str:
+        return brief(
+            type(self), f"{brief_count(len(self.weights), 'weight')}, {self.n_bytes:,} bytes"
+        )
+
     @property
     def n_bytes(self) -> int:
         """Size of the kept values."""
         return sum(w.numel() * w.element_size() for w in self.weights.values())
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Attached:
     """A method on a model.
 
@@ -160,6 +176,10 @@ class Attached:
         self.schedule = Schedule(self.pool)
         self.samples = {target.path: target.sample() for target in self.targets}
         self.watch = Watch({t.path: t.module for t in self.targets}, self._tell_bypassed)
+
+    def __repr__(self) -> str:
+        modules = brief_count(len(self.targets), "module")
+        return brief(type(self), f"{self.name!r}: {self.spec.name} on {modules}")
 
     @property
     def groups(self) -> tuple[Bound, ...]:

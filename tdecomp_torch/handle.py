@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from tdecomp._brief import brief, brief_count
 from tdecomp.adapters import Bound, LoRAModule, Spec
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError
@@ -131,6 +132,24 @@ class Adapter:
             Names the module.
         """
         self.attached.check()
+
+    def __repr__(self) -> str:
+        paths = {site.path for grid in self.grids for site in grid.sites}
+        where = f"{brief_count(len(paths), 'weight')} in {brief_count(len(self.grids), 'group')}"
+        parts = [self.spec.name, where, _ranks(self.groups)]
+        if tasks := self.settings.tasks:
+            parts.append(brief_count(len(tasks), "task"))
+        states = {
+            "detached": not self.attached.handles,
+            "merged": self.is_merged,
+            "off": not self.active,
+        }
+        return brief(
+            type(self),
+            f"{self.name!r}: {', '.join(filter(None, parts))}",
+            f"{self.n_trainable:,} trainable",
+            ", ".join(state for state, holds in states.items() if holds),
+        )
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.spec.name}, {self.n_trainable:,} trainable numbers"]
@@ -271,3 +290,16 @@ class Adapter:
     ) -> list[LoRAModule]:
         """Write a PEFT LoRA folder; see `tdecomp_torch.saving.export.save_lora`."""
         return save_lora(self.attached, folder, base=base, max_rank=max_rank, overwrite=overwrite)
+
+
+def _ranks(groups: Sequence[Bound]) -> str:
+    """Ranks of all groups: ``rank r=8 s=4``, ``rank r=4..8`` where they differ."""
+    found: dict[str, list[int]] = {}
+    for group in groups:
+        for letter, size in group.ranks.items():
+            found.setdefault(letter, []).append(size)
+    words = [
+        f"{letter}={min(sizes)}" + (f"..{max(sizes)}" if min(sizes) < max(sizes) else "")
+        for letter, sizes in found.items()
+    ]
+    return f"rank {' '.join(words)}" if words else ""

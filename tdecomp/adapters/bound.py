@@ -150,11 +150,10 @@ class Bound:
     turned: bool = False
 
     def __repr__(self) -> str:
-        ranks = {n: size for n, size in self.sizes.items() if n not in self._fixed}
         return brief(
             type(self),
             f"{self.spec.name} on {self.grid.name}",
-            brief_modes(tuple(ranks), tuple(ranks.values())),
+            brief_modes(tuple(self.ranks), tuple(self.ranks.values())),
             f"{self.n_trainable:,} trained, {self.n_frozen:,} frozen",
         )
 
@@ -196,6 +195,11 @@ class Bound:
                     if n not in self._fixed and joined == 2 and size * size > math.prod(sizes):
                         found[n] = None
         return tuple(found)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Size of every letter that is neither a site mode nor a mode of a weight."""
+        return {n: size for n, size in self.sizes.items() if n not in self._fixed}
 
     @cached_property
     def _fixed(self) -> frozenset[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tdecomp._brief import brief, brief_count
 from tdecomp.adapters.wraps import RowGain
 from tdecomp.errors import ArgumentError
 from tdecomp_torch.forward.pool import FactorPool
@@ -55,6 +56,10 @@ class Hook:
         n_tasks = 1 + max(place.task for place in places)
         self.by_task = tuple(tuple(p for p in places if p.task == t) for t in range(n_tasks))
         self._products = {m: product_of(pool, m) for m in {place.member for place in places}}
+
+    def __repr__(self) -> str:
+        name = self.pool.members[self.by_task[0][0].member].bound.spec.name
+        return brief(type(self), f"{name}, {brief_count(len(self.by_task[0]), 'site')}")
 
     @property
     def places(self) -> tuple[Place, ...]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tdecomp._brief import brief, brief_count
 from tdecomp.adapters import Bound, Factor, Operand
 from tdecomp.adapters.bases import Base
 from tdecomp.adapters.wraps import Wrap
@@ -26,7 +27,7 @@ from tdecomp_torch.tracing import is_traced
 __all__ = ["Derived", "FactorPool", "Member"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Member:
     """One group of the adapter: a method on a grid, its programs, and the keys of its factors.
 
@@ -55,6 +56,9 @@ class Member:
     base: Base = field(init=False)
     wrap: Wrap | None = field(init=False)
     adds: bool = field(init=False)
+
+    def __repr__(self) -> str:
+        return brief(type(self), f"{self.bound.spec.name} on {self.bound.grid.name}")
 
     def __post_init__(self):  # looked up here, not in every forward pass
         spec = self.bound.spec
@@ -98,6 +102,12 @@ class FactorPool(Guest):
         """From which the `derived` constants are made."""
         self.derived: dict[str, Derived] = {}
         """Constants that are not in the ``state_dict``, by key."""
+
+    def extra_repr(self) -> str:
+        """For the print of the model that it is in."""
+        groups = brief_count(len(self.members), "group")
+        trained = sum(p.numel() for p in self.parameters())
+        return f"{self.members[0].bound.spec.name}; {groups}; {trained:,} trainable"
 
     def _make_empty(self) -> None:
         """Nothing computed yet."""
