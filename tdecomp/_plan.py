@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from opt_einsum.paths import auto, dynamic_programming
 
+from tdecomp._brief import brief, brief_count
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.modes import Equation, flatten
@@ -27,7 +28,7 @@ Path optimizer objects of opt_einsum and of cotengra are such callables.
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """An order of pairwise contractions, as data.
 
@@ -69,6 +70,10 @@ class Plan:
             operands.append(_step(symbols, taken))
         return operands[0]
 
+    def __repr__(self) -> str:
+        """One line; `str` writes out the steps."""
+        return brief(type(self), brief_count(len(self.steps), "step"), *self._costs)
+
     def __str__(self) -> str:
         """Steps, one per line, then the costs."""
         name = dict(self.names)
@@ -77,7 +82,11 @@ class Plan:
             left, output = symbols.split("->")
             terms = [" ".join(name.get(c, c) for c in t) for t in (*left.split(","), output)]
             lines.append(f"{', '.join(terms[:-1])} -> {terms[-1]}")
-        return "\n".join([*lines, f"flops {self.flops:.3g}, peak {self.peak:.3g} numbers"])
+        return "\n".join([*lines, ", ".join(self._costs)])
+
+    @property
+    def _costs(self) -> tuple[str, str]:
+        return f"flops {self.flops:.3g}", f"peak {self.peak:.3g} numbers"
 
 
 def plan(

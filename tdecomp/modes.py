@@ -123,7 +123,7 @@ def positions(modes: Sequence[str], chosen: Iterable[str | int]) -> tuple[int, .
     return tuple(found)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Equation:
     """An einsum over named modes: ``"out r, layer r s, in s -> layer out in"``.
 
@@ -175,6 +175,9 @@ class Equation:
             raise ArgumentError(f"{missing[0]!r} is in the output but in no factor of '{self}'")
         if len(set(names)) != len(names):
             raise ArgumentError(f"a mode is twice in the output of '{self}'")
+
+    def __repr__(self) -> str:
+        return f"Equation({self})"
 
     def __str__(self) -> str:
         return f"{', '.join(map(_write, self.terms))} -> {_write(self.output)}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -15,17 +14,18 @@ from torch import nn
 from tdecomp.adapters import Spec, method
 from tdecomp.adapters.grids import make_grids, single_heads
 from tdecomp.errors import ArgumentError
-from tdecomp.stack import Site, Targets
-from tdecomp_torch.adapter_file import load
+from tdecomp.stack import Targets
 from tdecomp_torch.attached import Settings
-from tdecomp_torch.build import build
-from tdecomp_torch.filling import Starts
+from tdecomp_torch.forward.tasks import checked_tasks, sites_of_tasks
 from tdecomp_torch.handle import Adapter
-from tdecomp_torch.installing import check_name, chosen_parameters, install
-from tdecomp_torch.inventory import Inventory
+from tdecomp_torch.making.build import build
+from tdecomp_torch.making.filling import Starts
+from tdecomp_torch.making.installing import check_name, chosen_parameters, install
+from tdecomp_torch.making.plan import make_plan
+from tdecomp_torch.model.inventory import Inventory
+from tdecomp_torch.model.targets import chosen_sites
 from tdecomp_torch.plainly import plainly
-from tdecomp_torch.plan import make_plan
-from tdecomp_torch.targets import chosen_sites
+from tdecomp_torch.saving.adapter_file import load
 
 __all__ = ["attach", "load_adapter"]
 
@@ -148,7 +148,7 @@ def attach(
         seed=seed,
         tokens=tokens,
         fold=fold,
-        tasks=_checked_tasks(tasks, fold=fold),
+        tasks=checked_tasks(tasks, fold=fold),
     )
     inventory, over_heads = Inventory(model), "head" in (modes or ())
     survey = chosen_sites(
@@ -159,7 +159,7 @@ def attach(
         patterns=patterns,
         spec=None if over_heads else spec,
     )
-    sites = _of_tasks(survey.sites, settings.tasks)
+    sites = sites_of_tasks(survey.sites, settings.tasks)
     if over_heads:
         spec, sites = single_heads(spec, sites)
     everywhere = inventory.known_sites if "head" in spec.weight_modes else ()
@@ -204,31 +204,6 @@ def _check_settings(*, alpha: Any, seed: Any, tokens: Any, dtype: torch.dtype | 
         raise ArgumentError(f"alpha={alpha!r} must be a number")
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ArgumentError(f"dtype={dtype!r} must be a floating dtype, such as torch.float32")
-
-
-def _checked_tasks(tasks: Any, *, fold: bool) -> tuple[str, ...]:
-    words = not isinstance(tasks, str) and isinstance(tasks, Collection)
-    if not words or not all(isinstance(t, str) and t and t.isprintable() for t in tasks):
-        raise ArgumentError(
-            f"tasks={tasks!r} must be names in printable letters, such as ['english', 'french']"
-        )
-    if len(set(tasks)) < len(tasks):
-        raise ArgumentError(f"tasks={tasks!r} has a name twice")
-    if tasks and fold:
-        raise ArgumentError("fold=True subtracts one start from the weights: it goes without tasks")
-    return tuple(tasks)
-
-
-def _of_tasks(sites: Sequence[Site], tasks: Sequence[str]) -> Sequence[Site]:
-    """Every site once for each task."""
-    if not tasks:
-        return sites
-    if clash := [site.path for site in sites if "task" in dict(site.labels)]:
-        raise ArgumentError(
-            f"{clash[0]} has a place along the mode 'task' by its name: leave tasks= out, or name"
-            " that mode otherwise in patterns="
-        )
-    return [replace(s, labels=(*s.labels, ("task", task))) for s in sites for task in tasks]
 
 
 def _shared(share: Sequence[str] | None) -> tuple[Sequence[str] | None, frozenset[str]]:

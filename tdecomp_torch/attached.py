@@ -8,30 +8,33 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tdecomp._brief import brief, brief_count
 from tdecomp.adapters import Bound, Spec
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError, SiteError
-from tdecomp_torch.gathering import is_part
-from tdecomp_torch.kinds import Kind
-from tdecomp_torch.layer import Hook
-from tdecomp_torch.names import named, parameters_of, pools_of
-from tdecomp_torch.pool import FactorPool
-from tdecomp_torch.sample import sample
+from tdecomp_torch.forward.layer import Hook
+from tdecomp_torch.forward.pool import FactorPool
+from tdecomp_torch.forward.state import State
+from tdecomp_torch.model.gathering import is_part
+from tdecomp_torch.model.guest import Guest
+from tdecomp_torch.model.kinds import Kind
+from tdecomp_torch.model.names import guests_of, named, parameters_of
+from tdecomp_torch.model.sample import sample
+from tdecomp_torch.model.uses import readers_of_weights
 from tdecomp_torch.standing import Standing
-from tdecomp_torch.state import State
-from tdecomp_torch.uses import readers_of_weights
+from tdecomp_torch.training.schedule import Schedule
 from tdecomp_torch.watch import Watch
 
 __all__ = ["Attached", "Originals", "Settings", "Target"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Settings:
     """What an adapter was attached with, besides the method and the weights.
 
@@ -54,8 +57,14 @@ class Settings:
     fold: bool = False
     tasks: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """What differs from the defaults."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        said = [f"{f.name}={own[f.name]!r}" for f in fields(self) if own[f.name] != f.default]
+        return f"{type(self).__name__}({', '.join(said)})"
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Target:
     """A module with sites, and the hook that adapts it."""
 
@@ -63,6 +72,10 @@ class Target:
     module: nn.Module
     kind: Kind
     hook: Hook
+
+    def __repr__(self) -> str:
+        sites = brief_count(sum(map(len, self.hook.by_task)), "site")
+        return brief(type(self), f"{self.path}, a {type(self.module).__name__}", sites)
 
     @property
     def weight(self) -> nn.Parameter:
@@ -76,7 +89,7 @@ class Target:
         return sample(self.kind.content(self.module))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Originals:
     """What the weights were before an adapter was merged into them.
 
@@ -97,13 +110,18 @@ class Originals:
     kept: bool
     beneath: tuple[State, ...] = ()
 
+    def __repr__(self) -> str:
+        return brief(
+            type(self), f"{brief_count(len(self.weights), 'weight')}, {self.n_bytes:,} bytes"
+        )
+
     @property
     def n_bytes(self) -> int:
         """Size of the kept values."""
         return sum(w.numel() * w.element_size() for w in self.weights.values())
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Attached:
     """A method on a model.
 
@@ -119,8 +137,8 @@ class Attached:
         The module that holds every factor once.
     notes
         What is not as one would expect, one sentence each.
-    at_step
-        How many steps were trained.
+    schedule
+        What follows the number of steps that were trained.
     originals
         The weights before the adapter was merged; None while it is not.
     unfolded
@@ -145,7 +163,6 @@ class Attached:
     targets: tuple[Target, ...]
     pool: FactorPool
     notes: tuple[str, ...] = ()
-    at_step: float = 0.0
     originals: Originals | None = None
     unfolded: dict[str, Tensor] = field(default_factory=dict)
     samples: Mapping[str, str | None] = field(init=False)
@@ -153,10 +170,16 @@ class Attached:
     handles: list[Any] = field(default_factory=list)
     standing: Standing | None = None
     watch: Watch = field(init=False)
+    schedule: Schedule = field(init=False)
 
     def __post_init__(self):
+        self.schedule = Schedule(self.pool)
         self.samples = {target.path: target.sample() for target in self.targets}
         self.watch = Watch({t.path: t.module for t in self.targets}, self._tell_bypassed)
+
+    def __repr__(self) -> str:
+        modules = brief_count(len(self.targets), "module")
+        return brief(type(self), f"{self.name!r}: {self.spec.name} on {modules}")
 
     @property
     def groups(self) -> tuple[Bound, ...]:
@@ -293,12 +316,12 @@ class Attached:
         first = {id(p): name for name, p in reversed(found.items())}  # tied ones have several names
         return {name: p for name, p in found.items() if first[id(p)] == name}
 
-    def trained_by_others(self) -> dict[FactorPool, list[str]]:
+    def trained_by_others(self) -> dict[Guest, list[str]]:
         """Parameters that other adapters on this model train besides, by name."""
         return {
-            pool: named(prefix, pool.trained)
-            for pool, prefix in pools_of(self.model).items()
-            if pool is not self.pool
+            guest: named(prefix, guest.trained)
+            for guest, prefix in guests_of(self.model).items()
+            if guest is not self.pool
         }
 
 

@@ -9,18 +9,18 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from tdecomp._brief import brief, brief_count
 from tdecomp.adapters import Bound, LoRAModule, Spec
-from tdecomp.adapters.expressions import nearest
 from tdecomp.adapters.grids import SiteGrid
 from tdecomp.errors import ArgumentError
-from tdecomp_torch.adapter_file import save_adapter
 from tdecomp_torch.attached import Attached, Settings, Target
-from tdecomp_torch.export import save_lora, to_lora
-from tdecomp_torch.installing import uninstall
+from tdecomp_torch.forward.pool import FactorPool
+from tdecomp_torch.forward.tasks import Examples, numbers_of
+from tdecomp_torch.making.installing import uninstall
 from tdecomp_torch.merging import merge_adapter, merged_state_dict, unmerge_adapter
-from tdecomp_torch.pool import FactorPool
-from tdecomp_torch.state import Examples
-from tdecomp_torch.training import param_groups, step
+from tdecomp_torch.saving.adapter_file import save_adapter
+from tdecomp_torch.saving.export import save_lora, to_lora
+from tdecomp_torch.training.rates import param_groups
 
 __all__ = ["Adapter"]
 
@@ -133,6 +133,24 @@ class Adapter:
         """
         self.attached.check()
 
+    def __repr__(self) -> str:
+        paths = {site.path for grid in self.grids for site in grid.sites}
+        where = f"{brief_count(len(paths), 'weight')} in {brief_count(len(self.grids), 'group')}"
+        parts = [self.spec.name, where, _ranks(self.groups)]
+        if tasks := self.settings.tasks:
+            parts.append(brief_count(len(tasks), "task"))
+        states = {
+            "detached": not self.attached.handles,
+            "merged": self.is_merged,
+            "off": not self.active,
+        }
+        return brief(
+            type(self),
+            f"{self.name!r}: {', '.join(filter(None, parts))}",
+            f"{self.n_trainable:,} trainable",
+            ", ".join(state for state, holds in states.items() if holds),
+        )
+
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.spec.name}, {self.n_trainable:,} trainable numbers"]
         lines += [
@@ -163,19 +181,20 @@ class Adapter:
         rate = heads.pop("also_train", None)
         if heads:
             raise ArgumentError(f"unknown argument {next(iter(heads))!r}: expected also_train")
-        return param_groups(self.attached, lr, ratios, rate)
+        others = [p for p in self.trained_besides().values() if p.requires_grad]
+        return param_groups(self.pool, lr, ratios, besides=others, besides_lr=rate)
 
     def step(self, number: float) -> None:
         """Say how many steps were trained, for methods with a schedule; after every step.
 
         Scales, shares that are frozen and numbers of clusters follow it.
         """
-        step(self.attached, number)
+        self.attached.schedule.move_to(number)
 
     @property
     def at_step(self) -> float:
         """How many steps were trained, as far as `step` was told."""
-        return self.attached.at_step
+        return self.attached.schedule.at_step
 
     # -- on and off ----------------------------------------------------------------------------
 
@@ -212,20 +231,9 @@ class Adapter:
 
     @task.setter
     def task(self, value: str | Sequence[str]) -> None:
-        tasks, state = self.settings.tasks, self.pool.state
         if self.is_merged:
             raise ArgumentError(f"the adapter {self.name!r} is merged with the task {self.task!r}")
-        if not isinstance(value, str | list | tuple):
-            raise ArgumentError(f"task={value!r} must be a name, or a list with one per example")
-        names = [value] if isinstance(value, str) else list(value)
-        if unknown := [name for name in names if name not in tasks]:
-            raise ArgumentError(
-                f"no task {unknown[0]!r}{nearest(str(unknown[0]), tasks)}: this adapter has"
-                f" {', '.join(tasks) or 'none, give tasks= to attach'}"
-            )
-        if not names:
-            raise ArgumentError("task=[] names no task: give one, or one for every example")
-        numbers = [tasks.index(name) for name in names]
+        numbers, state = numbers_of(value, self.settings.tasks), self.pool.state
         state.examples = None if isinstance(value, str) else Examples.of(numbers)
         state.task = numbers[0]
 
@@ -265,11 +273,11 @@ class Adapter:
     # -- in files --------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the adapter to a folder; see `tdecomp_torch.adapter_file.save_adapter`."""
+        """Write the adapter to a folder; see `tdecomp_torch.saving.adapter_file.save_adapter`."""
         save_adapter(self.attached, folder, overwrite=overwrite)
 
     def to_lora(self, *, max_rank: int | None = None) -> list[LoRAModule]:
-        """LoRA pairs of every adapted module; see `tdecomp_torch.export.to_lora`."""
+        """LoRA pairs of every adapted module; see `tdecomp_torch.saving.export.to_lora`."""
         return to_lora(self.attached, max_rank=max_rank)
 
     def save_lora(
@@ -280,5 +288,18 @@ class Adapter:
         max_rank: int | None = None,
         overwrite: bool = False,
     ) -> list[LoRAModule]:
-        """Write a PEFT LoRA folder; see `tdecomp_torch.export.save_lora`."""
+        """Write a PEFT LoRA folder; see `tdecomp_torch.saving.export.save_lora`."""
         return save_lora(self.attached, folder, base=base, max_rank=max_rank, overwrite=overwrite)
+
+
+def _ranks(groups: Sequence[Bound]) -> str:
+    """Ranks of all groups: ``rank r=8 s=4``, ``rank r=4..8`` where they differ."""
+    found: dict[str, list[int]] = {}
+    for group in groups:
+        for letter, size in group.ranks.items():
+            found.setdefault(letter, []).append(size)
+    words = [
+        f"{letter}={min(sizes)}" + (f"..{max(sizes)}" if min(sizes) < max(sizes) else "")
+        for letter, sizes in found.items()
+    ]
+    return f"rank {' '.join(words)}" if words else ""

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from tdecomp import ArgumentError, SiteError
 from tdecomp_torch.attached import Attached, Originals, Target
-from tdecomp_torch.layer import Hook
-from tdecomp_torch.names import plain_name
+from tdecomp_torch.forward.layer import Hook
+from tdecomp_torch.model.names import plain_name
+from tdecomp_torch.model.writing import why_not_written
 from tdecomp_torch.plainly import plainly
-from tdecomp_torch.writing import why_not_written
 
 __all__ = ["merge_adapter", "merged_state_dict", "unmerge_adapter"]
 

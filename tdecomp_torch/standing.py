@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from tdecomp.errors import SiteError
-from tdecomp_torch.names import modules_of
-from tdecomp_torch.pool import FactorPool
+from tdecomp_torch.forward.pool import FactorPool
+from tdecomp_torch.model.names import modules_of
 from tdecomp_torch.tracing import is_traced
 
 __all__ = ["Standing"]

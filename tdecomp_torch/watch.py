@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tdecomp_torch.model.uses import ABOUT
 from tdecomp_torch.tracing import is_traced
-from tdecomp_torch.uses import ABOUT
 
 __all__ = ["Watch"]
 

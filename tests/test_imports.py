@@ -12,6 +12,7 @@ from tests import imports
 
 LEVELS = {
     "errors": 0,
+    "_brief": 0,
     "_xp": 0,
     "modes": 0,
     "progress": 0,
@@ -31,6 +32,23 @@ LEVELS = {
     "cli": 8,
     "__main__": 9,
 }
+TORCH_LEVELS = {
+    "plainly": 0,
+    "tracing": 0,
+    "apply": 1,
+    "model": 1,
+    "forward": 2,
+    "standing": 3,
+    "training": 3,
+    "watch": 3,
+    "attached": 4,
+    "making": 5,
+    "merging": 5,
+    "saving": 6,
+    "handle": 7,
+    "attach": 8,
+    "__init__": 9,
+}
 WITHIN = {("_xp", "errors"), ("modes", "errors"), ("linalg", "tensor")}  # inside one level
 HEAVY = ("torch", "jax", "cupy", "sympy", "matplotlib", "tensorly", "transformers", "peft")
 CLI_ONLY = ("typer", "click", "rich")
@@ -43,7 +61,7 @@ LATE = {
 }
 """What else is imported inside functions, and where."""
 
-SOURCES = imports.SOURCES["tdecomp"]
+SOURCES, TORCH_SOURCES = imports.SOURCES["tdecomp"], imports.SOURCES["tdecomp_torch"]
 EVERYWHERE = [path for paths in imports.SOURCES.values() for path in paths]
 relative = lambda path: str(path.relative_to(imports.ROOT))
 
@@ -62,8 +80,21 @@ def test_imports_go_down(path):
         assert there == here or down or (here, there) in WITHIN, f"{here} imports {there}"
 
 
-def test_every_module_has_a_level():
-    assert {imports.unit(path) for path in SOURCES} == set(LEVELS)
+@pytest.mark.parametrize("path", TORCH_SOURCES, ids=relative)
+def test_imports_of_the_torch_layer_go_down(path):
+    here = imports.unit(path)
+    for name in imports.imported(imports.parsed(path), path):
+        parts = name.split(".")
+        assert name != "tdecomp_torch", "the public names are at the top"
+        if parts[0] == "tdecomp_torch" and parts[1] != here:
+            assert TORCH_LEVELS[parts[1]] < TORCH_LEVELS[here], f"{here} imports {parts[1]}"
+
+
+@pytest.mark.parametrize(
+    ("sources", "levels"), [(SOURCES, LEVELS), (TORCH_SOURCES, TORCH_LEVELS)], ids=imports.PACKAGES
+)
+def test_every_module_has_a_level(sources, levels):
+    assert {imports.unit(path) for path in sources} == set(levels)
 
 
 def test_no_file_imports_itself_by_way_of_others():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
 from typing import Any
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from array_api_compat import device
 
+from tdecomp._brief import brief, brief_count, brief_modes
 from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
 from tdecomp.adapters.from_weights import FROM_WEIGHTS, Piece
 from tdecomp.adapters.inits import INITS, Init, Request
 from tdecomp.adapters.spec import Spec
 from tdecomp.adapters.terms import Factor, Operand, Term
-from tdecomp.adapters.wraps import WRAPS
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format, Network, Sum
 from tdecomp.modes import Axis, Equation, flatten
@@ -33,7 +33,7 @@ Weights = Callable[[int], np.ndarray]
 """The base weight of a site, ``(out, in)``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Grid:
     """Weights of one shape, and where each stands along the site modes.
 
@@ -86,6 +86,16 @@ class Grid:
                     f" {' '.join(names)} of sizes {sizes}"
                 )
 
+    def __repr__(self) -> str:
+        sizes = {mode: len(labels) for mode, labels in self.modes}
+        gaps = math.prod(sizes.values()) - self.n_sites
+        return brief(
+            type(self),
+            self.name,
+            brief_modes((*sizes, "out", "in"), (*sizes.values(), *self.shape)),
+            f"{brief_count(self.n_sites, 'weight')}, {brief_count(gaps, 'gap')}" if gaps else "",
+        )
+
     @classmethod
     def full(
         cls, shape: tuple[int, int], *, heads: int = 0, name: str = "weights", **modes: int
@@ -112,7 +122,7 @@ class Grid:
         return found | {"site": np.arange(self.n_sites)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bound:
     """A method on a grid of weights, all sizes known.
 
@@ -135,9 +145,17 @@ class Bound:
     spec: Spec
     grid: Grid
     sizes: Mapping[str, int]
-    numbers: Mapping[str, float] = field(repr=False)
+    numbers: Mapping[str, float]
     shapes: Mapping[str, tuple[int, ...]]
     turned: bool = False
+
+    def __repr__(self) -> str:
+        return brief(
+            type(self),
+            f"{self.spec.name} on {self.grid.name}",
+            brief_modes(tuple(self.ranks), tuple(self.ranks.values())),
+            f"{self.n_trainable:,} trained, {self.n_frozen:,} frozen",
+        )
 
     @cached_property
     def factors(self) -> tuple[Factor, ...]:
@@ -168,16 +186,25 @@ class Bound:
 
         A rank that stands in more factors (of a CP adapter) is not limited in this way.
         """
-        fixed = {*self.spec.weight_modes, *self.grid.rows}
         found: dict[str, None] = {}
         for term in self.spec.terms:
             for operand in term.operands:
                 sizes = [self.sizes[n] for n in operand.letters]
                 for n, size in zip(operand.letters, sizes, strict=True):
                     joined = sum(n in other.letters for other in term.operands)
-                    if n not in fixed and joined == 2 and size * size > math.prod(sizes):
+                    if n not in self._fixed and joined == 2 and size * size > math.prod(sizes):
                         found[n] = None
         return tuple(found)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Size of every letter that is neither a site mode nor a mode of a weight."""
+        return {n: size for n, size in self.sizes.items() if n not in self._fixed}
+
+    @cached_property
+    def _fixed(self) -> frozenset[str]:
+        """Letters that are no ranks: site modes and the modes of a weight."""
+        return frozenset({*self.spec.weight_modes, *self.grid.rows})
 
     # -- the part of every factor that a site uses -------------------------------------------
 
@@ -263,12 +290,11 @@ class Bound:
     def weight(self, w: Array, arrays: Mapping[str, Array], site: int, step: float = 0) -> Array:
         """The adapted weight of one site, ``(out, in)``, as the base and wrap rules say."""
         delta = self.delta(arrays, site, step)
-        if self.spec.base == "replace":
-            return delta
-        if not self.spec.wrap:
-            return w + delta
+        wrap = self.spec.wrap_rule
+        if wrap is None:
+            return self.spec.base_rule.weight(w, delta)
         own = {f.name: arrays[f.name][site] for f in wrap_factors(self.spec)}
-        return WRAPS[self.spec.wrap].apply(w, delta, own, lambda norm: norm)
+        return wrap.apply(w, delta, own, lambda norm: norm)
 
     # -- how the factors start ------------------------------------------------------------------
 
@@ -424,6 +450,6 @@ def _like(rows: np.ndarray, array: Array) -> Array:
 
 def wrap_factors(spec: Spec) -> tuple[Factor, ...]:
     """Factors that the norm wrap of a method adds."""
-    if not spec.wrap:
+    if spec.wrap_rule is None:
         return ()
-    return tuple(Factor(n, modes, Init.parse(i)) for n, modes, i in WRAPS[spec.wrap].factors)
+    return tuple(Factor(n, modes, Init.parse(i)) for n, modes, i in spec.wrap_rule.factors)

@@ -18,12 +18,15 @@ __all__ = ["SiteGrid", "make_grids", "single_heads", "sites_with_heads"]
 _INSIDE = ("out", "in")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SiteGrid:
     """A grid and the sites that it is made of, in its order."""
 
     grid: Grid
     sites: tuple[Site, ...]
+
+    def __repr__(self) -> str:
+        return f"SiteGrid({self.grid!r})"
 
 
 def make_grids(

@@ -23,7 +23,7 @@ __all__ = ["INITS", "Init", "Request"]
 _CALL = re.compile(r"\s*(?P<kind>[A-Za-z]\w*)\s*(?:\((?P<args>.*)\))?\s*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Init:
     """A rule and its arguments: ``normal(0.02)``.
 
@@ -56,6 +56,9 @@ class Init:
             wanted = f"{most}" if least == most else f"{least} to {most}"
             raise ArgumentError(f"init {text!r}: {found['kind']} takes {wanted} arguments")
         return cls(found["kind"], tuple(Expression(arg.strip()) for arg in args))
+
+    def __repr__(self) -> str:
+        return f"Init({self})"
 
     def __str__(self) -> str:
         return f"{self.kind}({', '.join(map(str, self.args))})" if self.args else self.kind

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tdecomp._brief import brief, brief_array
 from tdecomp._xp import Array, double, namespace, sum_of_squares
 from tdecomp.errors import DataError
 from tdecomp.formats import Format
@@ -13,7 +14,7 @@ from tdecomp.stack import Group, Site
 __all__ = ["LoRAModule", "lora_modules"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoRAModule:
     """One module's LoRA pair at scale 1.
 
@@ -38,6 +39,10 @@ class LoRAModule:
     departure: float
     energy: float
     needed: int = 0
+
+    def __repr__(self) -> str:
+        pair = f"b {brief_array(self.b)}, a {brief_array(self.a)}"
+        return brief(type(self), self.module, pair)
 
     @property
     def rank(self) -> int:

@@ -14,26 +14,20 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from tdecomp.adapters.bases import BASES, PLAIN, Base
 from tdecomp.adapters.expressions import Expression, nearest
 from tdecomp.adapters.inits import Init
 from tdecomp.adapters.reading import check_words, read_equation, read_factors
 from tdecomp.adapters.terms import SIDES, SITE_MODES, TAKEN, Factor, Term, write_term
-from tdecomp.adapters.variants import less_start, less_tail, of_single_heads, with_gate
-from tdecomp.adapters.wraps import WRAPS
+from tdecomp.adapters.variants import of_single_heads, with_gate
+from tdecomp.adapters.wraps import WRAPS, Wrap
 from tdecomp.errors import ArgumentError
 from tdecomp.modes import Axis, flatten, write_axis
 
-__all__ = ["BASES", "Spec"]
-
-BASES = {
-    "add": "W + ΔW",
-    "residual": "W + ΔW less ΔW of the start factors: nothing changes at the start",
-    "truncate": "ΔW is added to W without its last r singular values",
-    "replace": "ΔW stands in for W",
-}
+__all__ = ["Spec"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Spec:
     """A method: how ΔW of every site is made of factors.
 
@@ -59,7 +53,7 @@ class Spec:
     alpha
         The paper's alpha, a formula of sizes.
     base
-        One of `BASES`.
+        One of `tdecomp.adapters.bases.BASES`.
     wrap
         A norm taken of ``W + ΔW``, one of `tdecomp.adapters.wraps.WRAPS`, or empty.
     crop
@@ -77,7 +71,7 @@ class Spec:
     where: tuple[tuple[str, Expression], ...] = ()
     scale: Expression = field(default_factory=lambda: Expression("1"))
     alpha: Expression = field(default_factory=lambda: Expression("1"))
-    base: str = "add"
+    base: str = PLAIN
     wrap: str = ""
     crop: tuple[str, ...] = ()
     fast: str = ""
@@ -97,7 +91,7 @@ class Spec:
         clusters: Mapping[str, str] | None = None,
         scale: str | float = "1",
         alpha: str | float = "1",
-        base: str = "add",
+        base: str = PLAIN,
         wrap: str = "",
         crop: Sequence[str] = (),
         fast: str = "",
@@ -178,8 +172,10 @@ class Spec:
                 raise ArgumentError(
                     f"{what}={given!r}{nearest(given, known)}: expected one of {', '.join(known)}"
                 )
-        if self.wrap and self.base != "add":
-            raise ArgumentError(f"{self.name!r}: a wrap goes with base='add', not {self.base!r}")
+        if self.wrap and self.base != PLAIN:
+            raise ArgumentError(
+                f"{self.name!r}: a wrap goes with base={PLAIN!r}, not {self.base!r}"
+            )
         if (
             len(self.output) != 2
             or any(isinstance(a, str) and a != side for a, side in self.axes)
@@ -195,6 +191,21 @@ class Spec:
         _check_names(self)
         _check_terms(self)
         _check_formulas(self)
+
+    @property
+    def base_rule(self) -> Base:
+        """What stands beside ΔW in the adapted weight."""
+        return BASES[self.base]
+
+    @property
+    def wrap_rule(self) -> Wrap | None:
+        """The norm taken of ``W + ΔW``, if any."""
+        return WRAPS[self.wrap] if self.wrap else None
+
+    @property
+    def adds(self) -> bool:
+        """Whether the adapted weight is ``W + ΔW``, so that several adapters add up."""
+        return self.wrap_rule is None and self.base_rule.keeps
 
     @property
     def axes(self) -> Iterable[tuple[Axis, str]]:
@@ -228,6 +239,9 @@ class Spec:
             text += f"{' ' if text else ''}{sign}{write_term(term, frozen)}"
         return f"{text} -> {' '.join(map(write_axis, self.output))}"
 
+    def __repr__(self) -> str:
+        return f"Spec({self})"
+
     def __str__(self) -> str:
         return f"{self.name}: {self.equation}"
 
@@ -242,7 +256,7 @@ class Spec:
         True where every term has a factor that starts as zeros or is taken off again (a residual
         base), and for a scale that is 0 at ``step = 0``.
         """
-        if self.base in ("replace", "truncate"):
+        if not self.base_rule.keeps:
             return False
         whole = self.expanded
         zeros = {f.name for f in whole.factors if f.init.kind == "zeros"}
@@ -252,7 +266,8 @@ class Spec:
             operands = [(source.get(o.factor, o.factor), o.letters) for o in term.operands]
             if zeros.isdisjoint(name for name, _ in operands):
                 left[term.scaled, tuple(sorted(operands))] += term.sign
-        return not any(left.values()) or self._scale_starts_at_zero
+        rest = {scaled for (scaled, _), times in left.items() if times}
+        return False not in rest and (not rest or self._scale_starts_at_zero)
 
     @property
     def _scale_starts_at_zero(self) -> bool:
@@ -261,19 +276,12 @@ class Spec:
 
     @cached_property
     def expanded(self) -> Spec:
-        """The same method with its base rule written out as terms.
-
-        A residual base gives every term once more with a minus, right after it so that both cancel
-        to the bit at the start, its trainable factors replaced by frozen copies of their start; a
-        truncated one gives minus the last r singular values.
-        """
-        if self.base == "residual":
-            terms, factors = less_start(self.terms, self.factors)
-        elif self.base == "truncate":
-            terms, factors = less_tail(self.terms, self.factors, self.output)
-        else:
+        """The same method with its base rule written out as terms; see `bases`."""
+        expand = self.base_rule.expand
+        if expand is None:
             return self
-        return replace(self, terms=terms, factors=factors, base="add")
+        terms, factors = expand(self.terms, self.factors, self.output)
+        return replace(self, terms=terms, factors=factors, base=PLAIN)
 
     def open_ranks(
         self, known: Collection[str] = SITE_MODES, given: Collection[str] = ()
@@ -393,8 +401,8 @@ class Spec:
 
 def _check_names(spec: Spec) -> None:
     """Refuse names that are there twice, or that mean something else."""
-    wraps = [name for name, *_ in WRAPS[spec.wrap].factors] if spec.wrap else []
-    names = [*(f.name for f in spec.factors), *wraps]
+    wraps = () if spec.wrap_rule is None else spec.wrap_rule.factors
+    names = [*(f.name for f in spec.factors), *(name for name, *_ in wraps)]
     if twice := sorted(n for n in {*names} if names.count(n) > 1):
         raise ArgumentError(f"{spec.name!r} has two factors named {twice[0]!r}: rename one of them")
     if taken := sorted({"alpha", "step"} & {*spec.letters}):

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from tdecomp.adapters.expressions import Expression
 from tdecomp.adapters.inits import Init
 
-__all__ = ["SIDES", "SITE_MODES", "TAKEN", "Factor", "Operand", "Term", "in_order", "write_term"]
+__all__ = [
+    "SIDES",
+    "SITE_MODES",
+    "TAKEN",
+    "Factor",
+    "Operand",
+    "TermsAndFactors",
+    "Term",
+    "in_order",
+    "write_term",
+]
 
 SIDES = (("out", "in"), ("long", "short"), ("short", "long"))
 """What the two axes of a weight can be called, those of a square one in this order."""
@@ -20,7 +30,7 @@ TAKEN = ("alpha", "step", "out", "in", "long", "short")
 """Numbers that every formula can use."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Factor:
     """One stored array of an adapter.
 
@@ -54,6 +64,10 @@ class Factor:
     across: bool = False
     clusters: Expression | None = None
 
+    def __repr__(self) -> str:
+        star = "" if self.trainable else "*"
+        return f"Factor({star}{self.name}: {' '.join(self.modes)}; {self.init})"
+
 
 @dataclass(frozen=True)
 class Operand:
@@ -66,7 +80,7 @@ class Operand:
     letters: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Term:
     """A product of operands; `sign` is 1 or -1, `scaled` says whether the scale applies."""
 
@@ -74,10 +88,17 @@ class Term:
     sign: int = 1
     scaled: bool = True
 
+    def __repr__(self) -> str:
+        return f"Term({'-' if self.sign < 0 else ''}{write_term(self)})"
+
     @property
     def letters(self) -> tuple[str, ...]:
         """Every letter, in order of appearance."""
         return tuple(dict.fromkeys(n for o in self.operands for n in o.letters))
+
+
+TermsAndFactors = tuple[tuple[Term, ...], tuple[Factor, ...]]
+"""Terms, and every factor that they use."""
 
 
 def in_order(factors: Iterable[Factor], terms: Sequence[Term]) -> tuple[Factor, ...]:

@@ -8,12 +8,35 @@ from typing import Any
 
 from tdecomp._xp import Array
 
-__all__ = ["WRAPS", "Wrap"]
+__all__ = ["WRAPS", "RowGain", "Wrap"]
 
 Detach = Callable[[Array], Array]
+Own = Mapping[str, Array]
+"""The arrays of a wrap that belong to one site, by name."""
 
 
 @dataclass(frozen=True)
+class RowGain:
+    """W' is V with every row times a number: V need not be formed for the product with tokens.
+
+    Attributes
+    ----------
+    measure
+        ``measure(w, delta)``: what the numbers need to know of V, ``(out,)``; out of the gradient.
+    gain
+        ``gain(measured, own)``: the numbers, ``(out,)``.
+    """
+
+    measure: Callable[[Array, Array], Array]
+    gain: Callable[[Array, Own], Array]
+
+    def apply(self, w: Array, delta: Array, own: Own, detach: Detach) -> Array:
+        """W', ``(out, in)``."""
+        gain = self.gain(detach(self.measure(w, delta)), own)  # (out,)
+        return gain[:, None] * (w + delta)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Wrap:
     """One way to write the adapted weight.
 
@@ -22,40 +45,29 @@ class Wrap:
     factors
         (name, modes, init) of its trainable arrays; ``out`` and ``in`` are whole here.
     apply
-        ``apply(w, delta, factors, detach)`` gives W', ``(out, in)``; `detach` takes a norm out of
-        the gradient.
-    lengths
-        Where W' is V with row i times ``magnitude[i] / lengths(w, delta)[i]``, and the lengths are
-        out of the gradient: these lengths, ``(out,)``. V need not be formed for the product then.
+        ``apply(w, delta, own, detach)`` gives W', ``(out, in)``; `detach` takes a norm out of the
+        gradient.
+    rows
+        Where W' is V with its rows at other lengths: how long. None: W' is formed whole.
     """
 
     factors: tuple[tuple[str, tuple[str, ...], str], ...]
-    apply: Callable[[Array, Array, Mapping[str, Array], Detach], Array]
-    lengths: Callable[[Array, Array], Array] | None = None
+    apply: Callable[[Array, Array, Own, Detach], Array]
+    rows: RowGain | None = None
 
 
-def _row_lengths(w: Array, delta: Array) -> Array:
-    return _norm(w + delta, 1)
-
-
-def _rows(w: Array, delta: Array, factors: Mapping[str, Array], detach: Detach) -> Array:
-    """Every row of V at a length of its own (DoRA, EDoRA)."""
-    gain = factors["magnitude"] / detach(_row_lengths(w, delta))
-    return gain[:, None] * (w + delta)
-
-
-def _both(w: Array, delta: Array, factors: Mapping[str, Array], detach: Detach) -> Array:
+def _both(w: Array, delta: Array, own: Own, detach: Detach) -> Array:
     """Every row of V at a length of its own, then every column of that (BoRA)."""
     v = w + delta
-    v = (factors["magnitude_out"] / detach(_norm(v, 1)))[:, None] * v
-    return (factors["magnitude_in"] / detach(_norm(v, 0)))[None, :] * v
+    v = (own["magnitude_out"] / detach(_norm(v, 1)))[:, None] * v  # (out, in)
+    return (own["magnitude_in"] / detach(_norm(v, 0)))[None, :] * v
 
 
-def _whole(w: Array, delta: Array, factors: Mapping[str, Array], detach: Detach) -> Array:
+def _whole(w: Array, delta: Array, own: Own, detach: Detach) -> Array:
     """W and ΔW, each of norm 1, at lengths of their own; ΔW = 0 has no direction (MAP)."""
     del detach  # these norms are part of the gradient
     w, direction = w / _norm(w, (0, 1)), delta / _norm(delta, (0, 1))
-    return factors["alpha_w"] * w + factors["beta"] * direction
+    return own["alpha_w"] * w + own["beta"] * direction
 
 
 def _norm(x: Array, axis: int | tuple[int, ...]) -> Any:
@@ -64,14 +76,23 @@ def _norm(x: Array, axis: int | tuple[int, ...]) -> Any:
     return (size + (size == 0)) ** 0.5
 
 
+_DORA = RowGain(
+    measure=lambda w, delta: _norm(w + delta, 1),
+    gain=lambda lengths, own: own["magnitude"] / lengths,
+)
+"""Every row of V at a length of its own (DoRA, EDoRA)."""
+
 WRAPS: Mapping[str, Wrap] = {
-    "rows": Wrap((("magnitude", ("site", "out"), "norm"),), _rows, _row_lengths),
+    "rows": Wrap(factors=(("magnitude", ("site", "out"), "norm"),), apply=_DORA.apply, rows=_DORA),
     "rows and columns": Wrap(
-        (
+        factors=(
             ("magnitude_out", ("site", "out"), "norm"),
             ("magnitude_in", ("site", "in"), "norm"),
         ),
-        _both,
+        apply=_both,
     ),
-    "whole": Wrap((("alpha_w", ("site",), "norm"), ("beta", ("site",), "ones")), _whole),
+    "whole": Wrap(
+        factors=(("alpha_w", ("site",), "norm"), ("beta", ("site",), "ones")), apply=_whole
+    ),
 }
+"""By the name that a row gives."""

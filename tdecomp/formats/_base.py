@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from tdecomp._brief import brief, brief_array, brief_count, brief_dtypes, brief_modes
 from tdecomp._xp import Array, check_held
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import _pairs, _pytrees
@@ -132,6 +133,24 @@ class Format(ABC):
     @abstractmethod
     def _pair(self, site: int, *, shared_in: bool) -> tuple[Array, Array]:
         """`pair` of a site that exists, and of a basis that is shared where it is asked for."""
+
+    def __repr__(self) -> str:
+        """One line, from the shapes alone: modes and sizes, rank, numbers, dtype."""
+        arrays = self.arrays.values()
+        if not all(hasattr(x, "shape") and hasattr(x, "dtype") for x in arrays):  # jax's stand-ins
+            return brief(type(self), " ".join(self.modes), ", ".join(map(brief_array, arrays)))
+        return brief(
+            type(self),
+            brief_modes(self.modes, self.shape),
+            self._form,
+            brief_count(self.n_params),
+            brief_dtypes(arrays),
+        )
+
+    @property
+    @abstractmethod
+    def _form(self) -> str:
+        """What `repr` says of the ranks, and of what else tells two tensors apart."""
 
     @property
     def n_params(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from tdecomp._brief import brief_ranks
 from tdecomp._plan import contract
 from tdecomp._xp import Array
 from tdecomp.errors import ArgumentError
@@ -18,7 +19,7 @@ from tdecomp.modes import Equation, check_names
 __all__ = ["CP"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CP(Factored, leaves=("weights", "factors")):
     """``X[i, j, ...] = Σ_r weights[r] · factors[0][i, r] · factors[1][j, r] · ...``.
 
@@ -53,6 +54,10 @@ class CP(Factored, leaves=("weights", "factors")):
                 f" and factors {[tuple(f.shape) for f in self.factors]}: give one (n, R) factor per"
                 " mode and R weights"
             )
+
+    @property
+    def _form(self) -> str:
+        return brief_ranks(self.rank)
 
     @property
     def shape(self) -> tuple[int, ...]:

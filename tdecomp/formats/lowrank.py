@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from tdecomp._brief import brief_ranks
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Factored, Format, summand
@@ -24,7 +25,7 @@ from tdecomp.tensor import promoted
 __all__ = ["LowRank"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LowRank(Factored, leaves=("u", "s", "vh")):
     """``X[site] = u_site · diag(s_site) · vh_site`` with a rank of its own for every site.
 
@@ -71,6 +72,10 @@ class LowRank(Factored, leaves=("u", "s", "vh")):
                 f"{len(self.ranks)} ranks summing to {width} over the sites {self.sites} of"
                 f" {' '.join(self.modes)} do not fit u {u}, s {s}, vh {vh}"
             )
+
+    @property
+    def _form(self) -> str:
+        return brief_ranks(self.rank, per_site=True)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from array_api_compat import device
 
+from tdecomp._brief import brief_list, brief_ranks
 from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
 from tdecomp.formats._base import Factored, Format
@@ -20,8 +21,10 @@ from tdecomp.tensor import promoted
 
 __all__ = ["Network", "as_network", "through_shorter_side"]
 
+_TERMS = 8  # that `repr` writes out
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Network(Factored, leaves=("tensors",)):
     """Any tensor network: an equation and one array for each of its terms.
 
@@ -61,6 +64,11 @@ class Network(Factored, leaves=("tensors",)):
     @property
     def _shapes(self) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(a.shape) for a in self.tensors)
+
+    @property
+    def _form(self) -> str:
+        equation = brief_list(str(self.equation).split(", "), most=_TERMS)
+        return "; ".join(filter(None, (", ".join(equation), brief_ranks(self.rank))))
 
     @property
     def shape(self) -> tuple[int, ...]:

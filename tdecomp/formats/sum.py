@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from array_api_compat import device
 
+from tdecomp._brief import brief_list
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import FORMATS, Factored, Format
@@ -21,8 +22,10 @@ from tdecomp.tensor import promoted
 
 __all__ = ["Sum"]
 
+_PARTS = 4  # that `repr` names
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Sum(Format, leaves=("parts",), holds_sums=True):
     """``X = parts[0] + parts[1] + ...`` of any formats over the same modes.
 
@@ -66,6 +69,12 @@ class Sum(Format, leaves=("parts",), holds_sums=True):
                     f" over {' '.join(part.modes)} of sizes {part.shape}"
                 )
         _split_sizes(self.parts)
+
+    @property
+    def _form(self) -> str:
+        """Names and ranks of the parts."""
+        parts = [f"{type(part).__name__} of {part._form}" for part in self.parts]
+        return " + ".join(brief_list(parts, most=_PARTS))
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from tdecomp._brief import brief_ranks
 from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
@@ -20,7 +21,7 @@ from tdecomp.tensor import mode_product as multiply_array
 __all__ = ["TT"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TT(Factored, leaves=("cores",)):
     """``X[i, j, ...] = cores[0][0, i, :] · cores[1][:, j, :] · ... · cores[d-1][:, k, 0]``.
 
@@ -73,6 +74,10 @@ class TT(Factored, leaves=("cores",)):
                 f"the output {' '.join(self.modes)} does not fit a TT over {self.axes}:"
                 " name every mode once"
             )
+
+    @property
+    def _form(self) -> str:
+        return brief_ranks(self.rank)
 
     @property
     def shape(self) -> tuple[int, ...]:

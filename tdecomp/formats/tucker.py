@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from tdecomp._brief import brief_ranks
 from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
@@ -26,7 +27,7 @@ _LARGE = 1 << 20  # numbers of a common core, from which on it may be
 _SPARSE = 100  # times at most as large as the two cores
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tucker(Factored, leaves=("core", "factors")):
     """``X[i, j, ...] = Σ core[r, s, ...] · factors[0][i, r] · factors[1][j, s] · ...``.
 
@@ -65,6 +66,10 @@ class Tucker(Factored, leaves=("core", "factors")):
                 f"a Tucker tensor over {' '.join(self.modes)} cannot have a core {ranks}"
                 f" and {len(self.factors)} factors of widths {widths}"
             )
+
+    @property
+    def _form(self) -> str:
+        return brief_ranks(self.rank)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from tdecomp._brief import brief_ranks
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Factored, Format
@@ -17,7 +18,7 @@ from tdecomp.modes import Equation, check_names, positions
 __all__ = ["Tucker2"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tucker2(Factored, leaves=("core", "left", "right")):
     """``X[..., o, i] = Σ_rs left[o, r] · core[..., r, s] · right[i, s]``: LoTR's layout.
 
@@ -58,6 +59,10 @@ class Tucker2(Factored, leaves=("core", "left", "right")):
                 f" the bases {tuple(self.left.shape)} and {tuple(self.right.shape)}"
                 f" of {' and '.join(self.compressed)}"
             )
+
+    @property
+    def _form(self) -> str:
+        return brief_ranks(self.rank)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from tdecomp._brief import brief, brief_modes
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.stack.sites import Site, head_sites
 
@@ -20,7 +21,7 @@ Cells = dict[tuple[Label, ...], Site]
 _MOST_GRIDS = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Group:
     """Sites of one role and shape, on a grid of site modes.
 
@@ -52,6 +53,9 @@ class Group:
                 f"group {self.name!r} has {len(self.sites)} sites for a grid of {cells} cells and "
                 f"the modes {' '.join(self.modes)}: give one site per cell and labels per site mode"
             )
+
+    def __repr__(self) -> str:
+        return brief(type(self), self.name, brief_modes(self.modes, self.shape), self.grid)
 
     @property
     def shape(self) -> tuple[int, ...]:

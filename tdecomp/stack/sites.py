@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tdecomp._brief import brief, brief_count, brief_modes
 from tdecomp._xp import Array
 from tdecomp.stack.patterns import Labels
 
@@ -15,7 +16,7 @@ Index = tuple["int | tuple[int, int]", ...]
 """A block of a stored tensor: per leading axis a position or (start, stop); ``()`` is all of it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Site:
     """One adapted weight matrix, (out, in): a tensor of a checkpoint or a block of one.
 
@@ -50,6 +51,10 @@ class Site:
     prefix: str = ""
     part: str = ""
     heads: int = 0
+
+    def __repr__(self) -> str:
+        labels = ", ".join(f"{mode} {label}" for mode, label in self.labels)
+        return brief(type(self), self.path, labels, brief_modes(("out", "in"), self.shape))
 
     @property
     def module(self) -> str:
@@ -109,7 +114,7 @@ class Site:
         return cls(**{**plain, "index": index, "labels": labels, "shape": (out, in_)})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Survey:
     """What `find_sites` found in a checkpoint.
 
@@ -129,6 +134,11 @@ class Survey:
     sites: tuple[Site, ...]
     uncovered: tuple[tuple[str, str], ...]
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        counts = {"site": self.sites, "other tensor": self.uncovered, "note": self.notes}
+        held = (brief_count(len(found), what) for what, found in counts.items())
+        return brief(type(self), self.family, ", ".join(held))
 
 
 def block(site: Site, start: int, stop: int, labels: Labels, part: str, heads: int = 0) -> Site:

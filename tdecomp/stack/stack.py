@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from tdecomp._brief import brief, brief_modes
 from tdecomp._xp import Array, check_array, namespace
 from tdecomp.errors import ArgumentError, DataError
 from tdecomp.stack.ahead import read_ahead
@@ -21,7 +22,7 @@ __all__ = ["Stack"]
 _COPIES = 4  # of a whole stack, at most, while it is decomposed: unfoldings, float64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Stack:
     """A lazy tensor (site modes..., out, in): the sites of a group, read when asked for.
 
@@ -48,9 +49,13 @@ class Stack:
     """
 
     group: Group
-    read: Callable[[Site], Array] = field(repr=False)
-    ahead: bool = field(default=False, repr=False)
-    max_memory: int | None = field(default=None, repr=False)
+    read: Callable[[Site], Array]
+    ahead: bool = False
+    max_memory: int | None = None
+
+    def __repr__(self) -> str:
+        """One line; nothing is read."""
+        return brief(type(self), self.group.name, brief_modes(self.modes, self.shape))
 
     @property
     def modes(self) -> tuple[str, ...]:

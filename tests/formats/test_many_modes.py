@@ -47,7 +47,8 @@ def test_algebra_of_many_modes(make, d):
     entry = (1, *[0] * (d - 1))
     product = float(hadamard(a, b)[entry].to_dense())
     assert product == pytest.approx(float(a[entry].to_dense() * b[entry].to_dense()), rel=1e-9)
-    assert len(repr(a)) > d
+    assert "more" in repr(a)
+    assert len(repr(a)) < 400
 
 
 @pytest.mark.parametrize(("make", "d"), SIZES)

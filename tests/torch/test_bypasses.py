@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from tdecomp import ArgumentError, SiteError
 from tdecomp_torch import attach, load_adapter
-from tdecomp_torch.uses import readers_of_weights
+from tdecomp_torch.model.uses import readers_of_weights
 from tests.torch.cases import adapted, assert_close, inputs, seeded
 
 N = 6

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tdecomp import ArgumentError
 from tdecomp.adapters import Spec, method
 from tdecomp_torch import Adapter, attach, load_adapter
-from tdecomp_torch.clusters import join_closest
+from tdecomp_torch.training.clusters import join_closest
 from tests.torch.cases import assert_close, inputs, seeded
 
 SIZES = {"r": 2, "left": 2, "T": 1, "every": 2}

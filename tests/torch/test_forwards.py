@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from tdecomp import SiteError
 from tdecomp_torch import attach
-from tdecomp_torch.modules import kind_of
+from tdecomp_torch.model.modules import kind_of
 from tests.torch.cases import adapted, assert_close, inputs, seeded
 
 N_IN, N_OUT, ROWS = 5, 7, 9

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from tdecomp import SiteError
 from tdecomp.stack.names import WRAPPERS
 from tdecomp_torch import attach, load_adapter
-from tdecomp_torch.names import modules_of, parameters_of
+from tdecomp_torch.model.names import modules_of, parameters_of
 from tests.torch.cases import HIDDEN, Tiny, assert_close, inputs, set_random, tiny
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tdecomp.adapters import Spec
-from tdecomp.adapters.spec import BASES
 
 __all__ = ["adapter_lines"]
 
@@ -24,7 +23,7 @@ def _whole(spec: Spec) -> list[str]:
         f"  {f.name} tells apart no more than {f.clusters}" for f in spec.factors if f.clusters
     ]
     lines += [f"  {name} = {text}" for name, text in spec.where]
-    lines += [f"  scale {spec.scale}, alpha {spec.alpha}", f"  {BASES[spec.base]}"]
+    lines += [f"  scale {spec.scale}, alpha {spec.alpha}", f"  {spec.base_rule.says}"]
     lines += [f"  norm of {spec.wrap}"] if spec.wrap else []
     lines += [f"  {spec.source}"] if spec.source else []
     return lines

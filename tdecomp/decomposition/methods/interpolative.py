@@ -282,8 +282,9 @@ def _pivots(blocks: _Blocks, width: int, seed: int) -> tuple[float, np.ndarray]:
     """``‖X‖²``, and the columns that a sketch of all rows is best spanned by."""
     n = blocks.shape[-1]
     width = min(width, n, math.prod(blocks.shape[:-1]))
-    total, energy = None, 0.0
+    total, energy, least = None, 0.0, 0.0
     for site, block in enumerate(blocks):
+        least = max(least, floor(block.dtype))
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(site,)))
         test = random_matrix(rng, (min(n, width + OVERSAMPLES), block.shape[0]), block)
         sketch = double(test @ block)  # (l, n)
@@ -293,7 +294,7 @@ def _pivots(blocks: _Blocks, width: int, seed: int) -> tuple[float, np.ndarray]:
     sketched = to_numpy(total)
     if not math.isfinite(energy) or not np.isfinite(sketched).all():
         raise DataError("the array to decompose contains NaN or Inf")
-    return energy, _pivoted(sketched, width, floor(block.dtype))
+    return energy, _pivoted(sketched, width, least)
 
 
 def _pivoted(sketched: np.ndarray, most: int, least: float) -> np.ndarray:

@@ -1,0 +1,393 @@
+"""The factors of an adapter, each held once, and what is computed from them ahead of a forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tdecomp._brief import brief, brief_count
+from tdecomp.adapters import Bound, Factor, Operand
+from tdecomp.adapters.bases import Base
+from tdecomp.adapters.wraps import Wrap
+from tdecomp_torch.forward.fast import Fast
+from tdecomp_torch.forward.kept import Kept
+from tdecomp_torch.forward.passes import ByThread, Pass, Ready
+from tdecomp_torch.forward.program import Block, Program
+from tdecomp_torch.forward.state import State
+from tdecomp_torch.model.guest import Guest
+from tdecomp_torch.tracing import is_traced
+
+__all__ = ["Derived", "FactorPool", "Member"]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Member:
+    """One group of the adapter: a method on a grid, its programs, and the keys of its factors.
+
+    Attributes
+    ----------
+    bound
+        The method on the grid.
+    programs
+        One per term; none where there is a faster way.
+    keys
+        Factor name -> key in the pool; a factor that several groups share has one key. Constants
+        that are the base weight itself have none.
+    weight
+        The base weight of a site, ``(out, in)``, as it is now.
+    fast
+        A faster way to the product of the terms, if there is one.
+    base, wrap, adds
+        The rules of the method: see `Spec.base_rule`, `Spec.wrap_rule` and `Spec.adds`.
+    """
+
+    bound: Bound
+    programs: tuple[Program, ...]
+    keys: Mapping[str, str]
+    weight: Callable[[int], Tensor]
+    fast: Fast | None
+    base: Base = field(init=False)
+    wrap: Wrap | None = field(init=False)
+    adds: bool = field(init=False)
+
+    def __repr__(self) -> str:
+        return brief(type(self), f"{self.bound.spec.name} on {self.bound.grid.name}")
+
+    def __post_init__(self):  # looked up here, not in every forward pass
+        spec = self.bound.spec
+        for name, rule in (("base", spec.base_rule), ("wrap", spec.wrap_rule), ("adds", spec.adds)):
+            object.__setattr__(self, name, rule)
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A constant that is made from the seed: of what, and the dtype that it was made in."""
+
+    bound: Bound
+    factor: Factor
+    dtype: torch.dtype
+
+
+class FactorPool(Guest):
+    """Every factor of an adapter, once; layers hold a site and ask here.
+
+    Trainable factors are parameters. Constants are buffers; those that follow from a seed are not
+    in the ``state_dict``, see `tdecomp_torch.forward.seeded`. Products that need no tokens are
+    computed once per forward pass of the whole model (`begin` ... `end`) with autograd intact; a
+    layer that is called by itself computes its own.
+    """
+
+    def __init__(self, members: Sequence[Member], state: State):
+        super().__init__()
+        self.members, self.state = tuple(members), state
+        # plain lists and numbers, as torch.compile needs them
+        self._where = [_where(member.bound) for member in members]
+        self._of_site = [_of_site(member.bound) for member in members]
+        with torch.inference_mode(False):
+            self._rows = [
+                {mode: torch.as_tensor(rows) for mode, rows in m.bound.grid.rows.items()}
+                for m in members
+            ]
+        self._make_empty()
+        self.frozen: dict[str, Tensor] = {}
+        """Key of a factor -> which of its columns get no gradient."""
+        self.seed = 0
+        """From which the `derived` constants are made."""
+        self.derived: dict[str, Derived] = {}
+        """Constants that are not in the ``state_dict``, by key."""
+
+    def extra_repr(self) -> str:
+        """For the print of the model that it is in."""
+        groups = brief_count(len(self.members), "group")
+        trained = sum(p.numel() for p in self.parameters())
+        return f"{self.members[0].bound.spec.name}; {groups}; {trained:,} trainable"
+
+    def _make_empty(self) -> None:
+        """Nothing computed yet."""
+        self.kept = Kept()
+        self._by_thread = ByThread()
+        self._traced = Pass()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was computed, which cannot be copied while it has a gradient."""
+        return {k: v for k, v in self.__dict__.items() if k not in _COMPUTED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._make_empty()
+
+    def add(
+        self,
+        key: str,
+        factor: Factor,
+        array: np.ndarray | Tensor,
+        dtype: torch.dtype,
+        derived: Derived | None = None,
+    ) -> None:
+        """Hold one factor; with `derived`, a constant that is not kept in files."""
+        value = torch.as_tensor(array).to(dtype, copy=True).contiguous()
+        if factor.trainable:
+            self.register_parameter(key, nn.Parameter(value))
+            return
+        self.register_buffer(key, value, persistent=derived is None)
+        if derived is not None:
+            self.derived[key] = derived
+
+    def stored(self) -> dict[str, Tensor]:
+        """What a file holds: every parameter and constant that does not follow from the seed."""
+        state = self.state_dict(keep_vars=True)
+        return {key: value for key, value in state.items() if hasattr(self, key)}
+
+    def factors(self, member: int) -> dict[str, Tensor]:
+        """The factors of one group by name."""
+        return {
+            name: _partly_frozen(getattr(self, key), self.frozen.get(key))
+            for name, key in self.members[member].keys.items()
+        }
+
+    def parts(self, member: int, site: int) -> dict[str, Tensor]:
+        """Every factor of one group as one of its sites sees it."""
+        factors = self.factors(member)
+        return {
+            name: factors[name][where]
+            for name, where in self._of_site[member][site]
+            if name in factors
+        }
+
+    # -- the outermost forward ---------------------------------------------------------------
+
+    @property
+    def _pass(self) -> Pass:
+        """The forward pass of the whole model that this thread is in.
+
+        One thread's pass is nothing to another's. A tracer follows one thread, and plain attributes
+        only.
+        """
+        return self._traced if torch.compiler.is_compiling() else self._by_thread.now
+
+    def begin(self, *_: Any) -> None:
+        """Compute what needs no tokens; called before the forward pass of the whole model."""
+        self.end()
+        if not torch.compiler.is_compiling() and torch.is_grad_enabled():
+            self.kept.clear()
+        if self.state.acts and not self._is_watched():
+            now = self._pass
+            now.with_grad, now.ready = torch.is_grad_enabled(), self._computed()
+
+    def end(self, *_: Any) -> None:
+        """Let go of it; called after the forward pass of the whole model, also when it failed."""
+        now = self._pass
+        now.ready, now.first, now.dropped = None, {}, None
+
+    def _computed(self) -> list[list[Ready]]:
+        return [self._ready(m) for m in range(len(self.members))]
+
+    def _ready(self, m: int) -> list[Ready]:
+        """The operands of every term of one group."""
+        terms = self.members[m].bound.spec.terms
+        programs = self.members[m].programs  # none where a faster way needs no operands
+        return [self._ready_term(m, p, terms[k].operands) for k, p in enumerate(programs)]
+
+    def _ready_term(self, m: int, program: Program, operands: Sequence[Operand]) -> Ready:
+        bound, factors = self.members[m].bound, self.factors(m)
+        sources: list[Tensor | Sequence[Tensor]] = []
+        for block in program.blocks:
+            parts = [self._gathered(m, operands[k], factors) for k in block.where]
+            found = self._product(m, block, parts)
+            sources.append(found.unbind(0) if block.per_site else found)
+        for k in program.rest:
+            if operands[k].factor in factors:
+                sources.append(_apart(bound, operands[k], factors[operands[k].factor]))
+            else:
+                sites = range(bound.grid.n_sites)
+                sources.append([self._base(m, operands[k], site) for site in sites])
+        return Ready(tuple(sources))
+
+    def _product(self, m: int, block: Block, parts: list[Tensor]) -> Tensor:
+        """A block for all sites at once; without gradient perhaps the one before."""
+        if is_traced() or parts[0].device.type != "cpu":
+            return block.ahead.run(parts)  # elsewhere comparing costs a wait for the device
+        cast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
+        return self.kept.get((m, id(block)), cast, parts, lambda: block.ahead.run(parts))
+
+    def _gathered(self, m: int, operand: Operand, factors: Mapping[str, Tensor]) -> Tensor:
+        """Every site's part of a factor, ``(site, ...)``, or the factor if all have the same."""
+        array, modes = _sites_first(self.members[m].bound, operand, factors[operand.factor])
+        if modes in ([], ["site"]):
+            return array
+        return array[tuple(self._index(m, mode) for mode in modes)]
+
+    def _index(self, m: int, mode: str) -> Tensor:
+        """Position of every site along a site mode, on the device of the factors."""
+        known, device = self._rows[m][mode], self.device(m)
+        if known.device != device:
+            with torch.inference_mode(False):  # it is for later passes too, which may train
+                known = known.to(device)
+            if not is_traced():
+                self._rows[m][mode] = known
+        return known
+
+    # -- what one site multiplies its tokens with --------------------------------------------
+
+    def operands(
+        self, m: int, term: int, site: int, device: torch.device, *, fresh: bool = False
+    ) -> list[Tensor]:
+        """Blocks and other operands of one term of one site, on a device; `fresh`: none of before.
+
+        A model may lie on several; the factors are on one of them, and go where they are needed.
+        """
+        member = self.members[m]
+        ready = self._pass.ready if not fresh and self._is_usable() else None
+        found = self._alone(m, term, site) if ready is None else ready[m][term].at(site)
+        if len(member.keys) < len(member.bound.factors):  # a base weight is among them
+            dtype = getattr(self, next(iter(member.keys.values()))).dtype
+            found = [array.to(dtype) for array in found]
+        return [array.to(device) for array in found]
+
+    def device(self, m: int) -> torch.device:
+        """Where the factors of a group are."""
+        return getattr(self, next(iter(self.members[m].keys.values()))).device
+
+    def _alone(self, m: int, term: int, site: int) -> list[Tensor]:
+        """The same, computed for this site only."""
+        program = self.members[m].programs[term]
+        operands = self.members[m].bound.spec.terms[term].operands
+        factors, where = self.factors(m), self._where[m][term]
+
+        def take(k: int) -> Tensor:
+            array = factors.get(operands[k].factor)
+            if array is None:
+                return self._base(m, operands[k], site)
+            return array[where[k][site]]
+
+        blocks = [block.alone.run([take(k) for k in block.where]) for block in program.blocks]
+        return blocks + [take(k) for k in program.rest]
+
+    def dropped(self, x: Tensor, p: float, site: tuple[int, int]) -> Tensor:
+        """`x` after dropout, the same for all sites that read it; new for one that reads again."""
+        known = self._pass.dropped
+        if known is None or known[0] is not x or site in known[2]:
+            known = self._pass.dropped = (x, functional.dropout(x, p), set())
+        known[2].add(site)
+        return known[1]
+
+    def _base(self, m: int, operand: Operand, site: int) -> Tensor:
+        """The base weight of a site as an operand."""
+        bound = self.members[m].bound
+        w = self.members[m].weight(site)
+        w = w.T if bound.turned else w
+        letters = (*bound.sides[0], *bound.sides[1])
+        opened = w.reshape([bound.sizes[n] for n in letters])
+        modes = (n for n in bound.spec.factor(operand.factor).modes if n in letters)
+        return opened.permute([letters.index(n) for n in modes])
+
+    @staticmethod
+    def _is_watched() -> bool:
+        return not torch.compiler.is_compiling() and _tensors_are_watched()
+
+    def first_product(self, m: int, term: int, x: Tensor) -> Tensor | None:
+        """The first product of the tokens `x`, if a site before this one computed it."""
+        known = self._pass.first.get((m, term)) if self._shares() else None
+        same = known is not None and known[0] is x and known[1] == _moment(x)
+        return known[2] if same and known is not None else None
+
+    def keep_first_product(self, m: int, term: int, x: Tensor, product: Tensor) -> None:
+        """Remember the first product of the tokens `x` for the next site."""
+        if self._shares():
+            self._pass.first[m, term] = (x, _moment(x), product)
+
+    def _is_usable(self) -> bool:
+        """Whether what was computed ahead has the gradient that is wanted here, if any."""
+        now = self._pass
+        if now.ready is None or self._is_watched():
+            return False
+        return now.with_grad or not torch.is_grad_enabled()
+
+    def _shares(self) -> bool:
+        """Whether one site may use what another computed; torch.compile finds that by itself."""
+        return not torch.compiler.is_compiling() and self._is_usable()
+
+
+Index = tuple[int | slice, ...]
+
+
+def _where(bound: Bound) -> list[list[list[Index]]]:
+    """Per term, operand and site: where the part of the factor lies that the site uses."""
+    sites = range(bound.grid.n_sites)
+    places = lambda operand: [bound.where(operand, site) for site in sites]
+    return [list(map(places, term.operands)) for term in bound.spec.terms]
+
+
+def _of_site(bound: Bound) -> list[list[tuple[str, Index]]]:
+    """Per site: every factor by name, and where its part of it lies."""
+    operands = [Operand(f.name, f.modes) for f in bound.factors]
+    parts = lambda site: [(o.factor, bound.where(o, site)) for o in operands]
+    return list(map(parts, range(bound.grid.n_sites)))
+
+
+_COMPUTED = ("kept", "_by_thread", "_traced")
+
+
+def _apart(bound: Bound, operand: Operand, array: Tensor) -> Tensor | Sequence[Tensor]:
+    """A factor as one tensor per site, cut along its site modes once; as it is if it has none."""
+    array, modes = _sites_first(bound, operand, array)
+    if not modes:
+        return array
+    cells = array.reshape(-1, *array.shape[len(modes) :]).unbind(0)
+    known = [mode for mode, _ in bound.grid.modes]
+    found = []
+    for site, place in enumerate(bound.grid.places):  # plain numbers, which torch.compile can read
+        cell = 0
+        for mode in modes:
+            at = site if mode == "site" else place[known.index(mode)]
+            cell = cell * bound.sizes[mode] + at
+        found.append(cells[cell])
+    return found
+
+
+def _sites_first(bound: Bound, operand: Operand, array: Tensor) -> tuple[Tensor, list[str]]:
+    """The part of a factor that a term takes, its site modes in front, and their names."""
+    sizes = tuple(bound.sizes[n] for n in operand.letters)
+    if bound.shapes[operand.factor] != sizes:
+        array = array[tuple(map(slice, sizes))]
+    sited = [k for k, n in enumerate(operand.letters) if n in bound.grid.rows]
+    rest = [k for k in range(len(sizes)) if k not in sited]
+    order = [*sited, *rest]
+    array = array if order == sorted(order) else array.permute(order)
+    return array, [operand.letters[k] for k in sited]
+
+
+def _moment(x: Tensor) -> tuple[int, bool]:
+    """What a product of a tensor depends on besides the tensor: its writes, and autograd."""
+    return (0 if x.is_inference() else x._version), torch.is_grad_enabled()
+
+
+def _partly_frozen(array: Tensor, frozen: Tensor | None) -> Tensor:
+    """A factor of which some columns get no gradient."""
+    if frozen is None or not array.requires_grad:
+        return array
+    return torch.where(frozen.to(array.device), array.detach(), array)
+
+
+def _tensors_are_watched() -> bool:
+    """Whether tensors saved for backward are intercepted, as activation checkpointing does.
+
+    The forward is then repeated during backward, one layer at a time, and must do the same: every
+    layer computes its own products.
+    """
+    look: Any = _look_at_hooks()
+    return look is not None and look(False) is not None
+
+
+@cache
+def _look_at_hooks() -> Any:
+    """Torch's own view of the hooks in force; None in a version that has none."""
+    autograd = getattr(torch._C, "_autograd", None)
+    return getattr(autograd, "_top_saved_tensors_default_hooks", None)

@@ -1,0 +1,192 @@
+"""How a site multiplies tokens with its ΔW: by the terms of its method, or by a transform."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tdecomp_torch.forward.contraction import Step, added_to
+from tdecomp_torch.forward.fast import Fast
+from tdecomp_torch.forward.pool import FactorPool
+from tdecomp_torch.forward.reader import Reader
+
+__all__ = ["SiteProduct", "product_of"]
+
+Coefficients = Sequence[float | Tensor]
+"""Of every term; as tensors where a compiled program is to hold for all steps."""
+
+
+class SiteProduct(ABC):
+    """Tokens times ΔW, for every site of one group."""
+
+    def __init__(self, pool: FactorPool, m: int):
+        self.pool, self.m, self.member = pool, m, pool.members[m]
+        self.bound = self.member.bound
+        self._is_scheduled = "step" in self.bound.spec.scale.names
+
+    def coefficients(self) -> Coefficients:
+        """What every term is multiplied by at the present step."""
+        if torch.compiler.is_compiling() and self._is_scheduled:
+            return self.pool.state.scales[self.m]
+        return self.pool.state.coefficients[self.m]
+
+    @abstractmethod
+    def onto(
+        self, rows: Tensor, reader: Reader, site: int, *, factor: float, thinned: float
+    ) -> Tensor:
+        """``rows + factor * tokens ΔWᵀ``, ``(token, out)``.
+
+        Parameters
+        ----------
+        rows
+            What is added to.
+        reader
+            Has the tokens.
+        site
+            Number of the site in its group.
+        factor
+            What the module multiplies its product with.
+        thinned
+            Share of the ranks that are left out.
+        """
+
+    def delta(self, site: int, device: torch.device) -> Tensor:
+        """ΔW of a site, ``(out, in)``, scaled, on a device; never rounded under autocast."""
+        # what is ready was rounded under autocast, which meta does not know
+        cast = device.type != "meta" and torch.is_autocast_enabled(device.type)
+        with torch.autocast(device.type, enabled=False) if cast else nullcontext():
+            return self._dense(site, device, fresh=cast)
+
+    @abstractmethod
+    def _dense(self, site: int, device: torch.device, *, fresh: bool) -> Tensor:
+        """ΔW of a site; `fresh`: of nothing that was computed before."""
+
+    @abstractmethod
+    def inputs(self, site: int, device: torch.device) -> list[Tensor]:
+        """Everything that ΔW of a site follows from, besides the coefficients."""
+
+
+class _ByTerms(SiteProduct):
+    """Term by term, as their programs say."""
+
+    def onto(
+        self, rows: Tensor, reader: Reader, site: int, *, factor: float, thinned: float
+    ) -> Tensor:
+        for k, coefficient in enumerate(self.coefficients()):
+            scale = coefficient if factor == 1 else factor * coefficient
+            rows = self._with_term(rows, reader, site, k, scale, thinned)
+        return rows
+
+    def _with_term(
+        self,
+        rows: Tensor,
+        reader: Reader,
+        site: int,
+        k: int,
+        scale: float | Tensor,
+        thinned: float,
+    ) -> Tensor:
+        """``rows + scale * (tokens times one term)``, ``(token, out)``."""
+        bound, program = self.bound, self.member.programs[k]
+        operands = self.pool.operands(self.m, k, site, rows.device)
+        if thinned and program.edge is not None:
+            operands = _thinned(operands, *program.edge, thinned)
+        contraction = program.contraction(rows.shape[0])
+        if reader.looks_up:
+            read = zip(program.letters, operands, strict=True)
+            left, done = [reader.at_positions(bound, own, o) for own, o in read], 0
+        elif program.shares_first(contraction) and not reader.own:
+            left, done = self._after_first(k, contraction.steps[0], reader, operands), 1
+        else:
+            left, done = [reader.tokens(bound, operands[0]), *operands], 0
+        n_out = bound.grid.shape[0]
+        whole = math.prod([bound.sizes[n] for n in bound.out_letters]) == n_out
+        if whole and rows.dtype == left[-1].dtype:
+            return contraction.run_onto(left, rows, scale, done=done).to(rows.dtype)
+        added = contraction.run(left, done=done)[:, :n_out]  # (token, out)
+        return added_to(rows, added.to(rows.dtype), scale)
+
+    def _after_first(
+        self, k: int, first: Step, reader: Reader, operands: list[Tensor]
+    ) -> list[Tensor]:
+        """What is left after the first product, which other sites may have taken already."""
+        product = self.pool.first_product(self.m, k, reader.x)
+        if product is not None:
+            return [o for i, o in enumerate(operands, 1) if i != first.right] + [product]
+        left = [reader.tokens(self.bound, operands[0]), *operands]
+        first.run(left)
+        self.pool.keep_first_product(self.m, k, reader.x, left[-1])
+        return left
+
+    def _dense(self, site: int, device: torch.device, *, fresh: bool) -> Tensor:
+        bound, total = self.bound, None
+        whole_out = math.prod([bound.sizes[n] for n in bound.out_letters])
+        for k, coefficient in enumerate(self.coefficients()):
+            operands = self.pool.operands(self.m, k, site, device, fresh=fresh)
+            dense = self.member.programs[k].dense.run(operands)
+            part = coefficient * dense.reshape(whole_out, -1)  # (whole out, whole in)
+            total = part if total is None else total + part
+        assert total is not None
+        n_out, n_in = bound.grid.shape
+        return total[:n_out, :n_in]  # (out, in)
+
+    def inputs(self, site: int, device: torch.device) -> list[Tensor]:
+        terms = range(len(self.member.programs))
+        return [o for k in terms for o in self.pool.operands(self.m, k, site, device)]
+
+
+class _ByTransform(SiteProduct):
+    """By a faster way to the same product, which needs no term."""
+
+    def __init__(self, pool: FactorPool, m: int, fast: Fast):
+        super().__init__(pool, m)
+        self.fast = fast
+
+    def onto(
+        self, rows: Tensor, reader: Reader, site: int, *, factor: float, thinned: float
+    ) -> Tensor:
+        del thinned  # it has no ranks
+        if reader.looks_up:
+            added = reader.times(self.delta(site, rows.device))  # (token, out)
+            return torch.add(rows, added.to(rows.dtype), alpha=factor)
+        parts = self._parts(site, rows.device)
+        tokens = reader.rows().to(next(iter(parts.values())).dtype)
+        added = self.fast.product(tokens, parts)  # (token, out)
+        coefficient = self.coefficients()[0]  # the same for all terms
+        scale = coefficient if factor == 1 else factor * coefficient
+        return added_to(rows, added.to(rows.dtype), scale)
+
+    def _dense(self, site: int, device: torch.device, *, fresh: bool) -> Tensor:
+        del fresh  # nothing is computed ahead
+        parts = self._parts(site, device)
+        like = next(iter(parts.values()))
+        eye = torch.eye(self.bound.grid.shape[1], dtype=like.dtype, device=like.device)
+        coefficient = self.coefficients()[0]  # the same for all terms
+        return coefficient * self.fast.product(eye, parts).T  # (out, in)
+
+    def inputs(self, site: int, device: torch.device) -> list[Tensor]:
+        return list(self._parts(site, device).values())
+
+    def _parts(self, site: int, device: torch.device) -> dict[str, Tensor]:
+        """Every factor of a site, on a device."""
+        return {name: part.to(device) for name, part in self.pool.parts(self.m, site).items()}
+
+
+def product_of(pool: FactorPool, m: int) -> SiteProduct:
+    """The product of one group."""
+    fast = pool.members[m].fast
+    return _ByTerms(pool, m) if fast is None else _ByTransform(pool, m, fast)
+
+
+def _thinned(operands: list[Tensor], which: int, axis: int, p: float) -> list[Tensor]:
+    """The operands with a share of the ranks along one axis of one of them left out."""
+    chosen = operands[which]
+    kept = functional.dropout(chosen.new_ones(chosen.shape[axis]), p)  # (rank,)
+    kept = kept.reshape(-1, *[1] * (chosen.dim() - axis - 1))  # (rank, 1, ...)
+    return [*operands[:which], chosen * kept, *operands[which + 1 :]]

@@ -1,0 +1,1 @@
+"""From arguments to an adapter on a model: a plan, factors, hooks."""

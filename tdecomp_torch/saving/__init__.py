@@ -1,0 +1,1 @@
+"""Adapters in files: their own, and LoRA folders."""

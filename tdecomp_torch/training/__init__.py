@@ -1,0 +1,1 @@
+"""What changes while an adapter is trained: schedules, clusters, learning rates."""
