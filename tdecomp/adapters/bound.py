@@ -17,7 +17,8 @@ from tdecomp._brief import brief, brief_count, brief_modes
 from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
 from tdecomp.adapters.from_weights import FROM_WEIGHTS, Piece
-from tdecomp.adapters.inits import INITS, Init, Request
+from tdecomp.adapters.inits import Init
+from tdecomp.adapters.seeded import SEEDED, Request
 from tdecomp.adapters.spec import Spec
 from tdecomp.adapters.terms import Factor, Operand, Term
 from tdecomp.errors import ArgumentError
@@ -335,7 +336,7 @@ class Bound:
                     f"the factor {factor.name!r} of {self.spec.name!r} must be given, an array of"
                     f" {' '.join(factor.modes)}, {self.shapes[factor.name]}"
                 )
-            elif factor.init.kind in INITS:
+            elif factor.init.kind in SEEDED:
                 found[factor.name] = self.seeded(factor, seed)
         for factor in factors:
             if factor.init.kind == "copy" and factor.name not in given:
@@ -353,7 +354,7 @@ class Bound:
         shape = self.shapes[factor.name]  # of a factor held across grids, that of the largest
         numbers = {**self.numbers, **dict(zip(factor.modes, shape, strict=True))}
         ask = Request(shape, self._args(factor.init, numbers), stream, factor.name)
-        array = INITS[factor.init.kind](ask)
+        array = SEEDED[factor.init.kind].make(ask)
         return np.asarray(array, dtype=np.float64)
 
     def _args(self, init: Init, numbers: Mapping[str, float]) -> tuple[float, ...]:
@@ -436,7 +437,7 @@ class Bound:
             w = w.T if self.turned else w
             sides, sizes = (("out",), ("in",)), {"out": w.shape[0], "in": w.shape[1]}
         piece = Piece(factor.name, modes, sides, sizes, self._args(factor.init, self.numbers), memo)
-        return FROM_WEIGHTS[factor.init.kind](w, piece)
+        return FROM_WEIGHTS[factor.init.kind].make(w, piece)
 
 
 def _taken(array: Array, rows: Sequence[int]) -> Array:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tdecomp.adapters.start_rule import StartRule
 from tdecomp.decomposition import mpo
 from tdecomp.errors import ArgumentError
 from tdecomp.linalg import random_matrix, svd_auto, svd_gram
@@ -82,8 +83,6 @@ class Piece:
 
 _FEW = 4  # a quarter of the singular vectors, and more, come from a full decomposition
 _OVERSAMPLES = 10
-
-Rule = Callable[[np.ndarray, Piece], np.ndarray]
 
 
 def _once(piece: Piece, name: str, compute: Callable[[], Any]) -> Any:
@@ -236,22 +235,24 @@ def _mpo(w: np.ndarray, piece: Piece) -> np.ndarray:
     return found
 
 
-FROM_WEIGHTS: Mapping[str, Rule] = {
-    "svd_u": _svd_u,
-    "svd_s": _svd_s,
-    "svd_vh": _svd_vh,
-    "qr_q": _qr_q,
-    "qr_r": _qr_r,
-    "ldu_l": _ldu_l,
-    "ldu_d": _ldu_d,
-    "ldu_u": _ldu_u,
-    "cur_columns": _cur_columns,
-    "cur_rows": _cur_rows,
-    "weight": _weight,
-    "norm": _norm,
-    "mpo": _mpo,
+FROM_WEIGHTS: Mapping[str, StartRule[[np.ndarray, Piece]]] = {
+    "svd_u": StartRule(_svd_u, arguments=(0, 2)),
+    "svd_s": StartRule(_svd_s, arguments=(0, 2)),
+    "svd_vh": StartRule(_svd_vh, arguments=(0, 2)),
+    "qr_q": StartRule(_qr_q),
+    "qr_r": StartRule(_qr_r),
+    "ldu_l": StartRule(_ldu_l),
+    "ldu_d": StartRule(_ldu_d),
+    "ldu_u": StartRule(_ldu_u),
+    "cur_columns": StartRule(_cur_columns),
+    "cur_rows": StartRule(_cur_rows),
+    "weight": StartRule(_weight),
+    "norm": StartRule(_norm),
+    "mpo": StartRule(_mpo, arguments=(1, 1)),
 }
 """Rules that read the weight of a site, ``(out, in)``, or all weights of a group side by side.
+
+A new one is a function and a row here.
 
 ``svd_u(p, k)``: left singular vectors from number k on, times ``s**p``; ``svd_s``, ``svd_vh``
 likewise. A factor without site modes is made of all weights of the group at once: those beside one
