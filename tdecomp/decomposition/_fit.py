@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ import numpy as np
 
 from tdecomp._xp import (
     Array,
-    autocast_devices,
     check_array,
     check_not_traced,
     detached,
@@ -21,6 +19,7 @@ from tdecomp._xp import (
     float64_scope,
     namespace,
     quick_sum_of_squares,
+    scope_matters,
     sum_of_squares,
     to_numpy,
     working,
@@ -187,7 +186,7 @@ def check_matrices(x: Input, what: str) -> None:
 
 def in_float64(*xs: Input) -> AbstractContextManager[Any]:
     """Context in which steps on `xs` have the precision they ask for; see `float64_scope`."""
-    if "jax" not in sys.modules and not autocast_devices():
+    if not scope_matters():
         return nullcontext()
     arrays: list[Array] = []
     for x in xs:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tdecomp._brief import brief, brief_modes
-from tdecomp._xp import Array, check_array, namespace
+from tdecomp._xp import Array, check_array, is_writable, namespace
 from tdecomp.errors import ArgumentError, DataError
 from tdecomp.stack.ahead import read_ahead
 from tdecomp.stack.find import find_sites
@@ -122,7 +122,7 @@ class Stack:
         slices = self.slices()
         first = next(slices)
         xp = namespace(first)
-        if type(first).__module__.startswith("jax"):  # cannot be written in place
+        if not is_writable(first):
             return xp.reshape(xp.stack(promoted([first, *slices])), self.shape)
         device = getattr(first, "device", None)  # numpy 1 arrays have none
         flat = xp.empty((self.n_sites, *first.shape), dtype=first.dtype, device=device)
