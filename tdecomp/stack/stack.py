@@ -148,8 +148,15 @@ class Stack:
         """Stacks of the sites among `arrays` (by checkpoint name), reading from them.
 
         The slices are views. Parameters as in `find_sites` and `group_sites`.
+
+        Raises
+        ------
+        ArgumentError
+            `arrays` is not a mapping from names to arrays.
+        SiteError
+            None of them is a site.
         """
-        shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+        shapes = _shapes(arrays)
         survey = find_sites(
             shapes,
             config or {},
@@ -164,6 +171,22 @@ class Stack:
             return site.take(arrays[site.tensor])
 
         return tuple(cls(group, read) for group in group_sites(survey.sites, share=share))
+
+
+def _shapes(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, refusing what is not arrays by name."""
+    if not isinstance(arrays, Mapping):
+        raise ArgumentError(
+            "Stack.from_arrays takes arrays by their names in a checkpoint, such as"
+            f" {{'layers.0.q_proj.weight': array}}: got a {type(arrays).__name__}"
+        )
+    for name, array in arrays.items():
+        if not isinstance(name, str) or not hasattr(array, "shape"):
+            raise ArgumentError(
+                "Stack.from_arrays takes arrays by their names in a checkpoint: got a"
+                f" {type(array).__name__} for {name!r}"
+            )
+    return {name: tuple(array.shape) for name, array in arrays.items()}
 
 
 def _megabytes(count: int) -> str:
