@@ -7,19 +7,19 @@ global. Half-precision and smaller floats are widened to float32, float64 stays 
 from __future__ import annotations
 
 import math
-import sys
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import array_api_compat
 import numpy as np
 
+from tdecomp._backends import BACKENDS, autocast_devices, backend_of
 from tdecomp.errors import DataError
 
 __all__ = [
-    "autocast_devices",
     "Array",
     "adjoint",
+    "autocast_devices",
     "check_array",
     "check_held",
     "check_not_traced",
@@ -27,8 +27,10 @@ __all__ = [
     "double",
     "float64_scope",
     "floor",
+    "is_writable",
     "namespace",
     "quick_sum_of_squares",
+    "scope_matters",
     "sum_of_squares",
     "to_numpy",
     "tol",
@@ -62,46 +64,17 @@ def check_array(x: Array) -> None:
         numpy: masked arrays, `numpy.matrix`, objects, texts, dates, records. torch: sparse, meta,
         quantised and nested tensors, those of a FakeTensorMode.
     """
-    xp = namespace(x)
-    if isinstance(x, np.ndarray):
-        problem = _numpy_problem(x)
-    elif _is_torch_array(x):
-        problem = _torch_problem(x, sys.modules["torch"])
-    else:
-        problem = None if xp.isdtype(x.dtype, ("bool", "numeric")) else f"an array of {x.dtype}"
+    namespace(x)
+    backend = backend_of(x)
+    problem = backend.problem(x)
+    if problem is None and backend.has_no_numbers(x):
+        problem = "a tensor without numbers (of the meta device or a FakeTensorMode): load it first"
+    _refuse(problem)
+
+
+def _refuse(problem: str | None) -> None:
     if problem is not None:
         raise DataError(f"expected an array of numbers, got {problem}")
-
-
-def _is_torch_array(x: object) -> bool:
-    """Also where torch cannot be imported: ``sys.modules`` may say so by None."""
-    return sys.modules.get("torch") is not None and array_api_compat.is_torch_array(x)
-
-
-def _numpy_problem(x: np.ndarray) -> str | None:
-    if isinstance(x, np.ma.MaskedArray):
-        return (
-            "a masked array, whose mask is not read: give its .data, and"
-            " weights=~np.ma.getmaskarray(x) where entries are missing"
-        )
-    if isinstance(x, np.matrix):
-        return "a numpy.matrix, which is never of another order than 2: give numpy.asarray(x)"
-    if x.dtype.kind in "biufc" or _is_small_float(x.dtype):
-        return None
-    advice = ": give one field, x['name']" if x.dtype.names else ""
-    return f"an array of {x.dtype}{advice}"
-
-
-def _torch_problem(x: Any, torch: Any) -> str | None:
-    if x.is_nested:
-        return "a nested tensor: give its tensors one by one"
-    if x.is_quantized:
-        return f"a quantised tensor ({x.dtype}): give its dequantize()"
-    if x.layout != torch.strided:
-        return f"a sparse tensor ({x.layout}): give its to_dense()"
-    if x.is_meta or type(x).__name__ == "FakeTensor":
-        return "a tensor without numbers (of the meta device or a FakeTensorMode): load it first"
-    return None
 
 
 def check_held(x: Any) -> None:
@@ -109,13 +82,9 @@ def check_held(x: Any) -> None:
 
     Placeholders pass too: jax makes formats of them.
     """
-    problem = None
-    if isinstance(x, np.ndarray):
-        problem = _numpy_problem(x)
-    elif _is_torch_array(x) and not x.is_meta:
-        problem = _torch_problem(x, sys.modules["torch"])
-    if problem is not None and "FakeTensor" not in problem:
-        raise DataError(f"expected an array of numbers, got {problem}")
+    backend = backend_of(x)
+    if backend in BACKENDS and not backend.has_no_numbers(x):
+        _refuse(backend.problem(x))
 
 
 def check_not_traced(x: Array) -> None:
@@ -124,20 +93,11 @@ def check_not_traced(x: Array) -> None:
     Formats are contracted the same way whatever the numbers, so they may be traced; ranks, sweeps
     and starts of a decomposition depend on the numbers.
     """
-    if not _is_torch_array(x):
-        return
-    torch, proxies = sys.modules["torch"], sys.modules.get("torch.fx.experimental.proxy_tensor")
-    recorded = proxies is not None and proxies.get_proxy_mode() is not None
-    if recorded or torch.jit.is_tracing() or torch._C._functorch.is_functorch_wrapped_tensor(x):
+    if backend_of(x).is_recorded(x):
         raise DataError(
             "a decomposition depends on the numbers and cannot be traced (torch.jit.trace, make_fx,"
             " torch.func): decompose first, and trace what uses the result"
         )
-
-
-def _is_small_float(dtype: np.dtype) -> bool:
-    """Whether numpy knows a dtype from ml_dtypes only: bfloat16, float8, int4 and their kin."""
-    return dtype.type.__module__.split(".")[0] == "ml_dtypes"
 
 
 def working(x: Array) -> Array:
@@ -151,23 +111,19 @@ def working(x: Array) -> Array:
         What `check_array` refuses.
     """
     check_array(x)
-    xp = namespace(x)
-    if isinstance(x, np.ndarray) and _is_small_float(x.dtype):
-        return x.astype(np.complex64 if "complex" in x.dtype.name else np.float32)
-    keep = [xp.float32, xp.float64, xp.complex64, xp.complex128]
-    if x.dtype in keep:
+    xp, x = namespace(x), backend_of(x).standard(x)
+    if x.dtype in (xp.float32, xp.float64, xp.complex64, xp.complex128):
         return x
-    wide = isinstance(x, np.ndarray) and x.dtype.itemsize > 8  # np.longdouble
     if xp.isdtype(x.dtype, "complex floating"):
-        return xp.astype(x, xp.complex128 if wide else xp.complex64)
-    if wide or xp.isdtype(x.dtype, ("bool", "integral")):
+        return xp.astype(x, xp.complex64)
+    if xp.isdtype(x.dtype, ("bool", "integral")):
         return xp.astype(x, xp.float64)
     return xp.astype(x, xp.float32)
 
 
 def detached(x: Array) -> Array:
     """`x` without its history: a torch tensor that requires gradients is not to be tracked."""
-    return x.detach() if hasattr(x, "detach") else x
+    return backend_of(x).detached(x)
 
 
 def float64_scope(*arrays: Array) -> AbstractContextManager[Any]:
@@ -175,28 +131,26 @@ def float64_scope(*arrays: Array) -> AbstractContextManager[Any]:
 
     jax has float64 only inside its x64 scope; torch multiplies in half precision under autocast.
     """
-    jax = sys.modules.get("jax")
-    if jax is not None and any(array_api_compat.is_jax_array(a) for a in arrays):
-        return jax.enable_x64(True)
     scopes = ExitStack()
-    kinds = {a.device.type for a in arrays if _is_torch_array(a)}
-    for kind in kinds.intersection(autocast_devices()):
-        scopes.enter_context(sys.modules["torch"].autocast(kind, enabled=False))
+    for backend in BACKENDS:
+        if backend.scope_matters() and (own := [a for a in arrays if backend.holds(a)]):
+            scopes.enter_context(backend.scope(own))
     return scopes
 
 
-def autocast_devices() -> tuple[str, ...]:
-    """Kinds of devices for which torch.autocast is in force."""
-    torch = sys.modules.get("torch")
-    known = () if torch is None else ("cpu", "cuda", "xpu", "mps")
-    return tuple(kind for kind in known if torch.is_autocast_enabled(kind))  # pyright: ignore
+def scope_matters() -> bool:
+    """Whether `float64_scope` may be other than none, for whatever arrays."""
+    return any(backend.scope_matters() for backend in BACKENDS)
+
+
+def is_writable(x: Array) -> bool:
+    """Whether parts of an array can be assigned to."""
+    return backend_of(x).writable
 
 
 def double(x: Array) -> Array:
     """`x` in float64 (complex128 for complex arrays), in its own library."""
-    if isinstance(x, np.ndarray) and _is_small_float(x.dtype):
-        x = working(x)
-    xp = namespace(x)
+    xp, x = namespace(x), backend_of(x).standard(x)
     wide = xp.complex128 if xp.isdtype(x.dtype, "complex floating") else xp.float64
     return x if x.dtype == wide else xp.astype(x, wide)
 
@@ -260,10 +214,4 @@ def floor(dtype: Any) -> float:
 
 def to_numpy(x: Array) -> np.ndarray:
     """`x` as a numpy array on the host."""
-    if isinstance(x, np.ndarray):
-        return x
-    if hasattr(x, "detach"):  # torch: leave autograd and the device
-        x = x.detach().cpu()
-    elif hasattr(x, "get"):  # cupy: leave the device
-        x = x.get()
-    return np.asarray(x)
+    return np.asarray(backend_of(x).to_host(x))

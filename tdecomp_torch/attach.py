@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tdecomp.adapters import Spec, method
-from tdecomp.adapters.grids import make_grids, single_heads
+from tdecomp.adapters.site_grids import make_grids, single_heads
 from tdecomp.errors import ArgumentError
 from tdecomp.stack import Targets
 from tdecomp_torch.attached import Settings

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tdecomp._brief import brief, brief_count
 from tdecomp.adapters import Bound, Spec
-from tdecomp.adapters.grids import SiteGrid
+from tdecomp.adapters.site_grids import SiteGrid
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp_torch.forward.layer import Hook
 from tdecomp_torch.forward.pool import FactorPool

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tdecomp._brief import brief, brief_count
 from tdecomp.adapters import Bound, LoRAModule, Spec
-from tdecomp.adapters.grids import SiteGrid
+from tdecomp.adapters.site_grids import SiteGrid
 from tdecomp.errors import ArgumentError
 from tdecomp_torch.attached import Attached, Settings, Target
 from tdecomp_torch.forward.pool import FactorPool

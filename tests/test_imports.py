@@ -13,6 +13,7 @@ from tests import imports
 LEVELS = {
     "errors": 0,
     "_brief": 0,
+    "_backends": 0,
     "_xp": 0,
     "modes": 0,
     "progress": 0,
@@ -49,7 +50,12 @@ TORCH_LEVELS = {
     "attach": 8,
     "__init__": 9,
 }
-WITHIN = {("_xp", "errors"), ("modes", "errors"), ("linalg", "tensor")}  # inside one level
+WITHIN = {
+    ("_xp", "errors"),
+    ("_xp", "_backends"),
+    ("modes", "errors"),
+    ("linalg", "tensor"),
+}  # inside one level
 HEAVY = ("torch", "jax", "cupy", "sympy", "matplotlib", "tensorly", "transformers", "peft")
 CLI_ONLY = ("typer", "click", "rich")
 

@@ -7,119 +7,28 @@ import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 from array_api_compat import device
 
-from tdecomp._brief import brief, brief_count, brief_modes
+from tdecomp._brief import brief, brief_modes
 from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
-from tdecomp.adapters.from_weights import FROM_WEIGHTS, Piece
-from tdecomp.adapters.inits import INITS, Init, Request
+from tdecomp.adapters.from_weights import FROM_WEIGHTS, WeightRequest
+from tdecomp.adapters.grid import Grid
+from tdecomp.adapters.inits import Init
+from tdecomp.adapters.seeded import SEEDED, Request
 from tdecomp.adapters.spec import Spec
 from tdecomp.adapters.terms import Factor, Operand, Term
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format, Network, Sum
 from tdecomp.modes import Axis, Equation, flatten
 
-__all__ = ["Bound", "Grid", "Label", "Weights", "wrap_factors"]
+__all__ = ["Bound", "WeightOf", "wrap_factors"]
 
-_NOT_SITES = ("site", "out", "in", "long", "short", "alpha", "step")
-
-Label = int | str
-Weights = Callable[[int], np.ndarray]
+WeightOf = Callable[[int], np.ndarray]
 """The base weight of a site, ``(out, in)``."""
-
-
-@dataclass(frozen=True, repr=False)
-class Grid:
-    """Weights of one shape, and where each stands along the site modes.
-
-    Attributes
-    ----------
-    name
-        Name of the group.
-    shape
-        (out, in) of every weight.
-    modes
-        Site modes and their labels: ``(("layer", (0, 1)), ("proj", ("q", "v")))``.
-    places
-        Per site, the position of its label in each mode. Not every cell need be taken.
-    heads
-        Number of heads; 0 where unknown.
-    heads_in
-        The heads lie along ``in`` (an output projection), not along ``out``.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    modes: tuple[tuple[str, tuple[Label, ...]], ...]
-    places: tuple[tuple[int, ...], ...]
-    heads: int = 0
-    heads_in: bool = False
-
-    def __post_init__(self):
-        if (
-            not isinstance(self.shape, tuple)
-            or len(self.shape) != 2
-            or not all(isinstance(n, Integral) and n > 0 for n in self.shape)
-        ):
-            raise ArgumentError(
-                f"the weights of {self.name} need a shape (out, in), such as (768, 768): got"
-                f" {self.shape!r}"
-            )
-        names = [mode for mode, _ in self.modes]
-        if wrong := [n for n in names if n in _NOT_SITES or names.count(n) > 1]:
-            raise ArgumentError(
-                f"{wrong[0]!r} cannot be a site mode of {self.name}: give every site mode a name of"
-                " its own"
-            )
-        sizes = tuple(len(labels) for _, labels in self.modes)
-        for place in self.places:
-            if len(place) != len(sizes) or not all(
-                0 <= k < n for k, n in zip(place, sizes, strict=True)
-            ):
-                raise ArgumentError(
-                    f"the place {place} of a weight of {self.name} is outside of its site modes"
-                    f" {' '.join(names)} of sizes {sizes}"
-                )
-
-    def __repr__(self) -> str:
-        sizes = {mode: len(labels) for mode, labels in self.modes}
-        gaps = math.prod(sizes.values()) - self.n_sites
-        return brief(
-            type(self),
-            self.name,
-            brief_modes((*sizes, "out", "in"), (*sizes.values(), *self.shape)),
-            f"{brief_count(self.n_sites, 'weight')}, {brief_count(gaps, 'gap')}" if gaps else "",
-        )
-
-    @classmethod
-    def full(
-        cls, shape: tuple[int, int], *, heads: int = 0, name: str = "weights", **modes: int
-    ) -> Grid:
-        """A grid without gaps, by the sizes of its site modes.
-
-        >>> Grid.full((768, 768), layer=12, proj=3).n_sites
-        36
-        """
-        labels = tuple((mode, tuple(range(n))) for mode, n in modes.items())
-        places = tuple(np.ndindex(*modes.values()))
-        return cls(name, shape, labels, places, heads)
-
-    @property
-    def n_sites(self) -> int:
-        """Number of weights."""
-        return len(self.places)
-
-    @cached_property
-    def rows(self) -> dict[str, np.ndarray]:
-        """Position of every site along each site mode, and along ``site``."""
-        places = np.array(self.places, dtype=np.intp).reshape(self.n_sites, len(self.modes))
-        found = {mode: places[:, k] for k, (mode, _) in enumerate(self.modes)}
-        return found | {"site": np.arange(self.n_sites)}
 
 
 @dataclass(frozen=True, repr=False)
@@ -248,7 +157,7 @@ class Bound:
             part = self.coefficient(term, step) * contract(equation, parts)
             total = part if total is None else total + part
         assert total is not None
-        rows, columns = self.frame
+        rows, columns = self.matrix_shape
         total = total[:rows, :columns]
         return total.T if self.turned else total
 
@@ -282,7 +191,7 @@ class Bound:
         return whole if whole.shape[1:] == (n_out, n_in) else whole[:, :n_out, :n_in]
 
     @property
-    def frame(self) -> tuple[int, int]:
+    def matrix_shape(self) -> tuple[int, int]:
         """Shape of a weight as the equation sees it: turned if the equation is."""
         n_out, n_in = self.grid.shape
         return (n_in, n_out) if self.turned else (n_out, n_in)
@@ -300,7 +209,7 @@ class Bound:
 
     def start(
         self,
-        weights: Weights | None = None,
+        weights: WeightOf | None = None,
         *,
         seed: int = 0,
         given: Mapping[str, Any] | None = None,
@@ -335,7 +244,7 @@ class Bound:
                     f"the factor {factor.name!r} of {self.spec.name!r} must be given, an array of"
                     f" {' '.join(factor.modes)}, {self.shapes[factor.name]}"
                 )
-            elif factor.init.kind in INITS:
+            elif factor.init.kind in SEEDED:
                 found[factor.name] = self.seeded(factor, seed)
         for factor in factors:
             if factor.init.kind == "copy" and factor.name not in given:
@@ -353,7 +262,7 @@ class Bound:
         shape = self.shapes[factor.name]  # of a factor held across grids, that of the largest
         numbers = {**self.numbers, **dict(zip(factor.modes, shape, strict=True))}
         ask = Request(shape, self._args(factor.init, numbers), stream, factor.name)
-        array = INITS[factor.init.kind](ask)
+        array = SEEDED[factor.init.kind].make(ask)
         return np.asarray(array, dtype=np.float64)
 
     def _args(self, init: Init, numbers: Mapping[str, float]) -> tuple[float, ...]:
@@ -371,7 +280,7 @@ class Bound:
     def _of_weights(
         self,
         factors: Sequence[Factor],
-        weights: Weights | None,
+        weights: WeightOf | None,
         progress: Callable[[float], None],
     ) -> dict[str, np.ndarray]:
         """Factors that are made of the weights, one weight at a time where each has its own.
@@ -435,8 +344,10 @@ class Bound:
         if factor in wrap_factors(self.spec):  # a wrap sees the weight as it is
             w = w.T if self.turned else w
             sides, sizes = (("out",), ("in",)), {"out": w.shape[0], "in": w.shape[1]}
-        piece = Piece(factor.name, modes, sides, sizes, self._args(factor.init, self.numbers), memo)
-        return FROM_WEIGHTS[factor.init.kind](w, piece)
+        piece = WeightRequest(
+            factor.name, modes, sides, sizes, self._args(factor.init, self.numbers), memo
+        )
+        return FROM_WEIGHTS[factor.init.kind].make(w, piece)
 
 
 def _taken(array: Array, rows: Sequence[int]) -> Array:

@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from tdecomp.adapters.start_rule import StartRule
 from tdecomp.decomposition import mpo
 from tdecomp.errors import ArgumentError
 from tdecomp.linalg import random_matrix, svd_auto, svd_gram
 
-__all__ = ["FROM_WEIGHTS", "Piece"]
+__all__ = ["FROM_WEIGHTS", "WeightRequest"]
 
 
 @dataclass(frozen=True)
-class Piece:
+class WeightRequest:
     """One array to make of one weight.
 
     Attributes
@@ -83,68 +84,66 @@ class Piece:
 _FEW = 4  # a quarter of the singular vectors, and more, come from a full decomposition
 _OVERSAMPLES = 10
 
-Rule = Callable[[np.ndarray, Piece], np.ndarray]
+
+def _once(ask: WeightRequest, name: str, compute: Callable[[], Any]) -> Any:
+    if name not in ask.memo:
+        ask.memo[name] = compute()
+    return ask.memo[name]
 
 
-def _once(piece: Piece, name: str, compute: Callable[[], Any]) -> Any:
-    if name not in piece.memo:
-        piece.memo[name] = compute()
-    return piece.memo[name]
-
-
-def _triplets(w: np.ndarray, piece: Piece) -> tuple[np.ndarray, np.ndarray, np.ndarray, slice]:
+def _triplets(
+    w: np.ndarray, ask: WeightRequest
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, slice]:
     """Singular vectors and values, and which of them are asked for.
 
     A few leading ones of a large weight are sketched (`tdecomp.linalg.svd_auto`).
     """
-    most, start = min(w.shape), int(piece.arg(1, 0))
-    which = slice(start, start + piece.rank)
+    most, start = min(w.shape), int(ask.arg(1, 0))
+    which = slice(start, start + ask.rank)
     if start < 0 or which.stop > most:
         raise ArgumentError(
-            f"the factor {piece.name!r} needs {piece.rank} singular vectors from number {start} on,"
+            f"the factor {ask.name!r} needs {ask.rank} singular vectors from number {start} on,"
             f" a weight of {w.shape} has {most}: choose a smaller rank"
         )
-    found = piece.memo.get("svd")
+    found = ask.memo.get("svd")
     if found is None or len(found[1]) < which.stop:
         few = which.stop <= most // _FEW
         found = svd_auto(w, which.stop) if few else np.linalg.svd(w, full_matrices=False)
-        piece.memo["svd"] = found
+        ask.memo["svd"] = found
     u, s, vh = found
     return u, s, vh, which
 
 
-def _svd_u(w: np.ndarray, piece: Piece) -> np.ndarray:
-    u, s, _, which = _triplets(w, piece)
-    return piece.arranged(
-        u[:, which] * s[which] ** piece.arg(0, 0), (*piece.sides[0], *piece.ranks)
-    )
+def _svd_u(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
+    u, s, _, which = _triplets(w, ask)
+    return ask.arranged(u[:, which] * s[which] ** ask.arg(0, 0), (*ask.sides[0], *ask.ranks))
 
 
-def _svd_s(w: np.ndarray, piece: Piece) -> np.ndarray:
-    _, s, _, which = _triplets(w, piece)
-    return piece.arranged(s[which] ** piece.arg(0, 1), piece.ranks)
+def _svd_s(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
+    _, s, _, which = _triplets(w, ask)
+    return ask.arranged(s[which] ** ask.arg(0, 1), ask.ranks)
 
 
-def _svd_vh(w: np.ndarray, piece: Piece) -> np.ndarray:
-    _, s, vh, which = _triplets(w, piece)
-    rows = s[which, None] ** piece.arg(0, 0) * vh[which]
-    return piece.arranged(rows, (*piece.ranks, *piece.sides[1]))
+def _svd_vh(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
+    _, s, vh, which = _triplets(w, ask)
+    rows = s[which, None] ** ask.arg(0, 0) * vh[which]
+    return ask.arranged(rows, (*ask.ranks, *ask.sides[1]))
 
 
-def _leading_q(w: np.ndarray, piece: Piece) -> np.ndarray:
+def _leading_q(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
     """The first columns of Q, which the first columns of the weight decide alone."""
-    return np.linalg.qr(w[:, : piece.rank])[0]
+    return np.linalg.qr(w[:, : ask.rank])[0]
 
 
-def _qr_q(w: np.ndarray, piece: Piece) -> np.ndarray:
-    return piece.arranged(_leading_q(w, piece), (*piece.sides[0], *piece.ranks))
+def _qr_q(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
+    return ask.arranged(_leading_q(w, ask), (*ask.sides[0], *ask.ranks))
 
 
-def _qr_r(w: np.ndarray, piece: Piece) -> np.ndarray:
-    return piece.arranged(_leading_q(w, piece).T @ w, (*piece.ranks, *piece.sides[1]))
+def _qr_r(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
+    return ask.arranged(_leading_q(w, ask).T @ w, (*ask.ranks, *ask.sides[1]))
 
 
-def _ldu(w: np.ndarray, piece: Piece) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _ldu(w: np.ndarray, ask: WeightRequest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """``W = (P L) diag(d) U`` with unit triangular L and U."""
 
     def compute() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -153,22 +152,22 @@ def _ldu(w: np.ndarray, piece: Piece) -> tuple[np.ndarray, np.ndarray, np.ndarra
         *_, left, upper = lu(w, permute_l=True)
         d = np.diagonal(upper).copy()
         if not d.all():
-            raise ArgumentError(f"{piece.name!r}: the weight is singular, it has no LDU")
+            raise ArgumentError(f"{ask.name!r}: the weight is singular, it has no LDU")
         return left, d, upper / d[:, None]
 
-    return _once(piece, "ldu", compute)
+    return _once(ask, "ldu", compute)
 
 
-def _ldu_l(w: np.ndarray, piece: Piece) -> np.ndarray:
-    return piece.arranged(_ldu(w, piece)[0][:, : piece.rank], (*piece.sides[0], *piece.ranks))
+def _ldu_l(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
+    return ask.arranged(_ldu(w, ask)[0][:, : ask.rank], (*ask.sides[0], *ask.ranks))
 
 
-def _ldu_d(w: np.ndarray, piece: Piece) -> np.ndarray:
-    return piece.arranged(_ldu(w, piece)[1][: piece.rank], piece.ranks)
+def _ldu_d(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
+    return ask.arranged(_ldu(w, ask)[1][: ask.rank], ask.ranks)
 
 
-def _ldu_u(w: np.ndarray, piece: Piece) -> np.ndarray:
-    return piece.arranged(_ldu(w, piece)[2][: piece.rank], (*piece.ranks, *piece.sides[1]))
+def _ldu_u(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
+    return ask.arranged(_ldu(w, ask)[2][: ask.rank], (*ask.ranks, *ask.sides[1]))
 
 
 def _pivots(w: np.ndarray, n: int) -> np.ndarray:
@@ -185,73 +184,75 @@ def _pivots(w: np.ndarray, n: int) -> np.ndarray:
     return np.sort(order[:n])
 
 
-def _cur_columns(w: np.ndarray, piece: Piece) -> np.ndarray:
-    chosen = _pivots(w, piece.rank)
-    return piece.arranged(w[:, chosen], (*piece.sides[0], *piece.ranks))
+def _cur_columns(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
+    chosen = _pivots(w, ask.rank)
+    return ask.arranged(w[:, chosen], (*ask.sides[0], *ask.ranks))
 
 
-def _cur_rows(w: np.ndarray, piece: Piece) -> np.ndarray:
-    chosen = _pivots(w.T, piece.rank)
-    return piece.arranged(w[chosen], (*piece.ranks, *piece.sides[1]))
+def _cur_rows(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
+    chosen = _pivots(w.T, ask.rank)
+    return ask.arranged(w[chosen], (*ask.ranks, *ask.sides[1]))
 
 
-def _weight(w: np.ndarray, piece: Piece) -> np.ndarray:
-    return piece.arranged(w, (*piece.sides[0], *piece.sides[1]))
+def _weight(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
+    return ask.arranged(w, (*ask.sides[0], *ask.sides[1]))
 
 
-def _norm(w: np.ndarray, piece: Piece) -> np.ndarray:
+def _norm(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
     """Norm of each row, each column or the whole, by the modes of the factor."""
-    kept = [axis for axis, side in enumerate(piece.sides) if set(side) <= {*piece.modes}]
+    kept = [axis for axis, side in enumerate(ask.sides) if set(side) <= {*ask.modes}]
     gone = tuple({0, 1} - {*kept})
-    letters = tuple(n for axis in kept for n in piece.sides[axis])
-    return piece.arranged(np.sqrt((w * w).sum(axis=gone)), letters)
+    letters = tuple(n for axis in kept for n in ask.sides[axis])
+    return ask.arranged(np.sqrt((w * w).sum(axis=gone)), letters)
 
 
-def _mpo(w: np.ndarray, piece: Piece) -> np.ndarray:
+def _mpo(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
     """Core number ``arg 0`` (from 1) of the matrix product operator; zeros beyond its bonds."""
-    out, inp = (tuple(piece.sizes[n] for n in side) for side in piece.sides)
-    if len(out) != len(inp) or not 1 <= piece.args[0] <= len(out) or len(out) < 2:
+    out, inp = (tuple(ask.sizes[n] for n in side) for side in ask.sides)
+    if len(out) != len(inp) or not 1 <= ask.args[0] <= len(out) or len(out) < 2:
         raise ArgumentError(
-            f"the factor {piece.name!r} is no core {piece.args[0]:g} of an MPO: split out and in"
+            f"the factor {ask.name!r} is no core {ask.args[0]:g} of an MPO: split out and in"
             f" into as many parts each, two or more; here they have {len(out)} and {len(inp)}"
         )
     both = [a * b for a, b in zip(out, inp, strict=True)]
     bound = max(min(math.prod(both[:k]), math.prod(both[k:])) for k in range(1, len(both)))
-    asked = max(piece.sizes[n] for n in piece.ranks)
+    asked = max(ask.sizes[n] for n in ask.ranks)
     # TT-SVD as it is: what its cores do not hold stays in the residual base to the last digit
     options: dict[str, Any] = {"rank": min(asked, bound), "n_iter_max": 0, "svd": svd_gram}
-    fit = _once(piece, "mpo", lambda: mpo(w, out=out, inp=inp, **options))
-    k, last = int(piece.args[0]) - 1, len(both) - 1
+    fit = _once(ask, "mpo", lambda: mpo(w, out=out, inp=inp, **options))
+    k, last = int(ask.args[0]) - 1, len(both) - 1
     core = fit.tensor.cores[k]
     core = core[0] if k == 0 else core[..., 0] if k == last else core
-    found = np.zeros(piece.shape)
-    if core.ndim != len(piece.shape) or any(
+    found = np.zeros(ask.shape)
+    if core.ndim != len(ask.shape) or any(
         a > b for a, b in zip(core.shape, found.shape, strict=True)
     ):
         raise ArgumentError(
-            f"core {k + 1} of the MPO is {core.shape}, the factor {piece.name!r} has the axes"
-            f" {' '.join(piece.modes)} of sizes {piece.shape}: write 'o1 i1 a', 'a o2 i2 b', ..."
+            f"core {k + 1} of the MPO is {core.shape}, the factor {ask.name!r} has the axes"
+            f" {' '.join(ask.modes)} of sizes {ask.shape}: write 'o1 i1 a', 'a o2 i2 b', ..."
         )
     found[tuple(map(slice, core.shape))] = core
     return found
 
 
-FROM_WEIGHTS: Mapping[str, Rule] = {
-    "svd_u": _svd_u,
-    "svd_s": _svd_s,
-    "svd_vh": _svd_vh,
-    "qr_q": _qr_q,
-    "qr_r": _qr_r,
-    "ldu_l": _ldu_l,
-    "ldu_d": _ldu_d,
-    "ldu_u": _ldu_u,
-    "cur_columns": _cur_columns,
-    "cur_rows": _cur_rows,
-    "weight": _weight,
-    "norm": _norm,
-    "mpo": _mpo,
+FROM_WEIGHTS: Mapping[str, StartRule[[np.ndarray, WeightRequest]]] = {
+    "svd_u": StartRule(_svd_u, arguments=(0, 2)),
+    "svd_s": StartRule(_svd_s, arguments=(0, 2)),
+    "svd_vh": StartRule(_svd_vh, arguments=(0, 2)),
+    "qr_q": StartRule(_qr_q),
+    "qr_r": StartRule(_qr_r),
+    "ldu_l": StartRule(_ldu_l),
+    "ldu_d": StartRule(_ldu_d),
+    "ldu_u": StartRule(_ldu_u),
+    "cur_columns": StartRule(_cur_columns),
+    "cur_rows": StartRule(_cur_rows),
+    "weight": StartRule(_weight),
+    "norm": StartRule(_norm),
+    "mpo": StartRule(_mpo, arguments=(1, 1)),
 }
 """Rules that read the weight of a site, ``(out, in)``, or all weights of a group side by side.
+
+A new one is a function and a row here.
 
 ``svd_u(p, k)``: left singular vectors from number k on, times ``s**p``; ``svd_s``, ``svd_vh``
 likewise. A factor without site modes is made of all weights of the group at once: those beside one

@@ -50,7 +50,7 @@ class LoRAModule:
         return self.a.shape[0]
 
 
-Part = tuple[int, Site]
+SitePosition = tuple[int, Site]
 """A site's position in its group, and the site."""
 
 
@@ -92,7 +92,7 @@ def lora_modules(
     DataError
         If a pair is not finite, as finite factors were multiplied.
     """
-    parts: dict[str, dict[int, list[Part]]] = {}
+    parts: dict[str, dict[int, list[SitePosition]]] = {}
     for g, group in enumerate(groups):
         for i, site in enumerate(group.sites):
             parts.setdefault(site.tensor, {}).setdefault(g, []).append((i, site))
@@ -107,7 +107,7 @@ def lora_modules(
 
 def _module(
     name: str,
-    by_group: Mapping[int, list[Part]],
+    by_group: Mapping[int, list[SitePosition]],
     tensors: Sequence[Format],
     stored: tuple[int, ...],
     max_rank: int | None,
@@ -138,7 +138,7 @@ def _module(
     return LoRAModule(site.module, right, left, site.transpose, departure, energy, needed)
 
 
-def _narrowest(tensor: Format, parts: Sequence[Part], out: int) -> tuple[Array, Array]:
+def _narrowest(tensor: Format, parts: Sequence[SitePosition], out: int) -> tuple[Array, Array]:
     """``(out, r)`` and ``(r, in)`` of the sites of one group in one module, the narrower way."""
     pairs = [tensor.pair(i) for i, _ in parts]
     apart = sum(right.shape[0] for _, right in pairs)

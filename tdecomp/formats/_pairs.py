@@ -21,7 +21,7 @@ from tdecomp.tensor import promoted
 
 __all__ = ["Summand", "block_sum", "elementwise", "inner", "kronecker", "norm", "refined"]
 
-Pair = tuple[Equation, Sequence[Array]]
+BareNetwork = tuple[Equation, Sequence[Array]]
 """An equation and the arrays of its terms."""
 
 
@@ -39,7 +39,7 @@ class Summand(NamedTuple):
     ranks: tuple[int, ...] | None = None
 
     @property
-    def pair(self) -> Pair:
+    def pair(self) -> BareNetwork:
         if self.ranks is None:
             return self.equation, self.arrays
         return self.equation, [*owners(self.sites, self.ranks, self.arrays[0]), *self.arrays]
@@ -158,7 +158,7 @@ def _times_power(x: Array, exponent: Array) -> Array:
     return x * xp.pow(two, half) * xp.pow(two, exponent - half)
 
 
-def elementwise(a: Pair, b: Pair) -> tuple[Equation, list[Array]]:
+def elementwise(a: BareNetwork, b: BareNetwork) -> tuple[Equation, list[Array]]:
     """The entrywise product as one network: the factors of both over the modes of `a`."""
     a, b = refined(a, b), refined(b, a)
     _check_axes(a, b)
@@ -253,7 +253,7 @@ def _connected(terms: Sequence[set[str]]) -> bool:
     return bool(terms[0]) and not left
 
 
-def refined(a: Pair, b: Pair) -> Pair:
+def refined(a: BareNetwork, b: BareNetwork) -> BareNetwork:
     """`a` with every plain axis split where `b` splits it: the arrays are only reshaped."""
     equation, arrays = a
     sizes, inner = _sizes(a), _sizes(b)
@@ -271,7 +271,7 @@ def _split(
     name: str,
     parts: tuple[str, ...],
     sizes: tuple[int, ...],
-) -> Pair:
+) -> BareNetwork:
     """The axis `name` split in `sizes`; a joined axis of these parts is what it was before."""
     if name != write_axis(parts):
         (stem,) = fresh([name], ())
@@ -291,7 +291,7 @@ def _split(
     return Equation(terms, tuple(names if a == name else a for a in equation.output)), split
 
 
-def _check_axes(a: Pair, b: Pair) -> None:
+def _check_axes(a: BareNetwork, b: BareNetwork) -> None:
     mine, theirs = a[0].output, b[0].output
     sizes = [_sizes(a), _sizes(b)]
     extents = [
@@ -318,7 +318,7 @@ def _names(equation: Equation) -> Mapping[str, None]:
     return dict.fromkeys(n for term in equation.terms for n in flatten(term))
 
 
-def _sizes(pair: Pair) -> dict[str, int]:
+def _sizes(pair: BareNetwork) -> dict[str, int]:
     equation, arrays = pair
     return equation.sizes([tuple(x.shape) for x in arrays])
 

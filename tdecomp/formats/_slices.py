@@ -12,7 +12,7 @@ from tdecomp.modes import Axis, Equation, flatten, write_axis
 
 __all__ = ["gathered", "owners", "restricted", "take"]
 
-Rows = Sequence[int] | np.ndarray
+Positions = Sequence[int] | np.ndarray
 
 
 def restricted(
@@ -67,7 +67,7 @@ def gathered(
     return Equation(tuple(terms), output), tuple(cut)
 
 
-def take(x: Array, axis: int, rows: Rows) -> Array:
+def take(x: Array, axis: int, rows: Positions) -> Array:
     """Some rows of an axis: a view where they are neighbours."""
     if isinstance(rows, range) and rows.step == 1:
         return x[(slice(None),) * axis + (slice(rows.start, rows.stop), ...)]
@@ -75,7 +75,7 @@ def take(x: Array, axis: int, rows: Rows) -> Array:
     return xp.take(x, _whole(rows, x), axis=axis)
 
 
-def _indicator(rows: Rows, n: int, like: Array) -> Array:
+def _indicator(rows: Positions, n: int, like: Array) -> Array:
     """1 where a row is the one named: ``(len(rows), n)``, in the dtype of `like`."""
     xp = namespace(like)
     match = _whole(rows, like)[:, None] == _whole(range(n), like)[None, :]
@@ -92,6 +92,6 @@ def owners(sites: Sequence[int], ranks: Sequence[int], like: Array) -> tuple[Arr
     return tuple(_indicator(own, n, like).T for own, n in zip(index, sites, strict=True))
 
 
-def _whole(rows: Rows, like: Array) -> Array:
+def _whole(rows: Positions, like: Array) -> Array:
     """Whole numbers as an array of the library and device of `like`."""
     return namespace(like).asarray(np.asarray(rows, dtype=np.int64), device=device(like))

@@ -15,7 +15,7 @@ from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import FORMATS, Factored, Format
 from tdecomp.formats._equations import fresh, rename
-from tdecomp.formats._pairs import Pair, refined
+from tdecomp.formats._pairs import BareNetwork, refined
 from tdecomp.formats.network import Network, as_network, through_shorter_side
 from tdecomp.modes import Equation, flatten
 from tdecomp.tensor import promoted
@@ -210,15 +210,15 @@ def _beside_ones(x: Array, k: int, n: int, summed: list[int]) -> Array:
     return xp.concat([own if i == k else ones for i in range(n)], axis=0)
 
 
-def _one_split(networks: list[Network]) -> list[Pair]:
+def _one_split(networks: list[Network]) -> list[BareNetwork]:
     """The networks with every axis split in all of them that is split in one."""
-    pairs: list[Pair] = [(network.equation, network.tensors) for network in networks]
+    pairs: list[BareNetwork] = [(network.equation, network.tensors) for network in networks]
     for a in list(pairs):
         pairs = [refined(b, a) for b in pairs]
     return [_renamed(pair, pairs) for pair in pairs]
 
 
-def _renamed(pair: Pair, pairs: list[Pair]) -> Pair:
+def _renamed(pair: BareNetwork, pairs: list[BareNetwork]) -> BareNetwork:
     """The network with the names that its split axes have in the first of `pairs` that has them."""
     equation, arrays = pair
     target = flatten(pairs[0][0].output)

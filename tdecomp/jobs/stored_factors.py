@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tdecomp.files.factors import Factors, GroupFactors, load_factors
 from tdecomp.jobs.reports import Report, Unknown, relative_error, unknown_of
 
@@ -146,7 +148,7 @@ def _group(part: GroupFactors, total: float) -> ErrorOfGroup:
         grid=group.grid,
         format=type(tensor).__name__,
         equation=str(tensor.equation),
-        rank=tuple(tensor.rank),
+        rank=tuple(int(r) for r in np.atleast_1d(tensor.rank)),
         n_params=tensor.n_params,
         error=relative_error([float(part.residual.sum())], [energy]),
         energy_share=energy / total if total else 0.0,

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from tdecomp._xp import (
     Array,
-    autocast_devices,
     check_array,
     check_not_traced,
     detached,
     float64_scope,
     namespace,
+    scope_matters,
     working,
 )
 from tdecomp.errors import ArgumentError, DataError
@@ -59,7 +58,7 @@ def check_matrices(shape: Sequence[int], what: str) -> None:
 
 def in_float64(*xs: Input) -> AbstractContextManager[Any]:
     """Context in which steps on `xs` have the precision they ask for; see `float64_scope`."""
-    if "jax" not in sys.modules and not autocast_devices():
+    if not scope_matters():
         return nullcontext()
     arrays: list[Array] = []
     for x in xs:

@@ -9,9 +9,9 @@ from tdecomp.stack.names import canonical, is_adapter
 from tdecomp.stack.patterns import NUMBER, Labels
 from tdecomp.stack.sites import Site
 
-__all__ = ["Claim", "Rank", "generic", "reason_against"]
+__all__ = ["Claim", "ClaimRank", "generic", "reason_against"]
 
-Rank = tuple[int, str]
+ClaimRank = tuple[int, str]
 """Order among sites: number of the rule, prefix."""
 
 _LAST = 1_000_000
@@ -39,7 +39,7 @@ class Claim:
     """What a tensor holds: sites, or a reason against (neither: no rule knows the name)."""
 
     sites: tuple[Site, ...] = ()
-    rank: Rank = (0, "")
+    rank: ClaimRank = (0, "")
     reason: str = ""
     note: str = ""
 

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from typing import Any
 
 from tdecomp.errors import SiteError
-from tdecomp.stack.claims import Rank, generic, reason_against
+from tdecomp.stack.claims import ClaimRank, generic, reason_against
 from tdecomp.stack.scheme import Scheme, choose_scheme, with_heads
 from tdecomp.stack.select import SiteFilter, Targets, last_segments, matches
 from tdecomp.stack.sites import Site, Survey
@@ -76,7 +76,7 @@ def find_sites(
     """
     scheme = choose_scheme(shapes, config, patterns)
     selection = SiteFilter.of(targets, exclude, layers)
-    ranked: list[tuple[Rank, Site]] = []
+    ranked: list[tuple[ClaimRank, Site]] = []
     uncovered: dict[str, str] = {}
     notes: dict[str, list[str]] = {}
     beside: list[str] = []
@@ -132,7 +132,7 @@ def _partly(sites: Sequence[Site], kept: Sequence[Site]) -> str:
     return f"chosen without its parts {', '.join(left)}" if left else ""
 
 
-def _in_order(ranked: list[tuple[Rank, Site]], scheme: Scheme) -> list[Site]:
+def _in_order(ranked: list[tuple[ClaimRank, Site]], scheme: Scheme) -> list[Site]:
     """Sites by rule, prefix and labels: numbers ascending, names in the table's order."""
     seen: dict[tuple[str, int | str], int] = {}
     for pattern, rule in scheme.rules:
@@ -145,7 +145,7 @@ def _in_order(ranked: list[tuple[Rank, Site]], scheme: Scheme) -> list[Site]:
         for pair in site.labels:
             seen.setdefault(pair, len(seen))
 
-    def key(item: tuple[Rank, Site]) -> tuple[Any, ...]:
+    def key(item: tuple[ClaimRank, Site]) -> tuple[Any, ...]:
         rank, site = item
         return rank, [v if isinstance(v, int) else seen[m, v] for m, v in site.labels]
 

@@ -206,10 +206,10 @@ def _unique(name: str, taken: dict[str, int]) -> str:
     return unique
 
 
-_Grid = tuple[tuple[str, ...], tuple[tuple[Label, ...], ...], tuple[Site, ...], str]
+_FullGrid = tuple[tuple[str, ...], tuple[tuple[Label, ...], ...], tuple[Site, ...], str]
 
 
-def _grids(bucket: Sequence[Site], modes: tuple[str, ...], *, flat: bool) -> list[_Grid]:
+def _grids(bucket: Sequence[Site], modes: tuple[str, ...], *, flat: bool) -> list[_FullGrid]:
     """Divide a bucket into full grids: (site modes, labels, sites, how)."""
     cells: Cells = {}
     for site in bucket:

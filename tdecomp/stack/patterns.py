@@ -21,7 +21,7 @@ _HOLE = re.compile(r"(?P<name>[A-Za-z_]\w*)(?::(?P<choices>[^:]+))?")
 
 
 @dataclass(frozen=True)
-class Match:
+class PathMatch:
     """Where a pattern met a module path: what stood before it and the labels it names."""
 
     prefix: str
@@ -59,18 +59,18 @@ class Pattern:
 
         >>> pattern = Pattern.parse("blocks.{layer}.att.{proj}.weight")
         >>> pattern.match("model.blocks.3.att.key")
-        Match(prefix='model', labels=(('layer', 3), ('proj', 'key')))
+        PathMatch(prefix='model', labels=(('layer', 3), ('proj', 'key')))
         """
         return _parse(text.strip().removesuffix(".weight"))
 
-    def match(self, module: str) -> Match | None:
+    def match(self, module: str) -> PathMatch | None:
         """Read the labels of a module path; None where it does not match."""
         found = self.regex.fullmatch(module)
         if found is None:
             return None
         prefix, *stars = (v or "" for k, v in _by_position(found) if k not in self.modes)
         labels = ((m, int(found[m]) if m in NUMBERED else found[m]) for m in self.modes)
-        return Match(".".join(filter(None, (prefix, *stars))), tuple(labels))
+        return PathMatch(".".join(filter(None, (prefix, *stars))), tuple(labels))
 
 
 def _by_position(found: re.Match[str]) -> list[tuple[str | None, str | None]]:

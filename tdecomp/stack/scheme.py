@@ -13,7 +13,7 @@ from tdecomp.stack.names import canonical
 from tdecomp.stack.patterns import Labels, Pattern
 from tdecomp.stack.sites import Site, block
 
-SITE_MODES = ("layer", "proj", "attn", "stack", "expert", "head")
+MODE_ORDER = ("layer", "proj", "attn", "stack", "expert", "head")
 """Order of the site modes that the families table names."""
 
 _HIDDEN = ("embed_dim", "hidden_size", "n_embd", "d_model", "dim")
@@ -117,10 +117,10 @@ def _unsplit(whole: list[Site]) -> list[Site]:
 
 
 def _finish(site: Site, rule: Rule, config: Mapping[str, Any], canonical: bool) -> Site:
-    """Complete a site: its number of heads, and its labels in the order of `SITE_MODES`."""
+    """Complete a site: its number of heads, and its labels in the order of `MODE_ORDER`."""
     labels = site.labels
     if canonical:
-        labels = tuple(sorted(labels, key=lambda pair: SITE_MODES.index(pair[0])))
+        labels = tuple(sorted(labels, key=lambda pair: MODE_ORDER.index(pair[0])))
     heads = _heads(site.shape[0], dict(labels).get("proj"), dict(rule.heads), config)
     return replace(site, labels=labels, heads=heads)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tdecomp._brief import brief, brief_modes
-from tdecomp._xp import Array, check_array, namespace
+from tdecomp._xp import Array, check_array, is_writable, namespace
 from tdecomp.errors import ArgumentError, DataError
 from tdecomp.stack.ahead import read_ahead
 from tdecomp.stack.find import find_sites
@@ -122,7 +122,7 @@ class Stack:
         slices = self.slices()
         first = next(slices)
         xp = namespace(first)
-        if type(first).__module__.startswith("jax"):  # cannot be written in place
+        if not is_writable(first):
             return xp.reshape(xp.stack(promoted([first, *slices])), self.shape)
         device = getattr(first, "device", None)  # numpy 1 arrays have none
         flat = xp.empty((self.n_sites, *first.shape), dtype=first.dtype, device=device)
@@ -148,8 +148,15 @@ class Stack:
         """Stacks of the sites among `arrays` (by checkpoint name), reading from them.
 
         The slices are views. Parameters as in `find_sites` and `group_sites`.
+
+        Raises
+        ------
+        ArgumentError
+            `arrays` is not a mapping from names to arrays.
+        SiteError
+            None of them is a site.
         """
-        shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+        shapes = _shapes(arrays)
         survey = find_sites(
             shapes,
             config or {},
@@ -164,6 +171,22 @@ class Stack:
             return site.take(arrays[site.tensor])
 
         return tuple(cls(group, read) for group in group_sites(survey.sites, share=share))
+
+
+def _shapes(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, refusing what is not arrays by name."""
+    if not isinstance(arrays, Mapping):
+        raise ArgumentError(
+            "Stack.from_arrays takes arrays by their names in a checkpoint, such as"
+            f" {{'layers.0.q_proj.weight': array}}: got a {type(arrays).__name__}"
+        )
+    for name, array in arrays.items():
+        if not isinstance(name, str) or not hasattr(array, "shape"):
+            raise ArgumentError(
+                "Stack.from_arrays takes arrays by their names in a checkpoint: got a"
+                f" {type(array).__name__} for {name!r}"
+            )
+    return {name: tuple(array.shape) for name, array in arrays.items()}
 
 
 def _megabytes(count: int) -> str:

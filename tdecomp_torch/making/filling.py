@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tdecomp.adapters import Bound
 from tdecomp.adapters.expressions import nearest
-from tdecomp.adapters.grids import SiteGrid
+from tdecomp.adapters.site_grids import SiteGrid
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.stack import Site
 from tdecomp_torch.forward.pool import Derived, FactorPool

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from tdecomp.adapters import Bound, Factor, Spec, bind
 from tdecomp.adapters.bases import PLAIN
-from tdecomp.adapters.grids import SiteGrid
+from tdecomp.adapters.site_grids import SiteGrid
 from tdecomp.errors import ArgumentError
 from tdecomp_torch.attached import Settings
 from tdecomp_torch.forward.fast import fast_of

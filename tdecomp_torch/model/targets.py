@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from tdecomp.adapters import Spec
-from tdecomp.adapters.grids import sites_with_heads
+from tdecomp.adapters.site_grids import sites_with_heads
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.stack import Site, Survey, Targets, find_sites
 from tdecomp.stack.claims import reason_against

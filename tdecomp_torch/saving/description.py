@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tdecomp.adapters import Grid, Spec
-from tdecomp.adapters.grids import SiteGrid
+from tdecomp.adapters.site_grids import SiteGrid
 from tdecomp.errors import ArgumentError, TdecompError
 from tdecomp.stack import Site
 from tdecomp_torch.attached import Attached, Settings

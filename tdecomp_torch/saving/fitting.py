@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from tdecomp.adapters.grids import SiteGrid
+from tdecomp.adapters.site_grids import SiteGrid
 from tdecomp.errors import SiteError
 from tdecomp.stack import Site
 from tdecomp_torch.attached import Attached

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from tdecomp.adapters import CATALOGUE
-from tdecomp.adapters.from_weights import FROM_WEIGHTS
 from tdecomp.adapters.inits import INITS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text(encoding="utf-8")
@@ -27,5 +26,5 @@ def test_every_row_is_listed_with_its_equation_and_source():
 
 def test_every_init_is_named():
     language = PAGE.partition("## The language")[2].partition("## Groups")[0]
-    for name in (*INITS, *FROM_WEIGHTS, "given"):
+    for name in INITS:
         assert re.search(rf"`{name}[`(]", language), name

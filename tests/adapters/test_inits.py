@@ -10,8 +10,8 @@ from scipy.linalg import circulant
 
 from tdecomp._xp import tol
 from tdecomp.adapters import Grid, Spec, bind
-from tdecomp.adapters.from_weights import FROM_WEIGHTS
-from tdecomp.adapters.inits import INITS, Init, Request
+from tdecomp.adapters.inits import INITS, Init
+from tdecomp.adapters.seeded import SEEDED, Request
 from tdecomp.errors import ArgumentError
 
 TOL = tol("float64", 4096)
@@ -21,7 +21,9 @@ def made(text: str, *shape: int, seed: int = 0, name: str = "a") -> np.ndarray:
     """The array of a seeded rule."""
     init = Init.parse(text)
     stream = lambda word: np.random.default_rng([seed, *word.encode()])
-    return INITS[init.kind](Request(shape, tuple(float(a({})) for a in init.args), stream, name))
+    return SEEDED[init.kind].make(
+        Request(shape, tuple(float(a({})) for a in init.args), stream, name)
+    )
 
 
 def on_weights(
@@ -361,7 +363,7 @@ def test_weights_are_not_changed():
 ARGUMENTS = {"cos": "(out, in, 0)", "sin": "(out, in, 1)", "mpo": "(1)", "copy": "(a)"}
 
 
-@pytest.mark.parametrize("kind", [*INITS, *FROM_WEIGHTS, "copy", "given"])
+@pytest.mark.parametrize("kind", INITS)
 def test_a_rule_is_read_and_written(kind):
     text = kind + ARGUMENTS.get(kind, "")
     assert str(Init.parse(text)) == text

@@ -135,7 +135,8 @@ def test_the_old_name_of_method_is_known(pair, report):
     assert report(*words, "--formats", "svd") == report(*words, "--method", "svd")
 
 
-def test_without_a_command_there_is_the_call(pair, report, done):
+def test_without_a_command_there_is_the_call(pair, report, done, monkeypatch):
+    monkeypatch.setattr("tdecomp.jobs.exploring.METHODS", {})
     told = report("explore", *pair, "--method", "cp", "--budget", "500")
     (winner,) = told["winners"]
     assert winner["command"] is None

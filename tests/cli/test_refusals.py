@@ -68,7 +68,7 @@ OPTIONS = [
     (("--budget", "1e3"), ("--budget 1e3",)),
     (("--budget", ""), ("--budget ''",)),
     (("--budget", "9" * 400), ("--budget 999",)),
-    ((*RANK, "--method", "cp"), ("--method cp", "svd, tucker2, tucker")),
+    ((*RANK, "--method", "mpo"), ("--method mpo", "svd, tucker2, tucker")),
     ((*RANK, "--dtype", "int8"), ("--dtype int8", "float32, bfloat16, float16")),
     ((*RANK, "--dtype", "F32"), ("--dtype F32",)),
     ((*RANK, "--share", "expert"), ("share", "'expert'", "layer, proj, head, site")),

@@ -126,7 +126,7 @@ def test_reports_are_frozen_and_rows_are_typed(pair):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "cp", "rank": 2}, "method='cp'.*svd, tucker2, tucker, tensor_train"),
+        ({"method": "mpo", "rank": 2}, "method='mpo'.*svd, tucker2, tucker, hosvd, tensor_train"),
         ({"dtype": "F32", "rank": 2}, "dtype='F32'.*float32, bfloat16, float16"),
         ({"modes": ("in",), "rank": 2}, "tucker or tucker2, not svd"),
         ({}, "exactly one of rank, error and budget"),

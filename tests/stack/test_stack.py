@@ -93,3 +93,21 @@ def test_no_such_slice(arrays, i: int):
     (stack,) = Stack.from_arrays(arrays)
     with pytest.raises(ArgumentError, match="0-5"):
         stack.slice(i)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([np.zeros((2, 3))], "got a list"),
+        (None, "got a NoneType"),
+        ("layers.0.q_proj.weight", "got a str"),
+        (np.zeros((2, 3)), "got a ndarray"),
+        ({"layers.0.q_proj.weight": [[1.0]]}, "got a list for 'layers.0.q_proj.weight'"),
+        ({"layers.0.q_proj.weight": None}, "got a NoneType for 'layers.0.q_proj.weight'"),
+        ({3: np.zeros((2, 3))}, "got a ndarray for 3"),
+    ],
+)
+def test_what_is_no_arrays_by_name_is_refused(given, told):
+    with pytest.raises(ArgumentError, match="takes arrays by their names") as caught:
+        Stack.from_arrays(given)
+    assert str(caught.value).endswith(told)

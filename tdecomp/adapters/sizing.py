@@ -8,23 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from tdecomp.adapters.bound import Bound, Grid, wrap_factors
+from tdecomp.adapters.bound import Bound, wrap_factors
 from tdecomp.adapters.expressions import nearest
+from tdecomp.adapters.grid import Grid
 from tdecomp.adapters.spec import Spec
 from tdecomp.adapters.terms import SIDES, SITE_MODES
 from tdecomp.errors import ArgumentError
 from tdecomp.modes import Axis, flatten, write_axis
 
-__all__ = ["Rank", "bind"]
+__all__ = ["AskedRank", "bind"]
 
-Rank = int | Mapping[str, int]
+AskedRank = int | Mapping[str, int]
 """Size of every rank that a method leaves open, or sizes by letter."""
 
 
 def bind(
     spec: Spec,
     grid: Grid,
-    rank: Rank | None = None,
+    rank: AskedRank | None = None,
     *,
     alpha: float | None = None,
     sizes: Mapping[str, int] | None = None,
@@ -131,7 +132,7 @@ def _sizes_of(spec: Spec, grid: Grid, turned: bool) -> dict[str, Any]:
     return known
 
 
-def _ranks(spec: Spec, rank: Rank | None, known: Mapping[str, Any]) -> dict[str, int]:
+def _ranks(spec: Spec, rank: AskedRank | None, known: Mapping[str, Any]) -> dict[str, int]:
     """Sizes that the user gives, by letter."""
     given = dict(rank) if isinstance(rank, Mapping) else {}
     free = spec.open_ranks(known, given)

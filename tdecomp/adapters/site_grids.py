@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tdecomp.adapters.bound import Grid, Label
+from tdecomp.adapters.grid import Grid
 from tdecomp.adapters.spec import Spec
 from tdecomp.adapters.terms import SITE_MODES
 from tdecomp.errors import ArgumentError
 from tdecomp.stack import Site
-from tdecomp.stack.groups import open_heads
+from tdecomp.stack.groups import Label, open_heads
 
 __all__ = ["SiteGrid", "make_grids", "single_heads", "sites_with_heads"]
 
