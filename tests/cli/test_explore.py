@@ -125,7 +125,7 @@ def test_formats_and_file(pair, tmp_path, report, done):
     file = tmp_path / "table.json"
     told = report("explore", *pair, "--method", "cp,svd", "--budget", "500", "-o", file)
     assert [row["name"] for row in told["rows"]] == ["svd", "cp"]
-    assert told["rows"][1]["options"] is None
+    assert told["rows"][1]["options"] == ["--method", "cp"]
     assert json.loads(file.read_text()) == told
     assert f"Written to {file}." in done("explore", *pair, "-o", file, "--overwrite").out
 
