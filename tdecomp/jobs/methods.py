@@ -53,7 +53,7 @@ METHODS: Mapping[str, NamedMethod] = {
 
 EXPLORED: Mapping[str, NamedMethod] = {
     **METHODS,
-    "cp": NamedMethod(function=cp, sentence="sums of outer products, by iteration; not by default"),
+    "cp": NamedMethod(function=cp, sentence="sums of outer products, found by iteration"),
 }
 """What `explore` compares."""
 
