@@ -13,7 +13,18 @@ __all__ = [
 
 
 class TdecompError(Exception):
-    """Base of every error that tdecomp raises on purpose."""
+    """Base of every error that tdecomp raises on purpose.
+
+    Attributes
+    ----------
+    message, tip
+        What is wrong, and what to do about it, in the words of Python: ``"add overwrite=True"``.
+        The text of the error has both; the command line shows the tip on a line of its own.
+    """
+
+    def __init__(self, message: str = "", *, tip: str = ""):
+        super().__init__(f"{message}: {tip}" if tip else message)
+        self.message, self.tip = message, tip
 
 
 class ArgumentError(TdecompError, ValueError):

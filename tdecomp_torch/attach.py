@@ -133,10 +133,8 @@ def attach(
             f" {type(spec).__name__}"
         )
     check_name(model, name)
-    _check_settings(alpha=alpha, seed=seed, tokens=tokens, dtype=dtype)
-    for what, share_of in (("dropout", dropout), ("rank_dropout", rank_dropout)):
-        if not isinstance(share_of, Real) or not 0 <= float(share_of) < 1:
-            raise ArgumentError(f"{what}={share_of!r} must be 0 or more and below 1")
+    _check_numbers(alpha=alpha, seed=seed, tokens=tokens, dtype=dtype)
+    _check_probabilities(dropout=dropout, rank_dropout=rank_dropout)
     modes, sides = _shared(share)
     settings = Settings(
         rank=rank,
@@ -196,7 +194,13 @@ def load_adapter(
     return Adapter(load(model, folder, name))
 
 
-def _check_settings(*, alpha: Any, seed: Any, tokens: Any, dtype: torch.dtype | None) -> None:
+def _check_probabilities(**given: Any) -> None:
+    for what, value in given.items():
+        if not isinstance(value, Real) or not 0 <= float(value) < 1:
+            raise ArgumentError(f"{what}={value!r} must be 0 or more and below 1")
+
+
+def _check_numbers(*, alpha: Any, seed: Any, tokens: Any, dtype: torch.dtype | None) -> None:
     for what, value, least in (("seed", seed, 0), ("tokens", tokens, 1)):
         if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
             raise ArgumentError(f"{what}={value!r} must be a whole number, {least} or more")

@@ -132,12 +132,8 @@ def merged_state_dict(attached: Attached) -> dict[str, Tensor]:
     attached.check()
     targets = _writable(attached)
     model = attached.model
-    names = {name: plain_name(model, name) for name in model.state_dict()}
-    state = {
-        names[name]: value
-        for name, value in model.state_dict().items()
-        if not any(part.startswith("tdecomp_") for part in names[name].split("."))
-    }
+    named = {plain_name(model, name): value for name, value in model.state_dict().items()}
+    state = {name: value for name, value in named.items() if ".tdecomp_" not in f".{name}"}
     for target in targets:
         state[f"{target.path}.weight"] = _merged(target)
     return state

@@ -197,8 +197,8 @@ def commands(folder: Path) -> Iterator[Case]:
             ["decompose", base, tuned, "--rank", "2", "--lora", "-o"],
         ),
         "explore": (
-            ["explore", base, tuned, "--formats", "svd", "--budget", "300", "-o"],
-            ["explore", base, tuned, "--formats", "svd", "--budget", "500", "-o"],
+            ["explore", base, tuned, "--method", "svd", "--budget", "300", "-o"],
+            ["explore", base, tuned, "--method", "svd", "--budget", "500", "-o"],
         ),
         "apply": (["apply", one, tuned, "-o"], ["apply", two, tuned, "-o"]),
         "export": (["export", one, "--lora"], ["export", two, "--lora"]),

@@ -60,16 +60,22 @@ def _run(arguments: list[str] | None, command: Callable[..., object] | None = No
         with np.errstate(all="ignore"):  # what is not finite is found and told in words
             code = command(arguments, prog_name="tdecomp", standalone_mode=False)
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):  # Typer makes SystemExit of it: `inspect MODEL | head`
+    except SystemExit as left:
+        if not left.code:  # completion of a shell
+            return 0
+        _drop_output()
+        return 128 + 13  # Typer makes it of a broken pipe: `inspect MODEL | head`
+    except BrokenPipeError:
         _drop_output()
         return 128 + 13
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # Typer has printed the help
             return 2
-        if line := _in_one_line(error):
-            _drop_output()
-            return _say(line, 2)
-        raise
+        line, tip = _in_words(error)
+        if not line:
+            raise
+        _drop_output()
+        return _say(line, 2, tip)
     return code if isinstance(code, int) else 0
 
 
@@ -93,24 +99,27 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _in_one_line(error: Exception) -> str:
-    """What to tell the user; empty for an error that is a bug."""
+def _in_words(error: Exception) -> tuple[str, str]:
+    """What to tell the user, and what to do about it; empty for an error that is a bug."""
+    from tdecomp.cli.spelling import as_typed, usage_error
+
     if isinstance(error, TdecompError):
-        from tdecomp.cli.spelling import as_typed
-
-        return as_typed(str(error))
+        return as_typed(error.message), as_typed(error.tip)
     if isinstance(error, OSError):
-        return f"{error.filename or 'cannot print, read or write'}: {error.strerror or error}"
+        where = error.filename or "cannot print, read or write"
+        return f"{where}: {error.strerror or error}", ""
     if isinstance(error, MemoryError):
-        return "out of memory: share fewer modes (--share) or take fewer sites (--targets)"
-    usage = getattr(error, "format_message", None)  # the option parser's own errors
-    return f"{usage()} (see --help)" if usage else ""
+        return "out of memory", "share fewer modes (--share), or take fewer sites (--targets)"
+    return usage_error(error) if hasattr(error, "format_message") else ("", "")
 
 
-def _say(message: str, code: int) -> int:
-    """Tell it in one line, whatever the names and paths in it hold."""
+def _say(message: str, code: int, tip: str = "") -> int:
+    """Tell it in one line, whatever the names and paths in it hold, and a tip in another."""
     from tdecomp.cli.screen import printable
 
     with suppress(OSError):  # nobody can be told; the exit code says it
-        print(f"tdecomp: {printable(_BREAKS.sub(' ', message))}", file=sys.stderr, flush=True)
+        for start, text in (("tdecomp: ", message), ("  tip: ", tip)):
+            if text:
+                line = start + printable(_BREAKS.sub(" ", text))
+                print(line, file=sys.stderr, flush=True)
     return code

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tdecomp import __version__, jobs
-from tdecomp.adapters import CATALOGUE, method
+from tdecomp.adapters import CATALOGUE, Spec
 from tdecomp.cli.options import (
     DTYPE_NAMES,
     HOW_SMALL,
+    NO_VALUE,
     OUTPUT,
     AllowMissing,
     Base,
@@ -37,13 +39,13 @@ from tdecomp.cli.options import (
     examples,
 )
 from tdecomp.cli.screen import Screen, printable
-from tdecomp.cli.shown.adapters import adapter_lines
-from tdecomp.cli.shown.exploration import drawing, explore_lines, explore_table
+from tdecomp.cli.shown.adapters import adapter_lines, adapters_table
+from tdecomp.cli.shown.exploration import explore_lines, explore_table
 from tdecomp.cli.shown.factors import factors_table, left_out_lines, size_line
 from tdecomp.cli.shown.lora import lora_lines
 from tdecomp.cli.shown.model import model_table
 from tdecomp.cli.shown.tables import left_out_table, not_covered_table, unknown_lines
-from tdecomp.cli.shown.verification import verify_table
+from tdecomp.cli.shown.verification import agreement_line, verify_table
 from tdecomp.cli.words import (
     parse_budget,
     parse_memory,
@@ -67,7 +69,9 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def version(
-    show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    show: Annotated[
+        bool, typer.Option("--version", metavar=NO_VALUE, help="Print the version.")
+    ] = False,
 ) -> None:
     """Decompose what fine-tuning changed."""
     if show:
@@ -117,17 +121,7 @@ def inspect(
 def decompose(
     base: Base,
     tuned: Tuned,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="OUT",
-            help="Folder to write.",
-            show_default=False,
-            rich_help_panel=OUTPUT,
-        ),
-    ],
+    *,
     method: Method = "svd",
     modes: Modes = None,
     rank: Annotated[
@@ -168,10 +162,24 @@ def decompose(
     allow_missing: AllowMissing = False,
     device: Device = None,
     max_memory: MaxMemory = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="OUT",
+            help="Folder to write.",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ],
     lora: Annotated[
         bool,
         typer.Option(
-            "--lora", help="Also write a PEFT LoRA folder, OUT/lora.", rich_help_panel=OUTPUT
+            "--lora",
+            metavar=NO_VALUE,
+            help="Also write a PEFT LoRA folder, OUT/lora.",
+            rich_help_panel=OUTPUT,
         ),
     ] = False,
     lora_rank: LoraRank = VLLM_RANKS[-1],
@@ -183,7 +191,8 @@ def decompose(
     """Factorise TUNED - BASE, by exactly one of --rank, --error and --budget."""
     _check_one_of({"--rank": rank, "--error": error, "--budget": budget})
     if not lora and (rank_pattern or lora_rank != VLLM_RANKS[-1]):
-        raise ArgumentError("--lora-rank and --rank-pattern say how --lora is written: add --lora")
+        message = "--lora-rank and --rank-pattern say how --lora is written"
+        raise ArgumentError(message, tip="add --lora")
     screen = Screen(quiet, as_json)
     with screen.steps() as progress:
         report = jobs.decompose(
@@ -204,10 +213,13 @@ def decompose(
             progress=progress,
         )
     screen.lines(unknown_lines(report.unknown))
-    screen.out.print(factors_table(report))
-    screen.lines([size_line(report), *left_out_lines(report)])
-    if report.uncovered:
-        screen.out.print(not_covered_table(report.uncovered, limit=6))
+    if report.zero_delta:
+        screen.lines(["BASE and TUNED are equal: the factors are zero, and change nothing."])
+    else:
+        screen.out.print(factors_table(report))
+        screen.lines([size_line(report), *left_out_lines(report)])
+        if report.uncovered:
+            screen.out.print(not_covered_table(report.uncovered, limit=6))
     if report.lora is not None:
         screen.lines(lora_lines(report.lora, out / "lora"))
     screen.lines([f"Written to {out}."])
@@ -273,8 +285,11 @@ def explore(
             progress=progress,
         )
     screen.lines(unknown_lines(report.unknown))
-    screen.out.print(explore_table(report))
-    screen.lines([*drawing(report), *explore_lines(report)])
+    if report.zero_delta:
+        screen.lines(["BASE and TUNED are equal in all that is covered: nothing to compare."])
+    else:
+        screen.out.print(explore_table(report))
+        screen.lines(explore_lines(report))
     if out is not None:
         screen.lines([f"Written to {out}."])
     _print_json(report.to_json(), as_json)
@@ -284,13 +299,30 @@ def explore(
     no_args_is_help=True,
     epilog=examples("verify OUT BASE TUNED", "verify OUT BASE TUNED --quiet && echo true"),
 )
-def verify(out: Out, base: Base, tuned: Tuned, quiet: Quiet = False, as_json: Json = False) -> None:
+def verify(
+    out: Out,
+    base: Base,
+    tuned: Tuned,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            metavar=NO_VALUE,
+            help="Show the sites that agree, too.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
     """Measure the error again from the files; exit code 1 if it differs from what OUT claims."""
     screen = Screen(quiet, as_json)
     with screen.steps() as progress:
         report = jobs.verify(out, base, tuned, progress=progress)
     screen.lines(unknown_lines(report.unknown))
-    screen.out.print(verify_table(report))
+    if every or not report.agrees:
+        screen.out.print(verify_table(report, whole=every))
+    screen.lines([agreement_line(report)])
     for name in report.changed_files:
         screen.note(f"{name} is not the file the factors were made from (other size or hash)")
     _print_json(report.to_json(), as_json)
@@ -393,16 +425,40 @@ def info(out: Out, quiet: Quiet = False, as_json: Json = False) -> None:
     _print_json(report.to_json(), as_json)
 
 
-@app.command()
-def methods(
-    name: Annotated[str | None, typer.Argument(help="One row, whole.", show_default=False)] = None,
-    as_json: Json = False,
-) -> None:
-    """List the adapter methods that `tdecomp_torch.attach` knows by name."""
-    rows = [method(name)] if name else list(CATALOGUE.values())
-    report = {spec.name: spec.to_json() for spec in rows}
-    Screen(json=as_json).lines(adapter_lines(rows, whole=name is not None))
-    _print_json(report, as_json)
+Name = Annotated[
+    str | None,
+    typer.Argument(metavar="NAME", help="Show one row, whole.", show_default=False),
+]
+
+
+@app.command(epilog=examples("adapters", "adapters lotr"))
+def adapters(name: Name = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """List the adapters that 'tdecomp_torch.attach' knows by name."""
+    screen = Screen(quiet, as_json)
+    rows = list(CATALOGUE.values()) if name is None else [_adapter(name)]
+    if name is None:
+        screen.table(adapters_table(rows))
+    else:
+        screen.lines(adapter_lines(rows[0]))
+    _print_json({spec.name: spec.to_json() for spec in rows}, as_json)
+
+
+@app.command(hidden=True)
+def methods(name: Name = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Old name of 'adapters'."""
+    Screen(quiet, as_json).note("Note: 'tdecomp methods' is called 'tdecomp adapters' now")
+    adapters(name, quiet, as_json)
+
+
+def _adapter(name: str) -> Spec:
+    """A row of the catalogue; an error tells the nearest three."""
+    wanted = name.lower().replace("-", "_")
+    if wanted in CATALOGUE:
+        return CATALOGUE[wanted]
+    near = get_close_matches(wanted, CATALOGUE, n=3, cutoff=0.4)
+    see = "see 'tdecomp adapters'"
+    tip = f"the nearest are {', '.join(near)}; {see}" if near else see
+    raise ArgumentError(f"no adapter {name!r} is known", tip=tip)
 
 
 def _check_one_of(options: dict[str, object]) -> None:
@@ -411,7 +467,8 @@ def _check_one_of(options: dict[str, object]) -> None:
         *others, last = options
         raise ArgumentError(
             f"give exactly one of {', '.join(others)} and {last}, "
-            f"got {' and '.join(given) or 'none'}"
+            f"got {' and '.join(given) or 'none'}",
+            tip="" if given else "add --budget 60k, for example",
         )
 
 

@@ -13,6 +13,7 @@ from tdecomp.jobs.methods import EXPLORED, METHODS
 __all__ = [
     "DTYPE_NAMES",
     "HOW_SMALL",
+    "NO_VALUE",
     "OUTPUT",
     "WHERE",
     "WHICH",
@@ -40,6 +41,9 @@ __all__ = [
 
 HOW_SMALL, WHICH, WHERE, OUTPUT = "How small", "Which weights", "Where it runs", "Output"
 """The panels of the help."""
+
+NO_VALUE = " "
+"""In the place of Typer's `<bool>`, for an option that takes no value."""
 
 DTYPE_NAMES = ", ".join(STORED)
 
@@ -130,6 +134,7 @@ AllowMissing = Annotated[
     bool,
     typer.Option(
         "--allow-missing",
+        metavar=NO_VALUE,
         help="Go on when weights to be covered have no partner: what changed there stays unknown.",
         rich_help_panel=WHICH,
     ),
@@ -165,19 +170,26 @@ RankPattern = Annotated[
     bool,
     typer.Option(
         "--rank-pattern",
+        metavar=NO_VALUE,
         help="Keep every module's own rank in 'rank_pattern' (PEFT only), in the place of padding.",
         rich_help_panel=OUTPUT,
     ),
 ]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="Replace an existing output.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--overwrite", metavar=NO_VALUE, help="Replace an existing output.", rich_help_panel=OUTPUT
+    ),
 ]
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--quiet", "-q", metavar=NO_VALUE, help="Print nothing but errors.", rich_help_panel=OUTPUT
+    ),
 ]
 Json = Annotated[
     bool,
-    typer.Option("--json", help="Print the report as JSON.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--json", metavar=NO_VALUE, help="Print the report as JSON.", rich_help_panel=OUTPUT
+    ),
 ]

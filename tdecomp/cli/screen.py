@@ -9,12 +9,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 from tdecomp.jobs.steps import Steps
 
 __all__ = ["Screen", "printable", "short"]
 
+_WIDE = 1000  # characters of a line in a pipe
 _LONGEST = 10_000  # characters of one text: longer than any command that can be typed
 
 
@@ -52,6 +54,11 @@ class Screen:
         """Sentences of the result, each on one line."""
         for line in lines:
             self.out.print(line, highlight=False, soft_wrap=True)
+
+    def table(self, table: Table) -> None:
+        """A table that is as wide as it wants where nobody looks, for `grep` and the like."""
+        out = self.out
+        out.print(table, width=None if out.is_terminal else _WIDE, crop=False)
 
     def note(self, text: str) -> None:
         """One line that is not part of the result."""

@@ -6,16 +6,18 @@ import ast
 import re
 import shlex
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from tdecomp.jobs.commands import typed_layers
 
-__all__ = ["as_typed"]
+__all__ = ["as_typed", "usage_error"]
 
 _FLAGS = {"patterns": "--pattern", "allow_missing": "--allow-missing", "max_memory": "--max-memory"}
 _OPTIONS = (
     *("targets", "exclude", "layers", "patterns", "share", "method", "modes", "rank", "error"),
     *("budget", "dtype", "overwrite", "allow_missing", "device", "max_memory"),
 )
+_POSSIBLE = re.compile(r"\s*\(Possible options: [^)]*\)")
 _TEXT = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _VALUE = rf"{_TEXT}|\[(?:{_TEXT}|[^\]'\"])*\]|\((?:{_TEXT}|[^)'\"])*\)|[\w.+-]*\w"
 _GIVEN = re.compile(rf"\b({'|'.join(_OPTIONS)})=({_VALUE})")
@@ -51,3 +53,12 @@ def _typed(name: str, value: object, written: str) -> str:
     if isinstance(value, list | tuple):
         return shlex.quote(",".join(map(str, value)))
     return shlex.quote(value) if isinstance(value, str) else written
+
+
+def usage_error(error: Any) -> tuple[str, str]:
+    """What is wrong with the words of a command, and a tip; `error` is Typer's."""
+    message = _POSSIBLE.sub("", error.format_message()).strip()
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "tdecomp"
+    see = f"see '{command} --help'"
+    near = list(getattr(error, "possibilities", None) or ())[:3]
+    return message, f"did you mean {' or '.join(near)}? {see}" if near else see

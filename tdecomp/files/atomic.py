@@ -130,7 +130,7 @@ def _check_parent(target: Path) -> None:
 def _check_free(target: Path, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         raise FileError(
-            f"{target} already exists: choose another name, or give --overwrite (overwrite=True)"
+            f"{target} already exists", tip="add overwrite=True, or choose another name"
         )
 
 

@@ -205,7 +205,8 @@ def survey_model(checkpoint: Checkpoint, selection: Selection = EVERYTHING) -> S
         )
     except SiteError as error:
         refused = next(iter(checkpoint.refused.values()), "")
-        raise SiteError(f"{checkpoint.path}: {error}" + (refused and f"; {refused}")) from None
+        message = f"{checkpoint.path}: {error.message}" + (refused and f"; {refused}")
+        raise SiteError(message, tip=error.tip) from None
     return replace(survey, notes=(*survey.notes, *checkpoint.notes))
 
 

@@ -319,8 +319,9 @@ class Pair:
             if bad:
                 raise DataError(
                     f"tensor {own!r} in {checkpoint.entry(own).file} has {bad} NaN or infinite "
-                    f"values of {values.size}: leave it out with --exclude "
-                    f"{name.removesuffix('.weight')}, or repair the file"
+                    f"values of {values.size}",
+                    tip=f"leave it out with exclude={name.removesuffix('.weight')!r}, or repair "
+                    "the file",
                 )
         raise DataError(f"tensor {name!r}: tuned minus base is too large for its dtype")
 

@@ -105,8 +105,8 @@ def _check(base: Checkpoint, update: Mapping[str, Update], dtype: str | None) ->
         if dtype is None and name in base.packed:
             raise FileError(
                 f"{base.path}: tensor {name!r} is stored as {base.dtype(name)} "
-                f"({base.packed[name].layout}) and would have to be rounded to it again: give a "
-                "dtype, e.g. --dtype bfloat16, for the whole model"
+                f"({base.packed[name].layout}) and would have to be rounded to it again",
+                tip="add dtype='bfloat16', or another, for the whole model",
             )
     if dtype is not None and base.refused:
         raise FileError(f"cannot write {base.path} as {dtype}: {next(iter(base.refused.values()))}")
@@ -155,8 +155,8 @@ def _encoded(base: Checkpoint, entry: Entry, change: Update | None, code: str) -
             raise DataError(f"new {entry.name!r} has NaN or infinite values")
         if _OVERFLOW[code] <= largest < np.inf:
             raise DataError(
-                f"{entry.name!r} reaches {largest:.4g}, which {code} cannot hold: "
-                "write it as BF16 or F32"
+                f"{entry.name!r} reaches {largest:.4g}, which {NAMES[code]} cannot hold: "
+                "write it as bfloat16 or float32"
             )
     return safetensors.encode(values, code)
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from ..errors import DataError, FileError
-from .dtypes import DTYPES, FLOATS, FP8, DType
+from .dtypes import DTYPES, FLOATS, FP8, NAMES, DType
 from .parts import Part
 from .stored import OpenFile, Source, Stored
 
@@ -364,7 +364,8 @@ def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
     if np.isinf(out).sum() > np.isinf(array).sum():
         largest = np.abs(array, where=np.isfinite(array), out=np.zeros(np.shape(array))).max()
         raise DataError(
-            f"a number reaches {largest:.4g}, which {dtype} cannot hold: use BF16 or F32"
+            f"a number reaches {largest:.4g}, which {NAMES.get(dtype, dtype)} cannot hold: "
+            "use bfloat16 or float32"
         )
     return out
 

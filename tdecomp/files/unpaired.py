@@ -123,17 +123,17 @@ def refuse_missing(both: Pair, missing: Sequence[Uncovered]) -> None:
     elif first.tensor in {name for name, _, _ in both.reshaped}:
         where += " (different architectures?)"
     raise SiteError(
-        f"{where}: {lone}: what changed there is unknown. {_way_on(missing)}, "
-        "or go on without knowing with --allow-missing"
+        f"{where}: {lone}: what changed there is unknown",
+        tip=f"{_way_on(missing)}, or go on without knowing with allow_missing=True",
     )
 
 
 def _way_on(missing: Sequence[Uncovered]) -> str:
     if any(is_adapter(row.tensor) for row in missing):
-        return "Merge the adapter first (merge_and_unload in PEFT)"
+        return "merge the adapter first (merge_and_unload in PEFT)"
     if len(missing) > 1:
-        return "Leave them out with --exclude"
-    return f"Leave it out with --exclude {missing[0].tensor.removesuffix('.weight')}"
+        return "leave them out with exclude=NAMES"
+    return f"leave it out with exclude={missing[0].tensor.removesuffix('.weight')!r}"
 
 
 def differing_sizes(both: Pair) -> str:

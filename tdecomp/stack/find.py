@@ -100,7 +100,7 @@ def find_sites(
                 notes.setdefault(note, []).append(name)
     if not ranked:
         asked = _asked(targets=targets, exclude=exclude, layers=layers, patterns=patterns)
-        raise SiteError(_nothing(asked, uncovered, selection))
+        raise _nothing(asked, uncovered, selection)
     sites = tuple(_in_order(ranked, scheme))
     told = (
         *scheme.notes,
@@ -157,18 +157,19 @@ def _asked(**values: Any) -> str:
     return ", ".join(given) or "the default targets"
 
 
-def _nothing(asked: str, uncovered: Mapping[str, str], selection: SiteFilter) -> str:
-    """Error text when no tensor is a site."""
+def _nothing(asked: str, uncovered: Mapping[str, str], selection: SiteFilter) -> SiteError:
+    """The error when no tensor is a site."""
     if not uncovered:
-        return f"no site matches {asked}: there are no tensors"
+        return SiteError(f"no site matches {asked}: there are no tensors")
     matrices = [name for name, reason in uncovered.items() if reason != "not a matrix"]
     names = [name.removesuffix(".weight") for name in matrices or uncovered]
     text = (
         f"no site matches {asked} among {len(uncovered)} tensors, such as "
         f"{', '.join(names[:: -(-len(names) // 3)])}"
     )
-    hints = filter(None, (_hint(word, uncovered) for word in selection.words))
-    return f"{text}: {next(hints, 'name some of these, or give a pattern')}"
+    hints = filter(None, (_hint(word, uncovered, "targets=") for word in selection.words))
+    pattern = "name some of these, or say where the sites are: patterns=['blocks.{layer}.{proj}']"
+    return SiteError(text, tip=next(hints, pattern))
 
 
 def _idle(names: Sequence[str], sites: Sequence[Site], uncovered: Mapping[str, str]) -> list[str]:
@@ -184,8 +185,8 @@ def _idle(names: Sequence[str], sites: Sequence[Site], uncovered: Mapping[str, s
     ]
 
 
-def _hint(word: str, uncovered: Mapping[str, str]) -> str:
-    """Say what is in the way of a target, or what is spelled almost like it."""
+def _hint(word: str, uncovered: Mapping[str, str], start: str = "") -> str:
+    """Say what is in the way of a target, or what is spelled almost like it, after `start`."""
     modules = {name.removesuffix(".weight"): reason for name, reason in uncovered.items()}
     for module, reason in modules.items():
         if matches(word, module) and reason != "not targeted":
@@ -193,7 +194,7 @@ def _hint(word: str, uncovered: Mapping[str, str]) -> str:
     size = word.count(".") + 1
     tails = sorted({last_segments(module, size) for module in modules})
     near = difflib.get_close_matches(word, tails[:_MOST_TAILS], n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else ""
+    return f"did you mean {start}{near[0]!r}?" if near else ""
 
 
 def _told(notes: Mapping[str, Sequence[str]]) -> list[str]:

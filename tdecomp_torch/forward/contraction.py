@@ -36,13 +36,13 @@ class Layout:
     def lay(self, x: Tensor) -> Tensor:
         """Sum, permute and reshape."""
         if self.summed is not None:
-            x = x.sum(self.summed)
+            x = x.sum(self.summed)  # the letters that are kept
         if self.order is not None:
-            x = x.permute(self.order)
-        return x if self.shape is None else x.reshape(self.shape)
+            x = x.permute(self.order)  # (*batch, *rows, *inner)
+        return x if self.shape is None else x.reshape(self.shape)  # (*batch, rows, inner)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """One product: operands `left` and `right` leave the list, the result goes to its end."""
 
@@ -67,7 +67,7 @@ class Step:
         operands.append(product if self.shape is None else product.reshape(self.shape))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Contraction:
     """A whole contraction.
 
@@ -111,8 +111,8 @@ class Contraction:
         for step in self.steps[done:-1]:
             step.run(left)
         a, b = self.steps[-1].take(left)
-        onto = base.reshape(-1, self.columns)
-        return torch.addmm(onto, a, b, alpha=scale).reshape(base.shape)
+        onto = base.reshape(-1, self.columns)  # (token *rows, columns)
+        return torch.addmm(onto, a, b, alpha=scale).reshape(base.shape)  # (token, ...)
 
 
 def added_to(base: Tensor, x: Tensor, scale: float | Tensor) -> Tensor:
@@ -159,13 +159,14 @@ def compiled(
     )
     onto = final[:1] == (TOKEN,) and operands[0] == final and columns
     width = math.prod(sizes[n] for n in columns) if onto else 0
-    return Contraction(tuple(steps), last, tuple(costs), width)
+    return Contraction(steps=tuple(steps), last=last, costs=tuple(costs), columns=width)
 
 
 def _token_first(path: Sequence[tuple[int, ...]], n: int) -> list[tuple[int, int]]:
-    """The same products with that of the first operand first, where its partner is no product.
+    """The same products in another order: that of the tokens comes first where it can.
 
-    Sites that read the same tokens can then share it.
+    It can where its partner is an operand and not itself a product. Sites that read the same tokens
+    then share it.
     """
     numbers, products = list(range(n)), []
     for where in path:
@@ -193,7 +194,8 @@ def _step(
     The last product takes rows and columns in the order of `final`: turning a factor is cheaper
     than turning the result.
     """
-    a_, b_ = (tuple(n for n in t if n in needed or n in o) for t, o in ((a, b), (b, a)))
+    a_ = tuple(n for n in a if n in needed or n in b)  # the others are summed over first
+    b_ = tuple(n for n in b if n in needed or n in a)
     place = {n: k for k, n in enumerate(final)}
     ordered = lambda letters: tuple(sorted(letters, key=lambda n: place.get(n, 0)))
     inner = tuple(n for n in a_ if n in b_ and n not in needed)
@@ -201,22 +203,55 @@ def _step(
     rows = ordered(n for n in a_ if n not in b_)
     columns = ordered(n for n in b_ if n not in a_)
     if not inner:
-        result = (*a_, *columns)
-        right = tuple(n for n in result if n in b_)
-        left_as = Layout(*_arranged(a, a_), shape=_sized(a_, sizes, ones=len(columns)))
-        right_as = Layout(
-            *_arranged(b, right), shape=tuple(_size((n,), sizes) if n in b_ else 1 for n in result)
-        )
-        return Step(*where, left_as, right_as, True, None), result, ()
-    result = (*batch, *rows, *columns)
-    groups = lambda *parts: tuple(_size(part, sizes) for part in parts)
+        step = _entrywise(where, (a, a_), (b, b_), columns, sizes)
+        return step, (*a_, *columns), ()
+    step = _matmul(where, a, b, (batch, rows, inner, columns), sizes)
+    return step, (*batch, *rows, *columns), () if batch else columns
+
+
+def _entrywise(
+    where: tuple[int, int],
+    left: tuple[Letters, Letters],
+    right: tuple[Letters, Letters],
+    columns: Letters,
+    sizes: Mapping[str, int],
+) -> Step:
+    """A product without a sum; of each operand its letters, and those that are kept."""
+    (a, a_), (b, b_) = left, right
+    result = (*a_, *columns)
+    spread = tuple(_size((n,), sizes) if n in b_ else 1 for n in result)
+    right_order = tuple(n for n in result if n in b_)
+    return Step(
+        left=where[0],
+        right=where[1],
+        left_as=Layout(*_arranged(a, a_), shape=_sized(a_, sizes, ones=len(columns))),
+        right_as=Layout(*_arranged(b, right_order), shape=spread),
+        entrywise=True,
+        shape=None,
+    )
+
+
+def _matmul(
+    where: tuple[int, int],
+    a: Letters,
+    b: Letters,
+    groups: tuple[Letters, Letters, Letters, Letters],
+    sizes: Mapping[str, int],
+) -> Step:
+    """``(*batch, rows, inner)`` times ``(*batch, inner, columns)``; the groups in this order."""
+    batch, rows, inner, columns = groups
+    n_rows, n_inner, n_columns = (_size(group, sizes) for group in (rows, inner, columns))
     lead = tuple(_size((n,), sizes) for n in batch)
-    left_as = _laid(a, (*batch, *rows, *inner), (*lead, *groups(rows, inner)), sizes)
-    right_as = _laid(b, (*batch, *inner, *columns), (*lead, *groups(inner, columns)), sizes)
-    product = (*lead, *groups(rows, columns))
-    shape = tuple(_size((n,), sizes) for n in result)
-    step = Step(*where, left_as, right_as, False, None if product == shape else shape)
-    return step, result, () if batch else columns
+    product = (*lead, n_rows, n_columns)
+    shape = tuple(_size((n,), sizes) for n in (*batch, *rows, *columns))
+    return Step(
+        left=where[0],
+        right=where[1],
+        left_as=_laid(a, (*batch, *rows, *inner), (*lead, n_rows, n_inner), sizes),
+        right_as=_laid(b, (*batch, *inner, *columns), (*lead, n_inner, n_columns), sizes),
+        entrywise=False,
+        shape=None if product == shape else shape,
+    )
 
 
 def _size(letters: Letters, sizes: Mapping[str, int]) -> int:

@@ -1,4 +1,4 @@
-"""Faster ways to the same product for rows that name one: transforms in place of their matrices."""
+"""FFT versions of ``ΔW x``, for methods that set ``fast=`` (C3A, FourierFT)."""
 
 from __future__ import annotations
 

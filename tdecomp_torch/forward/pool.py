@@ -271,7 +271,10 @@ class FactorPool(Guest):
         return blocks + [take(k) for k in program.rest]
 
     def dropped(self, x: Tensor, p: float, site: tuple[int, int]) -> Tensor:
-        """`x` after dropout, the same for all sites that read it; new for one that reads again."""
+        """Dropout of `x`: sites that read the same tensor share one mask.
+
+        A site that reads it a second time gets a fresh one.
+        """
         known = self._pass.dropped
         if known is None or known[0] is not x or site in known[2]:
             known = self._pass.dropped = (x, functional.dropout(x, p), set())

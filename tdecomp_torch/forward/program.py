@@ -8,14 +8,14 @@ Which blocks are worth it is decided by cost, once, when the adapter is attached
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import torch
 
-from tdecomp.adapters import Bound, Operand, Term
+from tdecomp.adapters import Bound, Term
 from tdecomp_torch.forward.contraction import TOKEN, Contraction, Letters, compiled
 from tdecomp_torch.tracing import is_traced
 
@@ -24,7 +24,7 @@ __all__ = ["Block", "Program", "make_program"]
 _SITE = "site"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Block:
     """Operands of a term that are contracted ahead.
 
@@ -46,7 +46,7 @@ class Block:
     alone: Contraction
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Program:
     """One term: blocks, and what a site does with tokens, blocks and its other operands.
 
@@ -155,55 +155,83 @@ def _choices(bound: Bound, term: Term) -> Iterator[list[tuple[int, ...]]]:
 def _program(
     bound: Bound, term: Term, sets: Sequence[tuple[int, ...]], tokens: int, looked_up: bool
 ) -> tuple[Program, float]:
-    sizes = {**bound.sizes, TOKEN: tokens, _SITE: bound.grid.n_sites}
+    """The program that contracts some sets of operands ahead, and what these blocks cost."""
     letters = [bound.letters(o) for o in term.operands]
-    sited = [_is_sited(bound, o) for o in term.operands]
-    rest = tuple(k for k in range(len(letters)) if not any(k in s for s in sets))
+    sited = [not bound.grid.rows.keys().isdisjoint(o.letters) for o in term.operands]
     rows, columns = bound.out_letters, bound.in_letters
-    blocks, terms, cost = [], [], 0.0
+    sizes = {**bound.sizes, TOKEN: tokens, _SITE: bound.grid.n_sites}
+    blocks, terms = [], []
     for chosen in sets:
-        outside = {*rows, *columns}.union(
-            *(letters[k] for k in range(len(letters)) if k not in chosen)
-        )
-        kept = tuple(
-            n for n in dict.fromkeys(n for k in chosen for n in letters[k]) if n in outside
-        )
-        per_site = any(sited[k] for k in chosen)
-        lead = (_SITE,) if per_site else ()
-        ahead = compiled(
-            [((_SITE,) if sited[k] else ()) + letters[k] for k in chosen], lead + kept, sizes
-        )
-        alone = compiled([letters[k] for k in chosen], kept, sizes)
-        blocks.append(Block(chosen, per_site, ahead, alone))
+        kept = _kept(chosen, letters, {*rows, *columns})
+        blocks.append(_block(chosen, kept, letters, sited, sizes))
         terms.append(kept)
-        cost += ahead.cost
+    taken = {k for chosen in sets for k in chosen}
+    rest = tuple(k for k in range(len(letters)) if k not in taken)
     terms += [letters[k] for k in rest]
-    common = (True, *(not b.per_site for b in blocks), *(not sited[k] for k in rest))
-    plans = []
-    for n in (tokens, 1):
-        if looked_up:
-            looked = [tuple(_at_positions(term, columns)) for term in terms]
-            plans.append(compiled(looked, (TOKEN, *rows), {**sizes, TOKEN: n}))
-        else:
-            x = (TOKEN, *columns)
-            plans.append(compiled([x, *terms], (TOKEN, *rows), {**sizes, TOKEN: n}))
-    dense = compiled(terms, (*rows, *columns), sizes)
-    edge = _edge(terms, {*rows}, {*columns})
-    program = Program(tuple(blocks), rest, tuple(terms), plans[0], plans[1], dense, common, edge)
-    return program, cost
+    of_tokens = lambda n: _of_tokens(terms, rows, columns, {**sizes, TOKEN: n}, looked_up)
+    program = Program(
+        blocks=tuple(blocks),
+        rest=rest,
+        letters=tuple(terms),
+        many=of_tokens(tokens),
+        few=of_tokens(1),
+        dense=compiled(terms, (*rows, *columns), sizes),
+        common=(True, *(not b.per_site for b in blocks), *(not sited[k] for k in rest)),
+        edge=_edge(terms, {*rows}, {*columns}),
+    )
+    return program, sum(block.ahead.cost for block in blocks)
+
+
+def _kept(chosen: Sequence[int], letters: Sequence[Letters], sides: set[str]) -> Letters:
+    """Letters of the product of some operands: those that the weight or other operands have."""
+    others = [own for k, own in enumerate(letters) if k not in chosen]
+    outside = sides.union(*others)
+    inside = dict.fromkeys(n for k in chosen for n in letters[k])
+    return tuple(n for n in inside if n in outside)
+
+
+def _block(
+    chosen: tuple[int, ...],
+    kept: Letters,
+    letters: Sequence[Letters],
+    sited: Sequence[bool],
+    sizes: Mapping[str, int],
+) -> Block:
+    """Some operands contracted, for all sites at once and for one."""
+    per_site = any(sited[k] for k in chosen)
+    lead = (_SITE,) if per_site else ()
+    of_all = [(_SITE, *letters[k]) if sited[k] else letters[k] for k in chosen]
+    return Block(
+        where=chosen,
+        per_site=per_site,
+        ahead=compiled(of_all, (*lead, *kept), sizes),
+        alone=compiled([letters[k] for k in chosen], kept, sizes),
+    )
+
+
+def _of_tokens(
+    terms: Sequence[Letters],
+    rows: Letters,
+    columns: Letters,
+    sizes: Mapping[str, int],
+    looked_up: bool,
+) -> Contraction:
+    """Tokens times blocks and the rest: ``(token, out)``; `looked_up`: at positions along in."""
+    if looked_up:
+        operands = [_at_positions(term, columns) for term in terms]
+    else:
+        operands = [(TOKEN, *columns), *terms]
+    return compiled(operands, (TOKEN, *rows), sizes)
 
 
 def _edge(terms: Sequence[Letters], rows: set[str], columns: set[str]) -> tuple[int, int] | None:
+    """Operand and axis of the first rank behind ``in``; see `Program.edge`."""
     behind = [n for term in terms if columns & {*term} for n in term if n not in rows | columns]
     carriers = [k for k, term in enumerate(terms) if behind and behind[0] in term]
     if not carriers:
         return None
     which = next((k for k in carriers if not columns & {*terms[k]}), carriers[-1])
     return which, terms[which].index(behind[0])
-
-
-def _is_sited(bound: Bound, operand: Operand) -> bool:
-    return any(n in bound.grid.rows for n in operand.letters)
 
 
 def _at_positions(term: Letters, columns: Letters) -> Letters:

@@ -12,7 +12,7 @@ from tdecomp_torch.forward.tasks import Examples
 __all__ = ["State"]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class State:
     """What the pool and all layers of an adapter look at.
 

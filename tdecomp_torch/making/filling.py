@@ -191,4 +191,4 @@ def _as_array(name: str, value: Any) -> np.ndarray:
     try:
         return torch.as_tensor(value).detach().double().cpu().numpy()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ArgumentError(f"what is given for {name!r} is no array ({error})") from None
+        raise ArgumentError(f"what is given for {name!r} is not an array ({error})") from None

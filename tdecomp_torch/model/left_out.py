@@ -55,7 +55,7 @@ def left_out(
 
 
 def _weights(inventory: Inventory) -> Iterator[tuple[str, int, str]]:
-    """Name, size and what it is, of every weight in a numbered layer that is no table."""
+    """Name, size and what it is, of every weight in a numbered layer, tables excepted."""
     for path, module in inventory.modules.items():
         matrix = inventory.matrices.get(path)
         if matrix is not None:

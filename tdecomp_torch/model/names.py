@@ -113,11 +113,11 @@ def _outer(model: nn.Module) -> str:
     model, or is known to be wrapped.
     """
     path, module = [], model
-    while not _is_configured(module) and not any(True for _ in module.parameters(recurse=False)):
+    while not _is_configured(module) and not _has_some(module.parameters(recurse=False)):
         children: list[tuple[str, Any]] = [
             (name, child)
             for name, child in module.named_children()
-            if not isinstance(child, Guest) and any(True for _ in child.parameters())
+            if not isinstance(child, Guest) and _has_some(child.parameters())
         ]
         if len(children) != 1:
             break
@@ -128,6 +128,10 @@ def _outer(model: nn.Module) -> str:
         path.append(name)
         module = module_inside
     return ".".join(path)
+
+
+def _has_some(parameters: Iterable[nn.Parameter]) -> bool:
+    return next(iter(parameters), None) is not None
 
 
 def _is_configured(module: Any) -> bool:

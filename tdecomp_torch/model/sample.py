@@ -17,8 +17,8 @@ _SPREAD = (5**0.5 - 1) / 2
 def sample(tensors: Sequence[Tensor]) -> str | None:
     """Digest of shapes, dtypes and up to 4,096 numbers of every tensor; None: they cannot be read.
 
-    It notices weights of another model or another training, not a few changed numbers, and is no
-    safeguard against a forger. Weights that lie on ``meta``, on other processes or in a form of a
+    It notices weights of another model or another training, not a few changed numbers, and does
+    not protect against a forger. Weights that lie on ``meta``, on other processes or in a form of a
     library's own are not read.
     """
     digest = hashlib.blake2b(digest_size=8)

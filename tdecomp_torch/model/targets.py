@@ -60,13 +60,13 @@ def chosen_sites(
 ) -> Survey:
     """Find the sites that are asked for, as `tdecomp.stack.find_sites` does by name and shape.
 
-    By default those that fit the method: one that splits heads takes the weights that have some.
-    What is left out is told.
+    By default those that fit the method: one that splits heads takes the weights that have heads.
+    The notes say what is left out.
 
     Raises
     ------
     ArgumentError
-        Targets or layers that cannot be read.
+        `targets` is not a sequence of names, or `layers` not one of whole numbers.
     SiteError
         Nothing matches, or something does that cannot be adapted (listed).
     """
@@ -200,7 +200,7 @@ def _why_unfit(inventory: Inventory, path: str, module: nn.Module) -> str:
     if path in inventory.unlike:
         return f"{name}, which {_MORE}"
     if path in inventory.shapeless:
-        return f"{name} that is no matrix"
+        return f"{name}, not a matrix"
     holds = any(True for _ in module.parameters(recurse=False))
     return name if holds and path not in inventory.matrices else ""
 

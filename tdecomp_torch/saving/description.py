@@ -120,7 +120,7 @@ _DOCUMENT = fields(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Description:
     """What an adapter file says besides its tensors.
 
@@ -189,7 +189,14 @@ def read_description(plain: str) -> Description:
     _check_work(spec, grids)
     base = document.get("base_hash" if document["version"] == 1 else "base_samples", {})
     dtype = _DTYPES.get(document["dtype"] or "")
-    return Description(spec, settings, grids, float(document["step"]), dtype, base)
+    return Description(
+        spec=spec,
+        settings=settings,
+        grids=grids,
+        step=float(document["step"]),
+        dtype=dtype,
+        base=base,
+    )
 
 
 def _parsed(plain: str) -> Any:
@@ -304,11 +311,11 @@ def _grid_json(sites: SiteGrid) -> dict[str, Any]:
 
 def _grid(plain: Mapping[str, Any]) -> SiteGrid:
     grid = Grid(
-        plain["name"],
-        tuple(plain["shape"]),
-        tuple((mode, tuple(labels)) for mode, labels in plain["modes"]),
-        tuple(map(tuple, plain["places"])),
-        plain["heads"],
-        plain["heads_in"],
+        name=plain["name"],
+        shape=tuple(plain["shape"]),
+        modes=tuple((mode, tuple(labels)) for mode, labels in plain["modes"]),
+        places=tuple(map(tuple, plain["places"])),
+        heads=plain["heads"],
+        heads_in=plain["heads_in"],
     )
     return SiteGrid(grid, tuple(map(Site.from_json, plain["sites"])))

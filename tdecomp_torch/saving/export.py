@@ -39,9 +39,9 @@ def to_lora(attached: Attached, *, max_rank: int | None = None) -> list[LoRAModu
     """LoRA pairs of every adapted module, at scale 1, in float64; of the task that acts.
 
     The rank of a weight is the smallest product of ranks that cuts its network between ``out`` and
-    ``in``; terms of a sum add theirs. Where that is no smaller than the weight (interleaved trains,
-    Kronecker and Hadamard products, circulants), and for normalised weights, the pair is the dense
-    ΔW and an identity. Pairs wider than `max_rank` are recompressed by SVD, and
+    ``in``; terms of a sum add theirs. Where that is not smaller than the weight (interleaved
+    trains, Kronecker and Hadamard products, circulants), and for normalised weights, the pair is
+    the dense ΔW and an identity. Pairs wider than `max_rank` are recompressed by SVD, and
     `LoRAModule.departure` says what that lost.
 
     Raises
@@ -148,16 +148,17 @@ def trained_modules(attached: Attached) -> dict[str, dict[str, np.ndarray]]:
                 f" not adapted: {owner or 'the model itself'} is adapted; save() keeps it"
             )
     paths = {*owners.values()}
-    outer = [p for p in paths if not any(p.startswith(f"{other}.") for other in paths)]
-    # PEFT takes every module whose path ends like this one's, so that one is kept, too
+    inner = {path for path in paths for other in paths if path.startswith(f"{other}.")}
+    outer = tuple(paths - inner)
     modules = modules_of(attached.model)
-    alike = {p for p in modules if any(p.endswith(o) for o in outer)}
-    return {
-        path: {
-            canonical(name): _numbers(value) for name, value in modules[path].state_dict().items()
-        }
-        for path in sorted(alike if outer else ())
-    }
+    # PEFT takes every module whose path ends like one of these, so that it is kept, too
+    alike = [path for path in sorted(modules) if path.endswith(outer)]
+    return {path: _state(modules[path]) for path in alike}
+
+
+def _state(module: nn.Module) -> dict[str, np.ndarray]:
+    """The numbers of a module by plain name."""
+    return {canonical(name): _numbers(value) for name, value in module.state_dict().items()}
 
 
 def _numbers(value: torch.Tensor) -> np.ndarray:

@@ -72,16 +72,19 @@ class Schedule:
         laid: list[tuple[list[str], Tensor | None]] = []
         for factor in member.bound.factors:
             if factor.trainable and label in factor.modes:
-                mean = self._mean(member.keys[factor.name], counts=step > 0)
+                running = self._mean(member.keys[factor.name], counts=step > 0)
                 lead = [n for n in (*apart, label) if n in factor.modes]
-                laid.append((lead, mean.laid([factor.modes.index(n) for n in lead])))
-        if any(found is None for _, found in laid):
+                laid.append((lead, running.laid([factor.modes.index(n) for n in lead])))
+        if any(mean is None for _, mean in laid):
             return
         array = getattr(self.pool, member.keys[assign.name])  # (*apart, row, label)
         for cell in np.ndindex(*array.shape[: len(apart)]):
             at = dict(zip(apart, cell, strict=True))
-            features = [x[tuple(at[n] for n in lead[:-1])] for lead, x in laid if x is not None]
-            join_closest(array[cell], torch.cat(features, dim=1), wanted)  # (label, n)
+            features = []
+            for lead, mean in laid:
+                assert mean is not None
+                features.append(mean[tuple(at[n] for n in lead[:-1])])  # (label, n)
+            join_closest(array[cell], torch.cat(features, dim=1), wanted)
 
     def _mean(self, key: str, *, counts: bool) -> RunningMean:
         """The mean of a factor; with `counts` it takes in what the factor is now."""

@@ -144,10 +144,12 @@ def spawn() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 def check_line(text: str, *texts: Any) -> None:
-    """Exactly one line that holds the texts."""
+    """One line, and perhaps a tip in another, that hold the texts."""
     assert text.startswith("tdecomp: "), text
     assert text.endswith("\n"), text
-    assert text.count("\n") == 1, text
+    line, *tips = text.splitlines()
+    assert len(tips) <= 1, text
+    assert all(tip.startswith("  tip: ") for tip in tips), text
     assert "Traceback" not in text
     for wanted in texts:
         assert str(wanted) in text, f"{wanted!r} is not in {text!r}"

@@ -48,9 +48,8 @@ def test_version(done):
     assert done("--version").out == f"{td.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [(), *((c,) for c in COMMANDS)], ids=str)
-def test_help(command, done):
-    assert "Usage: tdecomp" in done(*command, "--help").out
+def test_help(done):
+    assert "Usage: tdecomp" in done("--help").out
 
 
 def test_no_command_shows_the_help(call):
@@ -81,7 +80,7 @@ def test_inspect_tells_family_groups_and_the_rest(base, report):
 
 def test_inspect_shows_groups_and_reasons(tuned, done):
     text = done("inspect", tuned).out
-    for wanted in ("attn_in.16x12", "BF16", models.EMBEDDING, "q_proj", "0, 1"):
+    for wanted in ("attn_in.16x12", "bfloat16", models.EMBEDDING, "q_proj", "0, 1"):
         assert wanted in text
 
 
@@ -124,7 +123,8 @@ def test_verify_json_when_it_fails(out, base, tuned, call, check_line):
 
 def test_verify_table_has_the_worst_site_first(out, base, tuned, call):
     models.spoil(out, "0.u", models.put(7.0))
-    rows = [line for line in call("verify", out, base, tuned).out.splitlines() if "model." in line]
+    text = call("verify", out, base, tuned, "--all").out
+    rows = [line for line in text.splitlines() if "model." in line]
     assert "model.layers.1.self_attn.q_proj" in rows[0]
     assert "differs" in rows[0]
     assert all("agrees" in row for row in rows[1:])

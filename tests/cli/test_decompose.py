@@ -169,7 +169,7 @@ def test_zero_delta_is_an_answer(method, lora, target, base, tmp_path, report, d
     assert told["error"] == 0
     assert told["uncovered_share"] == 0
     assert (tmp_path / "out" / "lora" / "adapter_config.json").exists() == bool(lora)
-    assert "delta is zero" in done(*common, "-o", tmp_path / "again").out
+    assert "BASE and TUNED are equal" in done(*common, "-o", tmp_path / "again").out
     assert report("verify", tmp_path / "out", base, base)["agrees"] is True
     done("apply", tmp_path / "out", base, "-o", tmp_path / "model")
     same = (tmp_path / "model" / "model.safetensors", base / "model.safetensors")

@@ -42,9 +42,9 @@ def test_help_and_silence(pair, done):
     assert done("explore", *pair, "--quiet").out == ""
 
 
-def test_it_prints_a_table_bars_and_commands(pair, done, report):
+def test_it_prints_a_table_and_commands(pair, done, report):
     text = done("explore", *pair, "--budget", "300").out
-    for wanted in ("relative error", "svd", "in shared over proj", "tucker2", "300", "█", "▕"):
+    for wanted in ("relative error", "svd", "in shared over proj", "tucker2", "300"):
         assert wanted in text
     assert "tdecomp decompose" in text
     passes = report("explore", *pair, "--budget", "300")["passes"]
@@ -91,7 +91,7 @@ def test_the_printed_command_runs(chosen, pair, tmp_path, report, done):
     told = report("explore", *pair, *chosen)
     text = done("explore", *pair, *chosen).out
     for at, winner in enumerate(told["winners"]):
-        assert winner["command"] in text
+        assert winner["command"].rpartition(" ")[0] in text
         words = shlex.split(winner["command"])
         assert words[0] == "tdecomp"
         words[words.index("OUT")] = str(tmp_path / f"out{at}")
@@ -148,7 +148,7 @@ def test_zero_delta(base, done, report):
     told = report("explore", base, base)
     assert told["zero_delta"] is True
     assert all(w["error"] == 0 for w in told["winners"])
-    assert "delta is zero" in done("explore", base, base).out
+    assert "BASE and TUNED are equal" in done("explore", base, base).out
 
 
 @pytest.mark.parametrize(

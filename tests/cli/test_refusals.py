@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import struct
 
@@ -258,7 +259,7 @@ def test_not_finite(method, side, value, base, tuned, decompose, refused, done):
     file = models.spoil(folder, models.Q0, models.put(value))
     command = decompose(*RANK, "--method", method)
     told = refused(command, models.Q0, file, "NaN or infinite", "--exclude")
-    flag = told.split("leave it out with ")[1].split(",")[0].split()
+    flag = shlex.split(told.split("leave it out with ")[1].split(",")[0])
     assert "Unknown: what changed in 1 tensor" in done(*command, *flag).out
 
 
@@ -276,13 +277,13 @@ def test_delta_beyond_float32(base, tuned, decompose, refused):
 
 def test_factors_beyond_their_dtype(base, tuned, tmp_path, decompose, done, refused):
     models.spoil(tuned, models.Q0, models.put(1e6))
-    refused(decompose(*RANK, "--dtype", "float16"), "9.99", "F16 cannot hold")
+    refused(decompose(*RANK, "--dtype", "float16"), "9.99", "float16 cannot hold")
     done("decompose", base, tuned, "-o", tmp_path / "out", *RANK, "-q")
     models.spoil(tmp_path / "out", "0.vh", models.put(1e9))
     export = ["export", tmp_path / "out", "--lora", tmp_path / "lora", "--dtype", "float16"]
-    refused(export, "F16 cannot hold")
+    refused(export, "float16 cannot hold")
     refused(
-        ["apply", tmp_path / "out", base, "-o", tmp_path / "model", "--dtype", "float16"], "F16"
+        ["apply", tmp_path / "out", base, "-o", tmp_path / "model", "--dtype", "float16"], "float16"
     )
 
 

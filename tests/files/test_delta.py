@@ -121,9 +121,9 @@ def test_a_site_without_a_partner_is_refused_or_unknown(change, tmp_path):
     with pytest.raises(td.SiteError) as caught:
         open_delta(*models)
     way = (
-        "merge_and_unload" if change == "adapter" else f"--exclude {tensor.removesuffix('.weight')}"
+        "merge_and_unload" if change == "adapter" else f"exclude={tensor.removesuffix('.weight')!r}"
     )
-    for text in (f"{tensor} is {reason}", way, "--allow-missing"):
+    for text in (f"{tensor} is {reason}", way, "allow_missing=True"):
         assert text in str(caught.value)
     rows = open_delta(*models, allow_missing=True).uncovered()
     assert rows[0] == Uncovered(tensor, reason, None, site=True)

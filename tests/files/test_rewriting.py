@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from tdecomp.errors import ArgumentError, DataError, FileError, SiteError
 from tdecomp.files import checkpoint as ck
 from tdecomp.files.atomic import output_folder
+from tdecomp.files.dtypes import NAMES
 
 CODES = {
     "F64": torch.float64,
@@ -236,7 +237,7 @@ def test_refused_before_any_work(model, fp8_model, tmp_path):
     same = {"x.weight": lambda x: x}
     with pytest.raises(SiteError, match="no tensor 'x.weight' to update"):
         ck.write_model(plain, target, same)
-    with pytest.raises(FileError, match="'x.weight' is stored as F8_E4M3.*give a dtype"):
+    with pytest.raises(FileError, match="'x.weight' is stored as F8_E4M3.*add dtype="):
         ck.write_model(fp8, target, same)
     for code in ("F8_E4M3", "bfloat16", "I64"):
         with pytest.raises(ArgumentError, match=f"cannot write a model as '{code}'"):
@@ -250,7 +251,7 @@ def test_refused_before_any_work(model, fp8_model, tmp_path):
         (lambda x: x.T, r"new 'b.weight' has shape \(2, 4\), not \(4, 2\)"),
         (lambda x: x * np.nan, "new 'b.weight' has NaN"),
         (lambda x: x + np.inf, "new 'b.weight' has NaN or infinite"),
-        (lambda x: 0 * x + 65520, "'b.weight' reaches 6.552e.04, which F16 cannot hold"),
+        (lambda x: 0 * x + 65520, "'b.weight' reaches 6.552e.04, which float16 cannot hold"),
     ],
 )
 def test_bad_new_tensors(model, tmp_path, change, message):
@@ -273,7 +274,7 @@ def test_a_cast_that_overflows_is_an_error(tmp_path, code, fits, too_large):
     copy = rewrite(path, tmp_path / "copy", dtype=code)
     assert np.isfinite(copy.read("x")).all()
     save_file({"x": torch.tensor([1.0, -too_large], dtype=torch.float64)}, path)
-    with pytest.raises(DataError, match=f"'x' reaches .* which {code} cannot hold"):
+    with pytest.raises(DataError, match=f"'x' reaches .* which {NAMES[code]} cannot hold"):
         rewrite(path, tmp_path / "again", dtype=code)
 
 

@@ -163,7 +163,7 @@ def _told_faults(words: list[str], code: int, out: str, err: str) -> Iterator[st
     usual = (0, 1, 2) if words[0] == "verify" else (0, 2)
     if code not in usual:
         yield f"exit code {code}"
-    if code == 2 and not err.rpartition("\n")[0].split("\n")[-1].startswith("tdecomp: "):
+    if code == 2 and not _reason(err).startswith("tdecomp: "):
         yield f"no reason for exit code 2 but {err!r}"
     if "out of memory" in err:
         yield "out of memory"
@@ -175,6 +175,12 @@ def _told_faults(words: list[str], code: int, out: str, err: str) -> Iterator[st
             json.loads(out, parse_constant=_refuse)
         except ValueError as error:
             yield f"printed no JSON: {error}"
+
+
+def _reason(err: str) -> str:
+    """The last line, or the one before a tip."""
+    *_, before, last = ["", "", *err.removesuffix("\n").split("\n")]
+    return before if last.startswith("  tip: ") else last
 
 
 def _refuse(constant: str) -> None:

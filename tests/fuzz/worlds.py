@@ -47,7 +47,7 @@ def _read(base: str, tuned: str, *factors: str) -> tuple[Words, ...]:
         ("decompose", base, "{x}", *out, "--error", "0.5", "--method", "tucker2"),
         ("decompose", base, "{x}", *out, "--budget", "300", "--lora", "--json"),
         ("explore", "{x}", tuned, *out),
-        ("explore", base, "{x}", "--formats", "svd,tucker2", "--json"),
+        ("explore", base, "{x}", "--method", "svd,tucker2", "--json"),
     ]
     for place in (f"{{home}}/{name}" for name in factors):
         rows += [

@@ -191,7 +191,7 @@ def test_nothing_found_says_what_there_is():
     assert "targets=['q_porj']" in text
     assert f"{len(LLAMA)} tensors" in text
     assert sum(name.removesuffix(".weight") in text for name in LLAMA) >= 3
-    assert "did you mean 'q_proj'?" in text
+    assert "did you mean targets='q_proj'?" in text
 
 
 @pytest.mark.parametrize(

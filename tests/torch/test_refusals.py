@@ -189,7 +189,7 @@ class Mixed(nn.Module):
     [
         ("out_proj", r"attention\.out_proj \(used by MultiheadAttention without a call\)"),
         ("line", r"line \(Conv1d\)"),
-        ("grouped", r"grouped \(Conv2d that is no matrix\)"),
+        ("grouped", r"grouped \(Conv2d, not a matrix\)"),
         ("scale", r"scale \(a parameter of shape \(3, 8, 8\), not a module\)"),
         ("attention", r"attention \(MultiheadAttention\)"),
     ],

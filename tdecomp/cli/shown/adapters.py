@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.table import Table
+
 from tdecomp.adapters import Spec
 
-__all__ = ["adapter_lines"]
+__all__ = ["adapter_lines", "adapters_table"]
 
 
-def adapter_lines(specs: Sequence[Spec], *, whole: bool) -> list[str]:
-    """Adapter methods, one per line; or everything that a row says."""
-    if not whole:
-        return [str(spec) for spec in specs]
-    return [line for spec in specs for line in _whole(spec)]
+def adapters_table(specs: Sequence[Spec]) -> Table:
+    """A row each: name, equation, source."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("name", "equation", "source"):
+        table.add_column(name, no_wrap=name != "equation")
+    for spec in specs:
+        table.add_row(spec.name, str(spec).partition(": ")[2], spec.source)
+    return table
 
 
-def _whole(spec: Spec) -> list[str]:
+def adapter_lines(spec: Spec) -> list[str]:
+    """Everything that a row says."""
     lines = [str(spec), *(f"  {f.name} starts as {f.init}" for f in spec.factors)]
     lines += [f"  {f.name} is frozen to a share of {f.freeze}" for f in spec.factors if f.freeze]
     lines += [
-        f"  {f.name} tells apart no more than {f.clusters}" for f in spec.factors if f.clusters
+        f"  {f.name} has at most {f.clusters} different values" for f in spec.factors if f.clusters
     ]
     lines += [f"  {name} = {text}" for name, text in spec.where]
     lines += [f"  scale {spec.scale}, alpha {spec.alpha}", f"  {spec.base_rule.says}"]

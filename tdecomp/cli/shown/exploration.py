@@ -1,17 +1,20 @@
-"""What `explore` found: the table, the drawing, and commands that make a row."""
+"""What `explore` found: the table, the winners, and commands that make them."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import groupby
 
 from rich.table import Table
 from rich.text import Text
 
 from tdecomp.jobs import ExploreReport
-from tdecomp.jobs.exploring import ErrorWithin
+from tdecomp.jobs.exploring import BestWithin, ErrorWithin
 
-__all__ = ["drawing", "explore_lines", "explore_table"]
+__all__ = ["explore_lines", "explore_table"]
 
-_BAR = 40  # characters for a relative error of 1
-_EIGHTHS = " ▏▎▍▌▋▊▉"
+_BUDGET = re.compile(r"(?<=--budget )\d+$|(?<=budget=)\d+(?=\)  \(Python\)$)")
 
 
 def explore_table(report: ExploreReport) -> Table:
@@ -35,37 +38,36 @@ def _cell(cell: ErrorWithin | None, wins: bool) -> Text:
     return Text(f"{'*' if wins else ''}{cell.error:.4f}", style="bold" if wins else "")
 
 
-def drawing(report: ExploreReport) -> list[str]:
-    """Bars as long as the error: the winner and the runner-up of every budget."""
-    lines = []
-    width = max(len(f"{b:,}") for b in report.budgets)
-    for w in report.winners:
-        lines.append(_bar(f"{w.budget:,}".rjust(width), w.error, f"{w.name} *"))
-        if w.runner_up is not None:
-            lines.append(_bar(" " * width, w.runner_up_error or 0.0, w.runner_up))
-    return lines
-
-
-def _bar(label: str, error: float, name: str) -> str:
-    eighths = round(8 * _BAR * min(error, 1.0))
-    bar = "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
-    return f"{label} ▕{bar:<{_BAR}} {error:.4f} {name}"
-
-
 def explore_lines(report: ExploreReport) -> list[str]:
-    """The sentences under the table."""
-    lines = []
-    if report.zero_delta:
-        lines.append("The two checkpoints are identical: the delta is zero.")
-    for w in report.winners:
-        second = ""
-        if w.runner_up is not None:
-            second = f", then {w.runner_up} with {w.runner_up_error:.4f}"
-        lines.append(f"{w.budget:,} numbers: {w.name}, error {w.error:.4f}{second}.")
-        lines.append(f"  {w.command or w.python + '  (Python)'}")
+    """The sentences under the table: the best of every budget, and what makes it."""
+    lines = list(map(_best_line, report.winners))
+    lines += _commands(report.winners)
     many = "once" if report.passes == 1 else f"{report.passes} times"
     lines.append(
         f"Every matrix was read {many}. * marks the least error; that and the runner-up's were "
         "measured on the factors, the others estimated from the sketches."
     )
     return lines + [f"Note: {note}" for note in report.notes]
+
+
+def _best_line(best: BestWithin) -> str:
+    second = ""
+    if best.runner_up is not None:
+        second = f", then {best.runner_up} with {best.runner_up_error:.4f}"
+    return f"{best.budget:,} numbers: {best.name}, error {best.error:.4f}{second}."
+
+
+def _commands(winners: Sequence[BestWithin]) -> list[str]:
+    """One for every winner; BUDGET stands for the numbers where it wins more than once."""
+    lines: list[str] = []
+    for name, rows in groupby(sorted(winners, key=_name), key=_name):
+        best, *others = rows
+        made = best.command or f"{best.python}  (Python)"
+        if others:
+            made = _BUDGET.sub("BUDGET", made)
+        lines += [f"{name}:", f"  {made}"]
+    return lines
+
+
+def _name(best: BestWithin) -> str:
+    return best.name

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from tdecomp.cli.screen import short
-from tdecomp.cli.shown.tables import plain_table
+from tdecomp.cli.shown.tables import name_cell, plain_table
 from tdecomp.files.dtypes import NAMES
 from tdecomp.jobs import DecomposeReport, FactorsReport
 
@@ -21,7 +21,7 @@ def factors_table(report: DecomposeReport | FactorsReport) -> Table:
     for g in report.groups:
         shape, rank = "×".join(map(str, g.shape)), _rank(g.format, g.rank)
         share = f"{g.energy_share:.1%}"
-        table.add_row(g.name, shape, rank, f"{g.n_params:,}", share, f"{g.error:.4f}")
+        table.add_row(name_cell(g.name), shape, rank, f"{g.n_params:,}", share, f"{g.error:.4f}")
     table.add_section()
     table.add_row("total", "", "", f"{report.n_params:,}", "100.0%", f"{report.error:.4f}")
     return table
@@ -38,9 +38,8 @@ def size_line(report: DecomposeReport | FactorsReport) -> str:
 
 def left_out_lines(report: DecomposeReport) -> list[str]:
     """What the factors do not hold, and what in them is noise."""
-    lines = ["The two checkpoints are identical: the delta is zero."] * report.zero_delta
     of = "what is known of ‖Δ‖²" if report.unknown else "‖Δ‖²"
-    lines.append(f"Not covered: {report.uncovered_share_of_measured:.2%} of {of}.")
+    lines = [f"Not covered: {report.uncovered_share_of_measured:.2%} of {of}."]
     if report.rounding_floor:
         lines.append(
             f"About {report.rounding_floor:.4f} of the delta is the rounding of half-precision "

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 from rich.table import Table
 
-from tdecomp.cli.shown.tables import plain_table
+from tdecomp.cli.shown.tables import name_cell, plain_table
+from tdecomp.files.dtypes import NAMES
 from tdecomp.jobs import InspectReport
 
 __all__ = ["model_table"]
@@ -21,7 +22,8 @@ def model_table(report: InspectReport) -> Table:
     for g in report.groups:
         modes = " × ".join(f"{n} {m}" for n, m in zip(g.shape, g.modes, strict=True))
         labels = "; ".join(_labels(values) for values in g.labels)
-        table.add_row(g.name, modes, labels, g.grid, " ".join(g.dtypes))
+        dtypes = " ".join(NAMES.get(code, code) for code in g.dtypes)
+        table.add_row(name_cell(g.name), modes, labels, g.grid, dtypes)
     return table
 
 

@@ -1,4 +1,4 @@
-"""What the tables have in common, and the sentences under them."""
+"""What the tables have in common, and the sentences over them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import re
 from collections.abc import Sequence
 
 from rich.table import Table
+from rich.text import Text
 
+from tdecomp.cli.screen import printable
 from tdecomp.jobs.decomposing import NotCovered
 from tdecomp.jobs.inspecting import LeftOut
 from tdecomp.jobs.reports import Unknown
 
-__all__ = ["left_out_table", "not_covered_table", "plain_table", "unknown_lines"]
+__all__ = ["left_out_table", "name_cell", "not_covered_table", "plain_table", "unknown_lines"]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")  # a layer or expert inside a name
 
@@ -20,9 +22,10 @@ _Kind = tuple[str, str]
 """A name without its numbers, and the reason."""
 
 
-def plain_table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
-    """A table that breaks long names instead of cutting them; `right` are columns of numbers."""
+def plain_table(title: str, names: str, *columns: str, right: Sequence[str] = ()) -> Table:
+    """A table whose first column holds names, of `name_cell`; `right` are columns of numbers."""
     table = Table(title=title)
+    table.add_column(names, no_wrap=True)
     for name in columns:
         table.add_column(name, overflow="fold")
     for name in right:
@@ -30,15 +33,23 @@ def plain_table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
     return table
 
 
+def name_cell(name: str) -> Text:
+    """A name that stays on one line while the other columns can give way, and is never cut."""
+    return Text(printable(name), overflow="fold", no_wrap=False)
+
+
 def left_out_table(rows: Sequence[LeftOut]) -> Table:
-    """Tensors that are not sites; names that differ in numbers only are one row."""
+    """Tensors that are not sites, by reason; names that differ in numbers only are one row."""
     table = plain_table("not covered", "tensors", "reason", right=["count"])
-    counts: dict[_Kind, int] = {}
+    reasons: dict[str, dict[str, int]] = {}
     for row in rows:
-        kind = _without_numbers(row.tensor), row.reason
-        counts[kind] = counts.get(kind, 0) + 1
-    for (name, reason), count in counts.items():
-        table.add_row(name, reason, str(count))
+        names = reasons.setdefault(row.reason, {})
+        name = _without_numbers(row.tensor)
+        names[name] = names.get(name, 0) + 1
+    for reason, names in reasons.items():
+        table.add_section()
+        for i, (name, count) in enumerate(names.items()):
+            table.add_row(name_cell(name), "" if i else reason, str(count))
     return table
 
 
@@ -53,7 +64,7 @@ def not_covered_table(rows: Sequence[NotCovered], *, limit: int) -> Table:
         alike.setdefault(kind, []).append(row.energy_share)
     ordered = sorted(alike.items(), key=lambda item: _order(item[1]))
     for (name, reason), shares in ordered[:limit]:
-        table.add_row(name, reason, str(len(shares)), _sum(shares))
+        table.add_row(name_cell(name), reason, str(len(shares)), _sum(shares))
     if rest := [share for _, shares in ordered[limit:] for share in shares]:
         table.add_row("all others", "(each with --json)", str(len(rest)), _sum(rest))
     return table
