@@ -28,7 +28,7 @@ Path optimizer objects of opt_einsum and of cotengra are such callables.
 """
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Plan:
     """An order of pairwise contractions, as data.
 
@@ -309,7 +309,7 @@ def _costed(steps: tuple[tuple[tuple[int, ...], str], ...], sizes: dict[str, int
         work = math.prod(sizes[c] for c in letters)
         flops += work * (("," in left) + (letters > set(result)))
         peak = max(peak, math.prod(sizes[c] for c in result))
-    return Plan(steps, flops, peak)
+    return Plan(steps=steps, flops=flops, peak=peak)
 
 
 def _step(symbols: str, operands: list[Array]) -> Array:

@@ -158,7 +158,14 @@ def _site_grid(
     )
     places = tuple(tuple(modes[m].get(row.get(m, 0), 0) for m in modes) for row, _ in ordered)
     labels = tuple((mode, tuple(found)) for mode, found in modes.items())
-    grid = Grid(name, sites[0].shape, labels, places, *heads)
+    grid = Grid(
+        name=name,
+        shape=sites[0].shape,
+        modes=labels,
+        places=places,
+        heads=heads[0],
+        heads_in=heads[1],
+    )
     return SiteGrid(grid, tuple(site for _, site in ordered))
 
 

@@ -74,7 +74,7 @@ def bind(
         for f in spec.factors
     } | {f.name: tuple(whole[n] for n in f.modes) for f in wrap_factors(spec)}
     _check_leading(spec, grid, axes, shapes)
-    return Bound(spec, grid, axes, known, shapes, turned)
+    return Bound(spec=spec, grid=grid, sizes=axes, numbers=known, shapes=shapes, turned=turned)
 
 
 def _check_leading(

@@ -21,7 +21,7 @@ Cells = dict[tuple[Label, ...], Site]
 _MOST_GRIDS = 4
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Group:
     """Sites of one role and shape, on a grid of site modes.
 
@@ -76,11 +76,11 @@ class Group:
     def from_json(cls, plain: Mapping[str, Any]) -> Group:
         """Read what `to_json` wrote."""
         return cls(
-            plain["name"],
-            tuple(plain["modes"]),
-            tuple(map(tuple, plain["labels"])),
-            tuple(map(Site.from_json, plain["sites"])),
-            plain["grid"],
+            name=plain["name"],
+            modes=tuple(plain["modes"]),
+            labels=tuple(map(tuple, plain["labels"])),
+            sites=tuple(map(Site.from_json, plain["sites"])),
+            grid=plain["grid"],
         )
 
 
@@ -143,7 +143,15 @@ def group_sites(sites: Iterable[Site], *, share: Sequence[str] | None = None) ->
         for names, labels, members, grid in _grids(bucket, modes, flat="site" in shared):
             name = _unique(_name(bucket[0], shared, towers), taken)
             weight_modes = ("hd" if _is_head(bucket[0]) else "out", "in")
-            groups.append(Group(name, (*names, *weight_modes), labels, members, grid))
+            groups.append(
+                Group(
+                    name=name,
+                    modes=(*names, *weight_modes),
+                    labels=labels,
+                    sites=members,
+                    grid=grid,
+                )
+            )
     return tuple(groups)
 
 

@@ -98,7 +98,7 @@ class Chooser:
         return any(last_segments(path, n) in names for n, names in self.by_size.items())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SiteFilter:
     """Which sites to keep: chosen, not excluded, of some layers; None sets no limit."""
 
@@ -117,10 +117,10 @@ class SiteFilter:
             isinstance(targets, str) and targets.lower() == ALL_LINEAR
         )
         return cls(
-            Chooser.of(targets) if named and targets is not None else None,
-            Chooser.of(exclude) if exclude else None,
-            None if layers is None else frozenset(layers),
-            targets is not None,
+            chosen=Chooser.of(targets) if named and targets is not None else None,
+            excluded=Chooser.of(exclude) if exclude else None,
+            layers=None if layers is None else frozenset(layers),
+            anywhere=targets is not None,
         )
 
     @property

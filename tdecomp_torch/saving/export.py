@@ -68,7 +68,9 @@ def to_lora(attached: Attached, *, max_rank: int | None = None) -> list[LoRAModu
         if chosen := _acting(targets, member):
             sites = tuple(grid.sites[k] for k in chosen)
             labels = (tuple(site.path for site in sites),)
-            groups.append(Group(grid.grid.name, ("site", "out", "in"), labels, sites))
+            groups.append(
+                Group(name=grid.grid.name, modes=("site", "out", "in"), labels=labels, sites=sites)
+            )
             tensors.append(_tensor(attached, member, chosen))
     for target in targets:
         shape = target.kind.shape(target.module)
