@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -271,11 +271,12 @@ def _by_partners(cells: Cells, mode: int) -> list[Cells]:
 
 def _axes(cells: Cells, order: int) -> tuple[tuple[Label, ...], ...]:
     """Labels of each mode: numbers ascending, then names as first seen."""
-    number: Callable[[Label], tuple[bool, int]] = lambda v: (
-        isinstance(v, str),
-        v if isinstance(v, int) else 0,
-    )
-    return tuple(
-        tuple(sorted(dict.fromkeys(cell[mode] for cell in cells), key=number))
-        for mode in range(order)
-    )
+    axes: list[tuple[Label, ...]] = []
+    for mode in range(order):
+        labels = dict.fromkeys(cell[mode] for cell in cells)
+        axes.append(tuple(sorted(labels, key=_numbers_first)))
+    return tuple(axes)
+
+
+def _numbers_first(label: Label) -> tuple[bool, int]:
+    return (False, label) if isinstance(label, int) else (True, 0)

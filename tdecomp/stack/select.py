@@ -78,7 +78,7 @@ class Chooser:
 
     names: tuple[str, ...] = ()
     regex: re.Pattern[str] | None = None
-    by_size: Mapping[int, frozenset[str]] = field(default_factory=dict, repr=False)
+    by_size: Mapping[int, Collection[str]] = field(default_factory=dict, repr=False)
     """`names` by their number of segments."""
 
     @classmethod
@@ -87,8 +87,9 @@ class Chooser:
         if isinstance(targets, str):
             return cls(regex=compile_regex(targets))
         names = tuple(targets)
-        sizes = {name.count(".") + 1 for name in names}
-        by_size = {n: frozenset(v for v in names if v.count(".") + 1 == n) for n in sizes}
+        by_size: dict[int, set[str]] = {}
+        for name in names:
+            by_size.setdefault(name.count(".") + 1, set()).add(name)
         return cls(names=names, by_size=by_size)
 
     def __call__(self, path: str) -> bool:
