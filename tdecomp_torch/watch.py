@@ -110,7 +110,7 @@ class _Pass:
         )
 
     def _asked(self, path: str, value: Any) -> Any:
-        """The weight itself inside the module; outside one that tells when it is used."""
+        """The weight, read inside its module; elsewhere a stand-in that tells when it is used."""
         if (threading.get_ident(), path) in self._inside or type(value) is not nn.Parameter:
             return value
         self.read.add(path)

@@ -27,7 +27,7 @@ _TRAFFIC = 32.0
 
 @dataclass(frozen=True)
 class Layout:
-    """How an array is brought into shape; None where it is so already."""
+    """How an array is brought into shape; None where nothing has to be done."""
 
     summed: tuple[int, ...] | None = None
     order: tuple[int, ...] | None = None

@@ -1,4 +1,4 @@
-"""What a forward pass without gradient may take over from the one before: if nothing changed."""
+"""What a forward pass without gradient may reuse from the pass before, if nothing changed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Kept:
         inputs: Sequence[Tensor],
         compute: Callable[[], Tensor],
     ) -> Tensor:
-        """What `compute` gives for these inputs, which it must follow from together with `state`.
+        """What `compute` gives, which must depend on the inputs and `state` alone.
 
         Safe in several threads: an entry is put in its place whole.
         """
@@ -60,7 +60,7 @@ class Kept:
 
 
 def _has_numbers(x: Tensor) -> bool:
-    """Whether this is a tensor as it is known, not one that stands for others or for none."""
+    """Whether this is a plain tensor with values: not a wrapper, and not on meta."""
     plain = type(x) in (Tensor, nn.Parameter)
     wrapped: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
     return plain and not x.is_meta and not wrapped.is_functorch_wrapped_tensor(x)

@@ -128,7 +128,7 @@ class Hook:
         return Reader(self.kind, module, functional.dropout(x, self.state.dropout), own=True)
 
     def _adapted(self, module: nn.Module, place: Place, reader: Reader, rows: Tensor) -> Tensor:
-        """The output of one site, ``(token, out)``, with its adapter; `rows` without."""
+        """The output of one site with its adapter, ``(token, out)``; `rows` is that without."""
         member = self.pool.members[place.member]
         if member.adds:
             return self._with_delta(module, place, reader, rows)
@@ -174,7 +174,7 @@ class Hook:
         return {name: factors[name][place.site].to(device) for name in names}
 
     def _kept(self, module: nn.Module, place: Place, compute: Callable[[], Tensor]) -> Tensor:
-        """What is measured of V, or that of before if neither weight nor factors have changed.
+        """What is measured of V; the measure of before if neither weight nor factors changed.
 
         A quantised weight is decoded for it, which costs more than any comparison; elsewhere on an
         accelerator waiting for the answer costs more than measuring.

@@ -79,7 +79,7 @@ class Program:
     edge: tuple[int, int] | None
 
     def contraction(self, n_tokens: Any) -> Contraction:
-        """That planned for about this many tokens; for many where a tracer keeps that open."""
+        """The one planned for about this many tokens; for many where a tracer leaves it open."""
         if torch.compiler.is_compiling():
             from torch.fx.experimental.symbolic_shapes import statically_known_true
 

@@ -92,7 +92,7 @@ class Inventory:
     def stored_shapes(
         self, *, linear: bool = False, apart: Collection[str] = ()
     ) -> dict[str, tuple[int, ...]]:
-        """Stored shape of every weight that is not a table; `linear`: and multiplies as it is.
+        """Stored shape of every weight that is not a table; `linear`: of linear maps only.
 
         Those of the modules `apart` are left out.
         """

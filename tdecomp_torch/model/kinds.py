@@ -125,7 +125,7 @@ class _Stored(Kind):
 
 
 class _Matrix(_Stored):
-    """That tensor is a matrix."""
+    """Its weight is one tensor, a matrix."""
 
     def shape(self, module: nn.Module) -> tuple[int, int] | None:
         out, in_ = self.matrix(module).shape
@@ -148,7 +148,7 @@ class _LastAxis(Kind):
 
 
 class _Vectors(_LastAxis):
-    """So is a token of the input."""
+    """A token of the input, too, is what lies along its last axis."""
 
     is_matrix = True
 

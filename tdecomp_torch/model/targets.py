@@ -253,7 +253,7 @@ def _beside(
 
 
 def _turned(site: Site, matrix: Matrix | None) -> Site:
-    """A site the way round that its module stores it, which names alone do not tell."""
+    """A site turned as its module stores it, which names alone do not tell."""
     if site.index or site.transpose or matrix is None or not matrix.kind.turned:
         return site
     return replace(site, transpose=True, shape=site.shape[::-1])

@@ -168,7 +168,7 @@ def _described(file: Any, path: Path) -> Description:
 
 
 def _shapes(file: Any, path: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor, none of which is read."""
+    """Shape of every tensor; no values are read."""
     found = {}
     for key in file.keys():  # noqa: SIM118 - not a mapping
         part = file.get_slice(key)
@@ -217,7 +217,7 @@ def _starts(tensors: Mapping[str, Tensor], *, folded: bool) -> dict[str, Tensor]
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """A value as the parameter that takes it is held: sharded, where that is."""
+    """A value laid out as the parameter that takes it: sharded if that is sharded."""
     if not hasattr(parameter, "full_tensor"):
         return value
     from torch.distributed.tensor import distribute_tensor
