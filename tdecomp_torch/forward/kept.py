@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from tdecomp_torch.tracing import is_traced
 
-__all__ = ["Kept"]
+__all__ = ["KeptResults"]
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _KeptResult:
     """One result, and copies of all that it was computed from."""
 
     state: Any
@@ -23,7 +23,7 @@ class _Entry:
     result: Tensor
 
 
-class Kept:
+class KeptResults:
     """Results by key, each given again only while its inputs are the same number by number.
 
     Inputs are compared with copies of themselves. Addresses and version counters would be cheaper,
@@ -32,7 +32,7 @@ class Kept:
     """
 
     def __init__(self):
-        self._entries: dict[Hashable, _Entry] = {}
+        self._entries: dict[Hashable, _KeptResult] = {}
 
     def clear(self) -> None:
         """Forget everything."""
@@ -55,7 +55,7 @@ class Kept:
         if entry is not None and entry.state == state and _equal(entry.inputs, inputs):
             return entry.result
         copies, result = tuple(x.clone() for x in inputs), compute()
-        self._entries[key] = _Entry(state, copies, result)
+        self._entries[key] = _KeptResult(state, copies, result)
         return result
 
 

@@ -17,10 +17,10 @@ from tdecomp.adapters import Bound, Factor, Operand
 from tdecomp.adapters.bases import Base
 from tdecomp.adapters.wraps import Wrap
 from tdecomp_torch.forward.fast import Fast
-from tdecomp_torch.forward.kept import Kept
+from tdecomp_torch.forward.kept import KeptResults
 from tdecomp_torch.forward.passes import ByThread, Pass, Ready
-from tdecomp_torch.forward.program import Block, Program
-from tdecomp_torch.forward.state import State
+from tdecomp_torch.forward.program import FactorBlock, Program
+from tdecomp_torch.forward.switches import Switches
 from tdecomp_torch.model.guest import Guest
 from tdecomp_torch.tracing import is_traced
 
@@ -84,7 +84,7 @@ class FactorPool(Guest):
     layer that is called by itself computes its own.
     """
 
-    def __init__(self, members: Sequence[Member], state: State):
+    def __init__(self, members: Sequence[Member], state: Switches):
         super().__init__()
         self.members, self.state = tuple(members), state
         # plain lists and numbers, as torch.compile needs them
@@ -111,7 +111,7 @@ class FactorPool(Guest):
 
     def _make_empty(self) -> None:
         """Nothing computed yet."""
-        self.kept = Kept()
+        self.kept = KeptResults()
         self._by_thread = ByThread()
         self._traced = Pass()
 
@@ -210,7 +210,7 @@ class FactorPool(Guest):
                 sources.append([self._base(m, operands[k], site) for site in sites])
         return Ready(tuple(sources))
 
-    def _product(self, m: int, block: Block, parts: list[Tensor]) -> Tensor:
+    def _product(self, m: int, block: FactorBlock, parts: list[Tensor]) -> Tensor:
         """A block for all sites at once; without gradient it may be that of the pass before."""
         if is_traced() or parts[0].device.type != "cpu":
             return block.ahead.run(parts)  # elsewhere comparing costs a wait for the device

@@ -15,7 +15,7 @@ from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.stack import Site, Survey, Targets, find_sites
 from tdecomp.stack.claims import reason_against
 from tdecomp.stack.select import ALL_LINEAR, Chooser
-from tdecomp_torch.model.inventory import Inventory, Matrix
+from tdecomp_torch.model.inventory import Adaptable, Inventory
 from tdecomp_torch.model.left_out import left_out
 
 __all__ = ["chosen_sites"]
@@ -252,7 +252,7 @@ def _beside(
             )
 
 
-def _turned(site: Site, matrix: Matrix | None) -> Site:
+def _turned(site: Site, matrix: Adaptable | None) -> Site:
     """A site turned as its module stores it, which names alone do not tell."""
     if site.index or site.transpose or matrix is None or not matrix.kind.turned:
         return site
