@@ -28,7 +28,7 @@ Path optimizer objects of opt_einsum and of cotengra are such callables.
 """
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Plan:
     """An order of pairwise contractions, as data.
 
@@ -78,10 +78,13 @@ class Plan:
         """Steps, one per line, then the costs."""
         name = dict(self.names)
         lines = []
+
+        def written(letters: str) -> str:
+            return " ".join(name.get(c, c) for c in letters)
+
         for _, symbols in self.steps:
             left, output = symbols.split("->")
-            terms = [" ".join(name.get(c, c) for c in t) for t in (*left.split(","), output)]
-            lines.append(f"{', '.join(terms[:-1])} -> {terms[-1]}")
+            lines.append(f"{', '.join(map(written, left.split(',')))} -> {written(output)}")
         return "\n".join([*lines, ", ".join(self._costs)])
 
     @property
@@ -178,17 +181,20 @@ def contract(
 
 def _without_ones(symbols: str, arrays: Sequence[Array]) -> tuple[str, list[Array]]:
     """The same contraction without letters of size 1: arrays have at most 32 or 64 axes."""
-    left, output = symbols.split("->")
-    terms = left.split(",")
+    terms = symbols.split("->")[0].split(",")
     ones = {
         c
         for t, a in zip(terms, arrays, strict=True)
         for c, n in zip(t, a.shape, strict=True)
         if n == 1
     }
-    kept = ["".join(c for c in t if c not in ones) for t in (*terms, output)]
-    small = [namespace(a).reshape(a, tuple(n for n in a.shape if n != 1)) for a in arrays]
-    return f"{','.join(kept[:-1])}->{kept[-1]}", small
+    kept = symbols.translate(dict.fromkeys(map(ord, ones)))
+    return kept, [_squeezed(a) for a in arrays]
+
+
+def _squeezed(x: Array) -> Array:
+    """`x` without its axes of size 1."""
+    return namespace(x).reshape(x, tuple(n for n in x.shape if n != 1))
 
 
 def _memory() -> float:
@@ -309,7 +315,7 @@ def _costed(steps: tuple[tuple[tuple[int, ...], str], ...], sizes: dict[str, int
         work = math.prod(sizes[c] for c in letters)
         flops += work * (("," in left) + (letters > set(result)))
         peak = max(peak, math.prod(sizes[c] for c in result))
-    return Plan(steps, flops, peak)
+    return Plan(steps=steps, flops=flops, peak=peak)
 
 
 def _step(symbols: str, operands: list[Array]) -> Array:

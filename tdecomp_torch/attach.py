@@ -21,7 +21,7 @@ from tdecomp_torch.handle import Adapter
 from tdecomp_torch.making.build import build
 from tdecomp_torch.making.filling import Starts
 from tdecomp_torch.making.installing import check_name, chosen_parameters, install
-from tdecomp_torch.making.plan import make_plan
+from tdecomp_torch.making.plan import plan_adapter
 from tdecomp_torch.model.inventory import Inventory
 from tdecomp_torch.model.targets import chosen_sites
 from tdecomp_torch.plainly import plainly
@@ -163,7 +163,7 @@ def attach(
     everywhere = inventory.known_sites if "head" in spec.weight_modes else ()
     grids = make_grids(spec, sites, share=modes, everywhere=everywhere)
     trained = chosen_parameters(inventory, also_train)
-    plan = make_plan(inventory, spec, grids, settings, notes=survey.notes)
+    plan = plan_adapter(inventory, spec, grids, settings, notes=survey.notes)
     starts = Starts(given=given or {}, dtype=dtype, progress=progress)
     attached = build(plan, name, starts)
     install(attached, trained)

@@ -20,7 +20,7 @@ from tdecomp.adapters.site_grids import SiteGrid
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp_torch.forward.layer import Hook
 from tdecomp_torch.forward.pool import FactorPool
-from tdecomp_torch.forward.state import State
+from tdecomp_torch.forward.switches import Switches
 from tdecomp_torch.model.gathering import is_part
 from tdecomp_torch.model.guest import Guest
 from tdecomp_torch.model.kinds import Kind
@@ -29,9 +29,9 @@ from tdecomp_torch.model.sample import sample
 from tdecomp_torch.model.uses import readers_of_weights
 from tdecomp_torch.standing import Standing
 from tdecomp_torch.training.schedule import Schedule
-from tdecomp_torch.watch import Watch
+from tdecomp_torch.watch import BypassWatch
 
-__all__ = ["Attached", "Originals", "Settings", "Target"]
+__all__ = ["Attached", "Originals", "Settings", "AdaptedModule"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -65,7 +65,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Target:
+class AdaptedModule:
     """A module with sites, and the hook that adapts it."""
 
     path: str
@@ -108,7 +108,7 @@ class Originals:
     weights: dict[str, Tensor]
     parameters: dict[str, nn.Parameter]
     kept: bool
-    beneath: tuple[State, ...] = ()
+    beneath: tuple[Switches, ...] = ()
 
     def __repr__(self) -> str:
         return brief(
@@ -160,7 +160,7 @@ class Attached:
     spec: Spec
     settings: Settings
     grids: tuple[SiteGrid, ...]
-    targets: tuple[Target, ...]
+    targets: tuple[AdaptedModule, ...]
     pool: FactorPool
     notes: tuple[str, ...] = ()
     originals: Originals | None = None
@@ -169,13 +169,13 @@ class Attached:
     shapes_besides: dict[str, tuple[int, ...]] = field(default_factory=dict)
     handles: list[Any] = field(default_factory=list)
     standing: Standing | None = None
-    watch: Watch = field(init=False)
+    watch: BypassWatch = field(init=False)
     schedule: Schedule = field(init=False)
 
     def __post_init__(self):
         self.schedule = Schedule(self.pool)
         self.samples = {target.path: target.sample() for target in self.targets}
-        self.watch = Watch({t.path: t.module for t in self.targets}, self._tell_bypassed)
+        self.watch = BypassWatch({t.path: t.module for t in self.targets}, self._tell_bypassed)
 
     def __repr__(self) -> str:
         modules = brief_count(len(self.targets), "module")
@@ -214,7 +214,7 @@ class Attached:
             total[place.start : place.stop] = target.hook.delta(place).to(total.device)
         return total
 
-    def _target(self, path: str) -> Target:
+    def _target(self, path: str) -> AdaptedModule:
         for target in self.targets:
             if target.path == path:
                 return target
@@ -252,7 +252,7 @@ class Attached:
         if self.standing is not None:
             self.standing.check()
 
-    def acting_targets(self) -> tuple[Target, ...]:
+    def acting_targets(self) -> tuple[AdaptedModule, ...]:
         """Targets whose modules the model calls.
 
         Raises

@@ -13,7 +13,7 @@ from tdecomp._brief import brief, brief_count
 from tdecomp.adapters import Bound, LoRAModule, Spec
 from tdecomp.adapters.site_grids import SiteGrid
 from tdecomp.errors import ArgumentError
-from tdecomp_torch.attached import Attached, Settings, Target
+from tdecomp_torch.attached import AdaptedModule, Attached, Settings
 from tdecomp_torch.forward.pool import FactorPool
 from tdecomp_torch.forward.tasks import Examples, numbers_of
 from tdecomp_torch.making.installing import uninstall
@@ -78,7 +78,7 @@ class Adapter:
         return self.attached.groups
 
     @property
-    def targets(self) -> tuple[Target, ...]:
+    def targets(self) -> tuple[AdaptedModule, ...]:
         """The adapted modules."""
         return self.attached.targets
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tdecomp import ArgumentError, SiteError
-from tdecomp_torch.attached import Attached, Originals, Target
+from tdecomp_torch.attached import AdaptedModule, Attached, Originals
 from tdecomp_torch.forward.layer import Hook
 from tdecomp_torch.model.names import plain_name
 from tdecomp_torch.model.writing import why_not_written
@@ -77,7 +77,7 @@ def merge_adapter(attached: Attached, *, keep: Keep = "cpu", untie: bool = False
     return originals.n_bytes
 
 
-def _merged(target: Target) -> Tensor:
+def _merged(target: AdaptedModule) -> Tensor:
     """The adapted weight of one module, in the layout and dtype that it is stored in."""
     stored = target.weight.detach()
     result = target.kind.as_matrix(stored).clone()
@@ -139,7 +139,7 @@ def merged_state_dict(attached: Attached) -> dict[str, Tensor]:
     return state
 
 
-def _writable(attached: Attached) -> tuple[Target, ...]:
+def _writable(attached: Attached) -> tuple[AdaptedModule, ...]:
     """The targets that act; refuses weights that can be read only, and uses that cannot follow."""
     targets = attached.acting_targets()
     for target in targets:
@@ -171,7 +171,7 @@ def _name(model: nn.Module, hook: Hook) -> str:
     return pools[0].removeprefix("tdecomp_") if pools else "another one"
 
 
-def _tied(model: nn.Module, targets: Sequence[Target]) -> list[tuple[str, str]]:
+def _tied(model: nn.Module, targets: Sequence[AdaptedModule]) -> list[tuple[str, str]]:
     """(module, other module) for every adapted weight that another module uses too."""
     users: dict[int, list[tuple[str, nn.Module, Tensor]]] = {}
     for path, module in model.named_modules():

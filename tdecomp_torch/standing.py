@@ -29,7 +29,7 @@ class Standing:
         self._edges: list[tuple[nn.Module, str, nn.Module]] = self._found()
 
     def __call__(self, *_: object) -> None:
-        """As a hook before the forward pass; while one is compiled the modules are given."""
+        """Called before the forward pass; one that is traced has its modules already."""
         if is_traced() or not self.pool.state.acts:
             return
         if not all(parent._modules.get(name) is child for parent, name, child in self._edges):

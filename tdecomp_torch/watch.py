@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from tdecomp_torch.model.uses import ABOUT
 from tdecomp_torch.tracing import is_traced
 
-__all__ = ["Watch"]
+__all__ = ["BypassWatch"]
 
 
-class Watch:
+class BypassWatch:
     """Watches the first forward pass in training, and the first in evaluation.
 
     For the time of such a pass the modules answer reads of their weight through a dictionary that
@@ -36,7 +36,7 @@ class Watch:
         self.passes: set[bool] = set()
         self.called: set[str] = set()
         self.bypassed: set[str] = set()
-        self._now: tuple[int, _Pass] | None = None
+        self._now: tuple[int, _WatchedPass] | None = None
         self._running: set[int] = set()
 
     def begin(self, model: nn.Module, *_: Any) -> None:
@@ -48,7 +48,7 @@ class Watch:
         self._running.add(thread)
         if alone and model.training not in self.passes and not _is_compiled(model):
             self._stop()
-            self._now = (thread, _Pass(self.modules))
+            self._now = (thread, _WatchedPass(self.modules))
 
     def end(self, model: nn.Module, args: Any = None, output: Any = None) -> None:
         """Stop, and tell what was seen; called after it, also when it failed."""
@@ -78,7 +78,7 @@ class Watch:
         self._now = None
 
 
-class _Pass:
+class _WatchedPass:
     """One forward pass that is watched."""
 
     def __init__(self, modules: Mapping[str, nn.Module]):
@@ -110,7 +110,7 @@ class _Pass:
         )
 
     def _asked(self, path: str, value: Any) -> Any:
-        """The weight itself inside the module; outside one that tells when it is used."""
+        """The weight, read inside its module; elsewhere a stand-in that tells when it is used."""
         if (threading.get_ident(), path) in self._inside or type(value) is not nn.Parameter:
             return value
         self.read.add(path)

@@ -86,7 +86,10 @@ def _less_tail(
         ("tail_vh", ("site", "r", *columns), "svd_vh(0, short - r)"),
     )
     tail = Term(tuple(Operand(name, letters) for name, letters, _ in parts), -1, scaled=False)
-    constants = (Factor(n, letters, Init.parse(i), trainable=False) for n, letters, i in parts)
+    constants = (
+        Factor(name=n, modes=letters, init=Init.parse(i), trainable=False)
+        for n, letters, i in parts
+    )
     return (*terms, tail), (*factors, *constants)
 
 

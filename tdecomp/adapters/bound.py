@@ -31,7 +31,7 @@ WeightOf = Callable[[int], np.ndarray]
 """The base weight of a site, ``(out, in)``."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Bound:
     """A method on a grid of weights, all sizes known.
 
@@ -261,7 +261,9 @@ class Bound:
 
         shape = self.shapes[factor.name]  # of a factor held across grids, that of the largest
         numbers = {**self.numbers, **dict(zip(factor.modes, shape, strict=True))}
-        ask = Request(shape, self._args(factor.init, numbers), stream, factor.name)
+        ask = Request(
+            shape=shape, args=self._args(factor.init, numbers), stream=stream, name=factor.name
+        )
         array = SEEDED[factor.init.kind].make(ask)
         return np.asarray(array, dtype=np.float64)
 
@@ -345,7 +347,12 @@ class Bound:
             w = w.T if self.turned else w
             sides, sizes = (("out",), ("in",)), {"out": w.shape[0], "in": w.shape[1]}
         piece = WeightRequest(
-            factor.name, modes, sides, sizes, self._args(factor.init, self.numbers), memo
+            name=factor.name,
+            modes=modes,
+            sides=sides,
+            sizes=sizes,
+            args=self._args(factor.init, self.numbers),
+            memo=memo,
         )
         return FROM_WEIGHTS[factor.init.kind].make(w, piece)
 
@@ -363,4 +370,6 @@ def wrap_factors(spec: Spec) -> tuple[Factor, ...]:
     """Factors that the norm wrap of a method adds."""
     if spec.wrap_rule is None:
         return ()
-    return tuple(Factor(n, modes, Init.parse(i)) for n, modes, i in spec.wrap_rule.factors)
+    return tuple(
+        Factor(name=n, modes=modes, init=Init.parse(i)) for n, modes, i in spec.wrap_rule.factors
+    )

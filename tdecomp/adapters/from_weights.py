@@ -17,7 +17,7 @@ from tdecomp.linalg import random_matrix, svd_auto, svd_gram
 __all__ = ["FROM_WEIGHTS", "WeightRequest"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WeightRequest:
     """One array to make of one weight.
 

@@ -18,7 +18,7 @@ __all__ = ["Grid"]
 _NOT_SITES = ("site", "out", "in", "long", "short", "alpha", "step")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Grid:
     """Weights of one shape, and where each stands along the site modes.
 
@@ -92,7 +92,7 @@ class Grid:
         """
         labels = tuple((mode, tuple(range(n))) for mode, n in modes.items())
         places = tuple(np.ndindex(*modes.values()))
-        return cls(name, shape, labels, places, heads)
+        return cls(name=name, shape=shape, modes=labels, places=places, heads=heads)
 
     @property
     def n_sites(self) -> int:

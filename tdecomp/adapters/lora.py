@@ -14,7 +14,7 @@ from tdecomp.stack import Group, Site
 __all__ = ["LoRAModule", "lora_modules"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class LoRAModule:
     """One module's LoRA pair at scale 1.
 
@@ -135,7 +135,15 @@ def _module(
         if left is b and right is a
         else _squared_norm(xp.concat([b, -left], axis=1), xp.concat([a, right], axis=0))
     )
-    return LoRAModule(site.module, right, left, site.transpose, departure, energy, needed)
+    return LoRAModule(
+        module=site.module,
+        a=right,
+        b=left,
+        transpose=site.transpose,
+        departure=departure,
+        energy=energy,
+        needed=needed,
+    )
 
 
 def _narrowest(tensor: Format, parts: Sequence[SitePosition], out: int) -> tuple[Array, Array]:

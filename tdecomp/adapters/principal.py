@@ -46,8 +46,9 @@ def principal_directions(
 
     Examples
     --------
-    >>> one = LoRAModule("q", np.eye(2, 5), np.eye(4, 2), False, 0.0, 0.0)
-    >>> two = LoRAModule("q", np.eye(1, 5), np.eye(4, 1), False, 0.0, 0.0)
+    >>> rest = {"module": "q", "transpose": False, "departure": 0.0, "energy": 0.0}
+    >>> one = LoRAModule(a=np.eye(2, 5), b=np.eye(4, 2), **rest)
+    >>> two = LoRAModule(a=np.eye(1, 5), b=np.eye(4, 1), **rest)
     >>> found = principal_directions([[one], [two]], 1)
     >>> np.abs(found["directions_in"]["q"]).round(3).tolist()
     [[1.0, 0.0, 0.0, 0.0, 0.0]]

@@ -14,7 +14,7 @@ from tdecomp.errors import ArgumentError
 __all__ = ["SEEDED", "Request"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """Everything that a seeded rule may use.
 

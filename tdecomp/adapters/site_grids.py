@@ -141,25 +141,40 @@ def _site_grid(
     heads: tuple[int, bool],
 ) -> SiteGrid:
     rows = _labels(sites, together)
-    modes: dict[str, dict[Label, int]] = {}
-    for row in rows:
-        for mode, label in row.items():
-            modes.setdefault(mode, {}).setdefault(label, 0)
-    for mode, labels in modes.items():
-        numbers = sorted(label for label in labels if isinstance(label, int))
-        words = [label for label in labels if not isinstance(label, int)]
-        modes[mode] = {label: k for k, label in enumerate((*numbers, *words))}
+    modes = _numbered_labels(rows)
     for letter in spec.letters:  # a mode that these weights do not have is one of size 1
         if letter in SITE_MODES and letter not in (*modes, *spec.weight_modes, "site", "task"):
             modes[letter] = {0: 0}
-    ordered = sorted(
-        zip(rows, sites, strict=True),
-        key=lambda pair: [modes[m].get(pair[0].get(m, 0), 0) for m in modes],
+
+    def place(row: Mapping[str, Label]) -> tuple[int, ...]:
+        return tuple(labels.get(row.get(mode, 0), 0) for mode, labels in modes.items())
+
+    places = list(map(place, rows))
+    order = sorted(range(len(sites)), key=places.__getitem__)
+    n_heads, heads_in = heads
+    grid = Grid(
+        name=name,
+        shape=sites[0].shape,
+        modes=tuple((mode, tuple(labels)) for mode, labels in modes.items()),
+        places=tuple(places[k] for k in order),
+        heads=n_heads,
+        heads_in=heads_in,
     )
-    places = tuple(tuple(modes[m].get(row.get(m, 0), 0) for m in modes) for row, _ in ordered)
-    labels = tuple((mode, tuple(found)) for mode, found in modes.items())
-    grid = Grid(name, sites[0].shape, labels, places, *heads)
-    return SiteGrid(grid, tuple(site for _, site in ordered))
+    return SiteGrid(grid, tuple(sites[k] for k in order))
+
+
+def _numbered_labels(rows: Sequence[Mapping[str, Label]]) -> dict[str, dict[Label, int]]:
+    """Position of every label of every mode: numbers ascending, then words as first seen."""
+    seen: dict[str, dict[Label, None]] = {}
+    for row in rows:
+        for mode, label in row.items():
+            seen.setdefault(mode, {})[label] = None
+    modes: dict[str, dict[Label, int]] = {}
+    for mode, labels in seen.items():
+        numbers = sorted(label for label in labels if isinstance(label, int))
+        words = [label for label in labels if not isinstance(label, int)]
+        modes[mode] = {label: k for k, label in enumerate((*numbers, *words))}
+    return modes
 
 
 def _labels(sites: Sequence[Site], together: frozenset[str]) -> list[dict[str, Label]]:

@@ -68,13 +68,26 @@ def bind(
     _resolve(spec, grid, known, turned)
     known["alpha"] = float(spec.alpha(known)) if alpha is None else float(alpha)
     axes = {n: int(known[n]) for n in spec.letters}
-    whole = {"out": grid.shape[0], "in": grid.shape[1], "site": grid.n_sites}
-    shapes = {
-        f.name: tuple(((sizes or {}) if f.across else {}).get(n, axes[n]) for n in f.modes)
-        for f in spec.factors
-    } | {f.name: tuple(whole[n] for n in f.modes) for f in wrap_factors(spec)}
+    shapes = _shapes(spec, grid, axes, across=axes | dict(sizes or {}))
     _check_leading(spec, grid, axes, shapes)
-    return Bound(spec, grid, axes, known, shapes, turned)
+    return Bound(spec=spec, grid=grid, sizes=axes, numbers=known, shapes=shapes, turned=turned)
+
+
+def _shapes(
+    spec: Spec, grid: Grid, sizes: Mapping[str, int], across: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+    """Shape of every factor; those of a wrap come last and see the weight as it is."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for f in spec.factors:
+        shapes[f.name] = _of(f.modes, across if f.across else sizes)
+    whole = {"out": grid.shape[0], "in": grid.shape[1], "site": grid.n_sites}
+    for f in wrap_factors(spec):
+        shapes[f.name] = _of(f.modes, whole)
+    return shapes
+
+
+def _of(modes: tuple[str, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(sizes[n] for n in modes)
 
 
 def _check_leading(

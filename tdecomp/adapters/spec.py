@@ -27,7 +27,7 @@ from tdecomp.modes import Axis, flatten, write_axis
 __all__ = ["Spec"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Spec:
     """A method: how ΔW of every site is made of factors.
 
@@ -338,7 +338,12 @@ class Spec:
             raise ArgumentError(
                 f"no rank {letter!r} in '{self.equation}'{nearest(letter, self.letters)}"
             )
-        gate = Factor(f"gate_{letter}", ("site", letter), Init.parse(init), trainable)
+        gate = Factor(
+            name=f"gate_{letter}",
+            modes=("site", letter),
+            init=Init.parse(init),
+            trainable=trainable,
+        )
         terms, factors = with_gate(self.terms, self.factors, letter, gate)
         return replace(self, terms=terms, factors=factors)
 

@@ -30,7 +30,7 @@ TAKEN = ("alpha", "step", "out", "in", "long", "short")
 """Numbers that every formula can use."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Factor:
     """One stored array of an adapter.
 

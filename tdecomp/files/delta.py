@@ -303,10 +303,12 @@ def stacks_of(
             )
         return site.view(place.put(delta))
 
-    readers = [partial(kept.read, group, read) for group in groups]
-    # Handing a slice of less than a tile from thread to thread takes longer than reading it.
-    large = [math.prod(group.shape[-2:]) >= TILE for group in groups]
-    return tuple(map(Stack, groups, readers, large))
+    def stack(group: Group) -> Stack:
+        # Handing a slice of less than a tile from thread to thread takes longer than reading it.
+        ahead = math.prod(group.shape[-2:]) >= TILE
+        return Stack(group, partial(kept.read, group, read), ahead=ahead)
+
+    return tuple(map(stack, groups))
 
 
 class _Kept:

@@ -89,12 +89,17 @@ def to_tucker2(fmt: Format, compressed: tuple[str, str] = ("out", "in")) -> Tuck
     tucker = to_tucker(fmt)
     where = positions(tucker.modes, compressed)
     tucker = tucker.opened([m for k, m in enumerate(tucker.modes) if k not in where])
-    xp, core = namespace(tucker.core), tucker.core
-    left, right = (
-        xp.eye(core.shape[k], dtype=core.dtype, device=device(core)) if f is None else f
-        for k, f in ((k, tucker.factors[k]) for k in where)
-    )
-    return Tucker2(tucker.modes, core, left, right, compressed)
+    left, right = (_basis(tucker, k) for k in where)
+    return Tucker2(tucker.modes, tucker.core, left, right, compressed)
+
+
+def _basis(tucker: Tucker, position: int) -> Array:
+    """Factor of a mode, ``(n, r)``: the identity where it is not compressed."""
+    factor, core = tucker.factors[position], tucker.core
+    if factor is not None:
+        return factor
+    xp = namespace(core)
+    return xp.eye(core.shape[position], dtype=core.dtype, device=device(core))
 
 
 @singledispatch

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
 from itertools import accumulate
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from tdecomp._xp import Array, double, float64_scope, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._equations import fresh, rename
 from tdecomp.formats._slices import owners, take
-from tdecomp.modes import Equation, flatten, words, write_axis
+from tdecomp.modes import Axis, Equation, flatten, words, write_axis
 from tdecomp.tensor import promoted
 
 __all__ = ["Summand", "block_sum", "elementwise", "inner", "kronecker", "norm", "refined"]
@@ -190,13 +191,17 @@ def block_sum(equation: Equation, a: Sequence[Array], b: Sequence[Array]) -> lis
     terms = [flatten(term) for term in equation.terms]
     if len(terms) == 1 and sizes == others:
         return [x + y for x, y in zip(a, b, strict=True)]
-    ranks = {n for n in sizes if n not in kept}
-    ranks -= {n for n in ranks if sum(n in t for t in terms) == 1 and sizes[n] == others[n]}
+    uses = Counter(n for term in terms for n in term)
+    ranks = {n for n in sizes if n not in kept and (uses[n] > 1 or sizes[n] != others[n])}
     if not _connected([set(term) & ranks for term in terms]):
         return None
     arrays = promoted([*a, *b])
     pairs = zip(terms, arrays[: len(terms)], arrays[len(terms) :], strict=True)
-    return [_block(x, y, [k for k, n in enumerate(term) if n in ranks]) for term, x, y in pairs]
+    return [_block(x, y, _where(term, ranks)) for term, x, y in pairs]
+
+
+def _where(term: Sequence[str], names: Collection[str]) -> list[int]:
+    return [k for k, n in enumerate(term) if n in names]
 
 
 def kronecker(equation: Equation, a: Sequence[Array], b: Sequence[Array]) -> list[Array] | None:
@@ -211,7 +216,11 @@ def kronecker(equation: Equation, a: Sequence[Array], b: Sequence[Array]) -> lis
         return None
     arrays = promoted([*a, *b])
     pairs = zip(equation.terms, arrays[: len(a)], arrays[len(a) :], strict=True)
-    return [_outer(x, y, [n in kept for n in flatten(term)]) for term, x, y in pairs]
+    outer: list[Array] = []
+    for term, x, y in pairs:
+        entrywise = [n in kept for n in flatten(term)]
+        outer.append(_outer(x, y, entrywise))
+    return outer
 
 
 def _outer(x: Array, y: Array, entrywise: Sequence[bool]) -> Array:
@@ -293,25 +302,29 @@ def _split(
 
 def _check_axes(a: BareNetwork, b: BareNetwork) -> None:
     mine, theirs = a[0].output, b[0].output
-    sizes = [_sizes(a), _sizes(b)]
-    extents = [
-        [tuple(size[n] for n in flatten((axis,))) for axis in output]
-        for size, output in zip(sizes, (mine, theirs), strict=True)
-    ]
+    extents = _extents(a), _extents(b)
     named = all(
         x == y
         for x, y in zip(mine, theirs, strict=False)
         if isinstance(x, str) and isinstance(y, str) and {x} | {y} == words((x, y))
     )
     if extents[0] != extents[1] or not named:
-        write = [
-            ", ".join(f"{write_axis(x)} {math.prod(n)}" for x, n in zip(o, e, strict=True))
-            for o, e in zip((mine, theirs), extents, strict=True)
-        ]
+        first, second = _written(mine, extents[0]), _written(theirs, extents[1])
         raise ArgumentError(
-            f"the modes ({write[0]}) and ({write[1]}) differ: permute or slice one of the tensors,"
+            f"the modes ({first}) and ({second}) differ: permute or slice one of the tensors,"
             " and split an axis of both in the same way"
         )
+
+
+def _extents(network: BareNetwork) -> list[tuple[int, ...]]:
+    """Sizes of the parts of every output axis; one size where it is not split."""
+    sizes = _sizes(network)
+    return [tuple(sizes[n] for n in flatten((axis,))) for axis in network[0].output]
+
+
+def _written(axes: Sequence[Axis], extents: Sequence[tuple[int, ...]]) -> str:
+    sizes = map(math.prod, extents)
+    return ", ".join(f"{write_axis(axis)} {n}" for axis, n in zip(axes, sizes, strict=True))
 
 
 def _names(equation: Equation) -> Mapping[str, None]:

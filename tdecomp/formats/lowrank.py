@@ -63,11 +63,11 @@ class LowRank(Factored, leaves=("u", "s", "vh")):
         check_names(self.modes)
         width = sum(self.ranks)
         u, s, vh = (tuple(a.shape) for a in self.arrays.values())
-        if (
-            (u[1:], s, vh[:1], len(vh)) != ((width,),) * 3 + (2,)
-            or len(self.ranks) != math.prod(self.sites)
-            or len(self.modes) != len(self.sites) + 2
-        ):
+        one_rank_per_site = len(self.ranks) == math.prod(self.sites)
+        one_name_per_axis = len(self.modes) == len(self.sites) + 2
+        matrices = len(u) == len(vh) == 2
+        one_column_per_rank = u[1:] == s == vh[:1] == (width,)
+        if not (one_rank_per_site and one_name_per_axis and matrices and one_column_per_rank):
             raise ArgumentError(
                 f"{len(self.ranks)} ranks summing to {width} over the sites {self.sites} of"
                 f" {' '.join(self.modes)} do not fit u {u}, s {s}, vh {vh}"
@@ -137,15 +137,13 @@ class LowRank(Factored, leaves=("u", "s", "vh")):
         """The columns of both tensors side by side within each site; no longer orthonormal."""
         xp = namespace(self.u, other.u)
         ranks = tuple(a + b for a, b in zip(self.ranks, other.ranks, strict=True))
-        start = sum(self.ranks)
-        order = [
-            k
-            for site in range(self.n_sites)
-            for k in (*self.columns(site), *(start + k for k in other.columns(site)))
-        ]
-        u = xp.concat(promoted([self.u, other.u]), axis=1)
-        s = xp.concat(promoted([self.s, other.s]), axis=0)
-        vh = xp.concat(promoted([self.vh, other.vh]), axis=0)
+        start, order = sum(self.ranks), []
+        for site in range(self.n_sites):
+            order += self.columns(site)
+            order += (start + k for k in other.columns(site))
+        u = xp.concat(promoted([self.u, other.u]), axis=1)  # (out, R + R')
+        s = xp.concat(promoted([self.s, other.s]), axis=0)  # (R + R',)
+        vh = xp.concat(promoted([self.vh, other.vh]), axis=0)  # (R + R', in)
         parts = take(u, 1, order), take(s, 0, order), take(vh, 0, order)
         return type(self)(self.modes, self.sites, ranks, *parts)
 

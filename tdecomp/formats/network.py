@@ -128,12 +128,11 @@ class Network(Factored, leaves=("tensors",)):
         if not units:
             return self
         rest = lambda axes: tuple(left for axis in axes if (left := _less(axis, units)))
-        terms = tuple(map(rest, self.equation.terms))
-        tensors = tuple(
-            namespace(x).reshape(x, tuple(math.prod(sizes[n] for n in flatten((a,))) for a in term))
-            for x, term in zip(self.tensors, terms, strict=True)
-        )
-        return Network(Equation(terms, rest(self.equation.output)), tensors)
+        terms, tensors = tuple(map(rest, self.equation.terms)), []
+        for x, term in zip(self.tensors, terms, strict=True):
+            shape = tuple(math.prod(sizes[n] for n in flatten((axis,))) for axis in term)
+            tensors.append(namespace(x).reshape(x, shape))  # the axes of size 1 are gone
+        return Network(Equation(terms, rest(self.equation.output)), tuple(tensors))
 
     def _at(self, index: int, position: int) -> Network:
         return self._restrict(position, range(index, index + 1))._squeeze(position)
@@ -211,15 +210,14 @@ class Network(Factored, leaves=("tensors",)):
 
     def _squeeze(self, position: int) -> Network:
         gone = flatten((self.equation.output[position],))
-        tensors = tuple(
-            namespace(a).reshape(
-                a, tuple(n for name, n in zip(term, a.shape, strict=True) if name not in gone)
-            )
-            for term, a in zip(self.equation.terms, self.tensors, strict=True)
-        )
-        terms = tuple(tuple(n for n in term if n not in gone) for term in self.equation.terms)
+        terms, tensors = [], []
+        for term, x in zip(self.equation.terms, self.tensors, strict=True):
+            kept = [k for k, n in enumerate(term) if n not in gone]
+            terms.append(tuple(term[k] for k in kept))
+            shape = tuple(x.shape[k] for k in kept)
+            tensors.append(namespace(x).reshape(x, shape))  # without the axes of size 1
         rest = (*self.equation.output[:position], *self.equation.output[position + 1 :])
-        return Network(Equation(terms, rest), tensors)
+        return Network(Equation(tuple(terms), rest), tuple(tensors))
 
     def _permute(self, order: tuple[int, ...]) -> Network:
         output = tuple(self.equation.output[k] for k in order)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from tdecomp.stack.names import canonical, is_adapter
 from tdecomp.stack.patterns import NUMBER, Labels
@@ -40,6 +40,7 @@ class Claim:
 
     sites: tuple[Site, ...] = ()
     rank: ClaimRank = (0, "")
+    _: KW_ONLY
     reason: str = ""
     note: str = ""
 
@@ -75,7 +76,15 @@ def generic(
     labels += expert
     prefix = ".".join(before)
     role = ".".join(between) or "weight"
-    site = Site(name, (), False, labels, (shape[0], shape[1]), role, prefix)
+    site = Site(
+        tensor=name,
+        index=(),
+        transpose=False,
+        labels=labels,
+        shape=(shape[0], shape[1]),
+        role=role,
+        prefix=prefix,
+    )
     return Claim((site,), (_LAST, f"{prefix}.{role}"))
 
 

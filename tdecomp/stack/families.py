@@ -5,7 +5,7 @@ A new model is a new row (or a new `model_type` in an old one); no code reads a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 __all__ = ["FAMILIES", "Family", "Rule"]
 
@@ -37,6 +37,7 @@ class Rule:
     pattern: str
     role: str
     labels: tuple[tuple[str, str], ...] = ()
+    _: KW_ONLY
     transpose: bool = False
     lead: str = ""
     parts: tuple[tuple[str, int | str], ...] = ()

@@ -108,7 +108,7 @@ def find_sites(
         *_idle(selection.names, sites, uncovered),
         *_told(notes),
     )
-    return Survey(scheme.family, sites, tuple(uncovered.items()), told)
+    return Survey(family=scheme.family, sites=sites, uncovered=tuple(uncovered.items()), notes=told)
 
 
 def _beside(scheme: Scheme, names: Sequence[str]) -> list[str]:

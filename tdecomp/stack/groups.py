@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -21,7 +21,7 @@ Cells = dict[tuple[Label, ...], Site]
 _MOST_GRIDS = 4
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Group:
     """Sites of one role and shape, on a grid of site modes.
 
@@ -76,11 +76,11 @@ class Group:
     def from_json(cls, plain: Mapping[str, Any]) -> Group:
         """Read what `to_json` wrote."""
         return cls(
-            plain["name"],
-            tuple(plain["modes"]),
-            tuple(map(tuple, plain["labels"])),
-            tuple(map(Site.from_json, plain["sites"])),
-            plain["grid"],
+            name=plain["name"],
+            modes=tuple(plain["modes"]),
+            labels=tuple(map(tuple, plain["labels"])),
+            sites=tuple(map(Site.from_json, plain["sites"])),
+            grid=plain["grid"],
         )
 
 
@@ -143,7 +143,15 @@ def group_sites(sites: Iterable[Site], *, share: Sequence[str] | None = None) ->
         for names, labels, members, grid in _grids(bucket, modes, flat="site" in shared):
             name = _unique(_name(bucket[0], shared, towers), taken)
             weight_modes = ("hd" if _is_head(bucket[0]) else "out", "in")
-            groups.append(Group(name, (*names, *weight_modes), labels, members, grid))
+            groups.append(
+                Group(
+                    name=name,
+                    modes=(*names, *weight_modes),
+                    labels=labels,
+                    sites=members,
+                    grid=grid,
+                )
+            )
     return tuple(groups)
 
 
@@ -263,11 +271,12 @@ def _by_partners(cells: Cells, mode: int) -> list[Cells]:
 
 def _axes(cells: Cells, order: int) -> tuple[tuple[Label, ...], ...]:
     """Labels of each mode: numbers ascending, then names as first seen."""
-    number: Callable[[Label], tuple[bool, int]] = lambda v: (
-        isinstance(v, str),
-        v if isinstance(v, int) else 0,
-    )
-    return tuple(
-        tuple(sorted(dict.fromkeys(cell[mode] for cell in cells), key=number))
-        for mode in range(order)
-    )
+    axes: list[tuple[Label, ...]] = []
+    for mode in range(order):
+        labels = dict.fromkeys(cell[mode] for cell in cells)
+        axes.append(tuple(sorted(labels, key=_numbers_first)))
+    return tuple(axes)
+
+
+def _numbers_first(label: Label) -> tuple[bool, int]:
+    return (False, label) if isinstance(label, int) else (True, 0)

@@ -28,7 +28,7 @@ class PathMatch:
     labels: Labels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pattern:
     """A module path with holes, matched on whole dotted segments after an optional free prefix.
 
@@ -99,7 +99,13 @@ def _parse(text: str) -> Pattern:
     if not text:
         raise SiteError("empty pattern: write a module path such as 'layers.{layer}.attn.{proj}'")
     segments = ".".join(s for s in constant.split(".") if s)
-    return Pattern(text, re.compile(rf"(?:(.*)\.)?{regex}"), tuple(modes), tuple(choices), segments)
+    return Pattern(
+        text=text,
+        regex=re.compile(rf"(?:(.*)\.)?{regex}"),
+        modes=tuple(modes),
+        choices=tuple(choices),
+        constant=segments,
+    )
 
 
 def _read_hole(hole: str, text: str) -> tuple[str, tuple[str, ...]]:

@@ -34,7 +34,7 @@ _MISFIT = "stored the other way round than this family stores it"
 _TOWERS = (("vision", "vision_config"), ("visual", "vision_config"), ("audio", "audio_config"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scheme:
     """The rules of one family, with their patterns read, and the config that they consult."""
 
@@ -83,9 +83,27 @@ def _lead_sites(
     out_in = (columns, rows) if rule.transpose else (rows, columns)
     labels = (*labels, *rule.labels)
     if not rule.lead:
-        return [Site(name, (), rule.transpose, labels, out_in, rule.role, prefix)]
+        return [
+            Site(
+                tensor=name,
+                index=(),
+                transpose=rule.transpose,
+                labels=labels,
+                shape=out_in,
+                role=rule.role,
+                prefix=prefix,
+            )
+        ]
     return [
-        Site(name, (i,), rule.transpose, (*labels, (rule.lead, i)), out_in, rule.role, prefix)
+        Site(
+            tensor=name,
+            index=(i,),
+            transpose=rule.transpose,
+            labels=(*labels, (rule.lead, i)),
+            shape=out_in,
+            role=rule.role,
+            prefix=prefix,
+        )
         for i in range(shape[0])
     ]
 
@@ -160,7 +178,7 @@ def choose_scheme(
         rules = tuple(
             (pattern, Rule(pattern.text, pattern.constant or "weight")) for pattern in read
         )
-        return Scheme("pattern", rules, config)
+        return Scheme(family="pattern", rules=rules, config=config)
     types = _model_types(config)
     for family in FAMILIES:
         known = _of_family(family, config)
@@ -168,7 +186,11 @@ def choose_scheme(
             return known
     counts = {f.name: _of_family(f, config).matched(shapes) for f in FAMILIES}
     best = max(FAMILIES, key=lambda family: counts[family.name])
-    guess = _of_family(best, config) if counts[best.name] else Scheme("generic", (), config)
+    guess = (
+        _of_family(best, config)
+        if counts[best.name]
+        else Scheme(family="generic", rules=(), config=config)
+    )
     if not types:
         return guess
     how = "the generic rule" if guess.family == "generic" else f"the names of {best.name!r} models"
@@ -186,7 +208,11 @@ def _one_slice(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _of_family(family: Family, config: Mapping[str, Any]) -> Scheme:
-    return Scheme(family.name, tuple((Pattern.parse(r.pattern), r) for r in family.rules), config)
+    return Scheme(
+        family=family.name,
+        rules=tuple((Pattern.parse(r.pattern), r) for r in family.rules),
+        config=config,
+    )
 
 
 def _model_types(config: Mapping[str, Any]) -> list[str]:

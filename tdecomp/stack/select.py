@@ -78,7 +78,7 @@ class Chooser:
 
     names: tuple[str, ...] = ()
     regex: re.Pattern[str] | None = None
-    by_size: Mapping[int, frozenset[str]] = field(default_factory=dict, repr=False)
+    by_size: Mapping[int, Collection[str]] = field(default_factory=dict, repr=False)
     """`names` by their number of segments."""
 
     @classmethod
@@ -87,8 +87,9 @@ class Chooser:
         if isinstance(targets, str):
             return cls(regex=compile_regex(targets))
         names = tuple(targets)
-        sizes = {name.count(".") + 1 for name in names}
-        by_size = {n: frozenset(v for v in names if v.count(".") + 1 == n) for n in sizes}
+        by_size: dict[int, set[str]] = {}
+        for name in names:
+            by_size.setdefault(name.count(".") + 1, set()).add(name)
         return cls(names=names, by_size=by_size)
 
     def __call__(self, path: str) -> bool:
@@ -98,7 +99,7 @@ class Chooser:
         return any(last_segments(path, n) in names for n, names in self.by_size.items())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SiteFilter:
     """Which sites to keep: chosen, not excluded, of some layers; None sets no limit."""
 
@@ -117,10 +118,10 @@ class SiteFilter:
             isinstance(targets, str) and targets.lower() == ALL_LINEAR
         )
         return cls(
-            Chooser.of(targets) if named and targets is not None else None,
-            Chooser.of(exclude) if exclude else None,
-            None if layers is None else frozenset(layers),
-            targets is not None,
+            chosen=Chooser.of(targets) if named and targets is not None else None,
+            excluded=Chooser.of(exclude) if exclude else None,
+            layers=None if layers is None else frozenset(layers),
+            anywhere=targets is not None,
         )
 
     @property

@@ -16,7 +16,7 @@ Index = tuple["int | tuple[int, int]", ...]
 """A block of a stored tensor: per leading axis a position or (start, stop); ``()`` is all of it."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Site:
     """One adapted weight matrix, (out, in): a tensor of a checkpoint or a block of one.
 
@@ -114,7 +114,7 @@ class Site:
         return cls(**{**plain, "index": index, "labels": labels, "shape": (out, in_)})
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Survey:
     """What `find_sites` found in a checkpoint.
 
@@ -144,15 +144,15 @@ class Survey:
 def block(site: Site, start: int, stop: int, labels: Labels, part: str, heads: int = 0) -> Site:
     """Make the rows start:stop of a site a site of its own."""
     return Site(
-        site.tensor,
-        site.rows(start, stop),
-        site.transpose,
-        labels,
-        (stop - start, site.shape[1]),
-        site.role,
-        site.prefix,
-        part,
-        heads,
+        tensor=site.tensor,
+        index=site.rows(start, stop),
+        transpose=site.transpose,
+        labels=labels,
+        shape=(stop - start, site.shape[1]),
+        role=site.role,
+        prefix=site.prefix,
+        part=part,
+        heads=heads,
     )
 
 

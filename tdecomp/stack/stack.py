@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from tdecomp._brief import brief, brief_modes
@@ -50,6 +50,7 @@ class Stack:
 
     group: Group
     read: Callable[[Site], Array]
+    _: KW_ONLY
     ahead: bool = False
     max_memory: int | None = None
 

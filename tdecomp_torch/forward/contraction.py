@@ -1,7 +1,7 @@
 """Pairwise contractions of torch tensors, worked out once: permute, reshape, multiply.
 
-A `Step` says everything about one product in plain numbers, so that running it needs neither
-planning nor parsing. One letter may have any size: that of the tokens.
+A `PairwiseStep` says everything about one product in plain numbers, so that running it needs
+neither planning nor parsing. One letter may have any size: that of the tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from tdecomp._plan import make_plan
 from tdecomp.modes import Equation
 
-__all__ = ["TOKEN", "Contraction", "Letters", "Step", "added_to", "compiled"]
+__all__ = ["TOKEN", "Contraction", "Letters", "PairwiseStep", "added_to", "compiled"]
 
 TOKEN = "token"
 """The letter whose size is not fixed."""
@@ -26,8 +26,8 @@ _TRAFFIC = 32.0
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How an array is brought into shape; None where it is so already."""
+class Arrangement:
+    """How an array is brought into shape; None where nothing has to be done."""
 
     summed: tuple[int, ...] | None = None
     order: tuple[int, ...] | None = None
@@ -43,13 +43,13 @@ class Layout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class PairwiseStep:
     """One product: operands `left` and `right` leave the list, the result goes to its end."""
 
     left: int
     right: int
-    left_as: Layout
-    right_as: Layout
+    left_as: Arrangement
+    right_as: Arrangement
     entrywise: bool
     shape: tuple[int, ...] | None
 
@@ -84,8 +84,8 @@ class Contraction:
         Width of the last product where it is one of two matrices, (tokens .., columns), else 0.
     """
 
-    steps: tuple[Step, ...]
-    last: Layout
+    steps: tuple[PairwiseStep, ...]
+    last: Arrangement
     costs: tuple[float, ...]
     columns: int = 0
 
@@ -153,7 +153,7 @@ def compiled(
         work = math.prod(sizes[n] for n in {*a, *b}) * (1 if step.entrywise else 2)
         costs.append(work + _TRAFFIC * math.prod(sizes[n] for n in result))
     joined = final[:1] == (TOKEN,) and len(final) != 2
-    last = Layout(
+    last = Arrangement(
         *_arranged(operands[0], final),
         shape=(-1, math.prod(sizes[n] for n in final[1:])) if joined else None,
     )
@@ -188,7 +188,7 @@ def _step(
     needed: set[str],
     sizes: Mapping[str, int],
     final: Letters,
-) -> tuple[Step, Letters, Letters]:
+) -> tuple[PairwiseStep, Letters, Letters]:
     """One product, the letters of its result, and of its columns if it is one of matrices.
 
     The last product takes rows and columns in the order of `final`: turning a factor is cheaper
@@ -215,17 +215,17 @@ def _entrywise(
     right: tuple[Letters, Letters],
     columns: Letters,
     sizes: Mapping[str, int],
-) -> Step:
+) -> PairwiseStep:
     """A product without a sum; of each operand its letters, and those that are kept."""
     (a, a_), (b, b_) = left, right
     result = (*a_, *columns)
     spread = tuple(_size((n,), sizes) if n in b_ else 1 for n in result)
     right_order = tuple(n for n in result if n in b_)
-    return Step(
+    return PairwiseStep(
         left=where[0],
         right=where[1],
-        left_as=Layout(*_arranged(a, a_), shape=_sized(a_, sizes, ones=len(columns))),
-        right_as=Layout(*_arranged(b, right_order), shape=spread),
+        left_as=Arrangement(*_arranged(a, a_), shape=_sized(a_, sizes, ones=len(columns))),
+        right_as=Arrangement(*_arranged(b, right_order), shape=spread),
         entrywise=True,
         shape=None,
     )
@@ -237,14 +237,14 @@ def _matmul(
     b: Letters,
     groups: tuple[Letters, Letters, Letters, Letters],
     sizes: Mapping[str, int],
-) -> Step:
+) -> PairwiseStep:
     """``(*batch, rows, inner)`` times ``(*batch, inner, columns)``; the groups in this order."""
     batch, rows, inner, columns = groups
     n_rows, n_inner, n_columns = (_size(group, sizes) for group in (rows, inner, columns))
     lead = tuple(_size((n,), sizes) for n in batch)
     product = (*lead, n_rows, n_columns)
     shape = tuple(_size((n,), sizes) for n in (*batch, *rows, *columns))
-    return Step(
+    return PairwiseStep(
         left=where[0],
         right=where[1],
         left_as=_laid(a, (*batch, *rows, *inner), (*lead, n_rows, n_inner), sizes),
@@ -263,9 +263,11 @@ def _sized(letters: Letters, sizes: Mapping[str, int], ones: int) -> tuple[int, 
     return (*(_size((n,), sizes) for n in letters), *(1,) * ones) if ones else None
 
 
-def _laid(term: Letters, to: Letters, shape: tuple[int, ...], sizes: Mapping[str, int]) -> Layout:
+def _laid(
+    term: Letters, to: Letters, shape: tuple[int, ...], sizes: Mapping[str, int]
+) -> Arrangement:
     same = shape == tuple(_size((n,), sizes) for n in to)
-    return Layout(*_arranged(term, to), shape=None if same else shape)
+    return Arrangement(*_arranged(term, to), shape=None if same else shape)
 
 
 def _arranged(term: Letters, to: Letters) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:

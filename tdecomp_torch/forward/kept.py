@@ -1,4 +1,4 @@
-"""What a forward pass without gradient may take over from the one before: if nothing changed."""
+"""What a forward pass without gradient may reuse from the pass before, if nothing changed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from tdecomp_torch.tracing import is_traced
 
-__all__ = ["Kept"]
+__all__ = ["KeptResults"]
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _KeptResult:
     """One result, and copies of all that it was computed from."""
 
     state: Any
@@ -23,7 +23,7 @@ class _Entry:
     result: Tensor
 
 
-class Kept:
+class KeptResults:
     """Results by key, each given again only while its inputs are the same number by number.
 
     Inputs are compared with copies of themselves. Addresses and version counters would be cheaper,
@@ -32,7 +32,7 @@ class Kept:
     """
 
     def __init__(self):
-        self._entries: dict[Hashable, _Entry] = {}
+        self._entries: dict[Hashable, _KeptResult] = {}
 
     def clear(self) -> None:
         """Forget everything."""
@@ -45,7 +45,7 @@ class Kept:
         inputs: Sequence[Tensor],
         compute: Callable[[], Tensor],
     ) -> Tensor:
-        """What `compute` gives for these inputs, which it must follow from together with `state`.
+        """What `compute` gives, which must depend on the inputs and `state` alone.
 
         Safe in several threads: an entry is put in its place whole.
         """
@@ -55,12 +55,12 @@ class Kept:
         if entry is not None and entry.state == state and _equal(entry.inputs, inputs):
             return entry.result
         copies, result = tuple(x.clone() for x in inputs), compute()
-        self._entries[key] = _Entry(state, copies, result)
+        self._entries[key] = _KeptResult(state, copies, result)
         return result
 
 
 def _has_numbers(x: Tensor) -> bool:
-    """Whether this is a tensor as it is known, not one that stands for others or for none."""
+    """Whether this is a plain tensor with values: not a wrapper, and not on meta."""
     plain = type(x) in (Tensor, nn.Parameter)
     wrapped: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
     return plain and not x.is_meta and not wrapped.is_functorch_wrapped_tensor(x)

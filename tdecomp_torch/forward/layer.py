@@ -20,11 +20,11 @@ from tdecomp_torch.forward.tasks import Examples
 from tdecomp_torch.model.kinds import Kind
 from tdecomp_torch.tracing import is_traced
 
-__all__ = ["Hook", "Place"]
+__all__ = ["Hook", "ModuleSite"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ModuleSite:
     """One site of a module: group, number in the group, rows of the output it makes, and task."""
 
     member: int
@@ -51,7 +51,7 @@ class Hook:
         The sites of the module for every task.
     """
 
-    def __init__(self, pool: FactorPool, kind: Kind, places: Sequence[Place], n_out: int):
+    def __init__(self, pool: FactorPool, kind: Kind, places: Sequence[ModuleSite], n_out: int):
         self.pool, self.state, self.kind, self.n_out = pool, pool.state, kind, n_out
         n_tasks = 1 + max(place.task for place in places)
         self.by_task = tuple(tuple(p for p in places if p.task == t) for t in range(n_tasks))
@@ -62,7 +62,7 @@ class Hook:
         return brief(type(self), f"{name}, {brief_count(len(self.by_task[0]), 'site')}")
 
     @property
-    def places(self) -> tuple[Place, ...]:
+    def places(self) -> tuple[ModuleSite, ...]:
         """The sites of the task that acts."""
         if self.state.examples is not None:
             raise ArgumentError("every example has a task of its own: choose one, adapter.task=...")
@@ -100,7 +100,7 @@ class Hook:
         return torch.cat(parts)[examples.back]  # (example, ...), in their own order again
 
     def _added(
-        self, module: nn.Module, x: Tensor, output: Tensor, places: Sequence[Place]
+        self, module: nn.Module, x: Tensor, output: Tensor, places: Sequence[ModuleSite]
     ) -> Tensor:
         """Output with every site's part added."""
         dropped = self.state.dropout and module.training and not self.kind.looks_up
@@ -121,14 +121,16 @@ class Hook:
         found = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)  # (token, out)
         return self.kind.restored(module, found, output)
 
-    def _dropped(self, module: nn.Module, place: Place, x: Tensor) -> Reader:
+    def _dropped(self, module: nn.Module, place: ModuleSite, x: Tensor) -> Reader:
         if self.state.shared_dropout:
             x = self.pool.dropped(x, self.state.dropout, (place.member, place.site))
             return Reader(self.kind, module, x, own=not self.kind.reads_alike)
         return Reader(self.kind, module, functional.dropout(x, self.state.dropout), own=True)
 
-    def _adapted(self, module: nn.Module, place: Place, reader: Reader, rows: Tensor) -> Tensor:
-        """The output of one site, ``(token, out)``, with its adapter; `rows` without."""
+    def _adapted(
+        self, module: nn.Module, place: ModuleSite, reader: Reader, rows: Tensor
+    ) -> Tensor:
+        """The output of one site with its adapter, ``(token, out)``; `rows` is that without."""
         member = self.pool.members[place.member]
         if member.adds:
             return self._with_delta(module, place, reader, rows)
@@ -143,19 +145,23 @@ class Hook:
         rows = self._with_delta(module, place, reader, rows - bias)
         return (rows * gain).to(rows.dtype) + bias
 
-    def _with_delta(self, module: nn.Module, place: Place, reader: Reader, rows: Tensor) -> Tensor:
+    def _with_delta(
+        self, module: nn.Module, place: ModuleSite, reader: Reader, rows: Tensor
+    ) -> Tensor:
         """``rows`` plus the tokens times ΔW."""
         thinned = self.state.rank_dropout if module.training else 0.0
         product, factor = self._products[place.member], self.kind.factor(rows.dtype)
         return product.onto(rows, reader, place.site, factor=factor, thinned=thinned)
 
-    def _with_change(self, module: nn.Module, place: Place, reader: Reader, rows: Tensor) -> Tensor:
+    def _with_change(
+        self, module: nn.Module, place: ModuleSite, reader: Reader, rows: Tensor
+    ) -> Tensor:
         """``rows`` plus the tokens times W' - W, where W' has to be formed."""
         w = self.adapted_weight(module, place)  # (out, in)
         added = reader.times(w - self.kind.matrix(module)[place.start : place.stop])
         return torch.add(rows, added.to(rows.dtype), alpha=self.kind.factor(rows.dtype))
 
-    def _gain(self, module: nn.Module, place: Place, rows: RowGain) -> Tensor:
+    def _gain(self, module: nn.Module, place: ModuleSite, rows: RowGain) -> Tensor:
         """What a wrap multiplies every row of ``W + ΔW`` by, ``(out,)``."""
 
         @torch.no_grad()
@@ -167,14 +173,14 @@ class Hook:
         measured = self._kept(module, place, measured_now)
         return rows.gain(measured, self._of_wrap(place, measured.device))
 
-    def _of_wrap(self, place: Place, device: torch.device) -> dict[str, Tensor]:
+    def _of_wrap(self, place: ModuleSite, device: torch.device) -> dict[str, Tensor]:
         """The arrays of a wrap that belong to a site, on a device."""
         wrap, factors = self.pool.members[place.member].wrap, self.pool.factors(place.member)
         names = [name for name, *_ in wrap.factors] if wrap is not None else []
         return {name: factors[name][place.site].to(device) for name in names}
 
-    def _kept(self, module: nn.Module, place: Place, compute: Callable[[], Tensor]) -> Tensor:
-        """What is measured of V, or that of before if neither weight nor factors have changed.
+    def _kept(self, module: nn.Module, place: ModuleSite, compute: Callable[[], Tensor]) -> Tensor:
+        """What is measured of V; the measure of before if neither weight nor factors changed.
 
         A quantised weight is decoded for it, which costs more than any comparison; elsewhere on an
         accelerator waiting for the answer costs more than measuring.
@@ -187,13 +193,17 @@ class Hook:
         inputs = [self.kind.probe(module), *product.inputs(place.site, device)]
         return self.pool.kept.get(place, tuple(product.coefficients()), inputs, compute)
 
-    def delta(self, place: Place, device: torch.device | None = None) -> Tensor:
+    def delta(self, place: ModuleSite, device: torch.device | None = None) -> Tensor:
         """ΔW of one site, ``(out, in)``, scaled, on a device or where the factors are."""
         device = self.pool.device(place.member) if device is None else device
         return self._products[place.member].delta(place.site, device)
 
     def adapted_weight(
-        self, module: nn.Module, place: Place, *, detach: Callable[[Any], Any] = torch.Tensor.detach
+        self,
+        module: nn.Module,
+        place: ModuleSite,
+        *,
+        detach: Callable[[Any], Any] = torch.Tensor.detach,
     ) -> Tensor:
         """W' of one site, ``(out, in)``, in the precision of the factors or wider."""
         member = self.pool.members[place.member]

@@ -17,10 +17,10 @@ from tdecomp.adapters import Bound, Factor, Operand
 from tdecomp.adapters.bases import Base
 from tdecomp.adapters.wraps import Wrap
 from tdecomp_torch.forward.fast import Fast
-from tdecomp_torch.forward.kept import Kept
+from tdecomp_torch.forward.kept import KeptResults
 from tdecomp_torch.forward.passes import ByThread, Pass, Ready
-from tdecomp_torch.forward.program import Block, Program
-from tdecomp_torch.forward.state import State
+from tdecomp_torch.forward.program import FactorBlock, Program
+from tdecomp_torch.forward.switches import Switches
 from tdecomp_torch.model.guest import Guest
 from tdecomp_torch.tracing import is_traced
 
@@ -84,7 +84,7 @@ class FactorPool(Guest):
     layer that is called by itself computes its own.
     """
 
-    def __init__(self, members: Sequence[Member], state: State):
+    def __init__(self, members: Sequence[Member], state: Switches):
         super().__init__()
         self.members, self.state = tuple(members), state
         # plain lists and numbers, as torch.compile needs them
@@ -111,7 +111,7 @@ class FactorPool(Guest):
 
     def _make_empty(self) -> None:
         """Nothing computed yet."""
-        self.kept = Kept()
+        self.kept = KeptResults()
         self._by_thread = ByThread()
         self._traced = Pass()
 
@@ -182,7 +182,7 @@ class FactorPool(Guest):
             now.with_grad, now.ready = torch.is_grad_enabled(), self._computed()
 
     def end(self, *_: Any) -> None:
-        """Let go of it; called after the forward pass of the whole model, also when it failed."""
+        """Forget what was computed; called after the forward pass, also when it failed."""
         now = self._pass
         now.ready, now.first, now.dropped = None, {}, None
 
@@ -210,8 +210,8 @@ class FactorPool(Guest):
                 sources.append([self._base(m, operands[k], site) for site in sites])
         return Ready(tuple(sources))
 
-    def _product(self, m: int, block: Block, parts: list[Tensor]) -> Tensor:
-        """A block for all sites at once; without gradient perhaps the one before."""
+    def _product(self, m: int, block: FactorBlock, parts: list[Tensor]) -> Tensor:
+        """A block for all sites at once; without gradient it may be that of the pass before."""
         if is_traced() or parts[0].device.type != "cpu":
             return block.ahead.run(parts)  # elsewhere comparing costs a wait for the device
         cast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
@@ -239,7 +239,7 @@ class FactorPool(Guest):
     def operands(
         self, m: int, term: int, site: int, device: torch.device, *, fresh: bool = False
     ) -> list[Tensor]:
-        """Blocks and other operands of one term of one site, on a device; `fresh`: none of before.
+        """Blocks and other operands of one term of one site, on a device; `fresh`: computed now.
 
         A model may lie on several; the factors are on one of them, and go where they are needed.
         """
@@ -256,7 +256,7 @@ class FactorPool(Guest):
         return getattr(self, next(iter(self.members[m].keys.values()))).device
 
     def _alone(self, m: int, term: int, site: int) -> list[Tensor]:
-        """The same, computed for this site only."""
+        """Blocks and other operands of one site, computed for it alone."""
         program = self.members[m].programs[term]
         operands = self.members[m].bound.spec.terms[term].operands
         factors, where = self.factors(m), self._where[m][term]

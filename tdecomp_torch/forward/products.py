@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tdecomp_torch.forward.contraction import Step, added_to
+from tdecomp_torch.forward.contraction import PairwiseStep, added_to
 from tdecomp_torch.forward.fast import Fast
 from tdecomp_torch.forward.pool import FactorPool
 from tdecomp_torch.forward.reader import Reader
@@ -113,7 +113,7 @@ class _ByTerms(SiteProduct):
         return added_to(rows, added.to(rows.dtype), scale)
 
     def _after_first(
-        self, k: int, first: Step, reader: Reader, operands: list[Tensor]
+        self, k: int, first: PairwiseStep, reader: Reader, operands: list[Tensor]
     ) -> list[Tensor]:
         """What is left after the first product, which other sites may have taken already."""
         product = self.pool.first_product(self.m, k, reader.x)

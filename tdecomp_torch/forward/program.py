@@ -19,13 +19,13 @@ from tdecomp.adapters import Bound, Term
 from tdecomp_torch.forward.contraction import TOKEN, Contraction, Letters, compiled
 from tdecomp_torch.tracing import is_traced
 
-__all__ = ["Block", "Program", "make_program"]
+__all__ = ["FactorBlock", "Program", "make_program"]
 
 _SITE = "site"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
+class FactorBlock:
     """Operands of a term that are contracted ahead.
 
     Attributes
@@ -69,7 +69,7 @@ class Program:
         possible: what is masked there leaves out ranks. None where no rank touches ``in``.
     """
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[FactorBlock, ...]
     rest: tuple[int, ...]
     letters: tuple[Letters, ...]
     many: Contraction
@@ -79,7 +79,7 @@ class Program:
     edge: tuple[int, int] | None
 
     def contraction(self, n_tokens: Any) -> Contraction:
-        """That planned for about this many tokens; for many where a tracer keeps that open."""
+        """The one planned for about this many tokens; for many where a tracer leaves it open."""
         if torch.compiler.is_compiling():
             from torch.fx.experimental.symbolic_shapes import statically_known_true
 
@@ -196,12 +196,12 @@ def _block(
     letters: Sequence[Letters],
     sited: Sequence[bool],
     sizes: Mapping[str, int],
-) -> Block:
+) -> FactorBlock:
     """Some operands contracted, for all sites at once and for one."""
     per_site = any(sited[k] for k in chosen)
     lead = (_SITE,) if per_site else ()
     of_all = [(_SITE, *letters[k]) if sited[k] else letters[k] for k in chosen]
-    return Block(
+    return FactorBlock(
         where=chosen,
         per_site=per_site,
         ahead=compiled(of_all, (*lead, *kept), sizes),

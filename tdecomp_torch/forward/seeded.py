@@ -1,4 +1,4 @@
-"""Constants that follow from a seed: what tells in a ``state_dict`` which ones they are."""
+"""Constants that follow from a seed: a ``state_dict`` holds the seed in their place."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class SeededPool(FactorPool):
         return zlib.crc32(repr((told, rules)).encode())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """As torch does it for all moves and conversions; values that were given up are made."""
+        """Torch's way of every move and conversion; values that were given up are made again."""
         before = {key: getattr(self, key) for key in self.derived}
         super()._apply(fn, recurse)
         if not all(_same(value, getattr(self, key)) for key, value in before.items()):

@@ -8,21 +8,21 @@ from torch import nn
 
 from tdecomp.adapters import Bound
 from tdecomp.errors import ArgumentError
-from tdecomp_torch.attached import Attached, Target
+from tdecomp_torch.attached import AdaptedModule, Attached
 from tdecomp_torch.forward.fast import fast_of
-from tdecomp_torch.forward.layer import Hook, Place
+from tdecomp_torch.forward.layer import Hook, ModuleSite
 from tdecomp_torch.forward.pool import FactorPool, Member
 from tdecomp_torch.forward.program import make_program
 from tdecomp_torch.forward.seeded import SeededPool
-from tdecomp_torch.forward.state import State
+from tdecomp_torch.forward.switches import Switches
 from tdecomp_torch.making.filling import BaseWeights, Starts, fill
-from tdecomp_torch.making.plan import Held, Plan
+from tdecomp_torch.making.plan import AdapterPlan, Held
 from tdecomp_torch.model.writing import why_not_written
 
 __all__ = ["build"]
 
 
-def build(plan: Plan, name: str, starts: Starts) -> Attached:
+def build(plan: AdapterPlan, name: str, starts: Starts) -> Attached:
     """An adapter with all its factors that is not on the model yet.
 
     Parameters
@@ -47,7 +47,7 @@ def build(plan: Plan, name: str, starts: Starts) -> Attached:
         _member(bound, held, own, settings.tokens)
         for bound, held, own in zip(plan.bounds, plan.held, weights, strict=True)
     ]
-    state = State(
+    state = Switches(
         folded=settings.fold,
         dropout=settings.dropout,
         shared_dropout=settings.shared_dropout,
@@ -84,27 +84,27 @@ def _member(bound: Bound, held: Sequence[Held], weights: BaseWeights, tokens: in
     return Member(bound=bound, programs=programs, keys=keys, weight=weights, fast=fast)
 
 
-def _targets(plan: Plan, pool: FactorPool) -> list[Target]:
+def _targets(plan: AdapterPlan, pool: FactorPool) -> list[AdaptedModule]:
     """The modules that hold sites, in the order of the model."""
     tasks = plan.settings.tasks
-    places: dict[str, list[Place]] = {}
+    places: dict[str, list[ModuleSite]] = {}
     for m, grid in enumerate(plan.grids):
         for i, site in enumerate(grid.sites):
             start, stop = site.first_row, site.first_row + site.shape[0]
             task = tasks.index(dict(site.labels)["task"]) if tasks else 0
-            place = Place(member=m, site=i, start=start, stop=stop, task=task)
+            place = ModuleSite(member=m, site=i, start=start, stop=stop, task=task)
             places.setdefault(site.module, []).append(place)
     found = []
     for path, matrix in plan.inventory.matrices.items():
         if path in places:
             own = sorted(places[path], key=lambda place: place.start)
             hook = Hook(pool, matrix.kind, own, matrix.shape[0])
-            target = Target(path=path, module=matrix.module, kind=matrix.kind, hook=hook)
+            target = AdaptedModule(path=path, module=matrix.module, kind=matrix.kind, hook=hook)
             found.append(target)
     return found
 
 
-def _check_alone(plan: Plan, targets: Sequence[Target]) -> None:
+def _check_alone(plan: AdapterPlan, targets: Sequence[AdaptedModule]) -> None:
     """Refuse two adapters on one module that do not add up, and a fold that cannot be written."""
     fold = plan.settings.fold
     for target in targets:
@@ -124,7 +124,7 @@ def _hooks(module: nn.Module) -> list[Hook]:
     return [hook for hook in module._forward_hooks.values() if isinstance(hook, Hook)]
 
 
-def _check_foldable(target: Target, readers: Mapping[str, str]) -> None:
+def _check_foldable(target: AdaptedModule, readers: Mapping[str, str]) -> None:
     """Refuse a start that cannot be subtracted from the weight of a module."""
     reason, _ = why_not_written(target.kind, target.module)
     if target.path in readers:

@@ -16,7 +16,7 @@ from tdecomp.adapters.site_grids import SiteGrid
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.stack import Site
 from tdecomp_torch.forward.pool import Derived, FactorPool
-from tdecomp_torch.making.plan import Plan
+from tdecomp_torch.making.plan import AdapterPlan
 from tdecomp_torch.model.inventory import Inventory
 from tdecomp_torch.model.offload import computing_device
 
@@ -96,7 +96,9 @@ class BaseWeights:
         return found.double().cpu().numpy()
 
 
-def fill(pool: FactorPool, plan: Plan, weights: Sequence[BaseWeights], starts: Starts) -> None:
+def fill(
+    pool: FactorPool, plan: AdapterPlan, weights: Sequence[BaseWeights], starts: Starts
+) -> None:
     """Make every factor and put it in the pool; constants that do not follow are kept in files.
 
     Raises

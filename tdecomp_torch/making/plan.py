@@ -1,7 +1,7 @@
 """What is put where, with all sizes: found once, before anything is made.
 
-Reading ends here. What makes an adapter takes sites, sizes and keys from a `Plan` and asks neither
-the model nor the method again.
+Reading ends here. What makes an adapter takes sites, sizes and keys from an `AdapterPlan`, and asks
+neither the model nor the method again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tdecomp_torch.attached import Settings
 from tdecomp_torch.forward.fast import fast_of
 from tdecomp_torch.model.inventory import Inventory
 
-__all__ = ["Held", "Plan", "make_plan"]
+__all__ = ["Held", "AdapterPlan", "plan_adapter"]
 
 _SEEDED = 1 << 22
 """Numbers of constants that are made again from a seed besides as many as the weights have."""
@@ -48,7 +48,7 @@ class Held:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class AdapterPlan:
     """A method on the weights of a model, all sizes known.
 
     Attributes
@@ -89,14 +89,14 @@ class Plan:
         return tuple(found)
 
 
-def make_plan(
+def plan_adapter(
     inventory: Inventory,
     spec: Spec,
     grids: Sequence[SiteGrid],
     settings: Settings,
     *,
     notes: Sequence[str] = (),
-) -> Plan:
+) -> AdapterPlan:
     """Put a method on grids of a model's weights.
 
     Raises
@@ -105,7 +105,7 @@ def make_plan(
         Sizes that do not fit, or a start that cannot be folded.
     """
     bounds = _bounds(_acting(spec, settings), grids, settings)
-    return Plan(
+    return AdapterPlan(
         inventory=inventory,
         spec=spec,
         settings=settings,

@@ -37,7 +37,7 @@ class Writers:
             self.writes = first == dist.get_rank()
 
     def agree(self, folder: Path, *, written: bool) -> None:
-        """Wait for all; an error of one is an error of those that relied on it."""
+        """Wait for all processes; where one could not write, those that relied on it raise."""
         if self.device is None:
             return
         failed = not all(map(bool, _of_all(torch.tensor([int(written)], device=self.device))))

@@ -16,11 +16,11 @@ from tdecomp_torch.model.modules import kind_by_class, kind_of
 from tdecomp_torch.model.names import inner_model, modules_of, parameters_of
 from tdecomp_torch.model.uses import readers_of_weights
 
-__all__ = ["Inventory", "Matrix", "config_of"]
+__all__ = ["Inventory", "Adaptable", "config_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Matrix:
+class Adaptable:
     """A module that can be adapted: its kind, and the shape of its weight, (out, in)."""
 
     path: str
@@ -54,7 +54,7 @@ class Inventory:
 
     def __init__(self, model: nn.Module):
         self.model, self.modules = model, modules_of(model)
-        self.matrices: dict[str, Matrix] = {}
+        self.matrices: dict[str, Adaptable] = {}
         self.unlike: set[str] = set()
         self.shapeless: set[str] = set()
         for path, module in self.modules.items():
@@ -64,7 +64,7 @@ class Inventory:
             elif (shape := kind.shape(module)) is None:
                 self.shapeless.add(path)
             else:
-                self.matrices[path] = Matrix(path=path, module=module, kind=kind, shape=shape)
+                self.matrices[path] = Adaptable(path=path, module=module, kind=kind, shape=shape)
 
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -92,7 +92,7 @@ class Inventory:
     def stored_shapes(
         self, *, linear: bool = False, apart: Collection[str] = ()
     ) -> dict[str, tuple[int, ...]]:
-        """Stored shape of every weight that is not a table; `linear`: and multiplies as it is.
+        """Stored shape of every weight that is not a table; `linear`: of linear maps only.
 
         Those of the modules `apart` are left out.
         """

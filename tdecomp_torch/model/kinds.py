@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from tdecomp_torch.model.offload import offloaded
 
-__all__ = ["Conv1D", "Conv2d", "Embedding", "Kind", "Linear", "Packed", "tensors_of"]
+__all__ = ["Conv1D", "Conv2d", "Embedding", "Kind", "Linear", "Quantised", "tensors_of"]
 
 
 class Kind(ABC):
@@ -110,7 +110,7 @@ class Kind(ABC):
         """Small inputs that tell one forward from another."""
 
 
-class _Stored(Kind):
+class _OneTensor(Kind):
     """Its weight is one tensor."""
 
     def stored(self, module: nn.Module) -> Tensor:
@@ -124,8 +124,8 @@ class _Stored(Kind):
         return w @ _direction(w.shape[1]).to(w)  # (out,)
 
 
-class _Matrix(_Stored):
-    """That tensor is a matrix."""
+class _StoredMatrix(_OneTensor):
+    """Its weight is one tensor, a matrix."""
 
     def shape(self, module: nn.Module) -> tuple[int, int] | None:
         out, in_ = self.matrix(module).shape
@@ -148,7 +148,7 @@ class _LastAxis(Kind):
 
 
 class _Vectors(_LastAxis):
-    """So is a token of the input."""
+    """A token of the input, too, is what lies along its last axis."""
 
     is_matrix = True
 
@@ -161,14 +161,14 @@ class _Vectors(_LastAxis):
         return [_random(3, n_in, dtype=dtype), _random(2, 3, n_in, dtype=dtype)]
 
 
-class Linear(_Matrix, _Vectors):
+class Linear(_StoredMatrix, _Vectors):
     """``y = x Wᵀ``."""
 
     def plain(self) -> type[nn.Module] | None:
         return nn.Linear
 
 
-class Conv1D(_Matrix, _Vectors):
+class Conv1D(_StoredMatrix, _Vectors):
     """GPT-2's, stored (in, out)."""
 
     turned = True
@@ -177,7 +177,7 @@ class Conv1D(_Matrix, _Vectors):
         return getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
 
 
-class Packed(_Vectors):
+class Quantised(_Vectors):
     """A linear map that stores its weight in a form of its own: quantised, by whatever library.
 
     Its weight is what it does to the identity, so that no format need be known. Reading it costs a
@@ -217,7 +217,7 @@ class Packed(_Vectors):
         return torch.empty(0, dtype=torch.float32 if bias is None else bias.dtype, device=device)
 
 
-class Embedding(_Matrix, _LastAxis):
+class Embedding(_StoredMatrix, _LastAxis):
     """Row number x of a table, stored (in, out)."""
 
     looks_up = True
@@ -235,7 +235,7 @@ class Embedding(_Matrix, _LastAxis):
         return [torch.tensor([[0, 3, 1], [3, 2, 0]]), torch.tensor([1, 1, 0, 4])]
 
 
-class Conv2d(_Stored):
+class Conv2d(_OneTensor):
     """A convolution as a matrix over unfolded patches: in = (channel, height, width of the kernel).
 
     The patches are written out, which takes as many times the input as the kernel has places.

@@ -22,7 +22,7 @@ def left_out(
     reasons: Mapping[str, str],
     asked: Collection[str] = ("excluded", "layer not selected"),
 ) -> list[str]:
-    """Say in one sentence which weights of numbered layers are not adapted; none, no sentence.
+    """Say in one sentence which weights of numbered layers are not adapted, if any.
 
     Parameters
     ----------

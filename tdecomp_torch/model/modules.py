@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tdecomp_torch.model.forwards import factors_of, is_plain
-from tdecomp_torch.model.kinds import Conv1D, Conv2d, Embedding, Kind, Linear, Packed, tensors_of
+from tdecomp_torch.model.kinds import Conv1D, Conv2d, Embedding, Kind, Linear, Quantised, tensors_of
 
 __all__ = ["kind_by_class", "kind_of"]
 
@@ -46,7 +46,7 @@ def _is_code(x: Tensor) -> bool:
 
 
 _KINDS: tuple[tuple[Callable[[Any], bool], Kind], ...] = (
-    (_is_packed, Packed()),
+    (_is_packed, Quantised()),
     (lambda m: isinstance(m, nn.Linear), Linear()),
     (lambda m: type(m).__name__ == "Conv1D" and hasattr(m, "nf"), Conv1D()),
     (lambda m: isinstance(m, nn.Embedding), Embedding()),

@@ -31,7 +31,7 @@ _START = "_"
 
 
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules by plain name; of a wrapper and what it wraps, the latter. No parts of PEFT's."""
+    """Modules by plain name, without PEFT's own; of a wrapper only what it wraps."""
     paths, found = _plain_paths(model), {}
     for path, module in model.named_modules():
         if not is_adapter(path) and not _is_unused(path):
@@ -107,7 +107,7 @@ def _inside(outer: str, path: str) -> str:
 
 
 def _outer(model: nn.Module) -> str:
-    """Path of what training modules and wrappers without a name of their own are put around.
+    """Path of the model that training modules and nameless wrappers are put around.
 
     A module counts as one if it holds parameters in one child only, and that child is a configured
     model, or is known to be wrapped.

@@ -11,7 +11,7 @@ __all__ = ["computing_device", "offloaded"]
 
 
 def offloaded(module: nn.Module, name: str) -> Tensor | None:
-    """The values of a parameter that is on ``meta`` between forward passes; None: there are none.
+    """The values of a parameter that is on ``meta`` between passes; None if it is not offloaded.
 
     They may be read from a disk.
     """

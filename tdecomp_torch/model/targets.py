@@ -15,7 +15,7 @@ from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.stack import Site, Survey, Targets, find_sites
 from tdecomp.stack.claims import reason_against
 from tdecomp.stack.select import ALL_LINEAR, Chooser
-from tdecomp_torch.model.inventory import Inventory, Matrix
+from tdecomp_torch.model.inventory import Adaptable, Inventory
 from tdecomp_torch.model.left_out import left_out
 
 __all__ = ["chosen_sites"]
@@ -94,13 +94,22 @@ def chosen_sites(
     except SiteError as error:
         if not beside:
             raise SiteError(f"{error}{_meant(targets, inventory.modules)}") from None
-        return Survey("generic", beside, (), _may(beside, read))
+        return Survey(family="generic", sites=beside, uncovered=(), notes=_may(beside, read))
     sites = tuple(_turned(site, inventory.matrices.get(site.module)) for site in found.sites)
     notes = (*found.notes, *_may((*sites, *beside), read))
     if not by_default:
         more = _told(inventory, names) if names.everything else ()
-        return Survey(found.family, (*sites, *beside), found.uncovered, (*notes, *more))
-    return _of_method(inventory, spec, Survey(found.family, sites, found.uncovered, notes))
+        return Survey(
+            family=found.family,
+            sites=(*sites, *beside),
+            uncovered=found.uncovered,
+            notes=(*notes, *more),
+        )
+    return _of_method(
+        inventory,
+        spec,
+        Survey(family=found.family, sites=sites, uncovered=found.uncovered, notes=notes),
+    )
 
 
 def _of_method(inventory: Inventory, spec: Spec | None, found: Survey) -> Survey:
@@ -120,7 +129,7 @@ def _of_method(inventory: Inventory, spec: Spec | None, found: Survey) -> Survey
     for path, reader in inventory.readers.items():
         reasons[f"{path}.weight"] = f"used by {reader} without a call"
     told = left_out(inventory, taken, reasons | dict(uncovered))
-    return Survey(found.family, kept, uncovered, (*found.notes, *told))
+    return Survey(family=found.family, sites=kept, uncovered=uncovered, notes=(*found.notes, *told))
 
 
 def _check_names(**given: Any) -> None:
@@ -233,11 +242,18 @@ def _beside(
         number = next((int(n) for n in before if n.isdecimal()), None)
         if layers is None or number in layers:
             labels = (("proj", name),) if number is None else (("layer", number), ("proj", name))
-            yield Site(tensor, (), matrix.kind.turned, labels, matrix.shape, "embedding")
+            yield Site(
+                tensor=tensor,
+                index=(),
+                transpose=matrix.kind.turned,
+                labels=labels,
+                shape=matrix.shape,
+                role="embedding",
+            )
 
 
-def _turned(site: Site, matrix: Matrix | None) -> Site:
-    """A site the way round that its module stores it, which names alone do not tell."""
+def _turned(site: Site, matrix: Adaptable | None) -> Site:
+    """A site turned as its module stores it, which names alone do not tell."""
     if site.index or site.transpose or matrix is None or not matrix.kind.turned:
         return site
     return replace(site, transpose=True, shape=site.shape[::-1])

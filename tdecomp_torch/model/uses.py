@@ -60,7 +60,7 @@ def _read_by(parent: nn.Module) -> set[str]:
 
 @cache
 def _methods(cls: type[nn.Module]) -> dict[str, CodeType]:
-    """What a forward pass may run of a class, by name; nothing if none of it names a weight."""
+    """What a forward pass may run of a class, by name; empty if none of them names a weight."""
     known: dict[str, CodeType] = {}
     for base in cls.__mro__:
         if base.__module__.split(".")[0] not in ("torch", "builtins", "abc"):
@@ -93,7 +93,7 @@ def _tree(code: CodeType) -> ast.AST:
 
 
 def _walk(node: ast.AST, parent: nn.Module, of: Any = None) -> Iterator[tuple[Any, Any]]:
-    """Every node that can be reached, and what it is in; tests that are settled choose branches."""
+    """Every node that can be reached, and its parent; a settled test leaves one branch."""
     yield node, of
     if isinstance(node, ast.If | ast.IfExp):
         answer = _answer(node.test, parent)

@@ -21,7 +21,7 @@ from tdecomp_torch.attached import Attached
 from tdecomp_torch.making.build import build
 from tdecomp_torch.making.filling import Starts
 from tdecomp_torch.making.installing import START, check_name, install
-from tdecomp_torch.making.plan import Held, Plan, make_plan
+from tdecomp_torch.making.plan import AdapterPlan, Held, plan_adapter
 from tdecomp_torch.model.gathering import Writers, is_part, make_whole, settle
 from tdecomp_torch.model.inventory import Inventory
 from tdecomp_torch.plainly import plainly
@@ -119,7 +119,7 @@ def load(model: nn.Module, folder: str | os.PathLike[str], name: str) -> Attache
         besides = {rename(name): key for name, key in keys.items()}
         said = renamed(said, rename)
         with _as_damage(path):
-            plan = make_plan(inventory, said.spec, said.grids, said.settings)
+            plan = plan_adapter(inventory, said.spec, said.grids, said.settings)
             _check_factors(plan, shapes, path)
             tensors = {key: file.get_tensor(key) for key in shapes}
             stored = _starts(tensors, folded=said.settings.fold)
@@ -168,7 +168,7 @@ def _described(file: Any, path: Path) -> Description:
 
 
 def _shapes(file: Any, path: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor, none of which is read."""
+    """Shape of every tensor; no values are read."""
     found = {}
     for key in file.keys():  # noqa: SIM118 - not a mapping
         part = file.get_slice(key)
@@ -179,7 +179,7 @@ def _shapes(file: Any, path: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _check_factors(plan: Plan, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+def _check_factors(plan: AdapterPlan, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
     """Compare the factors in the file with those of its method, before anything is made."""
     known: dict[str, Held] = {}
     for held in chain.from_iterable(plan.held):
@@ -217,7 +217,7 @@ def _starts(tensors: Mapping[str, Tensor], *, folded: bool) -> dict[str, Tensor]
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """A value as the parameter that takes it is held: sharded, where that is."""
+    """A value laid out as the parameter that takes it: sharded if that is sharded."""
     if not hasattr(parameter, "full_tensor"):
         return value
     from torch.distributed.tensor import distribute_tensor

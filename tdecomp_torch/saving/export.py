@@ -23,8 +23,8 @@ from tdecomp.formats import Format, Network
 from tdecomp.modes import Equation
 from tdecomp.stack import Group
 from tdecomp.stack.names import canonical
-from tdecomp_torch.attached import Attached, Target
-from tdecomp_torch.forward.layer import Place
+from tdecomp_torch.attached import AdaptedModule, Attached
+from tdecomp_torch.forward.layer import ModuleSite
 from tdecomp_torch.model.inventory import config_of
 from tdecomp_torch.model.names import inner_model, modules_of, parameters_of
 from tdecomp_torch.plainly import plainly
@@ -68,7 +68,9 @@ def to_lora(attached: Attached, *, max_rank: int | None = None) -> list[LoRAModu
         if chosen := _acting(targets, member):
             sites = tuple(grid.sites[k] for k in chosen)
             labels = (tuple(site.path for site in sites),)
-            groups.append(Group(grid.grid.name, ("site", "out", "in"), labels, sites))
+            groups.append(
+                Group(name=grid.grid.name, modes=("site", "out", "in"), labels=labels, sites=sites)
+            )
             tensors.append(_tensor(attached, member, chosen))
     for target in targets:
         shape = target.kind.shape(target.module)
@@ -172,7 +174,9 @@ def _config(model: nn.Module) -> Mapping[str, Any]:
     return next(filter(None, map(config_of, model.modules())), {})
 
 
-def _acting(targets: Sequence[Target], member: int) -> dict[int, tuple[Target, Place]]:
+def _acting(
+    targets: Sequence[AdaptedModule], member: int
+) -> dict[int, tuple[AdaptedModule, ModuleSite]]:
     """The sites of a group that belong to the task that acts, and where they are."""
     places = {
         place.site: (target, place)
@@ -184,7 +188,9 @@ def _acting(targets: Sequence[Target], member: int) -> dict[int, tuple[Target, P
 
 
 @torch.no_grad()
-def _tensor(attached: Attached, member: int, places: Mapping[int, tuple[Target, Place]]) -> Format:
+def _tensor(
+    attached: Attached, member: int, places: Mapping[int, tuple[AdaptedModule, ModuleSite]]
+) -> Format:
     """ΔW of some sites of a group as one format in numpy."""
     bound = attached.groups[member]
     own = attached.pool.members[member]
@@ -197,7 +203,7 @@ def _tensor(attached: Attached, member: int, places: Mapping[int, tuple[Target, 
     return bound.tensor(arrays, attached.schedule.at_step, sites=tuple(places))
 
 
-def _changes(places: Iterable[tuple[Target, Place]]) -> np.ndarray:
+def _changes(places: Iterable[tuple[AdaptedModule, ModuleSite]]) -> np.ndarray:
     """``W' - W`` of some sites, ``(site, out, in)``."""
     found = []
     for target, place in places:

@@ -72,7 +72,7 @@ def names_in(
 def _misfit(
     inventory: Inventory, sites: Sequence[Site], besides: Mapping[str, Shape], rename: Rename
 ) -> str:
-    """Why a model has not what the file names, under names of its own; empty if it has."""
+    """Why a model does not have what the file names, once renamed; empty if it does."""
     for site in sites:
         if reason := _misfit_of(inventory, site, rename(site.module)):
             return f"was saved from another model: {reason}"
@@ -107,7 +107,7 @@ def renamed(said: Description, rename: Rename) -> Description:
 
 
 def told_of_base(attached: Attached, saved: str | Mapping[str, str | None]) -> tuple[str, ...]:
-    """A sentence if the base weights are others than those of the file, or cannot be compared.
+    """A sentence if the base weights differ from those of the file, or cannot be compared.
 
     Parameters
     ----------

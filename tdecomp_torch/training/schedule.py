@@ -31,7 +31,7 @@ class Schedule:
         self.move_to(0)
 
     def move_to(self, step: float) -> None:
-        """Let everything be as at a step; after every step.
+        """Bring scales, frozen columns and labels to a step; called after every step.
 
         Raises
         ------

@@ -122,7 +122,18 @@ def bound(method: str, grid: str, *, name: str = "weights") -> Bound:
         places = [place for k, place in enumerate(places) if k % 3 != 1][::-1]
     modes = tuple((mode, tuple(range(n))) for mode, n in sizes.items())
     rank = case.rank if spec.open_ranks(sizes) else None
-    return bind(spec, Grid(name, case.shape, modes, tuple(places), 2, case.heads_in), rank=rank)
+    return bind(
+        spec,
+        Grid(
+            name=name,
+            shape=case.shape,
+            modes=modes,
+            places=tuple(places),
+            heads=2,
+            heads_in=case.heads_in,
+        ),
+        rank=rank,
+    )
 
 
 def _site_modes(spec: Spec) -> list[str]:

@@ -22,7 +22,7 @@ def made(text: str, *shape: int, seed: int = 0, name: str = "a") -> np.ndarray:
     init = Init.parse(text)
     stream = lambda word: np.random.default_rng([seed, *word.encode()])
     return SEEDED[init.kind].make(
-        Request(shape, tuple(float(a({})) for a in init.args), stream, name)
+        Request(shape=shape, args=tuple(float(a({})) for a in init.args), stream=stream, name=name)
     )
 
 
@@ -35,7 +35,7 @@ def on_weights(
         grid = Grid.full(shape, layer=layer, proj=proj)
     else:
         modes = (("layer", tuple(range(layer))), ("proj", tuple(range(proj))))
-        grid = Grid("gaps", shape, modes, places)
+        grid = Grid(name="gaps", shape=shape, modes=modes, places=places)
     w = np.random.default_rng(1).standard_normal((grid.n_sites, *shape))
     return bind(spec, grid, rank).start(w.__getitem__), w
 

@@ -12,7 +12,12 @@ from tdecomp.adapters import LoRAModule, principal_directions
 def pairs(rng, *, rank=2, modules=("q", "v")):
     return [
         LoRAModule(
-            m, rng.standard_normal((rank, 5)), rng.standard_normal((7, rank)), False, 0.0, 0.0
+            module=m,
+            a=rng.standard_normal((rank, 5)),
+            b=rng.standard_normal((7, rank)),
+            transpose=False,
+            departure=0.0,
+            energy=0.0,
         )
         for m in modules
     ]

@@ -282,14 +282,18 @@ def test_an_option_that_is_wrong_is_refused(what):
 def test_a_term_of_an_unknown_factor_is_refused():
     term = Term((Operand("b", ("out", "in")),))
     with refused("'b' of 'b: out in' is no factor of 'mine': there are a"):
-        Spec("mine", (term,), (Factor("a", ("out", "in"), Init("zeros")),))
+        Spec(
+            name="mine",
+            terms=(term,),
+            factors=(Factor(name="a", modes=("out", "in"), init=Init("zeros")),),
+        )
 
 
 def test_a_factor_of_no_term_is_refused():
     term = Term((Operand("a", ("out", "in")),))
-    factors = tuple(Factor(name, ("out", "in"), Init("zeros")) for name in "ab")
+    factors = tuple(Factor(name=name, modes=("out", "in"), init=Init("zeros")) for name in "ab")
     with refused("the factor 'b' of 'mine' stands in no term"):
-        Spec("mine", (term,), factors)
+        Spec(name="mine", terms=(term,), factors=factors)
 
 
 def test_an_unknown_method_is_named_with_the_nearest():
@@ -539,7 +543,7 @@ def test_a_grid_that_does_not_fit_is_refused(what):
 )
 def test_a_grid_that_is_none_is_refused(modes, places, message):
     with refused(message):
-        Grid("w", (3, 2), modes, places)
+        Grid(name="w", shape=(3, 2), modes=modes, places=places)
 
 
 @pytest.mark.parametrize("shape", [8, (8,), (0, 8), ("a", 8), (8, 8, 8), [8, 8]])
@@ -692,7 +696,7 @@ def test_any_method_is_its_equation(mine, shape, data):
     places = data.draw(st.lists(st.sampled_from(cells), min_size=1, max_size=4, unique=True))
     modes = (("layer", ("a", "b", "c")), ("proj", ("q", "v")))
     needed = {n: 2 for n in ("r", "s", "out1") if n in mine.letters}
-    b = bind(mine, Grid("w", shape, modes, tuple(places)), needed)
+    b = bind(mine, Grid(name="w", shape=shape, modes=modes, places=tuple(places)), needed)
     rng = np.random.default_rng(0)
     arrays = {name: rng.standard_normal(size) for name, size in b.shapes.items()}
     expected = dense(b, arrays)

@@ -80,7 +80,7 @@ LINES = [
     (method("dcft").terms[0], "Term(b: site p r, a: site r q, kernel: site x y)"),
     (grid(), "Grid(weights; layer 12, proj 2, out 64, in 48)"),
     (
-        Grid("few", (64, 48), (("layer", (0, 1, 2)),), ((0,), (2,))),
+        Grid(name="few", shape=(64, 48), modes=(("layer", (0, 1, 2)),), places=((0,), (2,))),
         "Grid(few; layer 3, out 64, in 48; 2 weights, 1 gap)",
     ),
     (
@@ -92,7 +92,14 @@ LINES = [
         "Plan(2 steps; flops 1.27e+07; peak 1.57e+06 numbers)",
     ),
     (
-        LoRAModule("h.0.q", Unread(4, 48), Unread(64, 4), False, 0.0, 1.0),
+        LoRAModule(
+            module="h.0.q",
+            a=Unread(4, 48),
+            b=Unread(64, 4),
+            transpose=False,
+            departure=0.0,
+            energy=1.0,
+        ),
         "LoRAModule(h.0.q; b f32[64,4], a f32[4,48])",
     ),
 ]

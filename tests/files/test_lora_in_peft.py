@@ -69,7 +69,21 @@ def pairs_of(arrays: dict[str, np.ndarray], config: dict[str, Any]) -> list[LoRA
         rank = 1 + k % 2
         a = rng.standard_normal((rank, in_)).astype(np.float32)
         b = rng.standard_normal((out, rank)).astype(np.float32) / 4
-        pairs += [] if module in lost else [LoRAModule(module, a, b, transpose, 0.0, 1.0, rank)]
+        pairs += (
+            []
+            if module in lost
+            else [
+                LoRAModule(
+                    module=module,
+                    a=a,
+                    b=b,
+                    transpose=transpose,
+                    departure=0.0,
+                    energy=1.0,
+                    needed=rank,
+                )
+            ]
+        )
     return pairs
 
 
@@ -148,7 +162,14 @@ def test_experts_without_a_pair_are_written_as_zeros(tmp_path: Path):
     """PEFT fuses all of a layer: the other half and every number must be there."""
     config = {"model_type": "mixtral", "num_local_experts": 3}
     a, b = np.ones((2, 5), np.float32), np.ones((7, 2), np.float32)
-    one = LoRAModule("layers.0.block_sparse_moe.experts.1.w1", a, b, False, 0.0, 1.0)
+    one = LoRAModule(
+        module="layers.0.block_sparse_moe.experts.1.w1",
+        a=a,
+        b=b,
+        transpose=False,
+        departure=0.0,
+        energy=1.0,
+    )
     write_lora(tmp_path, [one], base="", model=config)
     arrays = load_file(tmp_path / "adapter_model.safetensors")
     assert len(arrays) == 3 * 2 * 2
@@ -162,7 +183,9 @@ def test_experts_without_a_pair_are_written_as_zeros(tmp_path: Path):
 
 def test_dense_blocks_beside_experts_are_named_by_their_weight(tmp_path: Path):
     a, b = np.ones((2, 5), np.float32), np.ones((7, 2), np.float32)
-    dense = LoRAModule("layers.0.mlp.up_proj", a, b, False, 0.0, 1.0)
+    dense = LoRAModule(
+        module="layers.0.mlp.up_proj", a=a, b=b, transpose=False, departure=0.0, energy=1.0
+    )
     attention = replace(dense, module="layers.0.self_attn.q_proj")
     for kind, by_weight in (("qwen3_moe", True), ("llama", False)):
         folder = tmp_path / kind

@@ -19,7 +19,14 @@ from tests.pairs import make_pair
 def module(name: str, rank: int) -> LoRAModule:
     rng = np.random.default_rng(rank)
     a, b = rng.standard_normal((rank, 5)), rng.standard_normal((7, rank))
-    return LoRAModule(name, a.astype(np.float32), b.astype(np.float32), False, 0.0, 1.0)
+    return LoRAModule(
+        module=name,
+        a=a.astype(np.float32),
+        b=b.astype(np.float32),
+        transpose=False,
+        departure=0.0,
+        energy=1.0,
+    )
 
 
 def written(folder):

@@ -23,7 +23,16 @@ ROWS = {"q_proj": 8, "k_proj": 4, "v_proj": 4}
 
 def site(layer: int, proj: str, *, shape=(3, 2), role="attn_in", prefix="", **more) -> Site:
     name = f"{prefix}.{layer}.{proj}.weight"
-    return Site(name, (), False, (("layer", layer), ("proj", proj)), shape, role, prefix, **more)
+    return Site(
+        tensor=name,
+        index=(),
+        transpose=False,
+        labels=(("layer", layer), ("proj", proj)),
+        shape=shape,
+        role=role,
+        prefix=prefix,
+        **more,
+    )
 
 
 def attention(config=CONFIG, n_layers: int = 3) -> tuple[Site, ...]:
@@ -97,7 +106,17 @@ def test_ragged_beyond_four_grids_is_flat():
 
 def test_same_labels_twice_is_flat():
     (group,) = group_sites(
-        [site(0, "q"), Site("twin", (), False, site(0, "q").labels, (3, 2), "attn_in")]
+        [
+            site(0, "q"),
+            Site(
+                tensor="twin",
+                index=(),
+                transpose=False,
+                labels=site(0, "q").labels,
+                shape=(3, 2),
+                role="attn_in",
+            ),
+        ]
     )
     assert group.labels == ((".0.q", "twin"),)
 
@@ -194,7 +213,7 @@ def test_no_sites():
 
 def test_a_group_is_a_full_grid():
     with pytest.raises(SiteError, match="2 cells"):
-        Group("g", ("layer", "out", "in"), ((0, 1),), (site(0, "q"),))
+        Group(name="g", modes=("layer", "out", "in"), labels=((0, 1),), sites=(site(0, "q"),))
 
 
 @pytest.mark.parametrize("share", [None, ("layer", "head"), ("site",), ()])

@@ -121,8 +121,14 @@ def _array_stack(x: Array, modes: tuple[str, ...]) -> Stack:
     flat = namespace(x).reshape(x, (-1, *x.shape[-2:]))
     labels = tuple(tuple(range(n)) for n in x.shape[:-2])
     size = (int(x.shape[-2]), int(x.shape[-1]))
-    sites = tuple(Site(str(i), (), False, (), size, "") for i in range(flat.shape[0]))
-    return Stack(Group("array", modes, labels, sites), lambda site: flat[int(site.tensor), ...])
+    sites = tuple(
+        Site(tensor=str(i), index=(), transpose=False, labels=(), shape=size, role="")
+        for i in range(flat.shape[0])
+    )
+    return Stack(
+        Group(name="array", modes=modes, labels=labels, sites=sites),
+        lambda site: flat[int(site.tensor), ...],
+    )
 
 
 def subsets(stack: Stack) -> list[tuple[str, ...]]:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from tdecomp_torch.forward.tasks import Examples
 
-__all__ = ["State"]
+__all__ = ["Switches"]
 
 
 @dataclass(kw_only=True)
-class State:
+class Switches:
     """What the pool and all layers of an adapter look at.
 
     Attributes
