@@ -56,7 +56,7 @@ class Delta:
     left_out: Mapping[str, str]
     unpaired: tuple[Uncovered, ...] = ()
     _roundings: dict[Site, float] = field(
-        default_factory=dict, init=False, repr=False, compare=False
+        default_factory=dict[Site, float], init=False, repr=False, compare=False
     )
 
     @property
@@ -125,7 +125,8 @@ class Delta:
         covered: dict[str, list[Site]] = {}
         for site in (site for group in self.groups for site in group.sites):
             covered.setdefault(site.tensor, []).append(site)
-        rows, shapes = [], self.shapes
+        rows: list[Uncovered] = []
+        shapes = self.shapes
         for tensor, sites in covered.items():
             rest = math.prod(shapes[tensor]) - sum(math.prod(s.shape) for s in sites)
             if rest > 0:

@@ -63,7 +63,12 @@ def torch_place(device: str) -> Place:
         torch.empty(1, device=where)
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         raise ArgumentError(f"torch cannot use the device {device!r} here: {error}") from None
-    return Place(Recycled().empty, lambda array: torch.from_numpy(array).to(where))
+    return _plain_place(torch, where)
+
+
+def _plain_place(torch: Any, device: Any) -> Place:
+    """Place on a device of the torch module that is not a CUDA device."""
+    return Place(Recycled().empty, lambda array: torch.from_numpy(array).to(device))
 
 
 def _cuda_place(torch: Any, device: Any) -> Place:

@@ -22,6 +22,7 @@ from tdecomp.errors import ArgumentError, FileError
 from tdecomp.files import safetensors
 from tdecomp.files.atomic import output_file
 from tdecomp.files.ours import has_metadata
+from tdecomp.files.plain import is_object
 from tdecomp.formats import FORMATS, Format
 
 __all__ = ["load", "load_metadata", "save"]
@@ -81,7 +82,7 @@ def save(
     >>> again.modes, again.rank, again.weights.tolist()
     (('out', 'in'), 2, [1.0, 1.0])
     """
-    if not isinstance(fmt, Format):
+    if not isinstance(fmt, Format):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ArgumentError(
             f"save takes a format and then a path, got a {type(fmt).__name__} first"
         )
@@ -128,7 +129,8 @@ def load(path: str | os.PathLike[str]) -> Format:
     try:
         arrays = {name: safetensors.load(entry) for name, entry in entries.items()}
         modes = tuple(document["modes"])
-        fmt = FORMATS[document["format"]].build(modes, arrays, document["layout"])
+        kind: Any = FORMATS[document["format"]]
+        fmt: Format = kind.build(modes, arrays, document["layout"])
         if (fmt.modes, list(fmt.shape)) != (modes, document["shape"]):
             raise ValueError(f"its arrays have the shape {fmt.shape} over {fmt.modes}")
         if set(fmt.arrays) != set(arrays):
@@ -144,7 +146,7 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The `metadata` that `save` was given; no array is read."""
     _, document = _read(Path(path))
     metadata = document.get("metadata")
-    if not isinstance(metadata, dict):
+    if not is_object(metadata):
         raise FileError(f"{path} is damaged: its metadata is no JSON object")
     return metadata
 

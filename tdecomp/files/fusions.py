@@ -95,7 +95,7 @@ class _Family:
         rows, (rest,) = sum(shape[0] for shape in shapes), columns
         if not self.row.experts:
             return {False} if self.size == (rows, *rest) else set()
-        straight = {False} if self.size[1:] == (rows, *rest) else set()
+        straight: set[bool] = {False} if self.size[1:] == (rows, *rest) else set()
         return straight | ({True} if self.size[1:] == (*rest, rows) else set())
 
     def cells(self, turned: bool) -> Iterator[tuple[str, tuple[int, ...], int, int]]:
@@ -106,7 +106,7 @@ class _Family:
 
     def from_fused(self, turned: bool) -> dict[str, tuple[Piece, ...]]:
         """Every single base tensor as a slice of the fused tuned one."""
-        pieces = {}
+        pieces: dict[str, tuple[Piece, ...]] = {}
         for name, shape, expert, first in self.cells(turned):
             block = tuple((0, n) for n in shape)
             along: tuple[tuple[int, int], ...] = tuple((axis, 0) for axis in range(len(shape)))
@@ -118,7 +118,7 @@ class _Family:
 
     def from_singles(self, turned: bool) -> dict[str, tuple[Piece, ...]]:
         """The fused base tensor as the single tuned ones side by side."""
-        pieces = []
+        pieces: list[Piece] = []
         for name, shape, expert, first in self.cells(turned):
             rows, *rest = ((0, n) for n in shape)
             block = ((first, first + rows[1]), *rest)
@@ -160,7 +160,7 @@ def fused_pairs(
             if name.endswith(_INTERLEAVED)
         }
         for families in _families(fused, singles, *sizes):
-            layouts = set.intersection(*(family.layouts() for family in families))
+            layouts = set[bool].intersection(*(family.layouts() for family in families))
             parent = families[0].parent
             why = _against(parent in interleaved, layouts)
             for family in families:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tdecomp.files.plain import is_list
 from tdecomp.stack.names import canonical
 
 __all__ = [
@@ -225,7 +226,7 @@ def loaded_names(modules: Iterable[str], model: Mapping[str, Any]) -> dict[str, 
     'model.language_model.layers.0.mlp.up_proj'
     """
     named = model.get("architectures")
-    classes = [str(name) for name in named] if isinstance(named, list | tuple) else []
+    classes = [str(name) for name in named] if is_list(named) else []
     rows = [
         row
         for row in ROWS
@@ -249,8 +250,9 @@ def _in_base(names: dict[str, str], base: str, headless: bool) -> dict[str, str]
     inside = [new.startswith(base) for new in layers.values()]
     if base == "." or (headless and not all(inside)) or (not headless and any(inside)):
         return names
-    moved = (lambda new: new.removeprefix(base)) if headless else (lambda new: base + new)
-    return names | {old: moved(new) for old, new in layers.items()}
+    if headless:
+        return names | {old: new.removeprefix(base) for old, new in layers.items()}
+    return names | {old: base + new for old, new in layers.items()}
 
 
 def _loaded(module: str, rows: Iterable[Row], headless: bool) -> str:

@@ -37,7 +37,7 @@ class Match:
     """
 
     pairs: dict[str, str]
-    doubts: dict[str, str] = field(default_factory=dict)
+    doubts: dict[str, str] = field(default_factory=dict[str, str])
 
 
 def match_names(base: Shapes, tuned: Shapes) -> Match:

@@ -132,11 +132,11 @@ class Pair:
     reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     tied: tuple[tuple[str, str], ...]
     ignored: tuple[str, ...]
-    alike: Mapping[str, str] = field(default_factory=dict)
-    grown: Mapping[str, Grown] = field(default_factory=dict)
-    readings: Mapping[str, Reading] = field(default_factory=dict)
-    doubts: Mapping[str, str] = field(default_factory=dict)
-    refused: Mapping[str, str] = field(default_factory=dict)
+    alike: Mapping[str, str] = field(default_factory=dict[str, str])
+    grown: Mapping[str, Grown] = field(default_factory=dict[str, Grown])
+    readings: Mapping[str, Reading] = field(default_factory=dict[str, Reading])
+    doubts: Mapping[str, str] = field(default_factory=dict[str, str])
+    refused: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def base_name(self, name: str) -> str:
         """Name of a paired tensor in the base model."""

@@ -78,7 +78,7 @@ def spans(index: Index, shape: tuple[int, ...]) -> list[Span]:
     >>> spans((1, slice(2, None)), (3, 5, 4))
     [(1, 2), (2, 5), (0, 4)]
     """
-    found = []
+    found: list[Span] = []
     for at, size in zip((*index, *[slice(None)] * (len(shape) - len(index))), shape, strict=True):
         if isinstance(at, slice):
             start, stop, _ = at.indices(size)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..plain import is_list
 from ..safetensors import Entry, load
 from .layout import Layout, Opened, Refused, Rows, Stored
 
@@ -19,9 +20,9 @@ def _open_4bit(stored: Stored) -> Opened:
     """Look up codes in ``quant_map``, times ``absmax``; blocks run over all numbers in order."""
     state, codes = stored.description("mark"), stored.codes
     sizes, block = state.get("shape"), state.get("blocksize")
-    if not isinstance(sizes, list) or not _sizes(sizes) or type(block) is not int or block < 1:
+    if not is_list(sizes) or not _sizes(sizes) or type(block) is not int or block < 1:
         raise Refused(f"but its quant_state has the shape {sizes!r} and the blocksize {block!r}")
-    shape = tuple(sizes)
+    shape: tuple[int, ...] = tuple(sizes)
     count = math.prod(shape)
     absmax, table = stored.part("absmax", "absmax"), stored.part("table", "quant_map")
     if codes.nbytes != (count + 1) // 2:

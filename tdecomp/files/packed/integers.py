@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from ..plain import is_object
 from ..safetensors import part
 from .bits import unpack
 from .layout import Layout, Opened, Refused, Stored
@@ -141,9 +142,9 @@ def _check_complete(stored: Stored) -> None:
 def _schemes(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What a compressed-tensors config says of weights, group by group."""
     groups = settings.get("config_groups")
-    rows: Sequence[Any] = list(groups.values()) if isinstance(groups, Mapping) else []
-    weights = [row.get("weights") for row in rows if isinstance(row, Mapping)]
-    return [w for w in weights if isinstance(w, Mapping)]
+    rows = list(groups.values()) if is_object(groups) else []
+    weights = [row.get("weights") for row in rows if is_object(row)]
+    return [w for w in weights if is_object(w)]
 
 
 # -------------------------------------------------------------------------------------- MLX
@@ -154,7 +155,7 @@ def _open_mlx(stored: Stored) -> Opened:
     codes, scale, bias = stored.codes, stored.part("scales", "scales"), stored.parts["mark"]
     settings = stored.context.settings
     own = settings.get(stored.name.removesuffix(".weight"))
-    own = own if isinstance(own, Mapping) else settings
+    own = own if is_object(own) else settings
     bits, group = own.get("bits"), own.get("group_size")
     if type(bits) is not int or type(group) is not int or not 1 <= bits <= 8 or group < 1:
         raise Refused("but the config does not say its bits and group_size")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..plain import is_object
 from ..safetensors import Entry, load
 
 __all__ = ["Context", "Layout", "Opened", "Packed", "Refused", "Stored", "settings_of"]
@@ -170,7 +171,7 @@ class Layout:
     marks: tuple[str, ...]
     open: Callable[[Stored], Opened] | None
     mark_dtypes: frozenset[str] | None = None
-    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     advice: str = "dequantise it first, and save it as safetensors in bfloat16"
     conv1d: bool = False
     only: Callable[[Entry], bool] = lambda entry: True
@@ -233,7 +234,7 @@ class Stored:
             found = json.loads(self.small(role).astype(np.uint8).tobytes().decode("utf-8"))
         except (ValueError, RecursionError):
             found = None
-        if not isinstance(found, dict):
+        if not is_object(found):
             raise Refused(f"but {self.parts[role].name!r} is not a JSON object")
         return found
 
@@ -262,7 +263,8 @@ def settings_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Quantisation settings of a config.json, of one of its sections if it has none itself."""
     sections: Sequence[Any] = [config, *config.values()]
     for section in sections:
-        for key in _SETTINGS if isinstance(section, Mapping) else ():
-            if isinstance(section.get(key), Mapping) and section[key]:
-                return section[key]
+        for key in _SETTINGS if is_object(section) else ():
+            found = section.get(key)
+            if is_object(found) and found:
+                return found
     return {}
