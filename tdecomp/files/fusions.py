@@ -74,7 +74,7 @@ class Fused:
     doubts: dict[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Family:
     """A fused tensor and its single ones, in the order of experts and parts."""
 
@@ -228,7 +228,12 @@ def _families(
                     members = tuple(singles.get(f"{parent}.{part}{kind}", "") for part in row.parts)
                 if members and all(members):
                     family = _Family(
-                        row, parent, name, members, sizes[name], tuple(shapes[m] for m in members)
+                        row=row,
+                        parent=parent,
+                        fused=name,
+                        singles=members,
+                        size=sizes[name],
+                        shapes=tuple(shapes[m] for m in members),
                     )
                     place = parent if row.experts else key
                     together.setdefault(place, []).append(family)

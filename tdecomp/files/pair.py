@@ -93,7 +93,7 @@ class _Parts(NamedTuple):
     code: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Pair:
     """A base model and a tuned one, tensor by tensor; base names are the names.
 

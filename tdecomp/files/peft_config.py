@@ -84,7 +84,7 @@ class Expert:
         return f"{self.container}.{number}.{proj}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Aims:
     """Where the pairs of a folder go.
 
@@ -131,10 +131,10 @@ def aims(modules: Collection[str], model: Mapping[str, Any]) -> Aims:
     containers = loaded_names({e.container for e in experts.values()}, model)
     fused = {f"{containers[e.container]}.{e.fused}" for e in experts.values()}
     return Aims(
-        tuple(sorted(m for m in modules if m not in experts and m not in by_weight)),
-        tuple(sorted({*fused, *by_weight.values()})),
-        by_weight,
-        any(e.fused == "gate_up_proj" for e in experts.values()),
+        modules=tuple(sorted(m for m in modules if m not in experts and m not in by_weight)),
+        parameters=tuple(sorted({*fused, *by_weight.values()})),
+        key=by_weight,
+        doubled=any(e.fused == "gate_up_proj" for e in experts.values()),
     )
 
 

@@ -50,7 +50,7 @@ _MAX_NUMBER = 2**63  # of sizes and offsets, as in the reference implementation
 _CHUNK = 1 << 20  # bytes copied at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """One tensor of one file: what it is and where its bytes lie.
 
@@ -229,7 +229,15 @@ def _entry(path: Path, name: str, row: object, start: int, source: Source) -> En
         _corrupt(path, f"{reach}, the file has {source.size}: cut short")
     if dtype in DTYPES and (end - begin) * 8 != math.prod(shape) * DTYPES[dtype].bits:
         _corrupt(path, f"{name!r} has {end - begin} bytes, {dtype} {shape} does not take that many")
-    return Entry(name, dtype, tuple(shape), path, start + begin, start + end, source)
+    return Entry(
+        name=name,
+        dtype=dtype,
+        shape=tuple(shape),
+        file=path,
+        start=start + begin,
+        stop=start + end,
+        source=source,
+    )
 
 
 def _check_no_holes(path: Path, entries: Sequence[Entry], start: int, size: int) -> None:

@@ -20,7 +20,7 @@ _MAX_JSON = 100_000_000  # bytes, as of the header of a weight file
 _OTHER_FORMATS = (".gguf", ".onnx", ".h5", ".msgpack")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Weights:
     """Files of weights, checked for being there.
 
@@ -69,7 +69,7 @@ def find_weights(path: Path) -> Weights:
         for file in files:
             if is_there(file):
                 check_inside(folder, file)
-    return Weights(files, listed, chosen.index, notes)
+    return Weights(files=files, listed=listed, index=chosen.index, notes=notes)
 
 
 def _chosen(path: Path) -> tuple[WeightSet, tuple[str, ...]]:

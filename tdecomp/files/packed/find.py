@@ -51,7 +51,7 @@ _WORDS = 8  # of a companion's name after that of its weight, at most
 _CODES = ("_blocks", "_packed")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Found:
     """What the tensors of a checkpoint stand for.
 
@@ -78,7 +78,7 @@ class Found:
     layouts: dict[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Claim:
     """A row that recognised a tensor."""
 
@@ -105,7 +105,7 @@ def find_packed(stored: Mapping[str, Entry], config: Mapping[str, Any]) -> Found
     companions = {name for claim in taken.values() for name in claim.companions}
     if taken or context.settings:
         companions |= {name for name in stored if _tail(name) in _CACHES or name == _MARKER}
-    found = Found({}, {}, {}, frozenset(companions), {})
+    found = Found(entries={}, packed={}, refused={}, companions=frozenset(companions), layouts={})
     for name, entry in stored.items():
         if name in companions:
             continue
@@ -144,11 +144,12 @@ def _claim(
         known = {n for names in roles.values() for n in names}
         around = [n for n in beside.get(name, ()) if n not in known and n != entry.name]
         strange = [n for n in around if not _is_beside(_tail(n))]
+        doubt = _doubt(roles, strange) if layout.open else f"which is not read: {layout.advice}"
         return _Claim(
-            layout,
-            Stored(entry, name, parts, context),
-            frozenset(known.union(around)),
-            _doubt(roles, strange) if layout.open else f"which is not read: {layout.advice}",
+            layout=layout,
+            stored=Stored(entry, name, parts, context),
+            companions=frozenset(known.union(around)),
+            reason=doubt,
         )
     return None
 

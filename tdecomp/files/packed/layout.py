@@ -49,7 +49,7 @@ class Opened:
     code: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Packed:
     """One logical weight that several stored tensors make up.
 
