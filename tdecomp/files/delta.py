@@ -293,7 +293,7 @@ def stacks_of(
         If torch is not installed, or has no such device here.
     """
     place = numpy_place() if device is None else torch_place(device)
-    kept = _Kept(keep)
+    kept = _KeptSlices(keep)
 
     def read(site: Site) -> Array:
         if roundings is None or site in roundings:
@@ -312,7 +312,7 @@ def stacks_of(
     return tuple(map(stack, groups))
 
 
-class _Kept:
+class _KeptSlices:
     """Slices of one group that stay in memory, the first ones that there is room for."""
 
     def __init__(self, room: int) -> None:

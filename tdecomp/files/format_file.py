@@ -27,7 +27,7 @@ from tdecomp.formats import FORMATS, Format
 
 __all__ = ["load", "load_metadata", "save"]
 
-VERSION = 1
+FORMAT_FILE_VERSION = 1
 _KEY = "tdecomp.format"
 _CODES = {
     "float64": "F64",
@@ -90,7 +90,7 @@ def save(
     codes = {name: _code(name, array) for name, array in fmt.arrays.items()}
     arrays = {name: _on_host(array, codes[name]) for name, array in fmt.arrays.items()}
     document = {
-        "version": VERSION,
+        "version": FORMAT_FILE_VERSION,
         "format": type(fmt).__name__,
         "modes": list(fmt.modes),
         "shape": list(fmt.shape),
@@ -163,8 +163,10 @@ def _read(path: Path) -> tuple[dict[str, safetensors.Entry], dict[str, Any]]:
         version = document["version"]
     except _MISFITS as error:
         raise FileError(f"{path} is damaged: its description is not readable ({error})") from error
-    if version != VERSION:
-        raise FileError(f"{path} has format version {version}, this tdecomp reads {VERSION}")
+    if version != FORMAT_FILE_VERSION:
+        raise FileError(
+            f"{path} has format version {version}, this tdecomp reads {FORMAT_FILE_VERSION}"
+        )
     return entries, document
 
 

@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from .matching import Shapes
 from .pieces import Piece
 from .renamings import weight_key
 
 __all__ = ["FUSIONS", "Fused", "Fusion", "fused_pairs", "turned_experts"]
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Fused:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Family:
+class _FusedTensor:
     """A fused tensor and its single ones, in the order of experts and parts."""
 
     row: Fusion
@@ -207,14 +206,14 @@ def _keys(names: Shapes, side: str, pairs: Mapping[str, str]) -> dict[str, str]:
 
 def _families(
     fused: Mapping[str, str], singles: Mapping[str, str], sizes: Shapes, shapes: Shapes
-) -> Iterator[list[_Family]]:
+) -> Iterator[list[_FusedTensor]]:
     """Fused tensors with their single ones; those of one module's experts together."""
     experts: dict[str, dict[tuple[int, str], str]] = {}
     for key, name in singles.items():
         if (found := _SINGLE.fullmatch(key)) is not None:
             parent, number, part = found.groups()
             experts.setdefault(parent, {})[int(number), part] = name
-    together: dict[str, list[_Family]] = {}
+    together: dict[str, list[_FusedTensor]] = {}
     for key, name in fused.items():
         for row in FUSIONS:
             for kind in _KINDS:
@@ -227,7 +226,7 @@ def _families(
                 else:
                     members = tuple(singles.get(f"{parent}.{part}{kind}", "") for part in row.parts)
                 if members and all(members):
-                    family = _Family(
+                    family = _FusedTensor(
                         row=row,
                         parent=parent,
                         fused=name,

@@ -11,12 +11,12 @@ import numpy as np
 
 from ..plain import is_list
 from ..safetensors import Entry, load
-from .layout import Layout, Opened, Refused, Rows, Stored
+from .layout import Layout, Opened, Refused, Rows, StoredWeight
 
 __all__ = ["BITSANDBYTES_LAYOUTS"]
 
 
-def _open_4bit(stored: Stored) -> Opened:
+def _open_4bit(stored: StoredWeight) -> Opened:
     """Look up codes in ``quant_map``, times ``absmax``; blocks run over all numbers in order."""
     state, codes = stored.description("mark"), stored.codes
     sizes, block = state.get("shape"), state.get("blocksize")
@@ -51,7 +51,7 @@ def _open_4bit(stored: Stored) -> Opened:
     return Opened(shape, rows, str(state.get("quant_type", "4 bits")).upper())
 
 
-def _absmax(stored: Stored, absmax: Entry, state: Mapping[str, Any]) -> Rows:
+def _absmax(stored: StoredWeight, absmax: Entry, state: Mapping[str, Any]) -> Rows:
     """Scales of a range of blocks: as stored, or 8-bit codes with scales of their own."""
     if "nested" not in stored.parts:
         if absmax.dtype == "U8":

@@ -13,7 +13,7 @@ from .bitsandbytes import BITSANDBYTES_LAYOUTS
 from .floats import FLOAT_LAYOUTS, SCALES
 from .gptq import GPTQ_LAYOUTS
 from .integers import INTEGER_LAYOUTS
-from .layout import Context, Layout, Packed, Refused, Stored, settings_of
+from .layout import Context, Layout, Packed, Refused, StoredWeight, settings_of
 from .refusals import NAMED_LAYOUTS, UNKNOWN_LAYOUTS
 
 __all__ = ["LAYOUTS", "Found", "find_packed"]
@@ -79,11 +79,11 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Claim:
+class _Recognised:
     """A row that recognised a tensor."""
 
     layout: Layout
-    stored: Stored
+    stored: StoredWeight
     companions: frozenset[str]
     reason: str
 
@@ -122,7 +122,7 @@ def _claim(
     everything: Mapping[str, Entry],
     beside: Mapping[str, list[str]],
     context: Context,
-) -> _Claim | None:
+) -> _Recognised | None:
     """The first row that recognises a tensor, with the companions that are there."""
     module, _, tail = entry.name.rpartition(".")
     for layout in LAYOUTS:
@@ -145,9 +145,9 @@ def _claim(
         around = [n for n in beside.get(name, ()) if n not in known and n != entry.name]
         strange = [n for n in around if not _is_beside(_tail(n))]
         doubt = _doubt(roles, strange) if layout.open else f"which is not read: {layout.advice}"
-        return _Claim(
+        return _Recognised(
             layout=layout,
-            stored=Stored(entry, name, parts, context),
+            stored=StoredWeight(entry, name, parts, context),
             companions=frozenset(known.union(around)),
             reason=doubt,
         )
@@ -217,7 +217,7 @@ def _fp8_scale(stored: Mapping[str, Entry]) -> str:
     return ""
 
 
-def _take(found: Found, claim: _Claim, everything: Mapping[str, Entry]) -> None:
+def _take(found: Found, claim: _Recognised, everything: Mapping[str, Entry]) -> None:
     """Add a recognised weight to what was found."""
     own, codes, name = claim.layout, claim.stored.codes, claim.stored.name
     reason = claim.reason
@@ -241,7 +241,7 @@ def _take(found: Found, claim: _Claim, everything: Mapping[str, Entry]) -> None:
     found.entries[name] = replace(codes, name=name, shape=codes.shape if known else ())
 
 
-def _opened(claim: _Claim) -> Packed:
+def _opened(claim: _Recognised) -> Packed:
     layout, stored = claim.layout, claim.stored
     assert layout.open is not None
     opened = layout.open(stored)

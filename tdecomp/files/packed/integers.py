@@ -11,9 +11,9 @@ import numpy as np
 from ..plain import is_object
 from ..safetensors import part
 from .bits import unpack
-from .layout import Layout, Opened, Refused, Stored
+from .layout import Layout, Opened, Refused, StoredWeight
 from .scales import scaled
-from .words import FLOATS, WORDS, check_floats, check_words, groups_of, numbers, numbers_along
+from .words import PLAIN_FLOATS, WORDS, check_floats, check_words, groups_of, numbers, numbers_along
 
 __all__ = ["INTEGER_LAYOUTS"]
 
@@ -21,7 +21,7 @@ __all__ = ["INTEGER_LAYOUTS"]
 # ------------------------------------------------------------------------------------- one each
 
 
-def _open_bnb_int8(stored: Stored) -> Opened:
+def _open_bnb_int8(stored: StoredWeight) -> Opened:
     """Open ``codes * SCB / 127``, one SCB per row."""
     codes, scale = stored.codes, stored.parts["mark"]
     if len(codes.shape) != 2 or math.prod(scale.shape) != codes.shape[0]:
@@ -36,7 +36,7 @@ def _open_bnb_int8(stored: Stored) -> Opened:
     return Opened(codes.shape, rows, "INT8")
 
 
-def _open_int8(stored: Stored) -> Opened:
+def _open_int8(stored: StoredWeight) -> Opened:
     """Open ``(codes - zero) * scale``: one scale, one per row or one per group of a row."""
     codes = stored.codes
     _check_complete(stored)
@@ -60,7 +60,7 @@ def _open_int8(stored: Stored) -> Opened:
 # ------------------------------------------------------------------------- compressed-tensors
 
 
-def _open_packed(stored: Stored) -> Opened:
+def _open_packed(stored: StoredWeight) -> Opened:
     """Words along the inputs, numbers raised by half their range; zero points down the outputs."""
     codes, scale = stored.codes, stored.part("scale", "scale")
     shape = _stated_shape(stored)
@@ -100,7 +100,7 @@ def _open_packed(stored: Stored) -> Opened:
     return Opened(shape, rows, f"INT{bits}")
 
 
-def _stated_shape(stored: Stored) -> tuple[int, ...]:
+def _stated_shape(stored: StoredWeight) -> tuple[int, ...]:
     if stored.parts["mark"].dtype not in ("I64", "I32") or len(stored.parts["mark"].shape) != 1:
         raise Refused("but its weight_shape is not a list of sizes")
     shape = tuple(int(n) for n in stored.small("mark"))
@@ -126,7 +126,7 @@ def _dense_bits(words: int, numbers: int, settings: Mapping[str, Any]) -> int:
     return bits
 
 
-def _check_complete(stored: Stored) -> None:
+def _check_complete(stored: StoredWeight) -> None:
     """Refuse weights without the zero points or the order that the config says they have."""
     schemes = _schemes(stored.context.settings)
     if "zero" not in stored.parts and schemes and all(w.get("symmetric") is False for w in schemes):
@@ -150,7 +150,7 @@ def _schemes(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 # -------------------------------------------------------------------------------------- MLX
 
 
-def _open_mlx(stored: Stored) -> Opened:
+def _open_mlx(stored: StoredWeight) -> Opened:
     """Open ``code * scale + bias``, words along the inputs, a scale and a bias per group."""
     codes, scale, bias = stored.codes, stored.part("scales", "scales"), stored.parts["mark"]
     settings = stored.context.settings
@@ -190,7 +190,7 @@ INTEGER_LAYOUTS = (
         "",
         ("SCB", "{}.SCB"),
         _open_bnb_int8,
-        FLOATS,
+        PLAIN_FLOATS,
         parts={"format": ("{}_format",)},
         conv1d=True,
     ),
@@ -202,7 +202,7 @@ INTEGER_LAYOUTS = (
         "",
         ("{}_scale",),
         _open_int8,
-        FLOATS,
+        PLAIN_FLOATS,
         parts={"zero": ("{}_zero_point",)},
     ),
     Layout(

@@ -13,7 +13,7 @@ import numpy as np
 from ..plain import is_object
 from ..safetensors import Entry, load
 
-__all__ = ["Context", "Layout", "Opened", "Packed", "Refused", "Stored", "settings_of"]
+__all__ = ["Context", "Layout", "Opened", "Packed", "Refused", "StoredWeight", "settings_of"]
 
 _BLOCK = 1 << 18  # numbers decoded at a time, with some ten times the bytes beside them
 _SMALL = 1 << 16  # bytes of a description that is read while a file is opened
@@ -169,7 +169,7 @@ class Layout:
     ending: str
     becomes: str
     marks: tuple[str, ...]
-    open: Callable[[Stored], Opened] | None
+    open: Callable[[StoredWeight], Opened] | None
     mark_dtypes: frozenset[str] | None = None
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     advice: str = "dequantise it first, and save it as safetensors in bfloat16"
@@ -208,7 +208,7 @@ class Context:
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class StoredWeight:
     """The stored tensors of one weight, and what its layout may look at.
 
     Parameters
