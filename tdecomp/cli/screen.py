@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from tdecomp.jobs.steps import Steps
+from tdecomp.jobs.steps import StepProgress
 
 __all__ = ["Screen", "printable", "short"]
 
@@ -66,7 +66,7 @@ class Screen:
         console.print(text, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def steps(self) -> Iterator[Steps]:
+    def steps(self) -> Iterator[StepProgress]:
         """A bar for the step that is going on, removed when done; gives the function to call."""
         console = Console(stderr=True)
         columns = (

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
-__all__ = ["Stopped", "Watch", "watched"]
+__all__ = ["Stopped", "SignalWatch", "watched"]
 
 CLEAN = "nothing half-written is left"
 _ENDED = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
@@ -28,7 +28,7 @@ class Stopped(BaseException):
 
 
 @dataclass
-class Watch:
+class SignalWatch:
     """What a signal does now.
 
     Attributes
@@ -54,7 +54,7 @@ class Watch:
 
 
 @contextmanager
-def watched(*, to_the_end: bool) -> Iterator[Watch]:
+def watched(*, to_the_end: bool) -> Iterator[SignalWatch]:
     """Answer signals where they would end the process; those that nohup ignores stay so.
 
     Parameters
@@ -63,7 +63,7 @@ def watched(*, to_the_end: bool) -> Iterator[Watch]:
         The process is ours and about to end, so signals are ignored afterwards: Python would
         let them end it in the middle of its own ending. Else they are as before.
     """
-    watch = Watch()
+    watch = SignalWatch()
     usual = (signal.SIG_DFL, signal.default_int_handler)
     here = threading.current_thread() is threading.main_thread()
     known = [signal.Signals[name] for name in _ENDED if here and hasattr(signal, name)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def output_folder(
     *,
     overwrite: bool = False,
     inputs: Sequence[str | os.PathLike[str]] = (),
-) -> Iterator[Path]:
+) -> Generator[Path]:
     """Give a temporary folder beside ``path``; move it to ``path`` when the block succeeds.
 
     On any exception, KeyboardInterrupt included, the temporary folder is removed and what was at
@@ -62,7 +62,7 @@ def output_file(
     ours: Callable[[Path], bool],
     overwrite: bool = False,
     inputs: Sequence[str | os.PathLike[str]] = (),
-) -> Iterator[Path]:
+) -> Generator[Path]:
     """Give a temporary file name beside ``path``; move it to ``path`` when the block succeeds.
 
     The suffix is kept, since some writers choose the format by it. Otherwise as `output_folder`.
@@ -99,7 +99,7 @@ def _made(
     overwrite: bool,
     inputs: Sequence[str | os.PathLike[str]],
     check: Callable[[], None],
-) -> Iterator[Path]:
+) -> Generator[Path]:
     """The place to make an output at; it is moved to ``target``, or everything is undone."""
     shop = None
     try:

@@ -56,7 +56,7 @@ class Delta:
     left_out: Mapping[str, str]
     unpaired: tuple[Uncovered, ...] = ()
     _roundings: dict[Site, float] = field(
-        default_factory=dict, init=False, repr=False, compare=False
+        default_factory=dict[Site, float], init=False, repr=False, compare=False
     )
 
     @property
@@ -125,7 +125,8 @@ class Delta:
         covered: dict[str, list[Site]] = {}
         for site in (site for group in self.groups for site in group.sites):
             covered.setdefault(site.tensor, []).append(site)
-        rows, shapes = [], self.shapes
+        rows: list[Uncovered] = []
+        shapes = self.shapes
         for tensor, sites in covered.items():
             rest = math.prod(shapes[tensor]) - sum(math.prod(s.shape) for s in sites)
             if rest > 0:
@@ -292,7 +293,7 @@ def stacks_of(
         If torch is not installed, or has no such device here.
     """
     place = numpy_place() if device is None else torch_place(device)
-    kept = _Kept(keep)
+    kept = _KeptSlices(keep)
 
     def read(site: Site) -> Array:
         if roundings is None or site in roundings:
@@ -311,7 +312,7 @@ def stacks_of(
     return tuple(map(stack, groups))
 
 
-class _Kept:
+class _KeptSlices:
     """Slices of one group that stay in memory, the first ones that there is room for."""
 
     def __init__(self, room: int) -> None:

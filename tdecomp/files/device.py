@@ -12,11 +12,11 @@ from ..errors import ArgumentError
 from .pair import Empty
 from .recycled import Recycled
 
-__all__ = ["Place", "numpy_place", "torch_place"]
+__all__ = ["SlicePlace", "numpy_place", "torch_place"]
 
 
 @dataclass(frozen=True)
-class Place:
+class SlicePlace:
     """Where slices go: memory to read into, and the way from there.
 
     Parameters
@@ -31,12 +31,12 @@ class Place:
     put: Callable[[np.ndarray], Any]
 
 
-def numpy_place() -> Place:
+def numpy_place() -> SlicePlace:
     """Place of numpy arrays, whose memory is used again when nobody holds them any more."""
-    return Place(Recycled().empty, lambda array: array)
+    return SlicePlace(Recycled().empty, lambda array: array)
 
 
-def torch_place(device: str) -> Place:
+def torch_place(device: str) -> SlicePlace:
     """Place of torch tensors on a device such as ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
 
     On a CUDA device copies run from pinned memory on a stream of their own, so that they overlap
@@ -63,10 +63,15 @@ def torch_place(device: str) -> Place:
         torch.empty(1, device=where)
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         raise ArgumentError(f"torch cannot use the device {device!r} here: {error}") from None
-    return Place(Recycled().empty, lambda array: torch.from_numpy(array).to(where))
+    return _plain_place(torch, where)
 
 
-def _cuda_place(torch: Any, device: Any) -> Place:
+def _plain_place(torch: Any, device: Any) -> SlicePlace:
+    """Place on a device of the torch module that is not a CUDA device."""
+    return SlicePlace(Recycled().empty, lambda array: torch.from_numpy(array).to(device))
+
+
+def _cuda_place(torch: Any, device: Any) -> SlicePlace:
     """Place on a CUDA device of the torch module."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
@@ -91,4 +96,4 @@ def _cuda_place(torch: Any, device: Any) -> Place:
         copies.synchronize()  # before the pinned memory may be used again
         return tensor
 
-    return Place(empty, put)
+    return SlicePlace(empty, put)

@@ -17,6 +17,7 @@ import numpy as np
 
 from tdecomp.errors import FileError
 from tdecomp.files import safetensors
+from tdecomp.files.plain import is_list, is_object
 from tdecomp.formats import FORMATS, Format
 from tdecomp.stack import Group
 
@@ -89,8 +90,8 @@ class Factors:
     dtype: str
     parts: tuple[GroupFactors, ...]
     shapes: Mapping[str, tuple[int, ...]]
-    sources: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     unknown: tuple[tuple[str, str, bool], ...] = ()
 
     @property
@@ -204,8 +205,8 @@ def _read(document: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Fact
         shapes={
             name: tuple(_as(int, n) for n in shape) for name, shape in document["shapes"].items()
         },
-        sources=_as(dict, document["sources"]),
-        options=_as(dict, document["options"]),
+        sources=_object(document["sources"]),
+        options=_object(document["options"]),
         unknown=tuple(_unknown(row) for row in document.get("unknown", ())),
     )
     _check(factors, arrays)
@@ -217,7 +218,8 @@ def _read_part(
 ) -> GroupFactors:
     group = Group.from_json(row)
     own = {name: arrays[f"{number}.{name}"] for name in row["arrays"]}
-    tensor = FORMATS[row["format"]].build(group.modes, own, row["layout"])
+    kind: Any = FORMATS[row["format"]]
+    tensor = kind.build(group.modes, own, row["layout"])
     if tensor.shape != group.shape:
         raise ValueError(f"{group.name} has shape {group.shape}, its factors {tensor.shape}")
     return GroupFactors(
@@ -241,7 +243,7 @@ def _check(factors: Factors, arrays: Mapping[str, np.ndarray]) -> None:
         _check_part(part, factors.shapes)
     for source in factors.sources.values():
         _as(str, source["path"])
-        for row in _as(list, source["files"]):
+        for row in _list(source["files"]):
             _as(str, row["file"])
 
 
@@ -282,4 +284,16 @@ def _unknown(row: Sequence[object]) -> tuple[str, str, bool]:
 def _as(kind: type[_T], value: object) -> _T:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"{value!r} is not of type {kind.__name__}")
+    return value
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not is_object(value):
+        raise TypeError(f"{value!r} is not a JSON object")
+    return value
+
+
+def _list(value: object) -> list[Any]:
+    if not is_list(value):
+        raise TypeError(f"{value!r} is not a JSON list")
     return value

@@ -22,11 +22,12 @@ from tdecomp.errors import ArgumentError, FileError
 from tdecomp.files import safetensors
 from tdecomp.files.atomic import output_file
 from tdecomp.files.ours import has_metadata
+from tdecomp.files.plain import is_object
 from tdecomp.formats import FORMATS, Format
 
 __all__ = ["load", "load_metadata", "save"]
 
-VERSION = 1
+FORMAT_FILE_VERSION = 1
 _KEY = "tdecomp.format"
 _CODES = {
     "float64": "F64",
@@ -81,7 +82,7 @@ def save(
     >>> again.modes, again.rank, again.weights.tolist()
     (('out', 'in'), 2, [1.0, 1.0])
     """
-    if not isinstance(fmt, Format):
+    if not isinstance(fmt, Format):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ArgumentError(
             f"save takes a format and then a path, got a {type(fmt).__name__} first"
         )
@@ -89,7 +90,7 @@ def save(
     codes = {name: _code(name, array) for name, array in fmt.arrays.items()}
     arrays = {name: _on_host(array, codes[name]) for name, array in fmt.arrays.items()}
     document = {
-        "version": VERSION,
+        "version": FORMAT_FILE_VERSION,
         "format": type(fmt).__name__,
         "modes": list(fmt.modes),
         "shape": list(fmt.shape),
@@ -128,7 +129,8 @@ def load(path: str | os.PathLike[str]) -> Format:
     try:
         arrays = {name: safetensors.load(entry) for name, entry in entries.items()}
         modes = tuple(document["modes"])
-        fmt = FORMATS[document["format"]].build(modes, arrays, document["layout"])
+        kind: Any = FORMATS[document["format"]]
+        fmt: Format = kind.build(modes, arrays, document["layout"])
         if (fmt.modes, list(fmt.shape)) != (modes, document["shape"]):
             raise ValueError(f"its arrays have the shape {fmt.shape} over {fmt.modes}")
         if set(fmt.arrays) != set(arrays):
@@ -144,7 +146,7 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The `metadata` that `save` was given; no array is read."""
     _, document = _read(Path(path))
     metadata = document.get("metadata")
-    if not isinstance(metadata, dict):
+    if not is_object(metadata):
         raise FileError(f"{path} is damaged: its metadata is no JSON object")
     return metadata
 
@@ -161,8 +163,10 @@ def _read(path: Path) -> tuple[dict[str, safetensors.Entry], dict[str, Any]]:
         version = document["version"]
     except _MISFITS as error:
         raise FileError(f"{path} is damaged: its description is not readable ({error})") from error
-    if version != VERSION:
-        raise FileError(f"{path} has format version {version}, this tdecomp reads {VERSION}")
+    if version != FORMAT_FILE_VERSION:
+        raise FileError(
+            f"{path} has format version {version}, this tdecomp reads {FORMAT_FILE_VERSION}"
+        )
     return entries, document
 
 

@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from .matching import Shapes
 from .pieces import Piece
 from .renamings import weight_key
 
 __all__ = ["FUSIONS", "Fused", "Fusion", "fused_pairs", "turned_experts"]
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,8 @@ class Fused:
     doubts: dict[str, str]
 
 
-@dataclass(frozen=True)
-class _Family:
+@dataclass(frozen=True, kw_only=True)
+class _FusedTensor:
     """A fused tensor and its single ones, in the order of experts and parts."""
 
     row: Fusion
@@ -95,7 +94,7 @@ class _Family:
         rows, (rest,) = sum(shape[0] for shape in shapes), columns
         if not self.row.experts:
             return {False} if self.size == (rows, *rest) else set()
-        straight = {False} if self.size[1:] == (rows, *rest) else set()
+        straight: set[bool] = {False} if self.size[1:] == (rows, *rest) else set()
         return straight | ({True} if self.size[1:] == (*rest, rows) else set())
 
     def cells(self, turned: bool) -> Iterator[tuple[str, tuple[int, ...], int, int]]:
@@ -106,7 +105,7 @@ class _Family:
 
     def from_fused(self, turned: bool) -> dict[str, tuple[Piece, ...]]:
         """Every single base tensor as a slice of the fused tuned one."""
-        pieces = {}
+        pieces: dict[str, tuple[Piece, ...]] = {}
         for name, shape, expert, first in self.cells(turned):
             block = tuple((0, n) for n in shape)
             along: tuple[tuple[int, int], ...] = tuple((axis, 0) for axis in range(len(shape)))
@@ -118,7 +117,7 @@ class _Family:
 
     def from_singles(self, turned: bool) -> dict[str, tuple[Piece, ...]]:
         """The fused base tensor as the single tuned ones side by side."""
-        pieces = []
+        pieces: list[Piece] = []
         for name, shape, expert, first in self.cells(turned):
             rows, *rest = ((0, n) for n in shape)
             block = ((first, first + rows[1]), *rest)
@@ -160,7 +159,7 @@ def fused_pairs(
             if name.endswith(_INTERLEAVED)
         }
         for families in _families(fused, singles, *sizes):
-            layouts = set.intersection(*(family.layouts() for family in families))
+            layouts = set[bool].intersection(*(family.layouts() for family in families))
             parent = families[0].parent
             why = _against(parent in interleaved, layouts)
             for family in families:
@@ -207,14 +206,14 @@ def _keys(names: Shapes, side: str, pairs: Mapping[str, str]) -> dict[str, str]:
 
 def _families(
     fused: Mapping[str, str], singles: Mapping[str, str], sizes: Shapes, shapes: Shapes
-) -> Iterator[list[_Family]]:
+) -> Iterator[list[_FusedTensor]]:
     """Fused tensors with their single ones; those of one module's experts together."""
     experts: dict[str, dict[tuple[int, str], str]] = {}
     for key, name in singles.items():
         if (found := _SINGLE.fullmatch(key)) is not None:
             parent, number, part = found.groups()
             experts.setdefault(parent, {})[int(number), part] = name
-    together: dict[str, list[_Family]] = {}
+    together: dict[str, list[_FusedTensor]] = {}
     for key, name in fused.items():
         for row in FUSIONS:
             for kind in _KINDS:
@@ -227,8 +226,13 @@ def _families(
                 else:
                     members = tuple(singles.get(f"{parent}.{part}{kind}", "") for part in row.parts)
                 if members and all(members):
-                    family = _Family(
-                        row, parent, name, members, sizes[name], tuple(shapes[m] for m in members)
+                    family = _FusedTensor(
+                        row=row,
+                        parent=parent,
+                        fused=name,
+                        singles=members,
+                        size=sizes[name],
+                        shapes=tuple(shapes[m] for m in members),
                     )
                     place = parent if row.experts else key
                     together.setdefault(place, []).append(family)

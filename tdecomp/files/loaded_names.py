@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tdecomp.files.plain import is_list
 from tdecomp.stack.names import canonical
 
 __all__ = [
-    "BASES",
+    "BASE_PREFIXES",
     "RENAMED_ELSEWHERE",
     "ROWS",
-    "Row",
+    "RenamedModels",
     "are_known",
     "loaded_names",
     "warnings_about",
@@ -29,7 +30,7 @@ Rules = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class Row:
+class RenamedModels:
     """Models whose modules are renamed alike.
 
     Attributes
@@ -68,8 +69,8 @@ _QKV: Rules = tuple(
 _O_PROJ: Rules = ((r"\battention\.output\.dense$", "attention.o_proj"),)
 _MLP: Rules = ((r"\bintermediate\.dense$", "mlp.fc1"), (r"\boutput\.dense$", "mlp.fc2"))
 
-ROWS: tuple[Row, ...] = (
-    Row(
+ROWS: tuple[RenamedModels, ...] = (
+    RenamedModels(
         (
             *("llava", "llava_next", "llava_next_video", "llava_onevision", "vipllava"),
             *("video_llava", "gemma3", "paligemma", "mistral3", "aya_vision", "internvl"),
@@ -78,7 +79,7 @@ ROWS: tuple[Row, ...] = (
         _TOWERS,
         bare="model.",
     ),
-    Row(
+    RenamedModels(
         ("qwen2_vl", "qwen2_5_vl"),
         (
             (r"^visual\.", "model.visual."),
@@ -86,16 +87,16 @@ ROWS: tuple[Row, ...] = (
         ),
         bare="model.",
     ),
-    Row(
+    RenamedModels(
         (
             *("vit", "deit", "vit_mae", "vit_msn", "beit", "ijepa", "vivit"),
             "audio-spectrogram-transformer",
         ),
         (*_QKV, *_O_PROJ, *_MLP, (r"\bencoder\.layer\.(\d+)\.", r"layers.\1.")),
     ),
-    Row(("dinov2", "dinov2_with_registers"), (*_QKV, *_O_PROJ)),
-    Row(("swin",), (*_QKV_OF_SELF, *_O_PROJ, *_MLP)),
-    Row(
+    RenamedModels(("dinov2", "dinov2_with_registers"), (*_QKV, *_O_PROJ)),
+    RenamedModels(("swin",), (*_QKV_OF_SELF, *_O_PROJ, *_MLP)),
+    RenamedModels(
         ("segformer",),
         (
             *_QKV_OF_SELF,
@@ -106,7 +107,7 @@ ROWS: tuple[Row, ...] = (
             (r"\bencoder\.patch_embeddings\.(\d+)\.", r"stages.\1.patch_embeddings."),
         ),
     ),
-    Row(
+    RenamedModels(
         ("detr", "deformable_detr"),
         (
             (r"\bbackbone\.conv_encoder\.", "backbone."),
@@ -114,25 +115,25 @@ ROWS: tuple[Row, ...] = (
             (r"\blayers\.(\d+)\.(fc[12])$", r"layers.\1.mlp.\2"),
         ),
     ),
-    Row(("dinov3_vit",), ((r"(?<!model\.)\blayer\.(\d+)\.", r"model.layer.\1."),)),
-    Row(
+    RenamedModels(("dinov3_vit",), ((r"(?<!model\.)\blayer\.(\d+)\.", r"model.layer.\1."),)),
+    RenamedModels(
         ("gemma3n_text", "qwen3_5_text", "qwen3_5_moe_text"),
         ((r"^model\.language_model\.", "model."),),
     ),
-    Row(("nemotron_h",), ((r"^backbone\.", "model."),)),
-    Row(
+    RenamedModels(("nemotron_h",), ((r"^backbone\.", "model."),)),
+    RenamedModels(
         ("mixtral", "minimax", "minimax_m2"),
         ((r"\.block_sparse_moe\.(?!experts\.)", ".mlp."),),
     ),
-    Row(
+    RenamedModels(
         ("phimoe",),
         (
             (r"\.block_sparse_moe\.gate$", ".mlp.router"),
             (r"\.block_sparse_moe\.(?!experts\.)", ".mlp."),
         ),
     ),
-    Row(("gpt_neox",), ((r"^embed_out$", "lm_head"),)),
-    Row(
+    RenamedModels(("gpt_neox",), ((r"^embed_out$", "lm_head"),)),
+    RenamedModels(
         (
             *("clip", "clip_vision_model", "siglip", "siglip_vision_model", "siglip2"),
             *("siglip2_vision_model", "clipseg_vision_model", "altclip_vision_model", "mlcd"),
@@ -144,7 +145,7 @@ ROWS: tuple[Row, ...] = (
             *("AltCLIPVisionModel", "ChineseCLIPVisionModel", "MetaClip2VisionModel"),
         ),
     ),
-    Row(
+    RenamedModels(
         (
             *("clip", "clip_text_model", "siglip", "siglip_text_model", "siglip2"),
             *("siglip2_text_model", "clipseg_text_model", "metaclip_2_text_model"),
@@ -174,7 +175,7 @@ _BASES: dict[str, tuple[str, ...]] = {
         )
     },
 }
-BASES = {kind: prefix for prefix, kinds in _BASES.items() for kind in kinds}
+BASE_PREFIXES = {kind: prefix for prefix, kinds in _BASES.items() for kind in kinds}
 """Model type -> the segment that a model with a head has in front of the names of its layers."""
 
 RENAMED_ELSEWHERE = frozenset(
@@ -225,7 +226,7 @@ def loaded_names(modules: Iterable[str], model: Mapping[str, Any]) -> dict[str, 
     'model.language_model.layers.0.mlp.up_proj'
     """
     named = model.get("architectures")
-    classes = [str(name) for name in named] if isinstance(named, list | tuple) else []
+    classes = [str(name) for name in named] if is_list(named) else []
     rows = [
         row
         for row in ROWS
@@ -237,7 +238,7 @@ def loaded_names(modules: Iterable[str], model: Mapping[str, Any]) -> dict[str, 
     names = {module: _loaded(canonical(module), rows, headless) for module in modules}
     if not classes:
         return names
-    return _in_base(names, f"{BASES.get(str(model.get('model_type')), '')}.", headless)
+    return _in_base(names, f"{BASE_PREFIXES.get(str(model.get('model_type')), '')}.", headless)
 
 
 def _in_base(names: dict[str, str], base: str, headless: bool) -> dict[str, str]:
@@ -249,11 +250,12 @@ def _in_base(names: dict[str, str], base: str, headless: bool) -> dict[str, str]
     inside = [new.startswith(base) for new in layers.values()]
     if base == "." or (headless and not all(inside)) or (not headless and any(inside)):
         return names
-    moved = (lambda new: new.removeprefix(base)) if headless else (lambda new: base + new)
-    return names | {old: moved(new) for old, new in layers.items()}
+    if headless:
+        return names | {old: new.removeprefix(base) for old, new in layers.items()}
+    return names | {old: base + new for old, new in layers.items()}
 
 
-def _loaded(module: str, rows: Iterable[Row], headless: bool) -> str:
+def _loaded(module: str, rows: Iterable[RenamedModels], headless: bool) -> str:
     for row in rows:
         for pattern, replacement in row.rules:
             module = re.sub(pattern, replacement, module)

@@ -37,7 +37,7 @@ class Match:
     """
 
     pairs: dict[str, str]
-    doubts: dict[str, str] = field(default_factory=dict)
+    doubts: dict[str, str] = field(default_factory=dict[str, str])
 
 
 def match_names(base: Shapes, tuned: Shapes) -> Match:
@@ -91,7 +91,7 @@ def _single(keys: Mapping[str, str]) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class _Claim:
+class _Candidates:
     """What a rule pairs; `under` counts the free names that it could have spoken of."""
 
     rule: _Rule
@@ -99,7 +99,7 @@ class _Claim:
     under: int
 
 
-def _claims(base: Mapping[str, str], tuned: Mapping[str, str]) -> list[_Claim]:
+def _claims(base: Mapping[str, str], tuned: Mapping[str, str]) -> list[_Candidates]:
     """What every rule pairs among the free names, given by key."""
     found: dict[_Rule, list[tuple[str, str]]] = {
         _EQUAL: [(name, tuned[key]) for key, name in base.items() if key in tuned]
@@ -114,7 +114,9 @@ def _claims(base: Mapping[str, str], tuned: Mapping[str, str]) -> list[_Claim]:
                     pair = (name, other) if side == "base" else (other, name)
                     found.setdefault((side, prefix), []).append(pair)
     sizes = {"base": len(tuned), "tuned": len(base), "": 0}
-    return [_Claim(rule, pairs, min(under[rule], sizes[rule[0]])) for rule, pairs in found.items()]
+    return [
+        _Candidates(rule, pairs, min(under[rule], sizes[rule[0]])) for rule, pairs in found.items()
+    ]
 
 
 def _prefixes(key: str) -> Iterable[str]:
@@ -129,8 +131,8 @@ def _prefixes(key: str) -> Iterable[str]:
 
 
 def _choose(
-    claims: list[_Claim], base: Shapes, tuned: Shapes
-) -> tuple[list[tuple[str, str]], list[_Claim]]:
+    claims: list[_Candidates], base: Shapes, tuned: Shapes
+) -> tuple[list[tuple[str, str]], list[_Candidates]]:
     """Pairs of the rules that win now, and the claims that contradict each other.
 
     A prefix counts from two pairs on that are half of what it could speak of: one norm that is
@@ -157,7 +159,7 @@ def _choose(
     return [pair for claim in best if claim not in disputed for pair in claim.pairs], disputed
 
 
-def _contradictions(claims: list[_Claim]) -> list[_Claim]:
+def _contradictions(claims: list[_Candidates]) -> list[_Candidates]:
     """Claims that give a name to another partner than some other claim does."""
     partners: tuple[dict[str, set[str]], dict[str, set[str]]] = ({}, {})
     for a, b in (pair for claim in claims for pair in claim.pairs):
@@ -170,12 +172,12 @@ def _contradictions(claims: list[_Claim]) -> list[_Claim]:
     ]
 
 
-def _doubts(disputed: list[_Claim]) -> dict[str, str]:
+def _doubts(disputed: list[_Candidates]) -> dict[str, str]:
     """Reason for every name of the claims that contradict each other."""
     why = f"two pairings are equally good: {' or '.join(map(_said, disputed[:3]))}"
     return {name: why for claim in disputed for pair in claim.pairs for name in pair}
 
 
-def _said(claim: _Claim) -> str:
+def _said(claim: _Candidates) -> str:
     side, prefix = claim.rule
     return f"with {prefix!r} in the {'base' if side == 'base' else 'tuned model'}"

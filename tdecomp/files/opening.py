@@ -36,7 +36,7 @@ QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_con
 _CHUNK = 1 << 22  # bytes hashed at a time
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Checkpoint:
     """A model's tensors by name, read lazily.
 

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import FileError
 from . import safetensors
 from .below import entries_below
+from .plain import is_object
 
 __all__ = ["MARKER", "foreign_in", "has_metadata", "is_json", "mark"]
 
@@ -68,7 +69,7 @@ def foreign_in(folder: Path) -> str | None:
 def is_json(path: Path, made_by: str) -> bool:
     """Whether a file is a JSON object whose key ``made_by`` says so."""
     content = _json(path)
-    return isinstance(content, dict) and content.get("made_by") == made_by
+    return is_object(content) and bool(content.get("made_by") == made_by)
 
 
 def has_metadata(path: Path, key: str) -> bool:
@@ -96,22 +97,22 @@ def _hash(file: Path) -> str:
 
 def _changed(folder: Path, file: str, row: object) -> bool:
     path = folder / file
-    if not isinstance(row, dict) or path.is_symlink() or not path.is_file():
+    if not is_object(row) or path.is_symlink() or not path.is_file():
         return True
     found = path.stat()
     if found.st_size != row.get("bytes"):
         return True
     if "sha256" in row:
-        return found.st_size > _HASHED or _hash(path) != row["sha256"]
+        return found.st_size > _HASHED or bool(_hash(path) != row["sha256"])
     return found.st_mtime_ns > (folder / MARKER).stat().st_mtime_ns
 
 
 def _listed(folder: Path) -> dict[str, Any] | None:
     content = _json(folder / MARKER)
-    if not isinstance(content, dict) or content.get("made_by") != "tdecomp":
+    if not is_object(content) or content.get("made_by") != "tdecomp":
         return None
     files = content.get("files")
-    return files if content.get("schema") == _SCHEMA and isinstance(files, dict) else None
+    return files if content.get("schema") == _SCHEMA and is_object(files) else None
 
 
 def _json(path: Path) -> object:
@@ -129,8 +130,8 @@ def _of_an_older_version(folder: Path, files: list[str]) -> dict[str, Any] | Non
     ours = files in ([factors], [factors, report]) and any(
         has_metadata(folder / factors, key) for key in ("tdecomp", "tdecomp.adapter")
     )
-    content = _json(folder / report) if report in files else {"groups": []}
-    if not ours or not isinstance(content, dict) or "groups" not in content:
+    content: object = _json(folder / report) if report in files else {"groups": []}
+    if not ours or not is_object(content) or "groups" not in content:
         return None
     return {file: _row(folder / file) for file in files}
 

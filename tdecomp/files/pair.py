@@ -14,7 +14,7 @@ from . import safetensors
 from .dtypes import DTYPES
 from .opening import Checkpoint
 from .parts import Part
-from .pieces import Block, Index, Piece, Span, spans
+from .pieces import Overlap, Piece, Span, TensorIndex, spans
 
 __all__ = ["Empty", "Grown", "Pair", "Reading"]
 
@@ -47,7 +47,7 @@ class Reading:
         """Names of the tuned model, each once."""
         return tuple(dict.fromkeys(piece.tensor for piece in self.pieces)) or (self.tuned,)
 
-    def inside(self, wanted: Sequence[Span]) -> Iterator[tuple[Piece, Block]]:
+    def inside(self, wanted: Sequence[Span]) -> Iterator[tuple[Piece, Overlap]]:
         """Pieces that hold something of the wanted spans of the base tensor, and what."""
         low, high = wanted[0] if wanted else (0, 1)
         for piece in self.pieces:  # of hundreds of experts most lie elsewhere
@@ -74,7 +74,7 @@ class Grown:
     tuned_rows: int
 
 
-class _Step(NamedTuple):
+class _Difference(NamedTuple):
     """One tile of a subtraction; `moved` may be overwritten by the next one."""
 
     moved: np.ndarray
@@ -84,7 +84,7 @@ class _Step(NamedTuple):
     code: str
 
 
-class _Parts(NamedTuple):
+class _OpenedPair(NamedTuple):
     """Base and tuned numbers of one block of a result, not yet read."""
 
     place: tuple[slice, ...] | None
@@ -93,7 +93,7 @@ class _Parts(NamedTuple):
     code: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Pair:
     """A base model and a tuned one, tensor by tensor; base names are the names.
 
@@ -132,11 +132,11 @@ class Pair:
     reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     tied: tuple[tuple[str, str], ...]
     ignored: tuple[str, ...]
-    alike: Mapping[str, str] = field(default_factory=dict)
-    grown: Mapping[str, Grown] = field(default_factory=dict)
-    readings: Mapping[str, Reading] = field(default_factory=dict)
-    doubts: Mapping[str, str] = field(default_factory=dict)
-    refused: Mapping[str, str] = field(default_factory=dict)
+    alike: Mapping[str, str] = field(default_factory=dict[str, str])
+    grown: Mapping[str, Grown] = field(default_factory=dict[str, Grown])
+    readings: Mapping[str, Reading] = field(default_factory=dict[str, Reading])
+    doubts: Mapping[str, str] = field(default_factory=dict[str, str])
+    refused: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def base_name(self, name: str) -> str:
         """Name of a paired tensor in the base model."""
@@ -264,7 +264,7 @@ class Pair:
             )
         return self.readings[name]
 
-    def _room(self, name: str, index: Index, empty: Empty) -> np.ndarray:
+    def _room(self, name: str, index: TensorIndex, empty: Empty) -> np.ndarray:
         """Memory for `delta`."""
         reading = self._reading(name)
         shape = np.broadcast_to(np.int8(0), self.base.shape(reading.base))[index].shape
@@ -272,7 +272,9 @@ class Pair:
         wide += [_wide(self.tuned, own) for own in reading.tuned_names]
         return empty(shape, np.result_type(*wide))
 
-    def _steps(self, name: str, index: Index, out: np.ndarray | None = None) -> Iterator[_Step]:
+    def _steps(
+        self, name: str, index: TensorIndex, out: np.ndarray | None = None
+    ) -> Iterator[_Difference]:
         """Per tile: tuned minus base, written into ``out`` if given."""
         for place, base, tuned, code in self._parts(name, index):
             target = out
@@ -280,11 +282,11 @@ class Pair:
                 target = out.reshape(_lengths(name, self, index))[place]
             yield from _differences(base, tuned, target, code)
 
-    def _parts(self, name: str, index: Index) -> Iterator[_Parts]:
+    def _parts(self, name: str, index: TensorIndex) -> Iterator[_OpenedPair]:
         reading = self._reading(name)
         if not reading.pieces:
             parts = self.base.part(reading.base, index), self.tuned.part(reading.tuned, index)
-            yield _Parts(None, *parts, self.tuned.dtype(reading.tuned))
+            yield _OpenedPair(None, *parts, self.tuned.dtype(reading.tuned))
             return
         wanted = spans(index, self.base.shape(reading.base))
         found = list(reading.inside(wanted))
@@ -294,18 +296,18 @@ class Pair:
                 f"{name!r} is paired in part only between {self.base.path} and {self.tuned.path}"
             )
         for piece, block in found:
-            yield _Parts(
+            yield _OpenedPair(
                 block.place,
                 self.base.part(reading.base, block.base),
                 piece.turned(self.tuned.part(piece.tensor, block.tuned)),
                 self.tuned.dtype(piece.tensor),
             )
 
-    def _check(self, tile: np.ndarray, name: str, index: Index) -> None:
+    def _check(self, tile: np.ndarray, name: str, index: TensorIndex) -> None:
         if not np.isfinite(tile).all():
             self._blame(name, index)
 
-    def _blame(self, name: str, index: Index) -> NoReturn:
+    def _blame(self, name: str, index: TensorIndex) -> NoReturn:
         reading = self._reading(name)
         read = [(self.base, reading.base, index)]
         if reading.pieces:
@@ -336,7 +338,7 @@ def _wide(checkpoint: Checkpoint, name: str) -> np.dtype:
     return np.dtype(np.float32) if kind is None else kind
 
 
-def _lengths(name: str, both: Pair, index: Index) -> tuple[int, ...]:
+def _lengths(name: str, both: Pair, index: TensorIndex) -> tuple[int, ...]:
     """Shape of a result with an axis of length 1 for every position of the index."""
     shape = both.base.shape(both.base_name(name))
     return tuple(stop - start for start, stop in spans(index, shape))
@@ -346,7 +348,9 @@ def _size(place: tuple[slice, ...] | list[slice]) -> int:
     return int(np.prod([s.stop - s.start for s in place], dtype=np.int64))
 
 
-def _differences(base: Part, tuned: Part, out: np.ndarray | None, code: str) -> Iterator[_Step]:
+def _differences(
+    base: Part, tuned: Part, out: np.ndarray | None, code: str
+) -> Iterator[_Difference]:
     """Per tile: tuned minus base. Without ``out`` each is overwritten by the next."""
     old, new = base.scratch(), tuned.scratch()
     kind = np.result_type(base.dtype, tuned.dtype)
@@ -355,10 +359,10 @@ def _differences(base: Part, tuned: Part, out: np.ndarray | None, code: str) -> 
         before, after = base.widened(tile, old), tuned.widened(tile, new)
         target = difference[: after.size].reshape(after.shape) if out is None else out[tile]
         np.subtract(after, before, out=target)
-        yield _Step(target, before, after, tuned.stored[tile], code)
+        yield _Difference(target, before, after, tuned.stored[tile], code)
 
 
-def _forgive(step: _Step) -> None:
+def _forgive(step: _Difference) -> None:
     """Set differences of equal infinities and of two NaN to 0."""
     if np.isfinite(step.moved).all():
         return
@@ -367,7 +371,7 @@ def _forgive(step: _Step) -> None:
     step.moved[alike] = 0
 
 
-def _rounding(step: _Step) -> float:
+def _rounding(step: _Difference) -> float:
     """Sum of ulp²/12 over the stored half-precision numbers that moved."""
     if step.code not in _MANTISSA_BITS:
         return 0.0

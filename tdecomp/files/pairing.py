@@ -113,7 +113,7 @@ def _whole(
 ) -> dict[str, Reading]:
     """Readings of the tensors that have one partner of the same shape, or the same turned round."""
     turned = turned_experts(both, old, new)
-    readings = {}
+    readings: dict[str, Reading] = {}
     for name, other in both.items():
         if name in turned:
             readings[name] = Reading(name, pieces=_experts_turned(other, old[name]))

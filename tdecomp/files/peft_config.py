@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from tdecomp.files.loaded_names import loaded_names
+from tdecomp.files.plain import is_list
 
 __all__ = [
     "FUSED_EXPERTS",
@@ -83,7 +84,7 @@ class Expert:
         return f"{self.container}.{number}.{proj}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Aims:
     """Where the pairs of a folder go.
 
@@ -99,7 +100,7 @@ class Aims:
 
     modules: tuple[str, ...]
     parameters: tuple[str, ...] = ()
-    key: Mapping[str, str] = field(default_factory=dict)
+    key: Mapping[str, str] = field(default_factory=dict[str, str])
     doubled: bool = False
 
 
@@ -130,10 +131,10 @@ def aims(modules: Collection[str], model: Mapping[str, Any]) -> Aims:
     containers = loaded_names({e.container for e in experts.values()}, model)
     fused = {f"{containers[e.container]}.{e.fused}" for e in experts.values()}
     return Aims(
-        tuple(sorted(m for m in modules if m not in experts and m not in by_weight)),
-        tuple(sorted({*fused, *by_weight.values()})),
-        by_weight,
-        any(e.fused == "gate_up_proj" for e in experts.values()),
+        modules=tuple(sorted(m for m in modules if m not in experts and m not in by_weight)),
+        parameters=tuple(sorted({*fused, *by_weight.values()})),
+        key=by_weight,
+        doubled=any(e.fused == "gate_up_proj" for e in experts.values()),
     )
 
 
@@ -168,9 +169,10 @@ def facts(config: Any) -> dict[str, Any]:
     """The part of a configuration that the names of a LoRA depend on, as far as it can be read."""
     if not isinstance(config, Mapping):
         return {}
+    config = cast("Mapping[str, Any]", config)
     found: dict[str, Any] = {"num_experts": n_experts(config)}
     if isinstance(kind := config.get("model_type"), str):
         found["model_type"] = kind
-    if isinstance(classes := config.get("architectures"), list):
+    if is_list(classes := config.get("architectures")):
         found["architectures"] = [name for name in classes if isinstance(name, str)]
     return {key: value for key, value in found.items() if value}

@@ -77,8 +77,8 @@ def write_lora(
     kept = _with_partners(kept, model)
     names = loaded_names([m.module for m in kept], model)
     kept = [replace(m, module=names[m.module]) for m in kept]
-    alone = rank_pattern and (lambda m: expert_of(m.module, model) is None)
-    stored = [m if alone and alone(m) else _widened(m, rank) for m in kept]
+    shared = [not rank_pattern or expert_of(m.module, model) is not None for m in kept]
+    stored = [_widened(m, rank) if wide else m for m, wide in zip(kept, shared, strict=True)]
     arrays: dict[str, tuple[str, np.ndarray]] = {}
     for m in stored:
         arrays[f"base_model.model.{m.module}.lora_A.weight"] = dtype, np.asarray(m.a)
@@ -115,7 +115,7 @@ def _with_partners(modules: Sequence[LoRAModule], model: Mapping[str, Any]) -> l
     for m in modules:
         if expert := expert_of(m.module, model):
             fused.setdefault((expert.container, expert.fused), []).append((expert, m))
-    added = []
+    added: list[LoRAModule] = []
     for members in fused.values():
         expert, m = members[0]
         numbers = range(n_experts(model)) or sorted({e.number for e, _ in members})

@@ -9,19 +9,19 @@ import numpy as np
 
 from .parts import Part
 
-__all__ = ["Block", "Index", "Piece", "Span", "spans"]
+__all__ = ["Overlap", "TensorIndex", "Piece", "Span", "spans"]
 
 Span = tuple[int, int]
-Index = tuple["slice | int", ...]
+TensorIndex = tuple["slice | int", ...]
 
 
 @dataclass(frozen=True)
-class Block:
+class Overlap:
     """Where a part of a piece lies: in the result, in the base tensor and in the tuned one."""
 
     place: tuple[slice, ...]
     base: tuple[slice, ...]
-    tuned: Index
+    tuned: TensorIndex
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Piece:
     tensor: str
     axes: tuple[int | tuple[int, int], ...]
 
-    def inside(self, wanted: Sequence[Span]) -> Block | None:
+    def inside(self, wanted: Sequence[Span]) -> Overlap | None:
         """The part of the piece within the wanted spans of the base tensor."""
         both = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(self.block, wanted, strict=True)]
         if any(start >= stop for start, stop in both):
@@ -57,7 +57,7 @@ class Piece:
             (start, stop), origin = both[axis], self.block[axis][0]
             index.append(slice(first + start - origin, first + stop - origin))
         place = tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(both, wanted, strict=True))
-        return Block(place, tuple(slice(*span) for span in both), tuple(index))
+        return Overlap(place, tuple(slice(*span) for span in both), tuple(index))
 
     def turned(self, part: Part) -> Part:
         """What was opened at a block's `tuned` index, with the axes of the base tensor.
@@ -72,13 +72,13 @@ class Piece:
         return replace(part, stored=np.expand_dims(stored, missing))
 
 
-def spans(index: Index, shape: tuple[int, ...]) -> list[Span]:
+def spans(index: TensorIndex, shape: tuple[int, ...]) -> list[Span]:
     """(start, stop) along every axis for an index of positions and slices without a step.
 
     >>> spans((1, slice(2, None)), (3, 5, 4))
     [(1, 2), (2, 5), (0, 4)]
     """
-    found = []
+    found: list[Span] = []
     for at, size in zip((*index, *[slice(None)] * (len(shape) - len(index))), shape, strict=True):
         if isinstance(at, slice):
             start, stop, _ = at.indices(size)

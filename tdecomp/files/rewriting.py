@@ -15,6 +15,7 @@ from . import safetensors
 from .dtypes import NAMES
 from .opening import QUANTISATION_FILES, Checkpoint
 from .places import check_inside, is_there
+from .plain import is_object
 from .safetensors import FLOATS, PICKLE_SUFFIXES, Entry
 from .tally import Tally
 from .weight_files import read_json
@@ -166,7 +167,7 @@ def _encoded(base: Checkpoint, entry: Entry, change: Update | None, code: str) -
 
 def _copy_others(base: Checkpoint, root: Path, folder: Path, *, decoded: bool) -> None:
     modules, shards = _modules(root), set(base.files)
-    dropped = {root / name for name in QUANTISATION_FILES} if decoded else set()
+    dropped = {root / name for name in QUANTISATION_FILES if decoded}
     for place, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in (*names, *(name for name in folders if Path(place, name).is_symlink())):
@@ -232,7 +233,7 @@ def _write_config(base: Checkpoint, folder: Path, dtype: str) -> None:
             elif key in ("dtype", "torch_dtype"):
                 out[key] = NAMES[dtype]
             else:
-                out[key] = changed(value) if isinstance(value, dict) else value
+                out[key] = changed(value) if is_object(value) else value
         return out
 
     _write_json(folder / "config.json", changed(base.config))

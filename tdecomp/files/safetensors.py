@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, TypeGuard
 
 import numpy as np
 
 from ..errors import DataError, FileError
 from .dtypes import DTYPES, FLOATS, FP8, NAMES, DType
 from .parts import Part
+from .plain import is_list, is_object
 from .stored import OpenFile, Source, Stored
 
 __all__ = [
@@ -49,7 +50,7 @@ _MAX_NUMBER = 2**63  # of sizes and offsets, as in the reference implementation
 _CHUNK = 1 << 20  # bytes copied at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """One tensor of one file: what it is and where its bytes lie.
 
@@ -130,7 +131,7 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, Entry], dict[st
     text, start, source = _header_text(path)
     header = _parse(path, text)
     found = header.pop("__metadata__", None)
-    metadata = {} if found is None else found  # null stands for none
+    metadata: object = {} if found is None else found  # null stands for none
     if not _is_string_map(metadata):
         _corrupt(path, "__metadata__ is not a map from strings to strings")
     entries = [_entry(path, name, row, start, source) for name, row in header.items()]
@@ -186,13 +187,13 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is not a safetensors file: its header is not JSON") from error
-    if not isinstance(header, dict):
+    if not is_object(header):
         raise FileError(f"{path} is not a safetensors file: its header is not a JSON object")
     return header
 
 
-def _is_string_map(value: object) -> bool:
-    return isinstance(value, dict) and all(
+def _is_string_map(value: object) -> TypeGuard[dict[str, str]]:
+    return is_object(value) and all(
         isinstance(text, str) and _is_text(name) and _is_text(text) for name, text in value.items()
     )
 
@@ -202,22 +203,20 @@ def _is_text(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def _is_size_list(value: object) -> bool:
-    return isinstance(value, list) and all(
-        type(item) is int and 0 <= item < _MAX_NUMBER for item in value
-    )
+def _is_size_list(value: object) -> TypeGuard[list[int]]:
+    return is_list(value) and all(type(item) is int and 0 <= item < _MAX_NUMBER for item in value)
 
 
 def _entry(path: Path, name: str, row: object, start: int, source: Source) -> Entry:
     """Check one header row; ``start`` is where the data begin."""
     if not _is_text(name):
         _corrupt(path, f"the name {name!r} is not valid text")
-    if not isinstance(row, dict) or not {"dtype", "shape", "data_offsets"} <= row.keys():
+    if not is_object(row) or not {"dtype", "shape", "data_offsets"} <= row.keys():
         _corrupt(path, f"{name!r} lacks dtype, shape or data_offsets")
     dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
     if not isinstance(dtype, str):
         _corrupt(path, f"the dtype of {name!r} is not a string")
-    if isinstance(shape, list) and len(shape) > _MAX_MODES:
+    if is_list(shape) and len(shape) > _MAX_MODES:
         _corrupt(path, f"{name!r} has {len(shape)} modes, at most {_MAX_MODES} can be read")
     # The second condition keeps numpy's own size arithmetic from overflowing.
     if not _is_size_list(shape) or math.prod(n or 1 for n in shape) >= 2**56:
@@ -230,7 +229,15 @@ def _entry(path: Path, name: str, row: object, start: int, source: Source) -> En
         _corrupt(path, f"{reach}, the file has {source.size}: cut short")
     if dtype in DTYPES and (end - begin) * 8 != math.prod(shape) * DTYPES[dtype].bits:
         _corrupt(path, f"{name!r} has {end - begin} bytes, {dtype} {shape} does not take that many")
-    return Entry(name, dtype, tuple(shape), path, start + begin, start + end, source)
+    return Entry(
+        name=name,
+        dtype=dtype,
+        shape=tuple(shape),
+        file=path,
+        start=start + begin,
+        stop=start + end,
+        source=source,
+    )
 
 
 def _check_no_holes(path: Path, entries: Sequence[Entry], start: int, size: int) -> None:

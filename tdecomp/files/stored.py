@@ -153,7 +153,7 @@ class Stored:
 
     def __init__(self, file: OpenFile, start: int, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         self._file, self.dtype = file, dtype
-        self._place = _Place(start, shape, _strides(shape, dtype.itemsize), True)
+        self._place = _Region(start, shape, _strides(shape, dtype.itemsize), True)
         self._memory = self._picked = np.empty(0, np.uint8)
         self._last: tuple[Index, np.ndarray] | None = None
 
@@ -180,7 +180,7 @@ class Stored:
             self._last = index, self._read(self._place.part(index))
         return self._last[1]
 
-    def _read(self, place: _Place) -> np.ndarray:
+    def _read(self, place: _Region) -> np.ndarray:
         nbytes = math.prod(place.shape) * self.dtype.itemsize
         low, span = (place.start, nbytes) if place.dense else place.extent(self.dtype.itemsize)
         if span <= 2 * nbytes:
@@ -192,7 +192,7 @@ class Stored:
         out.flags.writeable = False
         return out
 
-    def _pick(self, place: _Place, out: np.ndarray) -> None:
+    def _pick(self, place: _Region, out: np.ndarray) -> None:
         """Copy scattered numbers, reading over small gaps between them."""
         low, span = place.extent(self.dtype.itemsize)
         if span <= max(_SPAN, out.nbytes):
@@ -201,7 +201,7 @@ class Stored:
         for index, piece in place.pieces():
             self._pick(piece, out[index])
 
-    def _window(self, place: _Place, low: int, span: int) -> np.ndarray:
+    def _window(self, place: _Region, low: int, span: int) -> np.ndarray:
         """Read the bytes that hold a place, and look at it."""
         self._memory = _at_least(self._memory, span)
         self._file.read_into(low, self._memory[:span])
@@ -209,7 +209,7 @@ class Stored:
         return np.ndarray(place.shape, self.dtype, self._memory, offset, place.strides)
 
 
-class _Place(NamedTuple):
+class _Region(NamedTuple):
     """Where the numbers of a view lie: at ``start + i * strides[0] + j * strides[1] + ...``.
 
     `dense`: one after the other, in C order. Made for every tile, so nothing is computed twice.
@@ -220,7 +220,7 @@ class _Place(NamedTuple):
     strides: tuple[int, ...]
     dense: bool
 
-    def part(self, index: Index) -> _Place:
+    def part(self, index: Index) -> _Region:
         """The place of a part; `index` has integers, slices and an ellipsis at its end."""
         start, _, _, dense = self
         shape: list[int] = []
@@ -241,7 +241,7 @@ class _Place(NamedTuple):
             else:
                 dense = dense and not shape
                 start += stride * range(n)[one]
-        return _Place(start, (*shape, *self.shape[axis:]), (*strides, *self.strides[axis:]), dense)
+        return _Region(start, (*shape, *self.shape[axis:]), (*strides, *self.strides[axis:]), dense)
 
     def extent(self, itemsize: int) -> tuple[int, int]:
         """First byte and number of bytes from there to the last."""
@@ -251,7 +251,7 @@ class _Place(NamedTuple):
         low = self.start + sum(min(0, r) for r in reach)
         return low, self.start + sum(max(0, r) for r in reach) + itemsize - low
 
-    def pieces(self) -> Iterator[tuple[Index, _Place]]:
+    def pieces(self) -> Iterator[tuple[Index, _Region]]:
         """Parts along the mode with the longest steps, each short enough to be read at once."""
         axis = max(
             (a for a, n in enumerate(self.shape) if n > 1), key=lambda a: abs(self.strides[a])

@@ -12,6 +12,7 @@ from ..errors import FileError
 from . import safetensors
 from .choosing import INDEX_SUFFIX, WeightSet, choose
 from .places import check_inside, is_there
+from .plain import is_object
 
 __all__ = ["Weights", "find_weights", "read_json"]
 
@@ -19,7 +20,7 @@ _MAX_JSON = 100_000_000  # bytes, as of the header of a weight file
 _OTHER_FORMATS = (".gguf", ".onnx", ".h5", ".msgpack")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Weights:
     """Files of weights, checked for being there.
 
@@ -68,7 +69,7 @@ def find_weights(path: Path) -> Weights:
         for file in files:
             if is_there(file):
                 check_inside(folder, file)
-    return Weights(files, listed, chosen.index, notes)
+    return Weights(files=files, listed=listed, index=chosen.index, notes=notes)
 
 
 def _chosen(path: Path) -> tuple[WeightSet, tuple[str, ...]]:
@@ -109,7 +110,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
+    if not is_object(content):
         raise FileError(f"{path} is not a JSON object")
     return content
 
@@ -149,7 +150,7 @@ def _refuse_empty(folder: Path) -> NoReturn:
 
 def _weight_map(index_file: Path) -> dict[str, str]:
     listed = read_json(index_file).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(s, str) for s in listed.values()):
+    if not is_object(listed) or not all(isinstance(s, str) for s in listed.values()):
         raise FileError(f"{index_file} has no weight_map from tensor names to file names")
     for shard in set(listed.values()):
         place = PurePosixPath(shard)

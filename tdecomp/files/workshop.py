@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError
+from .plain import is_object
 
 __all__ = ["Workshop", "clear", "discard_all", "recover", "still_open"]
 
@@ -105,9 +106,9 @@ class Workshop:
         """Remove the folder; returns it if that fails."""
         self.put_back()
         try:
-            self._remove()
+            self.remove()
         except BaseException:  # an interruption
-            self._remove()
+            self.remove()
             raise
         if self.lock is not None:
             lock, self.lock = self.lock, None
@@ -120,7 +121,7 @@ class Workshop:
         _OPEN.pop(self.folder, None)
         return None
 
-    def _remove(self) -> None:
+    def remove(self) -> None:
         """Remove the folder, the lock last: what has none would not be known again."""
         if os.path.lexists(self.old) and os.path.lexists(self.new):
             return  # half an exchange, and somebody else's output in its place: nothing is lost
@@ -155,7 +156,7 @@ def recover(target: Path) -> None:
 def clear(target: Path) -> None:
     """Remove what killed processes left beside ``target``; what lives is not touched."""
     for shop in _left_by_others(target):
-        shop._remove()
+        shop.remove()
 
 
 def discard_all() -> list[Path]:
@@ -212,7 +213,7 @@ def _is_dead(lock: int, shop: Workshop) -> bool:
         note = json.loads(os.read(lock, 4096) or json.dumps(ours))  # killed before it wrote
     except (ValueError, RecursionError):
         return False
-    if locked is False or not isinstance(note, dict) or not ours.items() <= note.items():
+    if locked is False or not is_object(note) or not ours.items() <= note.items():
         return False
     if locked and any(note.get(key, value) == value for key, value in _machine().items() if value):
         return True

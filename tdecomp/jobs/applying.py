@@ -12,7 +12,7 @@ from tdecomp.files.dtypes import code_of
 from tdecomp.files.factors import load_factors
 from tdecomp.jobs.reports import Report, Unknown, unknown_of
 from tdecomp.jobs.sources import check_shapes
-from tdecomp.jobs.steps import Steps, of_step, untold
+from tdecomp.jobs.steps import StepProgress, of_step, untold
 
 __all__ = ["ApplyReport", "apply"]
 
@@ -46,7 +46,7 @@ def apply(
     *,
     dtype: str | None = None,
     overwrite: bool = False,
-    progress: Steps = untold,
+    progress: StepProgress = untold,
 ) -> ApplyReport:
     """Write base + decoded delta as a model folder: same shards, names, dtypes and extra files.
 

@@ -24,7 +24,7 @@ from tdecomp.jobs.machine import HERE, Machine
 from tdecomp.jobs.methods import METHODS, checked_modes, named
 from tdecomp.jobs.reports import OPTIONAL, relative_error
 from tdecomp.jobs.sources import source_of
-from tdecomp.jobs.steps import Steps, of_step, untold
+from tdecomp.jobs.steps import StepProgress, of_step, untold
 from tdecomp.jobs.stored_factors import OfFactors, energy_of, of_factors
 from tdecomp.stack import Group, Selection
 from tdecomp.stack.selection import EVERYTHING
@@ -93,7 +93,7 @@ def decompose(
     machine: Machine = HERE,
     allow_missing: bool = False,
     overwrite: bool = False,
-    progress: Steps = untold,
+    progress: StepProgress = untold,
 ) -> DecomposeReport:
     """Decompose ``tuned - base`` into the folder `out`.
 
@@ -161,7 +161,7 @@ def decompose(
             machine.stacks(delta),
             row.function,
             **asked,
-            rounding=_Rounding(code),
+            rounding=_StoredAs(code),
             progress=of_step(progress, "decomposing"),
         )
         remainder = delta.remainder(of_step(progress, "measuring what is not covered"))
@@ -189,7 +189,7 @@ def decompose(
 
 
 @dataclass(frozen=True)
-class _Rounding:
+class _StoredAs:
     """Rounds an array to a stored dtype and back, where it is."""
 
     code: str

@@ -20,7 +20,7 @@ from tdecomp.jobs.commands import decompose_command
 from tdecomp.jobs.machine import HERE, Machine
 from tdecomp.jobs.methods import EXPLORED, METHODS, named
 from tdecomp.jobs.reports import Report, Unknown
-from tdecomp.jobs.steps import Steps, of_step, untold
+from tdecomp.jobs.steps import StepProgress, of_step, untold
 from tdecomp.stack import Group, Selection
 from tdecomp.stack.selection import EVERYTHING
 
@@ -138,7 +138,7 @@ def explore(
     machine: Machine = HERE,
     allow_missing: bool = False,
     overwrite: bool = False,
-    progress: Steps = untold,
+    progress: StepProgress = untold,
 ) -> ExploreReport:
     """Compare formats for ``tuned - base``: error against stored numbers, from a few reads.
 

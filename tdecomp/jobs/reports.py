@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, cast
 
 from tdecomp.decomposition import relative
 
@@ -61,7 +61,8 @@ def _plain(value: Any) -> Any:
             if not (shown is False or (shown is not None and part is None))
         }
     if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
+        named = cast("Mapping[str, Any]", value)
+        return {key: _plain(part) for key, part in named.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [_plain(part) for part in cast("Sequence[Any]", value)]
     return value

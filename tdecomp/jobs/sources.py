@@ -10,18 +10,20 @@ from tdecomp.errors import FileError
 from tdecomp.files.checkpoint import Checkpoint, fingerprint
 from tdecomp.files.factors import Factors
 from tdecomp.files.peft_config import facts
-from tdecomp.jobs.steps import Steps, of_step
+from tdecomp.jobs.steps import StepProgress, of_step
 
 __all__ = ["changed_files", "check_shapes", "source_of"]
 
 
-def source_of(path: str | Path, checkpoint: Checkpoint, progress: Steps) -> dict[str, Any]:
+def source_of(path: str | Path, checkpoint: Checkpoint, progress: StepProgress) -> dict[str, Any]:
     """A model's path as given, its files with their hashes, and what the names of a LoRA need."""
     files = fingerprint(checkpoint, of_step(progress, f"hashing {path}"))
     return {"path": str(path), "files": files, "model": facts(checkpoint.config)}
 
 
-def changed_files(source: Mapping[str, Any], checkpoint: Checkpoint, progress: Steps) -> list[str]:
+def changed_files(
+    source: Mapping[str, Any], checkpoint: Checkpoint, progress: StepProgress
+) -> list[str]:
     """Files of a source that are not there any more or have another hash."""
     now = source_of(source.get("path", ""), checkpoint, progress)["files"]
     return [row["file"] for row in source.get("files", ()) if row not in now]

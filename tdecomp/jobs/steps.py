@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from tdecomp.progress import Progress
 
-__all__ = ["Steps", "of_step", "untold"]
+__all__ = ["StepProgress", "of_step", "untold"]
 
-Steps = Callable[[float, str], None]
+StepProgress = Callable[[float, str], None]
 """Called with the fraction of a step that is done, 0 to 1, and the words that name the step."""
 
 
@@ -16,7 +16,7 @@ def untold(fraction: float, step: str) -> None:
     """Steps that nobody watches."""
 
 
-def of_step(steps: Steps, name: str) -> Progress:
+def of_step(steps: StepProgress, name: str) -> Progress:
     """Progress of the step of that name.
 
     >>> of_step(print, "hashing")(0.5)

@@ -15,7 +15,7 @@ from tdecomp.files.factors import Factors, GroupFactors, load_factors
 from tdecomp.files.tally import Tally
 from tdecomp.jobs.reports import Report, Unknown, relative_error, unknown_of
 from tdecomp.jobs.sources import changed_files, check_shapes
-from tdecomp.jobs.steps import Steps, of_step, untold
+from tdecomp.jobs.steps import StepProgress, of_step, untold
 
 __all__ = ["CheckedSite", "VerifyReport", "verify"]
 
@@ -61,7 +61,7 @@ class VerifyReport(Report):
 
 
 def verify(
-    out: str | Path, base: str | Path, tuned: str | Path, *, progress: Steps = untold
+    out: str | Path, base: str | Path, tuned: str | Path, *, progress: StepProgress = untold
 ) -> VerifyReport:
     """Measure the error of a factors file again, from the two models.
 

@@ -13,7 +13,7 @@ from transformers import conversion_mapping
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from tdecomp.files.loaded_names import (
-    BASES,
+    BASE_PREFIXES,
     RENAMED_ELSEWHERE,
     ROWS,
     loaded_names,
@@ -58,7 +58,7 @@ def test_every_site_has_the_name_of_its_module_in_memory(name: str, tmp_path: Pa
 
 
 def test_the_segment_before_the_layers_is_that_of_transformers():
-    for kind, base in BASES.items():
+    for kind, base in BASE_PREFIXES.items():
         named = MODEL_MAPPING_NAMES[kind]
         cls = getattr(tf, named if isinstance(named, str) else named[0])
         assert cls.base_model_prefix == base, kind

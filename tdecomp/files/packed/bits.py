@@ -7,8 +7,8 @@ import numpy as np
 __all__ = ["FP4", "nibbles", "unpack"]
 
 # Sign, two bits of exponent, one of mantissa (OCP's E2M1).
-FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
-FP4 = np.concatenate([FP4, -FP4])
+_POSITIVE = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+FP4 = np.concatenate([_POSITIVE, -_POSITIVE])
 """Value of each of the 16 codes of a 4-bit float."""
 
 

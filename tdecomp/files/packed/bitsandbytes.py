@@ -9,19 +9,20 @@ from typing import Any
 
 import numpy as np
 
+from ..plain import is_list
 from ..safetensors import Entry, load
-from .layout import Layout, Opened, Refused, Rows, Stored
+from .layout import Layout, Opened, Refused, Rows, StoredWeight
 
 __all__ = ["BITSANDBYTES_LAYOUTS"]
 
 
-def _open_4bit(stored: Stored) -> Opened:
+def _open_4bit(stored: StoredWeight) -> Opened:
     """Look up codes in ``quant_map``, times ``absmax``; blocks run over all numbers in order."""
     state, codes = stored.description("mark"), stored.codes
     sizes, block = state.get("shape"), state.get("blocksize")
-    if not isinstance(sizes, list) or not _sizes(sizes) or type(block) is not int or block < 1:
+    if not is_list(sizes) or not _sizes(sizes) or type(block) is not int or block < 1:
         raise Refused(f"but its quant_state has the shape {sizes!r} and the blocksize {block!r}")
-    shape = tuple(sizes)
+    shape: tuple[int, ...] = tuple(sizes)
     count = math.prod(shape)
     absmax, table = stored.part("absmax", "absmax"), stored.part("table", "quant_map")
     if codes.nbytes != (count + 1) // 2:
@@ -50,7 +51,7 @@ def _open_4bit(stored: Stored) -> Opened:
     return Opened(shape, rows, str(state.get("quant_type", "4 bits")).upper())
 
 
-def _absmax(stored: Stored, absmax: Entry, state: Mapping[str, Any]) -> Rows:
+def _absmax(stored: StoredWeight, absmax: Entry, state: Mapping[str, Any]) -> Rows:
     """Scales of a range of blocks: as stored, or 8-bit codes with scales of their own."""
     if "nested" not in stored.parts:
         if absmax.dtype == "U8":

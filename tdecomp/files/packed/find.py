@@ -13,7 +13,7 @@ from .bitsandbytes import BITSANDBYTES_LAYOUTS
 from .floats import FLOAT_LAYOUTS, SCALES
 from .gptq import GPTQ_LAYOUTS
 from .integers import INTEGER_LAYOUTS
-from .layout import Context, Layout, Packed, Refused, Stored, settings_of
+from .layout import Context, Layout, Packed, Refused, StoredWeight, settings_of
 from .refusals import NAMED_LAYOUTS, UNKNOWN_LAYOUTS
 
 __all__ = ["LAYOUTS", "Found", "find_packed"]
@@ -51,7 +51,7 @@ _WORDS = 8  # of a companion's name after that of its weight, at most
 _CODES = ("_blocks", "_packed")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Found:
     """What the tensors of a checkpoint stand for.
 
@@ -78,12 +78,12 @@ class Found:
     layouts: dict[str, str]
 
 
-@dataclass(frozen=True)
-class _Claim:
+@dataclass(frozen=True, kw_only=True)
+class _Recognised:
     """A row that recognised a tensor."""
 
     layout: Layout
-    stored: Stored
+    stored: StoredWeight
     companions: frozenset[str]
     reason: str
 
@@ -105,7 +105,7 @@ def find_packed(stored: Mapping[str, Entry], config: Mapping[str, Any]) -> Found
     companions = {name for claim in taken.values() for name in claim.companions}
     if taken or context.settings:
         companions |= {name for name in stored if _tail(name) in _CACHES or name == _MARKER}
-    found = Found({}, {}, {}, frozenset(companions), {})
+    found = Found(entries={}, packed={}, refused={}, companions=frozenset(companions), layouts={})
     for name, entry in stored.items():
         if name in companions:
             continue
@@ -122,7 +122,7 @@ def _claim(
     everything: Mapping[str, Entry],
     beside: Mapping[str, list[str]],
     context: Context,
-) -> _Claim | None:
+) -> _Recognised | None:
     """The first row that recognises a tensor, with the companions that are there."""
     module, _, tail = entry.name.rpartition(".")
     for layout in LAYOUTS:
@@ -144,11 +144,12 @@ def _claim(
         known = {n for names in roles.values() for n in names}
         around = [n for n in beside.get(name, ()) if n not in known and n != entry.name]
         strange = [n for n in around if not _is_beside(_tail(n))]
-        return _Claim(
-            layout,
-            Stored(entry, name, parts, context),
-            frozenset(known.union(around)),
-            _doubt(roles, strange) if layout.open else f"which is not read: {layout.advice}",
+        doubt = _doubt(roles, strange) if layout.open else f"which is not read: {layout.advice}"
+        return _Recognised(
+            layout=layout,
+            stored=StoredWeight(entry, name, parts, context),
+            companions=frozenset(known.union(around)),
+            reason=doubt,
         )
     return None
 
@@ -216,7 +217,7 @@ def _fp8_scale(stored: Mapping[str, Entry]) -> str:
     return ""
 
 
-def _take(found: Found, claim: _Claim, everything: Mapping[str, Entry]) -> None:
+def _take(found: Found, claim: _Recognised, everything: Mapping[str, Entry]) -> None:
     """Add a recognised weight to what was found."""
     own, codes, name = claim.layout, claim.stored.codes, claim.stored.name
     reason = claim.reason
@@ -240,7 +241,7 @@ def _take(found: Found, claim: _Claim, everything: Mapping[str, Entry]) -> None:
     found.entries[name] = replace(codes, name=name, shape=codes.shape if known else ())
 
 
-def _opened(claim: _Claim) -> Packed:
+def _opened(claim: _Recognised) -> Packed:
     layout, stored = claim.layout, claim.stored
     assert layout.open is not None
     opened = layout.open(stored)

@@ -7,7 +7,7 @@ import numpy as np
 from ..dtypes import FP8
 from ..safetensors import Entry, load, part
 from .bits import FP4, nibbles
-from .layout import Layout, Opened, Refused, Rows, Stored
+from .layout import Layout, Opened, Refused, Rows, StoredWeight
 from .scales import configured_block, exponents, scaled, tiled
 
 __all__ = ["FLOAT_LAYOUTS", "SCALES"]
@@ -28,7 +28,7 @@ SCALES = (
 """Companions that fp8 weights are multiplied by; also those called an inverse are."""
 
 
-def _open_fp8(stored: Stored) -> Opened:
+def _open_fp8(stored: StoredWeight) -> Opened:
     codes, scale = stored.codes, stored.parts.get("mark")
 
     def plain(start: int, stop: int) -> np.ndarray:
@@ -45,7 +45,7 @@ def _open_fp8(stored: Stored) -> Opened:
     return Opened(codes.shape, rows, codes.dtype)
 
 
-def _check_plain_cast(stored: Stored) -> None:
+def _check_plain_cast(stored: StoredWeight) -> None:
     """Refuse fp8 without a scale if anything says that there was one."""
     if stored.context.settings:
         method = stored.context.method or "no method"
@@ -60,12 +60,12 @@ def _check_plain_cast(stored: Stored) -> None:
         )
 
 
-def _open_mx(stored: Stored) -> Opened:
+def _open_mx(stored: StoredWeight) -> Opened:
     """Two codes a byte along the last mode, an exponent for every 32 numbers."""
     return _open_fp4(stored, stored.parts["mark"], _EXPONENTS, group=32, factor=1.0)
 
 
-def _open_nv(stored: Stored) -> Opened:
+def _open_nv(stored: StoredWeight) -> Opened:
     """Two codes a byte, an fp8 scale for every 16 numbers, and one scale for all.
 
     modelopt multiplies by its ``weight_scale_2``; compressed-tensors divides by its
@@ -82,7 +82,7 @@ def _open_nv(stored: Stored) -> Opened:
 
 
 def _open_fp4(
-    stored: Stored, scale: Entry, dtypes: frozenset[str], *, group: int, factor: float
+    stored: StoredWeight, scale: Entry, dtypes: frozenset[str], *, group: int, factor: float
 ) -> Opened:
     codes = stored.codes
     if len(codes.shape) != 2:
@@ -105,7 +105,7 @@ def _open_fp4(
     return Opened(shape, rows, "FP4")
 
 
-def _open_mx_experts(stored: Stored) -> Opened:
+def _open_mx_experts(stored: StoredWeight) -> Opened:
     """Open experts as gpt-oss has them, ``(expert, out, block, 16 bytes)``.
 
     The model keeps the weight as ``(expert, in, out)``.

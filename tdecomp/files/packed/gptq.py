@@ -9,7 +9,7 @@ import numpy as np
 
 from ..safetensors import Entry, load, part
 from .bits import unpack
-from .layout import Layout, Opened, Refused, Stored
+from .layout import Layout, Opened, Refused, StoredWeight
 from .words import WORDS, check_floats, check_words, groups_of, numbers, numbers_along
 
 __all__ = ["GPTQ_LAYOUTS"]
@@ -18,7 +18,7 @@ __all__ = ["GPTQ_LAYOUTS"]
 _AWQ_ORDER = np.array([0, 2, 4, 6, 1, 3, 5, 7])
 
 
-def _open_gptq(stored: Stored) -> Opened:
+def _open_gptq(stored: StoredWeight) -> Opened:
     """Open ``(code - zero) * scale`` of words that run down the inputs, ``(in / pack, out)``."""
     codes, zeros = stored.codes, stored.part("zeros", "qzeros")
     scales = stored.part("scales", "scales")
@@ -53,7 +53,7 @@ def _open_gptq(stored: Stored) -> Opened:
     return Opened((outputs, inputs), rows, f"GPTQ{bits}")
 
 
-def _zero_offset(stored: Stored, zeros: Entry, bits: int) -> int:
+def _zero_offset(stored: StoredWeight, zeros: Entry, bits: int) -> int:
     """What is added to stored zero points: GPTQ's first format keeps them less one."""
     settings = stored.context.settings
     named = str(settings.get("checkpoint_format") or settings.get("format") or "").lower()
@@ -72,7 +72,7 @@ def _zero_offset(stored: Stored, zeros: Entry, bits: int) -> int:
     )
 
 
-def _open_awq(stored: Stored) -> Opened:
+def _open_awq(stored: StoredWeight) -> Opened:
     """Open ``(code - zero) * scale`` of words that run along the outputs, ``(in, out / 8)``."""
     codes, zeros = stored.codes, stored.part("zeros", "qzeros")
     scales = stored.part("scales", "scales")
@@ -128,7 +128,7 @@ _GPTQ_PARTS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def _open_qweight(stored: Stored) -> Opened:
+def _open_qweight(stored: StoredWeight) -> Opened:
     """GPTQ or AWQ, which have the same names: the scales are as wide as the outputs."""
     codes, scales = stored.codes, stored.part("scales", "scales")
     method = stored.context.method

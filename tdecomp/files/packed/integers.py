@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from ..plain import is_object
 from ..safetensors import part
 from .bits import unpack
-from .layout import Layout, Opened, Refused, Stored
+from .layout import Layout, Opened, Refused, StoredWeight
 from .scales import scaled
-from .words import FLOATS, WORDS, check_floats, check_words, groups_of, numbers, numbers_along
+from .words import PLAIN_FLOATS, WORDS, check_floats, check_words, groups_of, numbers, numbers_along
 
 __all__ = ["INTEGER_LAYOUTS"]
 
@@ -20,7 +21,7 @@ __all__ = ["INTEGER_LAYOUTS"]
 # ------------------------------------------------------------------------------------- one each
 
 
-def _open_bnb_int8(stored: Stored) -> Opened:
+def _open_bnb_int8(stored: StoredWeight) -> Opened:
     """Open ``codes * SCB / 127``, one SCB per row."""
     codes, scale = stored.codes, stored.parts["mark"]
     if len(codes.shape) != 2 or math.prod(scale.shape) != codes.shape[0]:
@@ -35,7 +36,7 @@ def _open_bnb_int8(stored: Stored) -> Opened:
     return Opened(codes.shape, rows, "INT8")
 
 
-def _open_int8(stored: Stored) -> Opened:
+def _open_int8(stored: StoredWeight) -> Opened:
     """Open ``(codes - zero) * scale``: one scale, one per row or one per group of a row."""
     codes = stored.codes
     _check_complete(stored)
@@ -59,7 +60,7 @@ def _open_int8(stored: Stored) -> Opened:
 # ------------------------------------------------------------------------- compressed-tensors
 
 
-def _open_packed(stored: Stored) -> Opened:
+def _open_packed(stored: StoredWeight) -> Opened:
     """Words along the inputs, numbers raised by half their range; zero points down the outputs."""
     codes, scale = stored.codes, stored.part("scale", "scale")
     shape = _stated_shape(stored)
@@ -99,7 +100,7 @@ def _open_packed(stored: Stored) -> Opened:
     return Opened(shape, rows, f"INT{bits}")
 
 
-def _stated_shape(stored: Stored) -> tuple[int, ...]:
+def _stated_shape(stored: StoredWeight) -> tuple[int, ...]:
     if stored.parts["mark"].dtype not in ("I64", "I32") or len(stored.parts["mark"].shape) != 1:
         raise Refused("but its weight_shape is not a list of sizes")
     shape = tuple(int(n) for n in stored.small("mark"))
@@ -125,7 +126,7 @@ def _dense_bits(words: int, numbers: int, settings: Mapping[str, Any]) -> int:
     return bits
 
 
-def _check_complete(stored: Stored) -> None:
+def _check_complete(stored: StoredWeight) -> None:
     """Refuse weights without the zero points or the order that the config says they have."""
     schemes = _schemes(stored.context.settings)
     if "zero" not in stored.parts and schemes and all(w.get("symmetric") is False for w in schemes):
@@ -141,20 +142,20 @@ def _check_complete(stored: Stored) -> None:
 def _schemes(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What a compressed-tensors config says of weights, group by group."""
     groups = settings.get("config_groups")
-    rows: Sequence[Any] = list(groups.values()) if isinstance(groups, Mapping) else []
-    weights = [row.get("weights") for row in rows if isinstance(row, Mapping)]
-    return [w for w in weights if isinstance(w, Mapping)]
+    rows = list(groups.values()) if is_object(groups) else []
+    weights = [row.get("weights") for row in rows if is_object(row)]
+    return [w for w in weights if is_object(w)]
 
 
 # -------------------------------------------------------------------------------------- MLX
 
 
-def _open_mlx(stored: Stored) -> Opened:
+def _open_mlx(stored: StoredWeight) -> Opened:
     """Open ``code * scale + bias``, words along the inputs, a scale and a bias per group."""
     codes, scale, bias = stored.codes, stored.part("scales", "scales"), stored.parts["mark"]
     settings = stored.context.settings
     own = settings.get(stored.name.removesuffix(".weight"))
-    own = own if isinstance(own, Mapping) else settings
+    own = own if is_object(own) else settings
     bits, group = own.get("bits"), own.get("group_size")
     if type(bits) is not int or type(group) is not int or not 1 <= bits <= 8 or group < 1:
         raise Refused("but the config does not say its bits and group_size")
@@ -189,7 +190,7 @@ INTEGER_LAYOUTS = (
         "",
         ("SCB", "{}.SCB"),
         _open_bnb_int8,
-        FLOATS,
+        PLAIN_FLOATS,
         parts={"format": ("{}_format",)},
         conv1d=True,
     ),
@@ -201,7 +202,7 @@ INTEGER_LAYOUTS = (
         "",
         ("{}_scale",),
         _open_int8,
-        FLOATS,
+        PLAIN_FLOATS,
         parts={"zero": ("{}_zero_point",)},
     ),
     Layout(

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from ..plain import is_object
 from ..safetensors import Entry, load
 
-__all__ = ["Context", "Layout", "Opened", "Packed", "Refused", "Stored", "settings_of"]
+__all__ = ["Context", "Layout", "Opened", "Packed", "Refused", "StoredWeight", "settings_of"]
 
 _BLOCK = 1 << 18  # numbers decoded at a time, with some ten times the bytes beside them
 _SMALL = 1 << 16  # bytes of a description that is read while a file is opened
@@ -48,7 +49,7 @@ class Opened:
     code: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Packed:
     """One logical weight that several stored tensors make up.
 
@@ -168,9 +169,9 @@ class Layout:
     ending: str
     becomes: str
     marks: tuple[str, ...]
-    open: Callable[[Stored], Opened] | None
+    open: Callable[[StoredWeight], Opened] | None
     mark_dtypes: frozenset[str] | None = None
-    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     advice: str = "dequantise it first, and save it as safetensors in bfloat16"
     conv1d: bool = False
     only: Callable[[Entry], bool] = lambda entry: True
@@ -207,7 +208,7 @@ class Context:
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class StoredWeight:
     """The stored tensors of one weight, and what its layout may look at.
 
     Parameters
@@ -233,7 +234,7 @@ class Stored:
             found = json.loads(self.small(role).astype(np.uint8).tobytes().decode("utf-8"))
         except (ValueError, RecursionError):
             found = None
-        if not isinstance(found, dict):
+        if not is_object(found):
             raise Refused(f"but {self.parts[role].name!r} is not a JSON object")
         return found
 
@@ -262,7 +263,8 @@ def settings_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Quantisation settings of a config.json, of one of its sections if it has none itself."""
     sections: Sequence[Any] = [config, *config.values()]
     for section in sections:
-        for key in _SETTINGS if isinstance(section, Mapping) else ():
-            if isinstance(section.get(key), Mapping) and section[key]:
-                return section[key]
+        for key in _SETTINGS if is_object(section) else ():
+            found = section.get(key)
+            if is_object(found) and found:
+                return found
     return {}

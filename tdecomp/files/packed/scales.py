@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..plain import is_list
 from ..safetensors import Entry, load
 from .layout import Refused, Rows
 
@@ -38,7 +39,7 @@ def tiled(entry: Entry, index: tuple[slice | int, ...] = ()) -> np.ndarray:
 def configured_block(settings: Mapping[str, Any]) -> tuple[int, ...]:
     """``weight_block_size`` of quantisation settings, ``()`` where there is none to use."""
     block = settings.get("weight_block_size")
-    if not isinstance(block, list | tuple) or not all(type(n) is int and n > 0 for n in block):
+    if not is_list(block) or not all(type(n) is int and n > 0 for n in block):
         return ()
     return tuple(block)
 

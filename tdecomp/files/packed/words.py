@@ -10,7 +10,7 @@ from .bits import unpack
 from .layout import Refused
 
 __all__ = [
-    "FLOATS",
+    "PLAIN_FLOATS",
     "WORDS",
     "check_floats",
     "check_words",
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 WORDS = frozenset({"I32", "U32"})
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+PLAIN_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 def numbers(entry: Entry, index: tuple[slice | int, ...] = ()) -> np.ndarray:
@@ -37,7 +37,7 @@ def check_words(*entries: Entry) -> None:
 
 def check_floats(entry: Entry, modes: int) -> None:
     """Refuse anything but floats with that many modes."""
-    if len(entry.shape) != modes or entry.dtype not in FLOATS:
+    if len(entry.shape) != modes or entry.dtype not in PLAIN_FLOATS:
         raise Refused(f"but its {entry.name!r} is {entry.dtype} {entry.shape}, expected floats")
 
 
