@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tdecomp._brief import brief, brief_count
 from tdecomp._xp import Array
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format
@@ -98,6 +99,9 @@ class Fit:
         """Stored numbers."""
         return self.tensor.n_params
 
+    def __repr__(self) -> str:
+        return brief("Fit", f"error {self.error:.4g}", repr(self.tensor))
+
 
 @dataclass(frozen=True)
 class Fits:
@@ -121,6 +125,14 @@ class Fits:
 
     def __getitem__(self, i: int) -> Fit:
         return self.fits[i]
+
+    def __repr__(self) -> str:
+        return brief(
+            "Fits",
+            brief_count(len(self.fits), "fit"),
+            f"error {self.error:.4g}",
+            brief_count(self.n_params, "number"),
+        )
 
     @property
     def error(self) -> float:

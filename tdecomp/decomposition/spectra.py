@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tdecomp._brief import brief, brief_modes
 from tdecomp._xp import floor, to_numpy
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format
@@ -55,6 +56,10 @@ class Spectra:
     shape: tuple[int, ...]
     values: Mapping[str, np.ndarray]
     floor: float = 1e-14
+
+    def __repr__(self) -> str:
+        lengths = [len(s) for s in self.values.values()]
+        return brief("Spectra", "singular values of " + brief_modes(list(self.values), lengths))
 
     @property
     def stable(self) -> dict[str, float]:

@@ -77,8 +77,8 @@ class Decomposition:
 
     @property
     def sentence(self) -> str:
-        """What it makes, in one line."""
-        return (self.method.__doc__ or "").split("\n", 1)[0]
+        """What it makes, in one line without a full stop."""
+        return (self.method.__doc__ or "").split("\n", 1)[0].rstrip(".")
 
     @property
     def by_modes(self) -> bool:

@@ -159,3 +159,17 @@ def test_what_is_long_is_cut_in_the_middle():
 def test_dtypes(dtype, short):
     known = dtype if "." in dtype or dtype in ("bfloat16", "float8_e4m3fn") else np.dtype(dtype)
     assert brief_dtype(known) == short
+
+
+def test_fits_and_what_is_seen_of_the_data():
+    x = np.random.default_rng(0).standard_normal((3, 6, 4))
+    fit = td.tucker(x, rank=2, names="layer out in")
+    assert repr(fit) == f"Fit(error {fit.error:.4g}; {fit.tensor!r})"
+    fits = td.decompose([x, x], td.svd, rank=1)
+    assert repr(fits) == f"Fits(2 fits; error {fits.error:.4g}; {fits.n_params} numbers)"
+    found = td.explore(x, [40, 60], names="layer out in")
+    assert repr(found).startswith(f"Exploration({len(found.rows)} candidates; least errors: ")
+    assert f"{found.winners[0].name} {found.winners[0].error:.3g} within 40" in repr(found)
+    assert repr(td.ranks(x, names="layer out in")) == (
+        "Spectra(singular values of layer 3, out 6, in 4)"
+    )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tdecomp._brief import brief, brief_count, brief_list
 from tdecomp._xp import Array
 from tdecomp.decomposition.checks import seed_of
 from tdecomp.decomposition.exploration.candidate import Built, Candidate
@@ -138,6 +139,15 @@ class Exploration:
                 return row
         raise ArgumentError(
             f"no candidate {name!r}: there are {', '.join(row.name for row in self.rows)}"
+        )
+
+    def __repr__(self) -> str:
+        least = [f"{w.name} {w.error:.3g} within {w.budget:,}" for w in self.winners]
+        return brief(
+            "Exploration",
+            brief_count(len(self.rows), "candidate"),
+            "least errors: " + ", ".join(brief_list(least, most=5)),
+            f"{self.passes} passes",
         )
 
 

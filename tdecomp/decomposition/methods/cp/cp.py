@@ -181,7 +181,7 @@ def cp(
 
 @dataclass(frozen=True, kw_only=True)
 class CPMethod(Method[Spectra]):
-    """CP: a sum of rank-one tensors, by alternating least squares.
+    """A sum of rank-one tensors, by alternating least squares.
 
     Over several inputs an error is divided by what the singular values of the unfoldings promise,
     and each share is met; a budget is divided the same way. Both divisions are estimates: a CP

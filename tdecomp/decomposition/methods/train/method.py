@@ -189,7 +189,7 @@ class ChainMethod(Method[ChainState]):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainMethod(ChainMethod):
-    """Tensor train: a core for every mode, each bound to the next by one index.
+    """A chain of cores, one for every mode, each bound to the next by one index.
 
     Attributes
     ----------
@@ -241,7 +241,7 @@ class TrainMethod(ChainMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class MpoMethod(ChainMethod):
-    """Matrix product operator: a train over factors of both sides of the matrices.
+    """A train over factors of both sides of the matrices, each core a small matrix.
 
     Attributes
     ----------
