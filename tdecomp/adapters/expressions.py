@@ -1,13 +1,13 @@
 """Arithmetic over named sizes, as text: ``"ceil(short / r)"``, ``"alpha / sqrt(r)"``.
 
-What a method says of its sizes and of its scale is a formula. It is kept as text, so that it can
+What an adapter says of its sizes and of its scale is a formula. It is kept as text, so that it can
 be stored and read, and evaluated exactly: division of whole numbers gives a fraction.
 """
+# pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
 
 import ast
-import difflib
 import keyword
 import math
 import operator
@@ -20,21 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from tdecomp._nearest import nearest
 from tdecomp.errors import ArgumentError
 
-__all__ = ["Expression", "nearest"]
+__all__ = ["Expression"]
 
 Number = int | float | Fraction
 
-_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: lambda a, b: _power(a, b),
-    ast.USub: operator.neg,
-}
 _KEYWORD = re.compile(rf"\b({'|'.join(keyword.kwlist)})\b")
 _BITS = 1000
 """Longest whole number, numerator or denominator of a step."""
@@ -54,6 +46,10 @@ def _divide(a: Number, b: Number) -> Number:
     return Fraction(a) / Fraction(b) if _is_exact(a) and _is_exact(b) else a / b
 
 
+def _floor_divide(a: Number, b: Number) -> Number:
+    return a // b
+
+
 def _is_exact(x: Number) -> bool:
     return isinstance(x, int | Fraction)
 
@@ -63,7 +59,7 @@ def _power(a: Number, b: Number) -> Number:
         raise ValueError(f"{a} ** {b} is too large")
     found = a**b
     if isinstance(found, complex):
-        raise ValueError(f"{a} ** {b} is no real number")
+        raise ValueError(f"{a} ** {b} is not a real number")
     return found
 
 
@@ -126,7 +122,8 @@ def _small_primes() -> np.ndarray:
 @lru_cache(maxsize=4096)
 def _primes(n: int) -> tuple[int, ...]:
     """Prime factors, ascending."""
-    found, small = [], _small_primes()
+    found: list[int] = []
+    small = _small_primes()
     for p in map(int, small[n % small == 0]):
         while n % p == 0:
             found.append(p)
@@ -143,6 +140,16 @@ def _divisor(n: Number, limit: Number) -> int:
         found |= {d * p for d in found}
     return max(d for d in found if d <= limit)
 
+
+_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: _floor_divide,
+    ast.Mod: operator.mod,
+    ast.Pow: _power,
+    ast.USub: operator.neg,
+}
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": min,
@@ -257,7 +264,8 @@ class Expression:
                 return apply(self._value(node.left, values), self._value(node.right, values))
             case ast.Call(func=ast.Name(id=name)):
                 return FUNCTIONS[name](*(self._value(a, values) for a in node.args))
-        raise AssertionError(node)
+            case _:
+                raise AssertionError(node)
 
     def size(self, values: Mapping[str, Any], name: str) -> int:
         """Evaluate it to the size of `name`: a positive whole number."""
@@ -275,9 +283,3 @@ class Expression:
 def _name(node: ast.Name) -> str:
     plain = node.id.removesuffix("_")
     return plain if keyword.iskeyword(plain) else node.id
-
-
-def nearest(word: str, known: Any) -> str:
-    """Suggest what may have been meant: ``", did you mean 'layer'?"``, or nothing."""
-    near = difflib.get_close_matches(word, sorted(map(str, known)), n=1, cutoff=0.6)
-    return f", did you mean {near[0]!r}?" if near else ""

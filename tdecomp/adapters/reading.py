@@ -1,12 +1,13 @@
-"""What a method is read from: ``"b: site out r, *a: site r in - c: out k, d: k in"``, and inits."""
+"""What an adapter is read from: equations such as ``"b: site out r, a: site r in"``, and inits."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
-from tdecomp.adapters.expressions import Expression, nearest
+from tdecomp._nearest import nearest
+from tdecomp.adapters.expressions import Expression
 from tdecomp.adapters.inits import Init
 from tdecomp.adapters.terms import Factor, Operand, Term
 from tdecomp.errors import ArgumentError
@@ -32,7 +33,8 @@ def read_equation(equation: str) -> tuple[tuple[Term, ...], set[str], tuple[Axis
         raise ArgumentError(
             f"a term of the equation {equation!r} has no factors: write 'out r, r in'"
         )
-    terms, stars = [], {}
+    terms: list[Term] = []
+    stars: dict[str, tuple[bool, tuple[str, ...]]] = {}
     for sign, piece in zip(pieces[::2], pieces[1::2], strict=True):
         operands = tuple(_operand(text, equation, stars) for text in piece.split(","))
         terms.append(Term(operands, 1 if sign == "+" else -1))
@@ -138,7 +140,7 @@ def check_words(plain: Any) -> None:
     words = {word for text in _texts(plain) for word in _WORD.findall(text)}
     if len(words) > _MOST_WORDS or any(len(word) > _LONGEST_WORD for word in words):
         raise ArgumentError(
-            f"this is no description of an adapter: it has {len(words)} names, {_MOST_WORDS} of"
+            f"this is not a description of an adapter: it has {len(words)} names, {_MOST_WORDS} of"
             f" {_LONGEST_WORD} characters are the most"
         )
 
@@ -148,8 +150,8 @@ def _texts(plain: Any) -> Iterator[str]:
     if isinstance(plain, str):
         yield plain
     elif isinstance(plain, Mapping):
-        for key, value in plain.items():
+        for key, value in cast("Mapping[Any, Any]", plain).items():
             yield from (str(key), *_texts(value))
     elif isinstance(plain, list | tuple):
-        for value in plain:
+        for value in cast("Sequence[Any]", plain):
             yield from _texts(value)

@@ -5,6 +5,7 @@ split in) index inside a weight, *site modes* (``layer``, ``proj``, ..., or ``si
 at once) say which weight, every other letter is a rank. A factor is shared over exactly the site
 modes that it does not carry.
 """
+# pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from tdecomp._nearest import among, nearest
 from tdecomp.adapters.bases import BASES, PLAIN, Base
-from tdecomp.adapters.expressions import Expression, nearest
+from tdecomp.adapters.expressions import Expression
 from tdecomp.adapters.inits import Init
 from tdecomp.adapters.reading import check_words, read_equation, read_factors
 from tdecomp.adapters.terms import SIDES, SITE_MODES, TAKEN, Factor, Term, write_term
@@ -29,21 +31,21 @@ __all__ = ["Spec"]
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Spec:
-    """A method: how ΔW of every site is made of factors.
+    """An adapter: how ΔW of every site is made of factors.
 
     Made by `parse`, which reads the equation and checks it.
 
     Attributes
     ----------
     name
-        Name of the method.
+        Name of the adapter.
     terms
         ΔW is their sum.
     factors
         Every array that the terms use, once.
     output
         The two axes of a weight: ``("out", "in")``, an axis split in parts, slowest first, or
-        ``("long", "short")`` where the method depends on which side is longer (``("short",
+        ``("long", "short")`` where the adapter depends on which side is longer (``("short",
         "long")`` where the side of ``out`` counts as the shorter one of a square).
     where
         Sizes of letters, and other numbers, as formulas; a rank that is not here is given by the
@@ -57,11 +59,11 @@ class Spec:
     wrap
         A norm taken of ``W + ΔW``, one of `tdecomp.adapters.wraps.WRAPS`, or empty.
     crop
-        Weight modes whose parts may make more than their size; what is beyond is cut off.
+        Weight modes whose parts may multiply to more than their size; the rest is cut off.
     fast
         Name of a faster way to the same product in `tdecomp_torch`, or empty.
     source
-        Where the method is published.
+        Where the adapter is published.
     """
 
     name: str
@@ -102,7 +104,7 @@ class Spec:
         Parameters
         ----------
         name
-            Name of the method.
+            Name of the adapter.
         equation
             ``"out r, site r s, s in"``: operands are separated by commas, terms by ``+`` or ``-``.
             ``*`` before an operand freezes it; ``b: out r`` names the factor, which may then be
@@ -170,7 +172,8 @@ class Spec:
         for what, given, known in (("base", self.base, BASES), ("wrap", self.wrap or None, WRAPS)):
             if given is not None and given not in known:
                 raise ArgumentError(
-                    f"{what}={given!r}{nearest(given, known)}: expected one of {', '.join(known)}"
+                    f"{what}={given!r}{nearest(given, known)}: expected one of"
+                    f" {among(given, known)}"
                 )
         if self.wrap and self.base != PLAIN:
             raise ArgumentError(
@@ -215,8 +218,10 @@ class Spec:
     @cached_property
     def sides(self) -> tuple[str, str]:
         """Names of the two output axes: one of `SIDES`."""
-        named = lambda sides: any(a == side for a, side in zip(self.output, sides, strict=False))
-        return next(filter(named, SIDES), SIDES[0])
+        for sides in SIDES:
+            if any(axis == side for axis, side in zip(self.output, sides, strict=False)):
+                return sides
+        return SIDES[0]
 
     @cached_property
     def weight_modes(self) -> tuple[str, ...]:
@@ -261,7 +266,7 @@ class Spec:
         whole = self.expanded
         zeros = {f.name for f in whole.factors if f.init.kind == "zeros"}
         source = {f.name: str(f.init.args[0]) for f in whole.factors if f.init.kind == "copy"}
-        left = Counter()
+        left: Counter[tuple[bool, tuple[tuple[str, tuple[str, ...]], ...]]] = Counter()
         for term in whole.terms:
             operands = [(source.get(o.factor, o.factor), o.letters) for o in term.operands]
             if zeros.isdisjoint(name for name, _ in operands):
@@ -276,7 +281,7 @@ class Spec:
 
     @cached_property
     def expanded(self) -> Spec:
-        """The same method with its base rule written out as terms; see `bases`."""
+        """The same adapter with its base rule written out as terms; see `bases`."""
         expand = self.base_rule.expand
         if expand is None:
             return self
@@ -312,11 +317,13 @@ class Spec:
 
     def _parts_that_follow(self, known: set[str]) -> set[str]:
         """Parts of a weight whose size is what the other parts leave."""
-        rules, found = dict(self.where), set()
+        rules = dict(self.where)
+        found: set[str] = set()
         for axis in self.output:
             parts = {*flatten((axis,))}
             free = parts - known - rules.keys()
-            needed, more = set(), parts - free
+            needed: set[str] = set()
+            more = parts - free
             while more:
                 needed |= more
                 more = {m for n in more & rules.keys() for m in rules[n].names} - needed
@@ -325,7 +332,7 @@ class Spec:
         return found
 
     def gated(self, letter: str, init: str = "ones", *, trainable: bool = True) -> Spec:
-        """The same method with a vector per site on the edge of one rank.
+        """The same adapter with a vector per site on the edge of one rank.
 
         Every term with `letter` gets one more operand ``site letter``: a gate that can be trained,
         pruned or set by hand (SoRA, AdaLoRA, DyLoRA, DropLoRA).
@@ -348,7 +355,7 @@ class Spec:
         return replace(self, terms=terms, factors=factors)
 
     def over_heads(self) -> Spec:
-        """The same method for single heads: each is a weight ``hd x in`` of its own.
+        """The same adapter for single heads: each is a weight ``hd x in`` of its own.
 
         `head` becomes a site mode that stands for `proj` too, so that queries, keys and values
         with different numbers of heads are one ragged stack. A factor of `proj` alone goes, and
@@ -372,7 +379,7 @@ class Spec:
         """
         if not all(term.scaled for term in self.terms):
             raise ArgumentError(
-                f"{self.name!r} has terms without the scale: write the method as it was before"
+                f"{self.name!r} has terms without the scale: write the adapter as it was before"
                 " expanded"
             )
         plain: dict[str, Any] = {
@@ -396,12 +403,12 @@ class Spec:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Spec:
-        """Read what `to_json` wrote; it may have no more words than any method has a use for."""
+        """Read what `to_json` wrote; it may have no more words than any adapter has a use for."""
         check_words(plain)
         try:
             return cls.parse(**plain)
         except TypeError as error:
-            raise ArgumentError(f"this is no description of an adapter: {error}") from None
+            raise ArgumentError(f"this is not a description of an adapter: {error}") from None
 
 
 def _check_names(spec: Spec) -> None:
@@ -424,7 +431,7 @@ def _check_formulas(spec: Spec) -> None:
     """Refuse formulas and starts that use an undefined name."""
     known = {*spec.letters, *dict(spec.where), *TAKEN}
     named = {n for _, text in spec.where for n in text.names} - known
-    # a rank that is no letter, unless it looks like a slip of the pen
+    # a name outside the equation is a rank, unless it looks like a misspelt one
     known |= {n for n in named if len(n) < 3 or not nearest(n, known)}
     formulas = [("scale", spec.scale), ("alpha", spec.alpha), *spec.where]
     for f in spec.factors:
@@ -442,7 +449,7 @@ def _check_formulas(spec: Spec) -> None:
         if unknown := sorted(text.names - known):
             raise ArgumentError(
                 f"{what} = {text} of {spec.name!r} names {unknown[0]!r}"
-                f"{nearest(unknown[0], known)}: there are {', '.join(sorted(known))}"
+                f"{nearest(unknown[0], known)}: there are {among(unknown[0], sorted(known))}"
             )
 
 
@@ -484,7 +491,7 @@ def _check_terms(spec: Spec) -> None:
         for operand in term.operands:
             if operand.factor not in axes:
                 raise ArgumentError(
-                    f"{operand.factor!r} of '{text}' is no factor of {spec.name!r}: there are"
+                    f"{operand.factor!r} of '{text}' is not a factor of {spec.name!r}: there are"
                     f" {', '.join(axes)}"
                 )
             letters = " ".join(operand.letters)

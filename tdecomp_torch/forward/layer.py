@@ -13,8 +13,7 @@ from torch.nn import functional
 from tdecomp._brief import brief, brief_count
 from tdecomp.adapters.wraps import RowGain
 from tdecomp.errors import ArgumentError
-from tdecomp_torch.forward.pool import FactorPool
-from tdecomp_torch.forward.products import product_of
+from tdecomp_torch.forward.products import SiteProduct
 from tdecomp_torch.forward.reader import Reader
 from tdecomp_torch.forward.tasks import Examples
 from tdecomp_torch.model.kinds import Kind
@@ -37,6 +36,13 @@ class ModuleSite:
 class Hook:
     """Adds the adapter to the output of one module; registered as its forward hook.
 
+    Parameters
+    ----------
+    products
+        How every group of the adapter multiplies tokens.
+    kind, places, n_out
+        Kind, sites and width of the output of the module.
+
     Attributes
     ----------
     pool
@@ -51,11 +57,17 @@ class Hook:
         The sites of the module for every task.
     """
 
-    def __init__(self, pool: FactorPool, kind: Kind, places: Sequence[ModuleSite], n_out: int):
-        self.pool, self.state, self.kind, self.n_out = pool, pool.state, kind, n_out
+    def __init__(
+        self,
+        products: Sequence[SiteProduct],
+        kind: Kind,
+        places: Sequence[ModuleSite],
+        n_out: int,
+    ):
+        self._products, self.pool = products, products[0].pool
+        self.state, self.kind, self.n_out = self.pool.state, kind, n_out
         n_tasks = 1 + max(place.task for place in places)
         self.by_task = tuple(tuple(p for p in places if p.task == t) for t in range(n_tasks))
-        self._products = {m: product_of(pool, m) for m in {place.member for place in places}}
 
     def __repr__(self) -> str:
         name = self.pool.members[self.by_task[0][0].member].bound.spec.name

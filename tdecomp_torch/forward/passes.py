@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
-__all__ = ["ByThread", "Pass", "Ready"]
+__all__ = ["ByThread", "Pass", "Ready", "is_checkpointed"]
 
 
 @dataclass(frozen=True)
@@ -50,3 +52,22 @@ class ByThread(threading.local):
 
     def __init__(self):
         self.now = Pass()
+
+
+def is_checkpointed() -> bool:
+    """Whether tensors saved for backward are intercepted, as activation checkpointing does.
+
+    The forward is then repeated during backward, one layer at a time, and must do the same: every
+    layer computes its own products.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    look: Any = _look_at_hooks()
+    return look is not None and look(False) is not None
+
+
+@cache
+def _look_at_hooks() -> Any:
+    """Torch's own view of the hooks in force; None in a version that has none."""
+    autograd = getattr(torch._C, "_autograd", None)
+    return getattr(autograd, "_top_saved_tensors_default_hooks", None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,14 @@ from tdecomp.adapters.bases import Base
 from tdecomp.adapters.wraps import Wrap
 from tdecomp_torch.forward.fast import Fast
 from tdecomp_torch.forward.kept import KeptResults
-from tdecomp_torch.forward.passes import ByThread, Pass, Ready
+from tdecomp_torch.forward.parts import (
+    apart,
+    as_operand,
+    parts_of_sites,
+    places_of_operands,
+    sites_first,
+)
+from tdecomp_torch.forward.passes import ByThread, Pass, Ready, is_checkpointed
 from tdecomp_torch.forward.program import FactorBlock, Program
 from tdecomp_torch.forward.switches import Switches
 from tdecomp_torch.model.guest import Guest
@@ -88,8 +94,8 @@ class FactorPool(Guest):
         super().__init__()
         self.members, self.state = tuple(members), state
         # plain lists and numbers, as torch.compile needs them
-        self._where = [_where(member.bound) for member in members]
-        self._of_site = [_of_site(member.bound) for member in members]
+        self._where = [places_of_operands(member.bound) for member in members]
+        self._of_site = [parts_of_sites(member.bound) for member in members]
         with torch.inference_mode(False):
             self._rows = [
                 {mode: torch.as_tensor(rows) for mode, rows in m.bound.grid.rows.items()}
@@ -177,7 +183,7 @@ class FactorPool(Guest):
         self.end()
         if not torch.compiler.is_compiling() and torch.is_grad_enabled():
             self.kept.clear()
-        if self.state.acts and not self._is_watched():
+        if self.state.acts and not is_checkpointed():
             now = self._pass
             now.with_grad, now.ready = torch.is_grad_enabled(), self._computed()
 
@@ -196,7 +202,7 @@ class FactorPool(Guest):
         return [self._ready_term(m, p, terms[k].operands) for k, p in enumerate(programs)]
 
     def _ready_term(self, m: int, program: Program, operands: Sequence[Operand]) -> Ready:
-        bound, factors = self.members[m].bound, self.factors(m)
+        bound, weight, factors = self.members[m].bound, self.members[m].weight, self.factors(m)
         sources: list[Tensor | Sequence[Tensor]] = []
         for block in program.blocks:
             parts = [self._gathered(m, operands[k], factors) for k in block.where]
@@ -204,10 +210,11 @@ class FactorPool(Guest):
             sources.append(found.unbind(0) if block.per_site else found)
         for k in program.rest:
             if operands[k].factor in factors:
-                sources.append(_apart(bound, operands[k], factors[operands[k].factor]))
+                sources.append(apart(bound, operands[k], factors[operands[k].factor]))
             else:
                 sites = range(bound.grid.n_sites)
-                sources.append([self._base(m, operands[k], site) for site in sites])
+                own = [as_operand(bound, operands[k], weight(site)) for site in sites]
+                sources.append(own)
         return Ready(tuple(sources))
 
     def _product(self, m: int, block: FactorBlock, parts: list[Tensor]) -> Tensor:
@@ -219,7 +226,7 @@ class FactorPool(Guest):
 
     def _gathered(self, m: int, operand: Operand, factors: Mapping[str, Tensor]) -> Tensor:
         """Every site's part of a factor, ``(site, ...)``, or the factor if all have the same."""
-        array, modes = _sites_first(self.members[m].bound, operand, factors[operand.factor])
+        array, modes = sites_first(self.members[m].bound, operand, factors[operand.factor])
         if modes in ([], ["site"]):
             return array
         return array[tuple(self._index(m, mode) for mode in modes)]
@@ -257,14 +264,15 @@ class FactorPool(Guest):
 
     def _alone(self, m: int, term: int, site: int) -> list[Tensor]:
         """Blocks and other operands of one site, computed for it alone."""
-        program = self.members[m].programs[term]
-        operands = self.members[m].bound.spec.terms[term].operands
+        member = self.members[m]
+        bound, program = member.bound, member.programs[term]
+        operands = bound.spec.terms[term].operands
         factors, where = self.factors(m), self._where[m][term]
 
         def take(k: int) -> Tensor:
             array = factors.get(operands[k].factor)
             if array is None:
-                return self._base(m, operands[k], site)
+                return as_operand(bound, operands[k], member.weight(site))
             return array[where[k][site]]
 
         blocks = [block.alone.run([take(k) for k in block.where]) for block in program.blocks]
@@ -281,20 +289,6 @@ class FactorPool(Guest):
         known[2].add(site)
         return known[1]
 
-    def _base(self, m: int, operand: Operand, site: int) -> Tensor:
-        """The base weight of a site as an operand."""
-        bound = self.members[m].bound
-        w = self.members[m].weight(site)
-        w = w.T if bound.turned else w
-        letters = (*bound.sides[0], *bound.sides[1])
-        opened = w.reshape([bound.sizes[n] for n in letters])
-        modes = (n for n in bound.spec.factor(operand.factor).modes if n in letters)
-        return opened.permute([letters.index(n) for n in modes])
-
-    @staticmethod
-    def _is_watched() -> bool:
-        return not torch.compiler.is_compiling() and _tensors_are_watched()
-
     def first_product(self, m: int, term: int, x: Tensor) -> Tensor | None:
         """The first product of the tokens `x`, if a site before this one computed it."""
         known = self._pass.first.get((m, term)) if self._shares() else None
@@ -309,7 +303,7 @@ class FactorPool(Guest):
     def _is_usable(self) -> bool:
         """Whether what was computed ahead has the gradient that is wanted here, if any."""
         now = self._pass
-        if now.ready is None or self._is_watched():
+        if now.ready is None or is_checkpointed():
             return False
         return now.with_grad or not torch.is_grad_enabled()
 
@@ -318,53 +312,7 @@ class FactorPool(Guest):
         return not torch.compiler.is_compiling() and self._is_usable()
 
 
-Index = tuple[int | slice, ...]
-
-
-def _where(bound: Bound) -> list[list[list[Index]]]:
-    """Per term, operand and site: where the part of the factor lies that the site uses."""
-    sites = range(bound.grid.n_sites)
-    places = lambda operand: [bound.where(operand, site) for site in sites]
-    return [list(map(places, term.operands)) for term in bound.spec.terms]
-
-
-def _of_site(bound: Bound) -> list[list[tuple[str, Index]]]:
-    """Per site: every factor by name, and where its part of it lies."""
-    operands = [Operand(f.name, f.modes) for f in bound.factors]
-    parts = lambda site: [(o.factor, bound.where(o, site)) for o in operands]
-    return list(map(parts, range(bound.grid.n_sites)))
-
-
 _COMPUTED = ("kept", "_by_thread", "_traced")
-
-
-def _apart(bound: Bound, operand: Operand, array: Tensor) -> Tensor | Sequence[Tensor]:
-    """A factor as one tensor per site, cut along its site modes once; as it is if it has none."""
-    array, modes = _sites_first(bound, operand, array)
-    if not modes:
-        return array
-    cells = array.reshape(-1, *array.shape[len(modes) :]).unbind(0)
-    known = [mode for mode, _ in bound.grid.modes]
-    found = []
-    for site, place in enumerate(bound.grid.places):  # plain numbers, which torch.compile can read
-        cell = 0
-        for mode in modes:
-            at = site if mode == "site" else place[known.index(mode)]
-            cell = cell * bound.sizes[mode] + at
-        found.append(cells[cell])
-    return found
-
-
-def _sites_first(bound: Bound, operand: Operand, array: Tensor) -> tuple[Tensor, list[str]]:
-    """The part of a factor that a term takes, its site modes in front, and their names."""
-    sizes = tuple(bound.sizes[n] for n in operand.letters)
-    if bound.shapes[operand.factor] != sizes:
-        array = array[tuple(map(slice, sizes))]
-    sited = [k for k, n in enumerate(operand.letters) if n in bound.grid.rows]
-    rest = [k for k in range(len(sizes)) if k not in sited]
-    order = [*sited, *rest]
-    array = array if order == sorted(order) else array.permute(order)
-    return array, [operand.letters[k] for k in sited]
 
 
 def _moment(x: Tensor) -> tuple[int, bool]:
@@ -377,20 +325,3 @@ def _partly_frozen(array: Tensor, frozen: Tensor | None) -> Tensor:
     if frozen is None or not array.requires_grad:
         return array
     return torch.where(frozen.to(array.device), array.detach(), array)
-
-
-def _tensors_are_watched() -> bool:
-    """Whether tensors saved for backward are intercepted, as activation checkpointing does.
-
-    The forward is then repeated during backward, one layer at a time, and must do the same: every
-    layer computes its own products.
-    """
-    look: Any = _look_at_hooks()
-    return look is not None and look(False) is not None
-
-
-@cache
-def _look_at_hooks() -> Any:
-    """Torch's own view of the hooks in force; None in a version that has none."""
-    autograd = getattr(torch._C, "_autograd", None)
-    return getattr(autograd, "_top_saved_tensors_default_hooks", None)

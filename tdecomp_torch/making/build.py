@@ -12,6 +12,7 @@ from tdecomp_torch.attached import AdaptedModule, Attached
 from tdecomp_torch.forward.fast import fast_of
 from tdecomp_torch.forward.layer import Hook, ModuleSite
 from tdecomp_torch.forward.pool import FactorPool, Member
+from tdecomp_torch.forward.products import product_of
 from tdecomp_torch.forward.program import make_program
 from tdecomp_torch.forward.seeded import SeededPool
 from tdecomp_torch.forward.switches import Switches
@@ -94,11 +95,11 @@ def _targets(plan: AdapterPlan, pool: FactorPool) -> list[AdaptedModule]:
             task = tasks.index(dict(site.labels)["task"]) if tasks else 0
             place = ModuleSite(member=m, site=i, start=start, stop=stop, task=task)
             places.setdefault(site.module, []).append(place)
-    found = []
+    found, products = [], [product_of(pool, m) for m in range(len(pool.members))]
     for path, matrix in plan.inventory.matrices.items():
         if path in places:
             own = sorted(places[path], key=lambda place: place.start)
-            hook = Hook(pool, matrix.kind, own, matrix.shape[0])
+            hook = Hook(products, matrix.kind, own, matrix.shape[0])
             target = AdaptedModule(path=path, module=matrix.module, kind=matrix.kind, hook=hook)
             found.append(target)
     return found
