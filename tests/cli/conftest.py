@@ -16,6 +16,7 @@ import typer.main
 
 from tdecomp.cli import main
 from tests.cli import models
+from tests.forks import forking
 
 
 class Result(NamedTuple):
@@ -133,7 +134,10 @@ def spawn() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         words = [sys.executable, "-B", "-c", program, *map(str, arguments)]
         pipe = subprocess.PIPE
         before = limit or _signals_as_usual
-        process = subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, preexec_fn=before)
+        with forking():
+            process = subprocess.Popen(
+                words, stdout=pipe, stderr=pipe, text=True, preexec_fn=before
+            )
         started.append(process)
         return process
 
