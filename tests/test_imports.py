@@ -14,6 +14,7 @@ LEVELS = {
     "errors": 0,
     "_brief": 0,
     "_backends": 0,
+    "_nearest": 0,
     "_xp": 0,
     "modes": 0,
     "progress": 0,

@@ -7,7 +7,6 @@ be stored and read, and evaluated exactly: division of whole numbers gives a fra
 from __future__ import annotations
 
 import ast
-import difflib
 import keyword
 import math
 import operator
@@ -20,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from tdecomp._nearest import nearest
 from tdecomp.errors import ArgumentError
 
-__all__ = ["Expression", "nearest"]
+__all__ = ["Expression"]
 
 Number = int | float | Fraction
 
@@ -275,9 +275,3 @@ class Expression:
 def _name(node: ast.Name) -> str:
     plain = node.id.removesuffix("_")
     return plain if keyword.iskeyword(plain) else node.id
-
-
-def nearest(word: str, known: Any) -> str:
-    """Suggest what may have been meant: ``", did you mean 'layer'?"``, or nothing."""
-    near = difflib.get_close_matches(word, sorted(map(str, known)), n=1, cutoff=0.6)
-    return f", did you mean {near[0]!r}?" if near else ""

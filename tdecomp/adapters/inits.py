@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tdecomp.adapters.expressions import Expression, nearest
+from tdecomp._nearest import among, nearest
+from tdecomp.adapters.expressions import Expression
 from tdecomp.adapters.from_weights import FROM_WEIGHTS
 from tdecomp.adapters.seeded import SEEDED
 from tdecomp.adapters.start_rule import StartRule
@@ -62,7 +63,9 @@ class Init:
     def __post_init__(self):
         if self.kind not in INITS:
             near = nearest(self.kind, INITS)
-            raise ArgumentError(f"init {self.kind!r}{near}: expected one of {', '.join(INITS)}")
+            raise ArgumentError(
+                f"init {self.kind!r}{near}: expected one of {among(self.kind, INITS)}"
+            )
         least, most = INITS[self.kind].arguments
         if not least <= len(self.args) <= most:
             wanted = f"{most}" if least == most else f"{least} to {most}"

@@ -6,7 +6,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from tdecomp.adapters.expressions import Expression, nearest
+from tdecomp._nearest import nearest
+from tdecomp.adapters.expressions import Expression
 from tdecomp.adapters.inits import Init
 from tdecomp.adapters.terms import Factor, Operand, Term
 from tdecomp.errors import ArgumentError

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tdecomp._nearest import nearest
 from tdecomp.adapters.bound import Bound, wrap_factors
-from tdecomp.adapters.expressions import nearest
 from tdecomp.adapters.grid import Grid
 from tdecomp.adapters.spec import Spec
 from tdecomp.adapters.terms import SIDES, SITE_MODES

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from tdecomp._nearest import among, nearest
 from tdecomp.adapters.bases import BASES, PLAIN, Base
-from tdecomp.adapters.expressions import Expression, nearest
+from tdecomp.adapters.expressions import Expression
 from tdecomp.adapters.inits import Init
 from tdecomp.adapters.reading import check_words, read_equation, read_factors
 from tdecomp.adapters.terms import SIDES, SITE_MODES, TAKEN, Factor, Term, write_term
@@ -170,7 +171,8 @@ class Spec:
         for what, given, known in (("base", self.base, BASES), ("wrap", self.wrap or None, WRAPS)):
             if given is not None and given not in known:
                 raise ArgumentError(
-                    f"{what}={given!r}{nearest(given, known)}: expected one of {', '.join(known)}"
+                    f"{what}={given!r}{nearest(given, known)}: expected one of"
+                    f" {among(given, known)}"
                 )
         if self.wrap and self.base != PLAIN:
             raise ArgumentError(
@@ -442,7 +444,7 @@ def _check_formulas(spec: Spec) -> None:
         if unknown := sorted(text.names - known):
             raise ArgumentError(
                 f"{what} = {text} of {spec.name!r} names {unknown[0]!r}"
-                f"{nearest(unknown[0], known)}: there are {', '.join(sorted(known))}"
+                f"{nearest(unknown[0], known)}: there are {among(unknown[0], sorted(known))}"
             )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tdecomp.adapters.expressions import nearest
+from tdecomp._nearest import nearest
 from tdecomp.errors import ArgumentError
 from tdecomp.stack import Site
 

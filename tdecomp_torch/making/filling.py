@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tdecomp._nearest import nearest
 from tdecomp.adapters import Bound
-from tdecomp.adapters.expressions import nearest
 from tdecomp.adapters.site_grids import SiteGrid
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.stack import Site

@@ -297,7 +297,7 @@ def test_a_factor_of_no_term_is_refused():
 
 
 def test_an_unknown_method_is_named_with_the_nearest():
-    with refused("no method 'lotra', did you mean 'lotr'?"):
+    with refused("no adapter row 'lotra', did you mean 'lotr'?"):
         method("lotra")
 
 

@@ -72,8 +72,8 @@ def refused() -> Refused:
 NAN = float("nan")
 
 ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown method": ({"spec": "lotrr"}, "no method 'lotrr', did you mean 'lotr'"),
-    "no method": ({"spec": ""}, "no method ''"),
+    "unknown method": ({"spec": "lotrr"}, "no adapter row 'lotrr', did you mean 'lotr'"),
+    "no method": ({"spec": ""}, "no adapter row ''"),
     "method of no type": ({"spec": 5}, "the name of a method or a Spec, got int"),
     "unknown mode": ({"share": ("layers",)}, "share names 'layers'.*have layer, proj"),
     "mode as text": ({"share": "in"}, r"share='in' must be a sequence"),

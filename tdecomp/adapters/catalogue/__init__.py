@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from tdecomp._nearest import among, nearest
 from tdecomp.adapters.catalogue.pairs import PAIRS
 from tdecomp.adapters.catalogue.spectral import SPECTRAL
 from tdecomp.adapters.catalogue.structured import STRUCTURED
 from tdecomp.adapters.catalogue.tensors import TENSORS
 from tdecomp.adapters.catalogue.wrapped import WRAPPED
-from tdecomp.adapters.expressions import nearest
 from tdecomp.adapters.spec import Spec
 from tdecomp.errors import ArgumentError
 
@@ -29,10 +29,11 @@ def method(name: str) -> Spec:
     lotr: left: out r, core: site r s, right: s in -> out in
     """
     if not isinstance(name, str):
-        raise ArgumentError(f"a method is looked up by its name, got {name!r}")
+        raise ArgumentError(f"an adapter row is looked up by its name, got {name!r}")
     found = CATALOGUE.get(name.lower().replace("-", "_"))
     if found is None:
         raise ArgumentError(
-            f"no method {name!r}{nearest(name, CATALOGUE)}: there are {', '.join(CATALOGUE)}"
+            f"no adapter row {name!r}{nearest(name, CATALOGUE)}: there are"
+            f" {among(name, CATALOGUE)}, see tdecomp.adapters.CATALOGUE"
         )
     return found
