@@ -33,7 +33,7 @@ def brief(kind: type | str, *parts: str) -> str:
 
 
 def brief_array(x: Any) -> str:
-    """Dtype and shape of an array: ``f32[64,4]``; what is no array by its type.
+    """Dtype and shape of an array: ``f32[64,4]``; anything else by its type.
 
     >>> import numpy as np
     >>> brief_array(np.zeros((64, 4), np.float32)), brief_array(np.float64(1)), brief_array(None)

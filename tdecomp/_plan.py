@@ -116,7 +116,7 @@ def plan(
     Raises
     ------
     ArgumentError
-        If no order was found within the limit, or the optimizer's path is none.
+        If no order was found within the limit, or the optimizer's path cannot be used.
 
     Examples
     --------
@@ -271,8 +271,8 @@ def _path(
             raise ValueError(f"{left} operands are left at its end")
     except (TypeError, ValueError) as error:
         raise ArgumentError(
-            f"the optimizer's path for '{','.join(terms)}->{output}' is none ({error}): expected"
-            " tuples of positions, the result of each step going to the end of the list"
+            f"the optimizer's path for '{','.join(terms)}->{output}' cannot be used ({error}):"
+            " expected tuples of positions, the result of each step going to the end of the list"
         ) from error
     return path
 

@@ -104,7 +104,7 @@ def check_names(names: Iterable[str]) -> None:
         seen.add(name)
         if not _is_name(name):
             raise ArgumentError(
-                f"{name!r} is no name of a mode: write a word, or (word word ..) for a joined axis"
+                f"{name!r} cannot name a mode: write a word, or (word word ..) for a joined axis"
             )
 
 

@@ -1,4 +1,4 @@
-"""Adapters: methods as data, and what a decomposed delta becomes when it is attached to a model."""
+"""Adapters as data, and what a decomposed delta becomes when it is attached to a model."""
 
 from tdecomp.adapters.bound import Bound as Bound
 from tdecomp.adapters.catalogue import CATALOGUE as CATALOGUE

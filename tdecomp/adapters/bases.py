@@ -29,7 +29,7 @@ class Base:
     keeps
         Whether W is in the adapted weight, ``W' = W + ΔW``; else ``W' = ΔW``.
     expand
-        ``expand(terms, factors, output)``: the method with the rule written out as terms, which
+        ``expand(terms, factors, output)``: the adapter with the rule written out as terms, which
         then has a rule without `expand`. None: nothing is added.
     folds
         Whether what `expand` adds can be subtracted from W itself instead, once and for all.

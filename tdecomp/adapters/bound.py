@@ -1,4 +1,4 @@
-"""A method put on a group of weights: every letter has a size, every site its part of a factor."""
+"""An adapter on a group of weights: every letter has a size, every site its part of a factor."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ WeightOf = Callable[[int], np.ndarray]
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Bound:
-    """A method on a grid of weights, all sizes known.
+    """An adapter on a grid of weights, all sizes known.
 
     Attributes
     ----------
     spec
-        The method, its base rule written out as terms.
+        The adapter, its base rule written out as terms.
     grid
         The weights.
     sizes
@@ -46,7 +46,7 @@ class Bound:
     numbers
         Every number that formulas can use: sizes, ``alpha``, ``out``, ``in``, ...
     shapes
-        Shape of every factor, in the order of the method; those of a wrap come last.
+        Shape of every factor, in the order of the adapter; those of a wrap come last.
     turned
         The equation is that of the transposed weight.
     """
@@ -112,13 +112,13 @@ class Bound:
 
     @cached_property
     def _fixed(self) -> frozenset[str]:
-        """Letters that are no ranks: site modes and the modes of a weight."""
+        """Letters that are not ranks: site modes and the modes of a weight."""
         return frozenset({*self.spec.weight_modes, *self.grid.rows})
 
     # -- the part of every factor that a site uses -------------------------------------------
 
     def letters(self, operand: Operand) -> tuple[str, ...]:
-        """Letters of an operand of one site: those of its factor that are no site modes."""
+        """Letters of an operand of one site: its letters without site modes."""
         return tuple(n for n in operand.letters if n not in self.grid.rows)
 
     def where(self, operand: Operand, site: int) -> tuple[int | slice, ...]:
@@ -367,7 +367,7 @@ def _like(rows: np.ndarray, array: Array) -> Array:
 
 
 def wrap_factors(spec: Spec) -> tuple[Factor, ...]:
-    """Factors that the norm wrap of a method adds."""
+    """Factors that the norm wrap of an adapter adds."""
     if spec.wrap_rule is None:
         return ()
     return tuple(

@@ -1,6 +1,6 @@
 """Arithmetic over named sizes, as text: ``"ceil(short / r)"``, ``"alpha / sqrt(r)"``.
 
-What a method says of its sizes and of its scale is a formula. It is kept as text, so that it can
+What an adapter says of its sizes and of its scale is a formula. It is kept as text, so that it can
 be stored and read, and evaluated exactly: division of whole numbers gives a fraction.
 """
 
@@ -63,7 +63,7 @@ def _power(a: Number, b: Number) -> Number:
         raise ValueError(f"{a} ** {b} is too large")
     found = a**b
     if isinstance(found, complex):
-        raise ValueError(f"{a} ** {b} is no real number")
+        raise ValueError(f"{a} ** {b} is not a real number")
     return found
 
 

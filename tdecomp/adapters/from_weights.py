@@ -55,7 +55,7 @@ class WeightRequest:
 
     @property
     def ranks(self) -> tuple[str, ...]:
-        """Its letters that are no weight modes."""
+        """Its letters that are not weight modes."""
         return tuple(n for n in self.modes if n not in (*self.sides[0], *self.sides[1]))
 
     @property
@@ -126,13 +126,13 @@ def _svd_s(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
 
 def _svd_vh(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
     _, s, vh, which = _triplets(w, ask)
-    rows = s[which, None] ** ask.arg(0, 0) * vh[which]
+    rows = s[which, None] ** ask.arg(0, 0) * vh[which]  # (r, in)
     return ask.arranged(rows, (*ask.ranks, *ask.sides[1]))
 
 
 def _leading_q(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
     """The first columns of Q, which the first columns of the weight decide alone."""
-    return np.linalg.qr(w[:, : ask.rank])[0]
+    return np.linalg.qr(w[:, : ask.rank])[0]  # (out, r)
 
 
 def _qr_q(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
@@ -179,7 +179,7 @@ def _pivots(w: np.ndarray, n: int) -> np.ndarray:
 
     rows = n + _OVERSAMPLES
     if rows <= len(w) // _FEW:
-        w = random_matrix(np.random.default_rng(0), (rows, len(w)), w) @ w
+        w = random_matrix(np.random.default_rng(0), (rows, len(w)), w) @ w  # (rows, in)
     *_, order = qr(w, mode="r", pivoting=True)
     return np.sort(order[:n])
 
@@ -211,7 +211,7 @@ def _mpo(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
     out, inp = (tuple(ask.sizes[n] for n in side) for side in ask.sides)
     if len(out) != len(inp) or not 1 <= ask.args[0] <= len(out) or len(out) < 2:
         raise ArgumentError(
-            f"the factor {ask.name!r} is no core {ask.args[0]:g} of an MPO: split out and in"
+            f"the factor {ask.name!r} cannot be core {ask.args[0]:g} of an MPO: split out and in"
             f" into as many parts each, two or more; here they have {len(out)} and {len(inp)}"
         )
     both = [a * b for a, b in zip(out, inp, strict=True)]

@@ -117,8 +117,8 @@ def _module(
     out = stored[1] if site.transpose else stored[0]
     blocks = [_narrowest(tensors[g], parts, out) for g, parts in by_group.items()]
     xp = namespace(blocks[0][0])
-    b = xp.concat([left for left, _ in blocks], axis=1)
-    a = xp.concat([right for _, right in blocks], axis=0)
+    b = xp.concat([left for left, _ in blocks], axis=1)  # (out, Σ r)
+    a = xp.concat([right for _, right in blocks], axis=0)  # (Σ r, in)
     if not all(bool(xp.all(xp.isfinite(array))) for array in (a, b)):
         raise DataError(
             f"the delta of {site.module} is beyond the largest {b.dtype}: its factors multiply to"
@@ -177,18 +177,18 @@ def _squared_norm(b: Array, a: Array) -> float:
     if not a.shape[0]:
         return 0.0
     xp = namespace(b)
-    rb = xp.linalg.qr(double(b), mode="reduced")[1]
-    ra = xp.linalg.qr(double(a).T, mode="reduced")[1]
+    rb = xp.linalg.qr(double(b), mode="reduced")[1]  # (q, r)
+    ra = xp.linalg.qr(double(a).T, mode="reduced")[1]  # (p, r)
     return sum_of_squares(rb @ ra.T)
 
 
 def _recompress(b: Array, a: Array, rank: int) -> tuple[Array, Array]:
     """Best rank-`rank` pair for ``b @ a``, balanced."""
     xp = namespace(b)
-    qb, rb = xp.linalg.qr(double(b), mode="reduced")
-    qa, ra = xp.linalg.qr(double(a).T, mode="reduced")
-    u, s, vh = xp.linalg.svd(rb @ ra.T, full_matrices=False)
+    qb, rb = xp.linalg.qr(double(b), mode="reduced")  # (out, q), (q, r)
+    qa, ra = xp.linalg.qr(double(a).T, mode="reduced")  # (in, p), (p, r)
+    u, s, vh = xp.linalg.svd(rb @ ra.T, full_matrices=False)  # of (q, p)
     root = xp.sqrt(s[:rank])
-    left = (qb @ u[:, :rank]) * root[None, :]
-    right = root[:, None] * (vh[:rank, :] @ qa.T)
+    left = (qb @ u[:, :rank]) * root[None, :]  # (out, rank)
+    right = root[:, None] * (vh[:rank, :] @ qa.T)  # (rank, in)
     return xp.astype(left, b.dtype), xp.astype(right, a.dtype)

@@ -1,4 +1,4 @@
-"""What a method is read from: ``"b: site out r, *a: site r in - c: out k, d: k in"``, and inits."""
+"""What an adapter is read from: equations such as ``"b: site out r, a: site r in"``, and inits."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def check_words(plain: Any) -> None:
     words = {word for text in _texts(plain) for word in _WORD.findall(text)}
     if len(words) > _MOST_WORDS or any(len(word) > _LONGEST_WORD for word in words):
         raise ArgumentError(
-            f"this is no description of an adapter: it has {len(words)} names, {_MOST_WORDS} of"
+            f"this is not a description of an adapter: it has {len(words)} names, {_MOST_WORDS} of"
             f" {_LONGEST_WORD} characters are the most"
         )
 

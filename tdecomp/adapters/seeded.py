@@ -57,7 +57,7 @@ def _orthogonal(ask: Request) -> np.ndarray:
     """Orthonormal columns of every (n, r) matrix, or rows where r > n."""
     x = ask.rng.standard_normal(ask.shape if len(ask.shape) > 1 else (*ask.shape, 1))
     wide = x.shape[-1] > x.shape[-2]
-    q, r = np.linalg.qr(np.swapaxes(x, -1, -2) if wide else x)
+    q, r = np.linalg.qr(np.swapaxes(x, -1, -2) if wide else x)  # (.., long, short)
     q = q * np.sign(np.diagonal(r, axis1=-2, axis2=-1))[..., None, :]
     q = np.swapaxes(q, -1, -2) if wide else q
     return ask.arg(0, 1.0) * np.ascontiguousarray(q).reshape(ask.shape)

@@ -1,4 +1,4 @@
-"""Grids of sites: which weights of a model a method is put on together."""
+"""Grids of sites: which weights of a model an adapter is put on together."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def make_grids(
     Parameters
     ----------
     spec
-        A method without ``site`` gives every label of a mode that it does not name a grid of its
+        An adapter without ``site`` gives every label of a mode that it does not name a grid of its
         own (T5's encoder, decoder and cross attention, if it names ``layer`` and ``proj``). One
         that splits heads keeps apart the weights with other heads.
     sites
         The chosen sites.
     share
         Site modes to stack along; the labels of all others are kept apart. Default: all that the
-        method can stack along.
+        adapter can stack along.
     everywhere
         All sites of the model, from which the number of heads of an output projection is known.
 
@@ -73,7 +73,7 @@ def make_grids(
 
 
 def single_heads(spec: Spec, sites: Sequence[Site]) -> tuple[Spec, tuple[Site, ...]]:
-    """A method and sites with every head of q, k and v a weight of its own, ``share=["head"]``."""
+    """An adapter and sites, every head of q, k and v a weight of its own, ``share=["head"]``."""
     return spec.over_heads(), open_heads(sites)
 
 

@@ -1,4 +1,4 @@
-"""Sizes: every letter of a method gets one on a grid of weights."""
+"""Sizes: every letter of an adapter gets one on a grid of weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tdecomp.modes import Axis, flatten, write_axis
 __all__ = ["AskedRank", "bind"]
 
 AskedRank = int | Mapping[str, int]
-"""Size of every rank that a method leaves open, or sizes by letter."""
+"""Size of every rank that an adapter leaves open, or sizes by letter."""
 
 
 def bind(
@@ -30,19 +30,19 @@ def bind(
     alpha: float | None = None,
     sizes: Mapping[str, int] | None = None,
 ) -> Bound:
-    """Give every letter of a method its size on a grid of weights.
+    """Give every letter of an adapter its size on a grid of weights.
 
     Parameters
     ----------
     spec
-        The method.
+        The adapter.
     grid
         The weights.
     rank
-        Size of every rank that the method leaves open, or sizes by letter; these also replace the
-        method's own.
+        Size of every rank that the adapter leaves open, or sizes by letter; these also replace the
+        adapter's own.
     alpha
-        For the scale; default is the paper's for this method.
+        For the scale; default is the paper's for this adapter.
     sizes
         Sizes of the axes of factors that are held ``across`` several grids.
 

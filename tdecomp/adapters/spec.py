@@ -30,21 +30,21 @@ __all__ = ["Spec"]
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Spec:
-    """A method: how ΔW of every site is made of factors.
+    """An adapter: how ΔW of every site is made of factors.
 
     Made by `parse`, which reads the equation and checks it.
 
     Attributes
     ----------
     name
-        Name of the method.
+        Name of the adapter.
     terms
         ΔW is their sum.
     factors
         Every array that the terms use, once.
     output
         The two axes of a weight: ``("out", "in")``, an axis split in parts, slowest first, or
-        ``("long", "short")`` where the method depends on which side is longer (``("short",
+        ``("long", "short")`` where the adapter depends on which side is longer (``("short",
         "long")`` where the side of ``out`` counts as the shorter one of a square).
     where
         Sizes of letters, and other numbers, as formulas; a rank that is not here is given by the
@@ -58,11 +58,11 @@ class Spec:
     wrap
         A norm taken of ``W + ΔW``, one of `tdecomp.adapters.wraps.WRAPS`, or empty.
     crop
-        Weight modes whose parts may make more than their size; what is beyond is cut off.
+        Weight modes whose parts may multiply to more than their size; the rest is cut off.
     fast
         Name of a faster way to the same product in `tdecomp_torch`, or empty.
     source
-        Where the method is published.
+        Where the adapter is published.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Spec:
         Parameters
         ----------
         name
-            Name of the method.
+            Name of the adapter.
         equation
             ``"out r, site r s, s in"``: operands are separated by commas, terms by ``+`` or ``-``.
             ``*`` before an operand freezes it; ``b: out r`` names the factor, which may then be
@@ -278,7 +278,7 @@ class Spec:
 
     @cached_property
     def expanded(self) -> Spec:
-        """The same method with its base rule written out as terms; see `bases`."""
+        """The same adapter with its base rule written out as terms; see `bases`."""
         expand = self.base_rule.expand
         if expand is None:
             return self
@@ -327,7 +327,7 @@ class Spec:
         return found
 
     def gated(self, letter: str, init: str = "ones", *, trainable: bool = True) -> Spec:
-        """The same method with a vector per site on the edge of one rank.
+        """The same adapter with a vector per site on the edge of one rank.
 
         Every term with `letter` gets one more operand ``site letter``: a gate that can be trained,
         pruned or set by hand (SoRA, AdaLoRA, DyLoRA, DropLoRA).
@@ -350,7 +350,7 @@ class Spec:
         return replace(self, terms=terms, factors=factors)
 
     def over_heads(self) -> Spec:
-        """The same method for single heads: each is a weight ``hd x in`` of its own.
+        """The same adapter for single heads: each is a weight ``hd x in`` of its own.
 
         `head` becomes a site mode that stands for `proj` too, so that queries, keys and values
         with different numbers of heads are one ragged stack. A factor of `proj` alone goes, and
@@ -374,7 +374,7 @@ class Spec:
         """
         if not all(term.scaled for term in self.terms):
             raise ArgumentError(
-                f"{self.name!r} has terms without the scale: write the method as it was before"
+                f"{self.name!r} has terms without the scale: write the adapter as it was before"
                 " expanded"
             )
         plain: dict[str, Any] = {
@@ -398,12 +398,12 @@ class Spec:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Spec:
-        """Read what `to_json` wrote; it may have no more words than any method has a use for."""
+        """Read what `to_json` wrote; it may have no more words than any adapter has a use for."""
         check_words(plain)
         try:
             return cls.parse(**plain)
         except TypeError as error:
-            raise ArgumentError(f"this is no description of an adapter: {error}") from None
+            raise ArgumentError(f"this is not a description of an adapter: {error}") from None
 
 
 def _check_names(spec: Spec) -> None:
@@ -426,7 +426,7 @@ def _check_formulas(spec: Spec) -> None:
     """Refuse formulas and starts that use an undefined name."""
     known = {*spec.letters, *dict(spec.where), *TAKEN}
     named = {n for _, text in spec.where for n in text.names} - known
-    # a rank that is no letter, unless it looks like a slip of the pen
+    # a name outside the equation is a rank, unless it looks like a misspelt one
     known |= {n for n in named if len(n) < 3 or not nearest(n, known)}
     formulas = [("scale", spec.scale), ("alpha", spec.alpha), *spec.where]
     for f in spec.factors:
@@ -486,7 +486,7 @@ def _check_terms(spec: Spec) -> None:
         for operand in term.operands:
             if operand.factor not in axes:
                 raise ArgumentError(
-                    f"{operand.factor!r} of '{text}' is no factor of {spec.name!r}: there are"
+                    f"{operand.factor!r} of '{text}' is not a factor of {spec.name!r}: there are"
                     f" {', '.join(axes)}"
                 )
             letters = " ".join(operand.letters)

@@ -1,4 +1,4 @@
-"""What a method is made of: factors, where they stand in a product, and products."""
+"""What an adapter is made of: factors, where they stand in a product, and products."""
 
 from __future__ import annotations
 

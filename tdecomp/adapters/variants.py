@@ -1,4 +1,4 @@
-"""Methods made of other methods, on their terms and factors: gates, single heads."""
+"""Adapters made of other adapters, on their terms and factors: gates, single heads."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ class Format(ABC):
 
     @abstractmethod
     def _plus(self, other: Any) -> Self | None:
-        """The sum with a tensor of the same format, modes and shape; None where it is none."""
+        """The sum with a tensor of one format, modes and shape; None: not in this format."""
 
     @abstractmethod
     def _scaled(self, factor: float | Array) -> Self:
@@ -289,7 +289,7 @@ class Format(ABC):
         """Slice along named modes: ``fmt.select(layer=3, out=slice(0, 8))``.
 
         An integer drops its mode, a slice keeps it. A split axis takes its written name,
-        ``fmt.select(**{"(o1 o2)": 3})``; sliced, it keeps that name but is no longer split: the
+        ``fmt.select(**{"(o1 o2)": 3})``; sliced, it keeps that name as one whole axis: the
         result is a `Network`.
         """
         where = positions(self.modes, index)
@@ -357,7 +357,7 @@ class Factored(Format):
         return (self,)
 
     def _beside(self, other: Self) -> Self | None:
-        """The sum in blocks along every rank; None for another equation or where it is none."""
+        """The sum in blocks along every rank; None if that is not a network of the equation."""
         if self.equation != other.equation:
             return None
         mine, theirs = self.arrays, other.arrays

@@ -147,7 +147,11 @@ def _(fmt: Tucker2, chain: str | Sequence[str] | None = None) -> TT:
     core = xp.permute_dims(fmt.core, positions(fmt.modes, (first, *middle, last)))
     return TT(
         ((first,), middle, (last,)),
-        (fmt.left[None, :, :], core, fmt.right.T[:, :, None]),
+        (
+            fmt.left[None, :, :],
+            core,
+            fmt.right.T[:, :, None],
+        ),  # (1, out, r), (r, .., s), (s, in, 1)
         fmt.modes,
     )
 
@@ -159,13 +163,13 @@ def _(fmt: CP, chain: str | Sequence[str] | None = None) -> TT:
     first, *rest = (fmt.factors[k] for k in order)
     xp = namespace(fmt.weights)
     if not rest:
-        column = mode_product(first, fmt.weights[None, :], 1)
+        column = mode_product(first, fmt.weights[None, :], 1)  # (n, 1)
         return TT((modes,), (column[None, :, :],), fmt.modes)
     eye = xp.eye(fmt.rank, dtype=fmt.weights.dtype, device=device(fmt.weights))
     cores = [
-        (first * fmt.weights[None, :])[None, :, :],
-        *(f.T[:, :, None] * eye[:, None, :] for f in rest[:-1]),
-        rest[-1].T[:, :, None],
+        (first * fmt.weights[None, :])[None, :, :],  # (1, n, R)
+        *(f.T[:, :, None] * eye[:, None, :] for f in rest[:-1]),  # (R, n, R)
+        rest[-1].T[:, :, None],  # (R, n, 1)
     ]
     return TT(tuple((m,) for m in modes), tuple(cores), fmt.modes)
 
@@ -200,7 +204,7 @@ def _qr_along(x: Array, axis: int) -> tuple[Array | None, Array]:
     rows = unfold(x, axis)
     if rows.shape[0] <= rows.shape[1]:
         return None, x
-    q, r = xp.linalg.qr(rows, mode="reduced")
+    q, r = xp.linalg.qr(rows, mode="reduced")  # (n, r), (r, rest)
     rest = (*x.shape[:axis], *x.shape[axis + 1 :])
     return q, xp.moveaxis(xp.reshape(r, (r.shape[0], *rest)), 0, axis)
 
@@ -218,7 +222,7 @@ def _joint_basis(
         return None, factors
     held = promoted(held)
     xp = namespace(*held)
-    q, r = xp.linalg.qr(xp.concat(held, axis=1), mode="reduced")
+    q, r = xp.linalg.qr(xp.concat(held, axis=1), mode="reduced")  # (n, r), (r, Σ r_i)
     ends = [sum(widths[:k]) for k in range(len(widths) + 1)]
     return q, [r[:, slice(*ends[k : k + 2])] for k in range(len(widths))]
 
@@ -231,9 +235,9 @@ def split_core(core: Array, shape: Sequence[int] | None = None) -> list[Array]:
     xp = namespace(core)
     (bond, *sizes, last), rest, cores = shape or core.shape, core, []
     for n in sizes[:-1]:
-        flat = xp.reshape(rest, (bond * n, -1))
-        q, rest = xp.linalg.qr(flat, mode="reduced")
-        cores.append(xp.reshape(q, (bond, n, q.shape[1])))
+        flat = xp.reshape(rest, (bond * n, -1))  # (r n, rest)
+        q, rest = xp.linalg.qr(flat, mode="reduced")  # (r n, s), (s, rest)
+        cores.append(xp.reshape(q, (bond, n, q.shape[1])))  # (r, n, s)
         bond = q.shape[1]
     return [*cores, xp.reshape(rest, (bond, sizes[-1], last))]
 

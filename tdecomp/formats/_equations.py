@@ -15,7 +15,7 @@ _ENUMERATED = 12  # terms; longer networks are cut only between neighbours
 
 
 def fresh(names: Iterable[str], taken: Collection[str]) -> list[str]:
-    """`names`, each with underscores appended until it is no word of `taken`.
+    """`names`, each with underscores appended until `taken` does not have it.
 
     A joined axis becomes a single word.
 

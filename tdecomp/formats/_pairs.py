@@ -152,7 +152,7 @@ def _unit(x: Array) -> tuple[Array, Array]:
 
 
 def _times_power(x: Array, exponent: Array) -> Array:
-    """``x · 2^exponent``, in halves: each is a number where the power itself may be none."""
+    """``x · 2^exponent``, in two halves: each is finite where the power itself may overflow."""
     xp = namespace(x, exponent)
     half = xp.floor(0.5 * exponent)
     two = xp.ones_like(exponent) * 2.0
@@ -182,7 +182,7 @@ def block_sum(equation: Equation, a: Sequence[Array], b: Sequence[Array]) -> lis
     -------
     list or None
         None if some term has no rank or the terms fall apart, or if the splits of the axes differ:
-        then the sum is no such network.
+        then the sum is not a network of this equation.
     """
     sizes, others = _sizes((equation, a)), _sizes((equation, b))
     kept = flatten(equation.output)

@@ -33,7 +33,7 @@ def to_tensorly(fmt: Format) -> Any:
     Raises
     ------
     ArgumentError
-        For `LowRank` and `Network`, which TensorLy has no object for: convert with `to_cp`,
+        For `LowRank` and `Network`, for which TensorLy has no object: convert with `to_cp`,
         `to_tucker` or `to_tt`; and for a TT whose chain is not the order of its modes.
 
     Notes

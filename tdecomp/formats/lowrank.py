@@ -118,7 +118,9 @@ class LowRank(Factored, leaves=("u", "s", "vh")):
         del shared_in  # independent SVDs share nothing
         part = slice(self._ends[site], self._ends[site + 1])
         root = namespace(self.s).sqrt(self.s[part])
-        return self.u[:, part] * root[None, :], root[:, None] * self.vh[part, :]
+        return self.u[:, part] * root[None, :], root[:, None] * self.vh[
+            part, :
+        ]  # (out, r), (r, in)
 
     def to_dense(self) -> Array:
         xp = namespace(self.u)

@@ -133,7 +133,7 @@ class Sum(Format, leaves=("parts",), holds_sums=True):
             return through_shorter_side(reduce(operator.add, matrices))
         lefts, rights = (promoted(side) for side in zip(*pairs, strict=True))
         xp = namespace(*lefts)
-        return xp.concat(lefts, axis=1), xp.concat(rights, axis=0)
+        return xp.concat(lefts, axis=1), xp.concat(rights, axis=0)  # (out, Σ r), (Σ r, in)
 
     def to_dense(self) -> Array:
         return reduce(operator.add, promoted([part.to_dense() for part in self.parts]))
@@ -201,13 +201,13 @@ def _beside_ones(x: Array, k: int, n: int, summed: list[int]) -> Array:
         if x.shape[axis - 1] == 0:
             shape = (*x.shape[: axis - 1], 1, *x.shape[axis:])
             x = xp.zeros(shape, dtype=x.dtype, device=device(x))
-    ones = xp.ones((1, *x.shape), dtype=x.dtype, device=device(x))
+    ones = xp.ones((1, *x.shape), dtype=x.dtype, device=device(x))  # (1, *x.shape)
     for axis in summed:
         first = ones[(slice(None),) * axis + (slice(0, 1), ...)]
         rest = ones[(slice(None),) * axis + (slice(1, None), ...)]
         ones = xp.concat([first, xp.zeros_like(rest)], axis=axis)
-    own = xp.expand_dims(x, axis=0)
-    return xp.concat([own if i == k else ones for i in range(n)], axis=0)
+    own = xp.expand_dims(x, axis=0)  # (1, *x.shape)
+    return xp.concat([own if i == k else ones for i in range(n)], axis=0)  # (n, *x.shape)
 
 
 def _one_split(networks: list[Network]) -> list[BareNetwork]:

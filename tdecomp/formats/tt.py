@@ -132,7 +132,7 @@ class TT(Factored, leaves=("cores",)):
 
     def _restrict(self, position: int, rows: range) -> Format:
         arrays = restricted(self.equation, self.arrays, self.output[position], rows)
-        if arrays is None:  # several rows of a split axis are no slices of its modes
+        if arrays is None:  # several rows of a split axis are not slices of its modes
             return self.to_network()._restrict(position, rows)
         return self.with_arrays(arrays)
 

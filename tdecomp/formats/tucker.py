@@ -114,10 +114,10 @@ class Tucker(Factored, leaves=("core", "factors")):
         if right is None:
             return through_shorter_side(core) if left is None else (left, core)
         if left is None:
-            return core, right.T
+            return core, right.T  # (out, s), (s, in)
         if shared_in or core.shape[1] <= core.shape[0]:
-            return multiply_array(core, left, 0), right.T
-        return left, multiply_array(core, right, 1)
+            return multiply_array(core, left, 0), right.T  # (out, s), (s, in)
+        return left, multiply_array(core, right, 1)  # (out, r), (r, in)
 
     def to_dense(self) -> Array:
         return contract(self.equation, list(self.arrays.values()))
@@ -172,8 +172,8 @@ class Tucker(Factored, leaves=("core", "factors")):
         index = np.unravel_index(site, self.shape[:-2])
         for i, factor in zip(index, self.factors[:-2], strict=True):
             if factor is None:
-                core = core[int(i), ...]
+                core = core[int(i), ...]  # one mode less
             else:
-                row = factor[int(i) : int(i) + 1, :]
+                row = factor[int(i) : int(i) + 1, :]  # (1, r)
                 core = xp.squeeze(multiply_array(core, row, 0), axis=0)
         return core

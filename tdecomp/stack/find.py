@@ -35,7 +35,7 @@ def find_sites(
     """Find the weight matrices of a model by the names and shapes of its tensors.
 
     The naming scheme is the row of the families table for the config's `model_type`, else the row
-    that matches most tensors. What it has no name for goes by the generic rule: every 2-D
+    that matches most tensors. All other weights go by the generic rule: every 2-D
     ``*.weight`` under a numbered segment, taken as stored, (out, in), but no embedding, output
     head or router of experts.
 
@@ -112,7 +112,7 @@ def find_sites(
 
 
 def _beside(scheme: Scheme, names: Sequence[str]) -> list[str]:
-    """Sentence on the default sites that the family has no name for."""
+    """Sentence on the default sites that no row of the family names."""
     if scheme.family == "generic" or not names:
         return []
     kinds = dict.fromkeys(
@@ -190,7 +190,7 @@ def _hint(word: str, uncovered: Mapping[str, str], start: str = "") -> str:
     modules = {name.removesuffix(".weight"): reason for name, reason in uncovered.items()}
     for module, reason in modules.items():
         if matches(word, module) and reason != "not targeted":
-            return f"{module} is no site ({reason})"
+            return f"{module} is not a site ({reason})"
     size = word.count(".") + 1
     tails = sorted({last_segments(module, size) for module in modules})
     near = difflib.get_close_matches(word, tails[:_MOST_TAILS], n=1, cutoff=0.5)

@@ -222,7 +222,7 @@ def _model_types(config: Mapping[str, Any]) -> list[str]:
 
 
 def _lookup(config: Mapping[str, Any], key: int | str) -> int:
-    """Read a number, or the first key of ``"a|b"`` that the config has; 0 where there is none."""
+    """Read a number, or the first key of ``"a|b"`` that the config has; 0 if it has neither."""
     if isinstance(key, int):
         return key
     values = (config.get(name) for name in key.split("|"))

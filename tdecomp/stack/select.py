@@ -154,7 +154,7 @@ class SiteFilter:
 
 
 def last_segments(path: str, count: int) -> str:
-    """The last `count` dotted segments of a path, all of it if it has no more.
+    """The last `count` dotted segments of a path, or the whole path if it is shorter.
 
     >>> last_segments("layers.3.mlp.fc1", 2)
     'mlp.fc1'

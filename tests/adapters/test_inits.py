@@ -428,7 +428,7 @@ FAILS = {
         "'u' (in r) cannot start this way: that gives the axes out r",
     ),
     "no cores of an unsplit weight": (
-        "w: site out in", ["mpo(1)"], (5, 3), None, "'w' is no core 1 of an MPO",
+        "w: site out in", ["mpo(1)"], (5, 3), None, "'w' cannot be core 1 of an MPO",
     ),
     "rotations of an odd size": (
         "a: site out, *t: r s in", ["zeros", "rotation"], (5, 3), {"r": 2, "s": 3},

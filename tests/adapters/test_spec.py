@@ -117,7 +117,7 @@ def test_nothing_but_arithmetic_is_read(text):
         ("r / 0", "'r / 0' has no value: division by zero"),
         ("r % 0", "has no value"),
         ("sqrt(-r)", "has no value"),
-        ("(-r) ** 0.5", "is no real number"),
+        ("(-r) ** 0.5", "is not a real number"),
         ("9 ** 9 ** 9", "is too large"),
         ("gcd(r / 3, r)", "4/3 is not whole"),
         ("part(in, 3, 4)", "part 4 of 3 of 10: count the parts from 1"),
@@ -281,7 +281,7 @@ def test_an_option_that_is_wrong_is_refused(what):
 
 def test_a_term_of_an_unknown_factor_is_refused():
     term = Term((Operand("b", ("out", "in")),))
-    with refused("'b' of 'b: out in' is no factor of 'mine': there are a"):
+    with refused("'b' of 'b: out in' is not a factor of 'mine': there are a"):
         Spec(
             name="mine",
             terms=(term,),
@@ -311,7 +311,7 @@ def test_a_method_is_found_as_people_write_it():
     ids=["nothing", "a name", "too much"],
 )
 def test_json_that_is_no_method_is_refused(plain):
-    with refused("this is no description of an adapter"):
+    with refused("this is not a description of an adapter"):
         Spec.from_json(plain)
 
 

@@ -246,7 +246,7 @@ def test_a_joined_axis_names_one_mode(names):
 
 @pytest.mark.parametrize("names", [["a b", "c"], ["", "c"], ["a.b", "c"], ["(a)b", "c"], "a a"])
 def test_names_no_equation_could_hold(names):
-    with pytest.raises(td.ArgumentError, match="no name of a mode|named twice"):
+    with pytest.raises(td.ArgumentError, match="cannot name a mode|named twice"):
         name_modes(2, names)
 
 

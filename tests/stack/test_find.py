@@ -104,7 +104,7 @@ def test_all_linear_takes_every_matrix_but_embeddings_and_heads():
 
 def test_named_head_is_a_site_but_an_embedding_never_is():
     assert modules(targets=["lm_head"]) == {"lm_head"}
-    with pytest.raises(SiteError, match=r"embed_tokens is no site \(embedding\)"):
+    with pytest.raises(SiteError, match=r"embed_tokens is not a site \(embedding\)"):
         modules(targets=["embed_tokens"])
 
 

@@ -149,8 +149,8 @@ def test_attach_refuses_an_argument(case: str, model: nn.Module, refused: Refuse
 TARGETS: dict[str, tuple[dict[str, Any], str]] = {
     "misspelt": ({"targets": ["qproj"]}, r"no site matches targets=\['qproj'\].*'q_proj'"),
     "none": ({"targets": []}, r"no site matches targets=\[\]"),
-    "all excluded": ({"targets": QV, "exclude": QV}, r"is no site \(excluded\)"),
-    "no such layer": ({"targets": QV, "layers": [9]}, r"is no site \(layer not selected\)"),
+    "all excluded": ({"targets": QV, "exclude": QV}, r"is not a site \(excluded\)"),
+    "no such layer": ({"targets": QV, "layers": [9]}, r"is not a site \(layer not selected\)"),
     "a norm": ({"targets": ["norm", "q_proj"]}, r"cannot be adapted: model\.norm \(LlamaRMSNorm\)"),
     "many norms": (
         {"targets": [*QV, "input_layernorm", "norm"]},

@@ -1,4 +1,4 @@
-"""Published adapter methods, one row each: a method is data, see `tdecomp.adapters.Spec`."""
+"""Published adapters, one row each: an adapter is data, see `tdecomp.adapters.Spec`."""
 
 from __future__ import annotations
 

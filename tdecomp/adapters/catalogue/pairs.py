@@ -126,7 +126,7 @@ PAIRS: tuple[Spec, ...] = (
         source="arXiv:2412.10135, equation 2",
     ),
     # The block shortcut: a layer also uses the pairs of the `before` layers before it. The other
-    # two shortcuts of the paper mix activations of layers and are no update of a weight.
+    # two shortcuts of the paper mix activations of layers: those are not updates of a weight.
     Spec.parse(
         "reslora",
         "*band: layer m, b: proj m out r, a: proj m r in",
@@ -162,9 +162,8 @@ PAIRS: tuple[Spec, ...] = (
         where={"j": "k"},
         source="arXiv:2502.04700",
     ),
-    # A pair for every task; one task where there is no such mode. The paper has W (BA), entry by
-    # entry, in the place of W and no start; here BA is what is more than ones, so that training
-    # starts from W.
+    # A pair for every task; weights without this mode have one task. The paper trains W ∘ (BA) and
+    # names no start. We write W ∘ (1 + BA) with B = 0, so that training starts at W.
     Spec.parse(
         "flora",
         "*w: site out in, b: layer proj task out r, a: layer proj task r in",

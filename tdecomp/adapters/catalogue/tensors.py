@@ -60,7 +60,7 @@ TENSORS: tuple[Spec, ...] = (
         alpha="1",
         source="arXiv:2402.01376",
     ),
-    Spec.parse(  # without the activation after each of the outer factors, which is no weight
+    Spec.parse(  # without the activation after each outer factor: an update of a weight has none
         "denselora",
         "b: proj out r, core: site r s, a: proj s in",
         {"b": "zeros", "core": "uniform(1/sqrt(s))", "a": "uniform(1/sqrt(in))"},
