@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from array_api_compat import device
+from array_api_compat import device  # pyright: ignore[reportUnknownVariableType]
 
 from tdecomp._brief import brief, brief_modes
 from tdecomp._plan import contract

@@ -3,6 +3,7 @@
 What an adapter says of its sizes and of its scale is a formula. It is kept as text, so that it can
 be stored and read, and evaluated exactly: division of whole numbers gives a fraction.
 """
+# pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
 
@@ -26,15 +27,6 @@ __all__ = ["Expression"]
 
 Number = int | float | Fraction
 
-_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: lambda a, b: _power(a, b),
-    ast.USub: operator.neg,
-}
 _KEYWORD = re.compile(rf"\b({'|'.join(keyword.kwlist)})\b")
 _BITS = 1000
 """Longest whole number, numerator or denominator of a step."""
@@ -52,6 +44,10 @@ def _divide(a: Number, b: Number) -> Number:
     if b == 0:
         raise ZeroDivisionError("division by zero")
     return Fraction(a) / Fraction(b) if _is_exact(a) and _is_exact(b) else a / b
+
+
+def _floor_divide(a: Number, b: Number) -> Number:
+    return a // b
 
 
 def _is_exact(x: Number) -> bool:
@@ -126,7 +122,8 @@ def _small_primes() -> np.ndarray:
 @lru_cache(maxsize=4096)
 def _primes(n: int) -> tuple[int, ...]:
     """Prime factors, ascending."""
-    found, small = [], _small_primes()
+    found: list[int] = []
+    small = _small_primes()
     for p in map(int, small[n % small == 0]):
         while n % p == 0:
             found.append(p)
@@ -143,6 +140,16 @@ def _divisor(n: Number, limit: Number) -> int:
         found |= {d * p for d in found}
     return max(d for d in found if d <= limit)
 
+
+_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: _floor_divide,
+    ast.Mod: operator.mod,
+    ast.Pow: _power,
+    ast.USub: operator.neg,
+}
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": min,
@@ -257,7 +264,8 @@ class Expression:
                 return apply(self._value(node.left, values), self._value(node.right, values))
             case ast.Call(func=ast.Name(id=name)):
                 return FUNCTIONS[name](*(self._value(a, values) for a in node.args))
-        raise AssertionError(node)
+            case _:
+                raise AssertionError(node)
 
     def size(self, values: Mapping[str, Any], name: str) -> int:
         """Evaluate it to the size of `name`: a positive whole number."""

@@ -1,4 +1,5 @@
 """Start factors made of the base weights: singular vectors, QR, LDU, skeletons, trains."""
+# pyright: standard
 
 from __future__ import annotations
 

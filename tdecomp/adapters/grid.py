@@ -1,4 +1,5 @@
 """Grids: weights of one shape, and where each stands along the site modes."""
+# pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
 

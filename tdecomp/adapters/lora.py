@@ -168,7 +168,10 @@ def _place(left: Array, site: Site, out: int) -> Array:
     if left.shape[0] == out:
         return left
     xp = namespace(left)
-    zeros = lambda n: xp.zeros((n, left.shape[1]), dtype=left.dtype, device=left.device)
+
+    def zeros(n: int) -> Array:
+        return xp.zeros((n, left.shape[1]), dtype=left.dtype, device=left.device)
+
     return xp.concat([zeros(start), left, zeros(out - start - left.shape[0])], axis=0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from tdecomp._nearest import nearest
 from tdecomp.adapters.expressions import Expression
@@ -33,7 +33,8 @@ def read_equation(equation: str) -> tuple[tuple[Term, ...], set[str], tuple[Axis
         raise ArgumentError(
             f"a term of the equation {equation!r} has no factors: write 'out r, r in'"
         )
-    terms, stars = [], {}
+    terms: list[Term] = []
+    stars: dict[str, tuple[bool, tuple[str, ...]]] = {}
     for sign, piece in zip(pieces[::2], pieces[1::2], strict=True):
         operands = tuple(_operand(text, equation, stars) for text in piece.split(","))
         terms.append(Term(operands, 1 if sign == "+" else -1))
@@ -149,8 +150,8 @@ def _texts(plain: Any) -> Iterator[str]:
     if isinstance(plain, str):
         yield plain
     elif isinstance(plain, Mapping):
-        for key, value in plain.items():
+        for key, value in cast("Mapping[Any, Any]", plain).items():
             yield from (str(key), *_texts(value))
     elif isinstance(plain, list | tuple):
-        for value in plain:
+        for value in cast("Sequence[Any]", plain):
             yield from _texts(value)

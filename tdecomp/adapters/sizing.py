@@ -1,4 +1,5 @@
 """Sizes: every letter of an adapter gets one on a grid of weights."""
+# pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ split in) index inside a weight, *site modes* (``layer``, ``proj``, ..., or ``si
 at once) say which weight, every other letter is a rank. A factor is shared over exactly the site
 modes that it does not carry.
 """
+# pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
 
@@ -217,8 +218,10 @@ class Spec:
     @cached_property
     def sides(self) -> tuple[str, str]:
         """Names of the two output axes: one of `SIDES`."""
-        named = lambda sides: any(a == side for a, side in zip(self.output, sides, strict=False))
-        return next(filter(named, SIDES), SIDES[0])
+        for sides in SIDES:
+            if any(axis == side for axis, side in zip(self.output, sides, strict=False)):
+                return sides
+        return SIDES[0]
 
     @cached_property
     def weight_modes(self) -> tuple[str, ...]:
@@ -263,7 +266,7 @@ class Spec:
         whole = self.expanded
         zeros = {f.name for f in whole.factors if f.init.kind == "zeros"}
         source = {f.name: str(f.init.args[0]) for f in whole.factors if f.init.kind == "copy"}
-        left = Counter()
+        left: Counter[tuple[bool, tuple[tuple[str, tuple[str, ...]], ...]]] = Counter()
         for term in whole.terms:
             operands = [(source.get(o.factor, o.factor), o.letters) for o in term.operands]
             if zeros.isdisjoint(name for name, _ in operands):
@@ -314,11 +317,13 @@ class Spec:
 
     def _parts_that_follow(self, known: set[str]) -> set[str]:
         """Parts of a weight whose size is what the other parts leave."""
-        rules, found = dict(self.where), set()
+        rules = dict(self.where)
+        found: set[str] = set()
         for axis in self.output:
             parts = {*flatten((axis,))}
             free = parts - known - rules.keys()
-            needed, more = set(), parts - free
+            needed: set[str] = set()
+            more = parts - free
             while more:
                 needed |= more
                 more = {m for n in more & rules.keys() for m in rules[n].names} - needed

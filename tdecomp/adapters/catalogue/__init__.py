@@ -1,4 +1,5 @@
 """Published adapters, one row each: an adapter is data, see `tdecomp.adapters.Spec`."""
+# pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
 
