@@ -141,7 +141,9 @@ class Network(Factored, leaves=("tensors",)):
         """Contract the two parts of a cut matrix: ``(out, r)`` and ``(r, in)``."""
         out, in_ = self.equation.output
         left = tuple(k for k in range(len(self.tensors)) if k not in right)
-        return self._part(left, (out, tuple(cut))), self._part(right, (tuple(cut), in_))
+        across = (tuple(cut),) if cut else ()  # nothing runs across where the parts share no name
+        u, v = self._part(left, (out, *across)), self._part(right, (*across, in_))
+        return (u, v) if cut else (u[:, None], v[None, :])  # (out, r), (r, in)
 
     def _part(self, where: Sequence[int], output: tuple[Axis, ...]) -> Array:
         terms = tuple(self.equation.terms[k] for k in where)

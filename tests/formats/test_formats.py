@@ -83,7 +83,7 @@ BROKEN = [
 ONE = np.ones((1, 1))
 
 
-@pytest.mark.parametrize(("name", "message"), [("in", "named twice"), ("my mode", "no name of a")])
+@pytest.mark.parametrize(("name", "message"), [("in", "named twice"), ("my mode", "cannot name a")])
 def test_names_that_no_equation_can_hold_are_refused(name, message):
     for build in (
         lambda modes: td.CP(modes, np.ones(1), (ONE, ONE)),
@@ -108,3 +108,12 @@ def test_an_uncompressed_tucker_is_paired_through_its_shorter_side(shape):
     left, right = fmt.pair(0)
     assert left.shape[1] == 3
     np.testing.assert_array_equal(left @ right, fmt.core)
+
+
+def test_a_network_of_parts_that_share_no_name_has_pairs_of_rank_one():
+    vectors = tuple(np.arange(1.0, n + 1) for n in (3, 4, 5))
+    outer = td.Network(Equation.parse("layer, out, in -> layer out in"), vectors)
+    left, right = outer.pair(1)
+    assert (left.shape, right.shape) == ((4, 1), (1, 5))
+    np.testing.assert_array_equal(left @ right, outer.to_dense()[1])
+    assert td.formats.to_lowrank(outer).rank == (1, 1, 1)
