@@ -90,8 +90,8 @@ Modes = Annotated[
     str | None,
     typer.Option(
         metavar="NAMES",
-        help="Modes that tucker (any) or tucker2 (two) compresses: 'in' for one basis of the "
-        "inputs alone; by default all, and 'out,in'.",
+        help="Modes that are compressed, 'in' for one basis of the inputs alone: any of tucker "
+        "and hosvd (default: all), two of tucker2 ('out,in'), one of interpolative ('in').",
         rich_help_panel=HOW_SMALL,
     ),
 ]
