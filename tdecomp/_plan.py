@@ -43,6 +43,8 @@ class Plan:
         product of ``(m, k)`` with ``(k, n)`` counts ``2 m k n``, reordering axes nothing.
     peak
         Numbers in the largest array that is formed, the result included; inputs are not formed.
+    operands
+        Letters and shape of every array that the plan is made for.
     names
         Name of each letter, where the plan was made from names.
     """
@@ -50,14 +52,17 @@ class Plan:
     steps: tuple[tuple[tuple[int, ...], str], ...]
     flops: int
     peak: int
+    operands: tuple[tuple[str, tuple[int, ...]], ...]
     names: tuple[tuple[str, str], ...] = ()
 
     def run(self, arrays: Sequence[Array]) -> Array:
         """Contract `arrays` in this order.
 
-        An `ArgumentError` where an array on the way would be larger than the whole memory.
+        An `ArgumentError` where these are not the arrays that the plan is made for, in number and
+        in shape, or where an array on the way would be larger than the whole memory.
         """
         operands = list(arrays)
+        self._check(operands)
         size = getattr(operands[0].dtype, "itemsize", 8)
         if self.peak > _LOOKED_AT and self.peak * size > _memory():
             raise ArgumentError(
@@ -70,21 +75,40 @@ class Plan:
             operands.append(_step(symbols, taken))
         return operands[0]
 
+    def _check(self, arrays: Sequence[Array]) -> None:
+        """Refuse arrays of another number or shape than those planned with."""
+        if len(arrays) != len(self.operands):
+            terms = ", ".join(self._written(letters) for letters, _ in self.operands)
+            raise ArgumentError(
+                f"this plan contracts {len(self.operands)} arrays ({terms}), got {len(arrays)}:"
+                " give one array for each term, in this order"
+            )
+        for k, ((letters, planned), array) in enumerate(zip(self.operands, arrays, strict=True)):
+            shape = getattr(array, "shape", None)
+            if shape is None or tuple(shape) != planned:
+                given = (
+                    f"a {type(array).__name__}" if shape is None else f"the shape {tuple(shape)}"
+                )
+                raise ArgumentError(
+                    f"array {k} of this plan, '{self._written(letters)}', has the shape {planned},"
+                    f" got {given}: make a plan for the new sizes, or reorder the arrays"
+                )
+
+    def _written(self, letters: str) -> str:
+        name = dict(self.names)
+        return " ".join(name.get(c, c) for c in letters)
+
     def __repr__(self) -> str:
         """One line; `str` writes out the steps."""
         return brief(type(self), brief_count(len(self.steps), "step"), *self._costs)
 
     def __str__(self) -> str:
         """Steps, one per line, then the costs."""
-        name = dict(self.names)
         lines = []
-
-        def written(letters: str) -> str:
-            return " ".join(name.get(c, c) for c in letters)
-
         for _, symbols in self.steps:
             left, output = symbols.split("->")
-            lines.append(f"{', '.join(map(written, left.split(',')))} -> {written(output)}")
+            terms = ", ".join(map(self._written, left.split(",")))
+            lines.append(f"{terms} -> {self._written(output)}")
         return "\n".join([*lines, ", ".join(self._costs)])
 
     @property
@@ -227,7 +251,10 @@ def _planned(
     for search in (auto, dynamic_programming) if optimizer is None else (optimizer,):
         path = _path(search, terms, output, sizes, memory_limit)
         if path is not None:
-            found.append(_costed(_steps(_pairwise(path, len(terms)), terms, output), sizes))
+            steps = _steps(_pairwise(path, len(terms)), terms, output)
+            flops, peak = _costs(steps, sizes)
+            operands = tuple(zip(terms, shapes, strict=True))
+            found.append(Plan(steps=steps, flops=flops, peak=peak, operands=operands))
             if memory_limit is None or found[-1].peak <= memory_limit:
                 return found[-1]
     peak = min((p.peak for p in found), default=None)
@@ -307,7 +334,10 @@ def _steps(
     return tuple(steps)
 
 
-def _costed(steps: tuple[tuple[tuple[int, ...], str], ...], sizes: dict[str, int]) -> Plan:
+def _costs(
+    steps: tuple[tuple[tuple[int, ...], str], ...], sizes: dict[str, int]
+) -> tuple[int, int]:
+    """Flops and the largest array of the steps, as `Plan` counts them."""
     flops, peak = 0, 0
     for _, symbols in steps:
         left, result = symbols.split("->")
@@ -315,7 +345,7 @@ def _costed(steps: tuple[tuple[tuple[int, ...], str], ...], sizes: dict[str, int
         work = math.prod(sizes[c] for c in letters)
         flops += work * (("," in left) + (letters > set(result)))
         peak = max(peak, math.prod(sizes[c] for c in result))
-    return Plan(steps=steps, flops=flops, peak=peak)
+    return flops, peak
 
 
 def _step(symbols: str, operands: list[Array]) -> Array:

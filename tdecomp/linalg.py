@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -80,6 +80,9 @@ def left_basis(x: Array, mode: int) -> tuple[Array, Array]:
     that no Gram matrix is larger than its shorter side.
     """
     xp = namespace(x)
+    order = len(x.shape)
+    if not order or not isinstance(mode, SupportsIndex) or not -order <= mode < order:
+        raise ArgumentError(f"no mode {mode!r} in an array of shape {tuple(x.shape)}: count from 0")
     n = x.shape[mode]
     width = min(n, max(1, math.prod(x.shape) // n))
     if _is_double(x):
@@ -98,6 +101,7 @@ def left_basis(x: Array, mode: int) -> tuple[Array, Array]:
 def singular_values(x: Array) -> Array:
     """Singular values of a matrix, largest first, in float64."""
     xp = namespace(x)
+    _check_matrix(x)
     if _is_double(x):
         return xp.linalg.svdvals(x)
     values = xp.linalg.eigvalsh(gram(x, 0 if x.shape[0] <= x.shape[1] else 1))
@@ -128,6 +132,7 @@ def truncated_svd(x: Array, rank: int) -> Triplets:
     >>> s.tolist()
     [3.0, 2.0]
     """
+    _check_rank(x, rank)
     if _is_double(x) or 4 * rank > min(x.shape):
         return svd_full(x, rank)
     return svd_gram(x, rank)
@@ -405,6 +410,7 @@ def orthonormal(y: Array) -> Array:
     True
     """
     xp = namespace(y)
+    _check_matrix(y)
     if y.shape[0] < 4 * y.shape[1]:
         return xp.linalg.qr(y, mode="reduced")[0]
     wide = double(y)  # in float32 the products would let strong directions leak out of the span
@@ -528,6 +534,7 @@ def _range(
 ) -> tuple[Array, float]:
     """Basis of `range_basis` and the squared residual it leaves."""
     xp = namespace(x)
+    _check_matrix(x)
     least = floor(x.dtype)
     if not least <= error < 1:
         raise ArgumentError(f"error={error!r} must lie between {least:g}, the precision, and 1")
@@ -554,6 +561,7 @@ def _range(
 
 def power_steps(x: Array, width: int, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
     """Bases ``Q (out, width)`` with ``Qᴴ X``, after 0, 1, 2, ... power steps."""
+    _check_matrix(x)
     y = x @ random_matrix(rng, (x.shape[1], width), x)  # (out, width)
     while True:
         q = orthonormal(y)
@@ -585,9 +593,21 @@ def _nothing(x: Array) -> Triplets:
     return x[:, :0], _real(x[:1, 0])[:0], x[:0, :]
 
 
+def _check_matrix(x: Array) -> None:
+    """Refuse what is no matrix: rows of a tensor would be taken for rows of a matrix."""
+    if len(x.shape) != 2:
+        raise ArgumentError(
+            f"a matrix (out, in) is needed, got an array of shape {tuple(x.shape)}: give one matrix"
+            " at a time, or an unfolding (tdecomp.tensor.unfold)"
+        )
+
+
 def _check_rank(x: Array, rank: int) -> None:
-    if not 0 <= rank <= min(x.shape):
-        raise ArgumentError(f"rank {rank} of a {tuple(x.shape)} matrix must be 0 to {min(x.shape)}")
+    _check_matrix(x)
+    if not isinstance(rank, SupportsIndex) or not 0 <= rank <= min(x.shape):
+        raise ArgumentError(
+            f"rank {rank!r} of a {tuple(x.shape)} matrix must be 0 to {min(x.shape)}"
+        )
 
 
 def _svd(xp, x: Array) -> Triplets:

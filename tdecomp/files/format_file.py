@@ -4,6 +4,10 @@ A safetensors file that any safetensors reader opens. The arrays have the names 
 format (``"core"``, ``"factor.out"``, ``"0.u"``); the metadata key ``tdecomp.format`` holds a JSON
 document: version, name of the format, modes, shape, layout, and the caller's own metadata. No
 pickle, no torch.
+
+safetensors has no complex128: such an array is stored as float64 with a last axis of size 2, real
+and imaginary part, and its name is listed under ``complex128``. Files with one have version 2, all
+others version 1.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from tdecomp.formats import FORMATS, Format
 
 __all__ = ["load", "load_metadata", "save"]
 
-FORMAT_FILE_VERSION = 1
+FORMAT_FILE_VERSION = 2
 _KEY = "tdecomp.format"
 _CODES = {
     "float64": "F64",
@@ -35,7 +39,9 @@ _CODES = {
     "float16": "F16",
     "bfloat16": "BF16",
     "complex64": "C64",
+    "complex128": "F64",  # as pairs
 }
+_WIDE = "complex128"
 _MISFITS = (
     *(KeyError, TypeError, ValueError, IndexError, AttributeError),
     *(OverflowError, RecursionError),
@@ -54,8 +60,8 @@ def save(
     Parameters
     ----------
     fmt
-        Any format, its arrays of any library: float64, float32, float16, bfloat16 or complex64,
-        each array in its own dtype.
+        Any format, its arrays of any library: float64, float32, float16, bfloat16, complex64 or
+        complex128, each array in its own dtype.
     path
         The file, by custom ``*.safetensors``.
     overwrite
@@ -68,8 +74,7 @@ def save(
     ArgumentError
         If these are not a format and a path.
     FileError
-        If the file exists, cannot be written, or safetensors has no such numbers (complex128,
-        integers).
+        If the file exists, cannot be written, or no format has such numbers (integers).
 
     Examples
     --------
@@ -89,14 +94,17 @@ def save(
     path = _path(path)
     codes = {name: _code(name, array) for name, array in fmt.arrays.items()}
     arrays = {name: _on_host(array, codes[name]) for name, array in fmt.arrays.items()}
+    wide = [name for name, array in fmt.arrays.items() if _kind(array) == _WIDE]
     document = {
-        "version": FORMAT_FILE_VERSION,
+        "version": FORMAT_FILE_VERSION if wide else 1,
         "format": type(fmt).__name__,
         "modes": list(fmt.modes),
         "shape": list(fmt.shape),
         "layout": fmt.layout,
         "metadata": dict(metadata or {}),
     }
+    if wide:
+        document[_WIDE] = wide
     try:
         text = json.dumps(document)
     except (TypeError, ValueError) as error:
@@ -128,6 +136,8 @@ def load(path: str | os.PathLike[str]) -> Format:
     entries, document = _read(path)
     try:
         arrays = {name: safetensors.load(entry) for name, entry in entries.items()}
+        for name in _wide(document):
+            arrays[name] = _of_parts(arrays[name])
         modes = tuple(document["modes"])
         kind: Any = FORMATS[document["format"]]
         fmt: Format = kind.build(modes, arrays, document["layout"])
@@ -163,9 +173,9 @@ def _read(path: Path) -> tuple[dict[str, safetensors.Entry], dict[str, Any]]:
         version = document["version"]
     except _MISFITS as error:
         raise FileError(f"{path} is damaged: its description is not readable ({error})") from error
-    if version != FORMAT_FILE_VERSION:
+    if type(version) is not int or not 1 <= version <= FORMAT_FILE_VERSION:
         raise FileError(
-            f"{path} has format version {version}, this tdecomp reads {FORMAT_FILE_VERSION}"
+            f"{path} has format version {version}, this tdecomp reads 1 to {FORMAT_FILE_VERSION}"
         )
     return entries, document
 
@@ -186,7 +196,28 @@ def _kind(array: Array) -> str:
 
 
 def _on_host(array: Array, code: str) -> np.ndarray:
+    if _kind(array) == _WIDE:
+        return _parts(to_numpy(array))
     return to_numpy(working(array) if code == "BF16" else array)  # numpy has no bfloat16
+
+
+def _parts(array: np.ndarray) -> np.ndarray:
+    """Complex numbers as pairs of float64, ``(.., 2)``."""
+    return np.ascontiguousarray(array).view(np.float64).reshape(*array.shape, 2)
+
+
+def _of_parts(pairs: np.ndarray) -> np.ndarray:
+    if pairs.dtype != np.float64 or pairs.shape[-1:] != (2,):
+        raise ValueError(f"an array of {pairs.dtype} {pairs.shape} holds no complex numbers")
+    return np.ascontiguousarray(pairs).view(np.complex128).reshape(pairs.shape[:-1])
+
+
+def _wide(document: dict[str, Any]) -> list[str]:
+    """Names of the arrays that are stored as pairs."""
+    names: list[str] = list(document.get(_WIDE, []))
+    if len(set(names)) != len(names):
+        raise ValueError(f"{_WIDE} names an array twice")
+    return names
 
 
 def _path(path: str | os.PathLike[str]) -> Path:

@@ -178,6 +178,9 @@ REFUSED = [
     (lambda x: linalg.range_basis(x, error=0.0), "between 1e-14"),
     (lambda x: linalg.range_basis(x.astype(np.float32), error=1e-7), "between 1e-06"),
     (lambda x: linalg.range_basis(x, error=0.1, block=0), "block=0"),
+    (lambda x: linalg.svd_full(x, 1.5), "rank 1.5 of a"),
+    (lambda x: linalg.left_basis(x, 2), "no mode 2 in an array of shape"),
+    (lambda x: linalg.left_basis(x[0, 0], 0), "no mode 0"),
 ]
 
 
@@ -185,3 +188,22 @@ REFUSED = [
 def test_bad_arguments_are_refused(call, text):
     with pytest.raises(td.ArgumentError, match=text):
         call(decaying((5, 4)))
+
+
+OF_MATRICES = {
+    **{name: partial(svd, rank=2) for name, svd in (EXACT | SKETCHED).items()},
+    "settled": lambda x: linalg.svd_settled(x, 2),
+    "singular values": linalg.singular_values,
+    "orthonormal": linalg.orthonormal,
+    "range": lambda x: linalg.range_basis(x, error=0.1),
+    "to an error": lambda x: linalg.svd_to_error(x, 0.1),
+    "power steps": lambda x: next(linalg.power_steps(x, 2, np.random.default_rng(0))),
+}
+
+
+@pytest.mark.parametrize("act", OF_MATRICES.values(), ids=OF_MATRICES.keys())
+@pytest.mark.parametrize("shape", [(), (6,), (2, 6, 5), (40, 3, 2), (2, 2, 2, 2)], ids=str)
+def test_only_matrices_are_taken(act, shape):
+    """Of a tensor, rows of the first two axes would be taken for a matrix."""
+    with pytest.raises(td.ArgumentError, match=r"a matrix \(out, in\) is needed.*unfold"):
+        act(np.ones(shape))

@@ -95,6 +95,31 @@ def test_a_plan_reads_as_named_steps():
     assert text.splitlines()[1] == "flops 210, peak 21 numbers"
 
 
+A, B = np.ones((2, 3)), np.ones((3, 4))
+MISFITS = [
+    ([A, B, np.ones((7, 7))], r"contracts 2 arrays \(i j, j k\), got 3"),
+    ([A], "contracts 2 arrays .*, got 1"),
+    ([], "contracts 2 arrays .*, got 0"),
+    (A, r"array 0 of this plan, 'i j', has the shape \(2, 3\), got the shape \(3,\)"),
+    ([B, A], r"array 0 .*'i j', has the shape \(2, 3\), got the shape \(3, 4\).*reorder"),
+    ([A, np.ones((3, 5))], r"array 1 of this plan, 'j k', has the shape \(3, 4\)"),
+    ([A, np.ones((3, 4, 1))], r"array 1 .*got the shape \(3, 4, 1\)"),
+    ([A, B.tolist()], "array 1 .*got a list"),
+]
+
+
+@pytest.mark.parametrize(("arrays", "text"), MISFITS, ids=[text for _, text in MISFITS])
+def test_a_plan_runs_on_the_arrays_that_it_is_made_for(arrays, text):
+    found = plan("i j, j k -> i k", [(2, 3), (3, 4)])
+    np.testing.assert_array_equal(found.run([A, B]), A @ B)
+    with pytest.raises(td.ArgumentError, match=text):
+        found.run(arrays)
+    single = plan("i j -> j", {"i": 2, "j": 3})
+    np.testing.assert_array_equal(single.run([A]), A.sum(0))
+    with pytest.raises(td.ArgumentError, match="contracts 1 arrays"):
+        single.run([A, A])
+
+
 CHAIN = "a b, b c, c d, d e -> a e"
 WIDE = {"a": 2, "b": 50, "c": 3, "d": 40, "e": 5}
 

@@ -50,10 +50,14 @@ def test_arrays_of_every_library(xp, tmp_path):
 
 @pytest.mark.parametrize(
     ("dtype", "back"),
-    [("float64",) * 2, ("float32",) * 2, ("float16", "float32"), ("complex64",) * 2],
+    [
+        *[(dtype, dtype) for dtype in ("float64", "float32", "complex64", "complex128")],
+        ("float16", "float32"),
+    ],
 )
 def test_dtypes(dtype, back, tmp_path):
-    fmt = CP.with_arrays({k: (a / 3).astype(dtype) for k, a in CP.arrays.items()})
+    turn = 1 + 2j if dtype.startswith("complex") else 1
+    fmt = CP.with_arrays({k: (a / 3 * turn).astype(dtype) for k, a in CP.arrays.items()})
     save(fmt, tmp_path / "x.safetensors")
     again = load(tmp_path / "x.safetensors")
     for name, array in fmt.arrays.items():
@@ -72,7 +76,34 @@ def test_bfloat16_of_torch(tmp_path):
         np.testing.assert_array_equal(again.arrays[name], array.float().numpy())
 
 
-@pytest.mark.parametrize("dtype", ["complex128", "int64"])
+@EACH
+def test_complex128_of_every_format(fmt, tmp_path):
+    fmt = fmt.with_arrays({k: a * (0.6 + 0.8j) for k, a in fmt.arrays.items()})
+    save(fmt, tmp_path / "x.safetensors")
+    again = load(tmp_path / "x.safetensors")
+    assert {a.dtype.name for a in again.arrays.values()} == {"complex128"}
+    np.testing.assert_array_equal(dense(again), dense(fmt))
+
+
+def test_complex128_beside_other_numbers_and_of_every_library(xp, tmp_path):
+    arrays = CP.arrays | {"weights": np.asarray([1e300 + 1e-300j, np.nan - 1j])}
+    own = {k: xp.asarray(a.tolist(), dtype=getattr(xp, a.dtype.name)) for k, a in arrays.items()}
+    save(CP.with_arrays(own), tmp_path / "x.safetensors")
+    again = load(tmp_path / "x.safetensors").arrays
+    for name, array in arrays.items():
+        assert again[name].dtype == array.dtype
+        np.testing.assert_array_equal(again[name], array)
+
+
+@pytest.mark.parametrize("names", ["weights", ["weights"], ["factor.out"], ["no"], [1], [[]], 3])
+def test_pairs_that_are_none_are_damage(names, tmp_path):
+    file = tmp_path / "x.safetensors"
+    write(file, CP.arrays, described(version=2, complex128=names))
+    with pytest.raises(td.FileError, match="is damaged"):
+        load(file)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "bool"])
 def test_numbers_without_a_place_are_refused(dtype, tmp_path):
     fmt = CP.with_arrays({k: a.astype(dtype) for k, a in CP.arrays.items()})
     with pytest.raises(td.FileError, match=f"is {dtype}.*cast it"):
@@ -118,7 +149,7 @@ BROKEN = [
     (CP.arrays, None, "holds no single tdecomp format"),
     (CP.arrays, {"tdecomp.format": "{"}, "description is not readable"),
     (CP.arrays, {"tdecomp.format": "[]"}, "description is not readable"),
-    (CP.arrays, described(version=2), "has format version 2"),
+    (CP.arrays, described(version=3), "has format version 3"),
     (CP.arrays, described(format="Pickle"), "is damaged"),
     (CP.arrays, described(modes=["out", "layer"]), "is damaged"),
     (CP.arrays, described(modes=["out", "in", "layer"]), "is damaged"),
