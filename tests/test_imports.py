@@ -18,6 +18,7 @@ LEVELS = {
     "_xp": 0,
     "modes": 0,
     "progress": 0,
+    "_equality": 1,
     "tensor": 1,
     "linalg": 1,
     "_plan": 1,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tdecomp._brief import brief, brief_count
+from tdecomp._equality import ByValue
 from tdecomp._xp import Array
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format
@@ -53,9 +54,11 @@ class Trace:
     reason: str = "closed form"
 
 
-@dataclass(frozen=True)
-class Fit:
+@dataclass(frozen=True, eq=False)
+class Fit(ByValue):
     """A decomposition and its true error.
+
+    Equal to another where every field is, the factors number by number.
 
     Attributes
     ----------

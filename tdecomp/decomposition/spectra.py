@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tdecomp._brief import brief, brief_modes
+from tdecomp._equality import ByValue
 from tdecomp._xp import floor, to_numpy
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format
@@ -32,8 +33,8 @@ _POINTS = 4096  # of the Marchenko-Pastur density: its median to about 1e-7
 _TIE = 1e-6  # relative: a value this near below a threshold reaches it
 
 
-@dataclass(frozen=True)
-class Spectra:
+@dataclass(frozen=True, eq=False)
+class Spectra(ByValue):
     """Singular values of the unfoldings of a tensor, and the ranks they suggest.
 
     Attributes

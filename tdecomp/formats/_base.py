@@ -11,8 +11,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from tdecomp._backends import backend_of
 from tdecomp._brief import brief, brief_array, brief_count, brief_dtypes, brief_modes
-from tdecomp._xp import Array, check_held
+from tdecomp._equality import ByValue
+from tdecomp._xp import Array, check_held, to_numpy, working
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import _pairs, _pytrees
 from tdecomp.modes import Equation, parse_modes, positions, write_axis
@@ -24,7 +26,7 @@ FORMATS: dict[str, type[Format]] = {}
 """Every format by the name that files carry; filled where the classes are made."""
 
 
-class Format(ABC):
+class Format(ByValue, ABC):
     """A tensor held as factors.
 
     A format names its modes and its arrays and says how they are contracted. The last two modes
@@ -34,6 +36,11 @@ class Format(ABC):
     dense tensor; like everything here they are differentiable in the arrays. In jax a format is a
     pytree with its arrays as leaves: ``jax.jit``, ``grad`` and ``tree.map`` take and give formats
     (of one that was made before jax was imported, call `register_pytrees`).
+
+    ``a == b`` is True where both are of one format with the same modes, ranks and numbers, array by
+    array (library, device and dtype too); ``hash`` agrees with it. Other factors of the same tensor
+    are another format: compare tensors by ``(a - b).norm()``. ``numpy.asarray(a)`` is the dense
+    array on the host, as `to_dense` forms it or refuses to.
     """
 
     modes: tuple[str, ...]
@@ -174,6 +181,15 @@ class Format(ABC):
     @abstractmethod
     def to_dense(self) -> Array:
         """The whole tensor, ``shape``."""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The dense array as numpy takes it; of dtypes numpy has not, in float32."""
+        if copy is False:
+            raise ValueError("the dense array of a format has to be formed: leave out copy=False")
+        dense = self.to_dense()
+        host = dense if backend_of(dense).name == "numpy" else to_numpy(working(dense))
+        host = host if dtype is None else host.astype(dtype, copy=False)
+        return host.copy() if copy else host
 
     @abstractmethod
     def to_network(self) -> Factored:

@@ -6,29 +6,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from array_api_compat import device
+
 from tdecomp._brief import brief_ranks
 from tdecomp._plan import contract
-from tdecomp._xp import Array
+from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Factored
 from tdecomp.formats._equations import fresh
 from tdecomp.formats._slices import restricted
+from tdecomp.formats.fields import read_array, read_arrays, read_names
 from tdecomp.formats.network import Network
 from tdecomp.modes import Equation, check_names
 
 __all__ = ["CP"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class CP(Factored, leaves=("weights", "factors")):
     """``X[i, j, ...] = Σ_r weights[r] · factors[0][i, r] · factors[1][j, r] · ...``.
 
     Parameters
     ----------
     modes
-        Names of all modes.
+        Names of all modes; also as text, ``"layer out in"``.
     weights
-        ``(R,)``; stored and counted, also where they are all one.
+        ``(R,)``; stored and counted, also where they are all one. None: ones.
     factors
         One ``(n, R)`` array per mode.
 
@@ -45,6 +48,10 @@ class CP(Factored, leaves=("weights", "factors")):
     factors: tuple[Array, ...]
 
     def __post_init__(self):
+        factors = read_arrays("factors", self.factors)
+        object.__setattr__(self, "modes", read_names("modes", self.modes))
+        object.__setattr__(self, "factors", factors)
+        object.__setattr__(self, "weights", _read_weights(self.weights, factors))
         check_names(self.modes)
         rank = tuple(self.weights.shape)
         widths = [tuple(f.shape[1:]) for f in self.factors]
@@ -115,6 +122,16 @@ class CP(Factored, leaves=("weights", "factors")):
     def _permute(self, order: tuple[int, ...]) -> CP:
         modes = tuple(self.modes[k] for k in order)
         return CP(modes, self.weights, tuple(self.factors[k] for k in order))
+
+
+def _read_weights(given: Any, factors: tuple[Array, ...]) -> Array:
+    """The weights, or ones in the precision of the factors."""
+    if given is not None:
+        return read_array("weights", given)
+    if not factors or len(factors[0].shape) != 2:
+        raise ArgumentError("weights=None stands for ones: give one (n, R) factor per mode")
+    xp, like = namespace(*factors), factors[0]
+    return xp.ones(like.shape[1:], dtype=xp.result_type(*factors), device=device(like))
 
 
 def _without(items: tuple, position: int) -> tuple:

@@ -18,6 +18,7 @@ from tdecomp.formats._base import Factored, Format, summand
 from tdecomp.formats._equations import fresh
 from tdecomp.formats._pairs import Summand
 from tdecomp.formats._slices import owners, restricted, take
+from tdecomp.formats.fields import read_array, read_names, read_sizes
 from tdecomp.formats.network import Network
 from tdecomp.modes import Equation, check_names
 from tdecomp.tensor import promoted
@@ -25,7 +26,7 @@ from tdecomp.tensor import promoted
 __all__ = ["LowRank"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class LowRank(Factored, leaves=("u", "s", "vh")):
     """``X[site] = u_site · diag(s_site) · vh_site`` with a rank of its own for every site.
 
@@ -35,7 +36,7 @@ class LowRank(Factored, leaves=("u", "s", "vh")):
     Parameters
     ----------
     modes
-        Site modes, then the two matrix modes.
+        Site modes, then the two matrix modes; also as text, ``"layer out in"``.
     sites
         Sizes of the site modes.
     ranks
@@ -60,6 +61,11 @@ class LowRank(Factored, leaves=("u", "s", "vh")):
     vh: Array
 
     def __post_init__(self):
+        object.__setattr__(self, "modes", read_names("modes", self.modes))
+        object.__setattr__(self, "sites", read_sizes("sites", self.sites))
+        object.__setattr__(self, "ranks", read_sizes("ranks", self.ranks))
+        for name in ("u", "s", "vh"):
+            read_array(name, getattr(self, name))
         check_names(self.modes)
         width = sum(self.ranks)
         u, s, vh = (tuple(a.shape) for a in self.arrays.values())

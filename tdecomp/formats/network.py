@@ -13,9 +13,11 @@ from array_api_compat import device
 from tdecomp._brief import brief_list, brief_ranks
 from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
+from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Factored, Format
 from tdecomp.formats._equations import fresh, narrowest_cut, rename
 from tdecomp.formats._slices import gathered, restricted
+from tdecomp.formats.fields import read_arrays
 from tdecomp.modes import Axis, Equation, flatten, write_axis
 from tdecomp.tensor import promoted
 
@@ -24,7 +26,7 @@ __all__ = ["Network", "as_network", "through_shorter_side"]
 _TERMS = 8  # that `repr` writes out
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Network(Factored, leaves=("tensors",)):
     """Any tensor network: an equation and one array for each of its terms.
 
@@ -33,8 +35,9 @@ class Network(Factored, leaves=("tensors",)):
     Parameters
     ----------
     einsum
-        The equation, over named modes. A name may stand in any number of terms (a hyperedge), but
-        once in each; an output axis may be split, ``(head hd)``.
+        The equation, over named modes; also as text, ``"out r, in r -> out in"``. A name may stand
+        in any number of terms (a hyperedge), but once in each; an output axis may be split,
+        ``(head hd)``.
     tensors
         One array per term.
 
@@ -58,6 +61,12 @@ class Network(Factored, leaves=("tensors",)):
     modes: tuple[str, ...] = field(init=False, compare=False)
 
     def __post_init__(self):
+        given: Any = self.einsum
+        equation = Equation.parse(given) if isinstance(given, str) else given
+        if not isinstance(equation, Equation):
+            raise ArgumentError(f"a Network is an equation and its tensors, got {given!r} first")
+        object.__setattr__(self, "einsum", equation)
+        object.__setattr__(self, "tensors", read_arrays("tensors", self.tensors))
         object.__setattr__(self, "modes", tuple(write_axis(a) for a in self.equation.output))
         self.equation.sizes(self._shapes)
 

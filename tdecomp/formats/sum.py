@@ -25,7 +25,7 @@ __all__ = ["Sum"]
 _PARTS = 4  # that `repr` names
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Sum(Format, leaves=("parts",), holds_sums=True):
     """``X = parts[0] + parts[1] + ...`` of any formats over the same modes.
 
@@ -57,7 +57,10 @@ class Sum(Format, leaves=("parts",), holds_sums=True):
     modes: tuple[str, ...] = field(init=False, compare=False)
 
     def __post_init__(self):
-        object.__setattr__(self, "parts", tuple(q for part in self.parts for q in part._summands()))
+        given: Any = self.parts
+        if not isinstance(given, tuple | list) or not all(isinstance(p, Format) for p in given):
+            raise ArgumentError(f"the parts of a Sum must be a tuple of formats, got {given!r}")
+        object.__setattr__(self, "parts", tuple(q for part in given for q in part._summands()))
         if not self.parts:
             raise ArgumentError("a Sum has one part or more")
         first = self.parts[0]

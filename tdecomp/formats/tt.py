@@ -14,6 +14,7 @@ from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Factored, Format
 from tdecomp.formats._equations import fresh
 from tdecomp.formats._slices import restricted
+from tdecomp.formats.fields import read_arrays, read_axes
 from tdecomp.formats.network import Network
 from tdecomp.modes import Axis, Equation, check_names, flatten, write_axis
 from tdecomp.tensor import mode_product as multiply_array
@@ -21,7 +22,7 @@ from tdecomp.tensor import mode_product as multiply_array
 __all__ = ["TT"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class TT(Factored, leaves=("cores",)):
     """``X[i, j, ...] = cores[0][0, i, :] · cores[1][:, j, :] · ... · cores[d-1][:, k, 0]``.
 
@@ -29,7 +30,8 @@ class TT(Factored, leaves=("cores",)):
     ----------
     axes
         Names of the modes that each core carries, in chain order: one name is a plain TT core, two
-        names, ``("o1", "i1")``, an MPO core.
+        names, ``("o1", "i1")``, an MPO core. Also as text, ``"out layer in"`` or
+        ``"(o1 i1) (o2 i2)"``.
     cores
         Core ``k`` is ``(r_k, *sizes of axes[k], r_{k+1})`` with ``r_0 = r_d = 1``.
     output
@@ -56,9 +58,12 @@ class TT(Factored, leaves=("cores",)):
     modes: tuple[str, ...] = field(init=False, compare=False)
 
     def __post_init__(self):
-        check_names(flatten(self.axes))
-        if not self.output:
-            object.__setattr__(self, "output", flatten(self.axes))
+        axes = tuple(flatten((axis,)) for axis in read_axes("axes", self.axes))
+        object.__setattr__(self, "axes", axes)
+        object.__setattr__(self, "cores", read_arrays("cores", self.cores))
+        output = read_axes("output", self.output) or flatten(axes)
+        object.__setattr__(self, "output", output)
+        check_names(flatten(axes))
         object.__setattr__(self, "modes", tuple(write_axis(a) for a in self.output))
         shapes = [tuple(c.shape) for c in self.cores]
         orders = [len(names) + 2 for names in self.axes]

@@ -16,6 +16,7 @@ from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Factored
 from tdecomp.formats._slices import restricted
+from tdecomp.formats.fields import read_array, read_arrays, read_names
 from tdecomp.formats.network import Network, through_shorter_side
 from tdecomp.modes import Equation, check_names, positions, words
 from tdecomp.tensor import mode_product as multiply_array
@@ -27,14 +28,14 @@ _LARGE = 1 << 20  # numbers of a common core, from which on it may be
 _SPARSE = 100  # times at most as large as the two cores
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Tucker(Factored, leaves=("core", "factors")):
     """``X[i, j, ...] = Σ core[r, s, ...] · factors[0][i, r] · factors[1][j, s] · ...``.
 
     Parameters
     ----------
     modes
-        Names of all modes.
+        Names of all modes; also as text, ``"layer out in"``.
     core
         ``(r, s, ...)``; a mode without a factor has its full size here.
     factors
@@ -55,13 +56,17 @@ class Tucker(Factored, leaves=("core", "factors")):
     factors: tuple[Array | None, ...]
 
     def __post_init__(self):
+        object.__setattr__(self, "modes", read_names("modes", self.modes))
+        read_array("core", self.core)
+        factors = read_arrays("factors", self.factors, optional=True)
+        object.__setattr__(self, "factors", factors)
         check_names(self.modes)
         ranks = tuple(self.core.shape)
         widths = tuple(
-            r if f is None else f.shape[1] if f.ndim == 2 else None
+            r if f is None else f.shape[1] if len(f.shape) == 2 else None
             for f, r in zip(self.factors, ranks, strict=False)
         )
-        if len(self.modes) != len(self.factors) or widths != ranks:
+        if not len(self.modes) == len(self.factors) == len(ranks) or widths != ranks:
             raise ArgumentError(
                 f"a Tucker tensor over {' '.join(self.modes)} cannot have a core {ranks}"
                 f" and {len(self.factors)} factors of widths {widths}"

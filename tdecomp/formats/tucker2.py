@@ -11,6 +11,7 @@ from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats._base import Factored, Format
 from tdecomp.formats._slices import restricted
+from tdecomp.formats.fields import read_array, read_names
 from tdecomp.formats.network import Network
 from tdecomp.formats.tucker import Tucker
 from tdecomp.modes import Equation, check_names, positions
@@ -18,14 +19,14 @@ from tdecomp.modes import Equation, check_names, positions
 __all__ = ["Tucker2"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Tucker2(Factored, leaves=("core", "left", "right")):
     """``X[..., o, i] = Σ_rs left[o, r] · core[..., r, s] · right[i, s]``: LoTR's layout.
 
     Parameters
     ----------
     modes
-        Names of all modes.
+        Names of all modes; also as text, ``"layer out in"``.
     core
         As the tensor, with the two compressed modes cut to their ranks.
     left, right
@@ -48,6 +49,12 @@ class Tucker2(Factored, leaves=("core", "left", "right")):
     compressed: tuple[str, str] = ("out", "in")
 
     def __post_init__(self):
+        object.__setattr__(self, "modes", read_names("modes", self.modes))
+        object.__setattr__(self, "compressed", read_names("compressed", self.compressed))
+        for name in ("core", "left", "right"):
+            read_array(name, getattr(self, name))
+        if len(self.compressed) != 2:
+            raise ArgumentError(f"compressed={self.compressed!r} must be two names of modes")
         check_names(self.modes)
         where = positions(self.modes, self.compressed)
         orders = len(self.core.shape), len(self.left.shape), len(self.right.shape)

@@ -25,6 +25,9 @@ class Target:
     budget: int | None = None
 
     def __post_init__(self):
+        if isinstance(self.rank, np.ndarray):
+            entries = self.rank.tolist()
+            object.__setattr__(self, "rank", tuple(entries) if self.rank.ndim else entries)
         given = [n for n in ("rank", "error", "budget") if getattr(self, n) is not None]
         if len(given) != 1:
             raise ArgumentError(
