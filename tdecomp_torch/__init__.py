@@ -1,13 +1,29 @@
 """Tensor adapters for torch models.
 
 `attach` puts any method of `tdecomp.adapters` on a model and gives back an `Adapter`, which trains,
-merges, saves and exports; `apply` adds a decomposed delta to a model in memory.
+merges, saves and exports; `apply` adds a decomposed delta to a model in memory; `capture` gathers
+what the weights of a model see, and `gradients`, `activations` and `captured` start adapters from
+it.
 """
 
 from tdecomp_torch.apply import apply as apply
 from tdecomp_torch.apply import merge as merge
 from tdecomp_torch.attach import attach as attach
 from tdecomp_torch.attach import load_adapter as load_adapter
+from tdecomp_torch.capture import capture as capture
 from tdecomp_torch.handle import Adapter as Adapter
+from tdecomp_torch.starting import activations as activations
+from tdecomp_torch.starting import captured as captured
+from tdecomp_torch.starting import gradients as gradients
 
-__all__ = ["Adapter", "apply", "attach", "load_adapter", "merge"]
+__all__ = [
+    "Adapter",
+    "activations",
+    "apply",
+    "attach",
+    "capture",
+    "captured",
+    "gradients",
+    "load_adapter",
+    "merge",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from tdecomp.adapters import Spec, method
 from tdecomp.adapters.site_grids import make_grids, single_heads
 from tdecomp.errors import ArgumentError
+from tdecomp.progress import part
 from tdecomp.stack import Targets
 from tdecomp_torch.attached import Settings
 from tdecomp_torch.forward.tasks import checked_tasks, sites_of_tasks
@@ -26,8 +28,12 @@ from tdecomp_torch.model.inventory import Inventory
 from tdecomp_torch.model.targets import chosen_sites
 from tdecomp_torch.plainly import plainly
 from tdecomp_torch.saving.adapter_file import load
+from tdecomp_torch.starting import DataStart, start_of, starts_of
 
 __all__ = ["attach", "load_adapter"]
+
+_DATA = 0.9
+"""Share of the progress that a start from data takes."""
 
 
 @plainly()
@@ -50,6 +56,7 @@ def attach(
     dtype: torch.dtype | None = None,
     seed: int = 0,
     given: Mapping[str, Any] | None = None,
+    start: DataStart | str | None = None,
     tokens: int = 1024,
     fold: bool = False,
     tasks: Sequence[str] = (),
@@ -95,6 +102,10 @@ def attach(
     given
         Arrays by factor name, in place of the method's start; of a factor of every ``site`` also a
         mapping from module paths to the array of each.
+    start
+        Where the factors come from in place of the method's start: `gradients` or `activations` of
+        a few batches, `captured` statistics, or the name of a rule that needs the weights alone,
+        such as ``"pissa"``.
     tokens
         Number of tokens (batch times length) that contraction orders are planned for.
     fold
@@ -163,8 +174,15 @@ def attach(
     everywhere = inventory.known_sites if "head" in spec.weight_modes else ()
     grids = make_grids(spec, sites, share=modes, everywhere=everywhere)
     trained = chosen_parameters(inventory, also_train)
-    plan = plan_adapter(inventory, spec, grids, settings, notes=survey.notes)
-    starts = Starts(given=given or {}, dtype=dtype, progress=progress)
+    data = None if start is None else start_of(start)
+    acting = spec if data is None else data.adapted(spec)
+    plan = plan_adapter(inventory, acting, grids, settings, notes=survey.notes)
+    of_groups: Sequence[Mapping[str, Any]] = ()
+    if data is not None:
+        plain = plan_adapter(inventory, spec, grids, replace(settings, fold=False))
+        of_groups = starts_of(data, plain, seed=seed, progress=part(progress, 0, _DATA))
+        progress = part(progress, _DATA, 1)
+    starts = Starts(given=given or {}, of_groups=of_groups, dtype=dtype, progress=progress)
     attached = build(plan, name, starts)
     install(attached, trained)
     return Adapter(attached)

@@ -31,6 +31,8 @@ class Starts:
     ----------
     given
         By factor name; of a factor of every ``site`` also a mapping from module paths.
+    of_groups
+        The same for every group by itself; `given` goes before.
     stored
         By key, taken as they are, dtype included.
     dtype
@@ -40,6 +42,7 @@ class Starts:
     """
 
     given: Mapping[str, Any] = field(default_factory=dict)
+    of_groups: Sequence[Mapping[str, Any]] = ()
     stored: Mapping[str, Tensor] = field(default_factory=dict)
     dtype: torch.dtype | None = None
     progress: Callable[[float], None] = lambda share: None
@@ -109,8 +112,10 @@ def fill(
         A start is made of weights that are not here.
     """
     given = [
-        _given_arrays(bound, grid.sites, starts.given)
-        for bound, grid in zip(plan.bounds, plan.grids, strict=True)
+        {**own, **_given_arrays(bound, grid.sites, starts.given)}
+        for bound, grid, own in zip(
+            plan.bounds, plan.grids, starts.of_groups or [{}] * len(plan.bounds), strict=True
+        )
     ]
     total, before = sum(len(own.sites) for own in weights), 0
     shapes: dict[str, tuple[int, ...]] = {}

@@ -1,0 +1,86 @@
+"""Starts of any adapter from the gradients of its weights: bases only, one step, or taken off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from tdecomp.errors import ArgumentError
+from tdecomp.starts.data_rule import Arrays, GroupData
+from tdecomp.starts.fitting import fit_row
+from tdecomp.statistics import Gradient
+
+__all__ = ["step", "weights", "zero_core"]
+
+
+def zero_core(data: GroupData) -> Arrays:
+    """The adapter's own zero factor stays zero, all others are those of the fitted gradients.
+
+    Every gradient has norm 1 in the fit, so that no layer outweighs the others, as an optimiser
+    that divides by the size of gradients sees them. Every factor keeps the norm that it has in the
+    adapter's own start, so that learning rates carry over.
+    """
+    own = data.own_start
+    zeros = [o.factor for o in data.bound.spec.terms[0].operands if not own[o.factor].any()]
+    if not zeros:
+        raise ArgumentError(
+            f"{data.bound.spec.name!r} has no factor that starts as zeros: take 'step' or 'offset'"
+        )
+    alike = [_normalised(gradient) for gradient in data.gradients]
+    fit = fit_row(data.bound, alike, frozen=data.settled)
+    found = {}
+    for name, array in fit.factors.items():
+        if name in data.settled:
+            found[name] = data.settled[name]
+        elif name in zeros:
+            found[name] = np.zeros_like(array)
+        else:
+            found[name] = _spread(array, float(np.linalg.norm(own[name])))
+    return found
+
+
+def step(data: GroupData) -> Arrays:
+    """``ΔW = -η Ĝ``, the fitted gradients; η gives ΔW the entries that are asked for."""
+    fit = fit_row(data.bound, data.gradients, frozen=data.settled)
+    (n_out, n_in), n = data.bound.grid.shape, len(data.gradients)
+    energy = sum(float(np.sum(data.bound.delta(fit.factors, k) ** 2)) for k in range(n))
+    if energy == 0:
+        raise ArgumentError(
+            f"the gradients of {data.names[0]} and its group are zero: there is no step to start"
+            " from"
+        )
+    eta = data.size / math.sqrt(energy / (n * n_out * n_in))
+    return _times(fit.factors, -eta, data)
+
+
+def weights(data: GroupData) -> Arrays:
+    """The factors nearest to the weights themselves: PiSSA, for any adapter."""
+    whole = [Gradient(batches=1, left=None, right=data.weight(k)) for k in range(len(data.names))]
+    fit = fit_row(data.bound, whole, frozen=data.settled)
+    return _times(fit.factors, 1 / data.bound.scale(), data)
+
+
+def _times(factors: Mapping[str, np.ndarray], by: float, data: GroupData) -> Arrays:
+    """The product times a number, evenly in all factors that are not settled."""
+    free = [name for name in factors if name not in data.settled]
+    if not free:
+        return dict(factors)
+    share = abs(by) ** (1 / len(free))
+    found = {n: a if n in data.settled else a * share for n, a in factors.items()}
+    found[free[0]] = np.copysign(1, by) * found[free[0]]
+    return found
+
+
+def _normalised(gradient: Gradient) -> Gradient:
+    norm = gradient.norm() or 1.0
+    if gradient.left is None:
+        return Gradient(batches=gradient.batches, left=None, right=gradient.right / norm)
+    return Gradient(batches=gradient.batches, left=gradient.left / norm, right=gradient.right)
+
+
+def _spread(array: np.ndarray, norm: float) -> np.ndarray:
+    """A factor scaled to a norm."""
+    now = float(np.linalg.norm(array))
+    return array * (norm / now) if now else array

@@ -1,0 +1,278 @@
+"""Starts of an adapter from data, as `attach` takes them: gradients, activations, statistics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from tdecomp.adapters import Spec
+from tdecomp.errors import ArgumentError
+from tdecomp.progress import Progress, part
+from tdecomp.starts import RULES, DataRule, GroupData, rule_of
+from tdecomp.statistics import Statistics
+from tdecomp_torch.capture.batches import BatchLoss, TokenMask, kept_batches, mask_of
+from tdecomp_torch.capture.capture import Wanted, capture_sites
+from tdecomp_torch.making.filling import BaseWeights
+from tdecomp_torch.making.plan import AdapterPlan
+from tdecomp_torch.model.sample import sample
+
+__all__ = ["DataStart", "activations", "captured", "gradients", "start_of", "starts_of"]
+
+_CAPTURE = 0.7
+"""Share of the progress that running batches takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataStart:
+    """A start rule, and where its data come from; made by `gradients`, `activations`, `captured`.
+
+    Attributes
+    ----------
+    name
+        Of the rule.
+    statistics
+        What was captured before; None: `batches` are run.
+    batches
+        Kept on the CPU.
+    wanted
+        How they are looked at.
+    size, gamma
+        As in `gradients`.
+    """
+
+    name: str
+    statistics: Statistics | None = None
+    batches: tuple[Any, ...] = ()
+    wanted: Wanted | None = None
+    size: float = 1e-3
+    gamma: float | None = None
+
+    def __repr__(self) -> str:
+        source = repr(self.statistics) if self.statistics else f"{len(self.batches)} batches"
+        return f"{type(self).__name__}({self.name}; {source})"
+
+    @property
+    def rule(self) -> DataRule:
+        """The rule."""
+        return rule_of(self.name)
+
+    def adapted(self, spec: Spec) -> Spec:
+        """The adapter with the base rule of the start; refuses one that the rule is not for."""
+        self.rule.check(self.name, spec)
+        return self.rule.adapted(spec)
+
+
+def gradients(
+    batches: Iterable[Any],
+    loss: BatchLoss | None = None,
+    *,
+    rule: str = "zero",
+    steps: int | None = 8,
+    passes: int = 3,
+    size: float = 1e-3,
+    gamma: float | None = None,
+    labels: Literal["given", "model"] = "given",
+    dropout: bool = False,
+    seed: int = 0,
+) -> DataStart:
+    """Start from the mean gradient over a few batches: ``attach(model, "lotr", start=...)``.
+
+    Parameters
+    ----------
+    batches, loss, labels, dropout, seed
+        As in `capture`.
+    rule
+        A row of `tdecomp.starts.RULES`: ``"zero"``, ``"step"`` and ``"offset"`` are for every
+        adapter that is one product of factors, ``"lora_ga"``, ``"lora_one"``, ``"gora"`` for LoRA
+        and its kin, ``"lora_sb"`` for a core between two factors.
+    steps
+        Batches at most; None: all.
+    passes
+        Over the batches, for sketches; rules that need whole gradients take one.
+    size
+        Root mean square entry of ΔW at the start, for rules whose step has no size of its own.
+    gamma
+        Constant of the rules that have one; default that of the paper.
+
+    Raises
+    ------
+    ArgumentError
+        An unknown rule, or one that is not made of gradients; no batches.
+    """
+    _check_rule(rule, "gradients")
+    _check_size(size)
+    found = rule_of(rule)
+    wanted = Wanted(
+        gradients="whole" if found.whole else 1,
+        passes=passes,
+        loss=loss,
+        labels=labels,
+        dropout=dropout,
+        seed=seed,
+    )
+    kept = tuple(kept_batches(batches, steps))
+    return DataStart(name=rule, batches=kept, wanted=wanted, size=size, gamma=gamma)
+
+
+def activations(
+    batches: Iterable[Any],
+    *,
+    rule: str = "eva",
+    steps: int | None = 8,
+    inputs: Literal["whole", "auto"] | int = "auto",
+    mask: TokenMask = mask_of,
+    dropout: bool = False,
+) -> DataStart:
+    """Start from the inputs of the weights on a few batches: ``"eva"`` or ``"corda"``.
+
+    Parameters
+    ----------
+    batches, inputs, mask, dropout
+        As in `capture`; no loss is needed.
+    rule
+        A row of `tdecomp.starts.RULES`.
+    steps
+        Batches at most; None: all.
+
+    Raises
+    ------
+    ArgumentError
+        An unknown rule, or one that is not made of inputs; no batches.
+    """
+    _check_rule(rule, "inputs")
+    wanted = Wanted(inputs=inputs, mask=mask, dropout=dropout)
+    return DataStart(name=rule, batches=tuple(kept_batches(batches, steps)), wanted=wanted)
+
+
+def captured(
+    statistics: Statistics, rule: str, *, size: float = 1e-3, gamma: float | None = None
+) -> DataStart:
+    """Start from statistics that were captured before: capture once, start several.
+
+    Raises
+    ------
+    ArgumentError
+        An unknown rule; when it is used, statistics of another model or without what it needs.
+    """
+    rule_of(rule)
+    _check_size(size)
+    return DataStart(name=rule, statistics=statistics, size=size, gamma=gamma)
+
+
+def start_of(given: Any) -> DataStart:
+    """What `attach` was given as a start: one of these, or the name of a rule for weights alone.
+
+    Raises
+    ------
+    ArgumentError
+        It is neither; says what to give.
+    """
+    if isinstance(given, DataStart):
+        return given
+    if not isinstance(given, str):
+        raise ArgumentError(
+            f"start={given!r} must be gradients(batches, loss), activations(batches),"
+            " captured(statistics, rule), or the name of a rule such as 'pissa'"
+        )
+    if needs := rule_of(given).needs - {"weights"}:
+        made = "activations(batches" if "inputs" in needs else "gradients(batches, loss"
+        raise ArgumentError(
+            f"the start {given!r} is made of {', '.join(needs)}: give start={made}, rule={given!r})"
+        )
+    return DataStart(name=given)
+
+
+def starts_of(
+    start: DataStart, plan: AdapterPlan, *, seed: int, progress: Progress
+) -> list[dict[str, np.ndarray]]:
+    """The factors of every group of a plan.
+
+    Parameters
+    ----------
+    plan
+        Of the adapter without the base rule of the start.
+
+    Raises
+    ------
+    ArgumentError
+        What `start` has does not fit the adapter or the model.
+    """
+    statistics = start.statistics
+    if statistics is not None:
+        _check_weights(statistics, plan)
+    elif start.wanted is None:
+        statistics = Statistics(sites={})
+    else:
+        statistics = _run(start, plan, part(progress, 0, _CAPTURE))
+    settled: dict[str, np.ndarray] = {}
+    found: dict[int, dict[str, np.ndarray]] = {}
+    order = sorted(range(len(plan.grids)), key=lambda k: -len(plan.grids[k].sites))
+    for done, k in enumerate(order):
+        keys = {h.factor.name: h.key for h in plan.held[k]}
+        shared = {n: settled[key] for n, key in keys.items() if key in settled}
+        found[k] = start.rule.make(_data(start, plan, k, statistics, shared, seed))
+        settled |= {keys[n]: array for n, array in found[k].items() if n in keys}
+        progress(_CAPTURE + (1 - _CAPTURE) * (done + 1) / len(order))
+    return [found[k] for k in range(len(order))]
+
+
+def _run(start: DataStart, plan: AdapterPlan, progress: Progress) -> Statistics:
+    """Look at the sites of a plan, as the rule needs it."""
+    wanted = start.wanted
+    assert wanted is not None
+    if wanted.gradients is not None and wanted.gradients != "whole":
+        ranks = max(max(bound.ranks.values(), default=1) for bound in plan.bounds)
+        wanted = Wanted(**{**vars(wanted), "gradients": start.rule.ranks * ranks})
+    sites = [site for grid in plan.grids for site in grid.sites]
+    return capture_sites(plan.inventory, sites, start.batches, wanted, progress=progress)
+
+
+def _data(
+    start: DataStart,
+    plan: AdapterPlan,
+    k: int,
+    statistics: Statistics,
+    settled: Mapping[str, np.ndarray],
+    seed: int,
+) -> GroupData:
+    names, needs = [site.path for site in plan.grids[k].sites], start.rule.needs
+    gradients = "gradients" in needs
+    return GroupData(
+        bound=plan.bounds[k],
+        names=names,
+        gradients=[statistics.gradient_of(n) for n in names] if gradients else (),
+        inputs=[statistics.inputs_of(n) for n in names] if "inputs" in needs else (),
+        weights=BaseWeights(plan.grids[k], plan.inventory).numpy,
+        settled=settled,
+        size=start.size,
+        gamma=start.gamma,
+        seed=seed,
+    )
+
+
+def _check_weights(statistics: Statistics, plan: AdapterPlan) -> None:
+    """Refuse statistics of other weights."""
+    for grid in plan.grids:
+        for site in grid.sites:
+            seen, matrix = statistics.of(site.path), plan.inventory.matrices[site.module]
+            now = sample(matrix.kind.content(matrix.module))
+            if tuple(seen.shape) != tuple(site.shape) or (now and seen.weight not in ("", now)):
+                raise ArgumentError(
+                    f"the statistics are of another model: the weight {site.path} has changed"
+                    " since they were captured"
+                )
+
+
+def _check_rule(name: str, what: str) -> None:
+    if what not in rule_of(name).needs:
+        fit = ", ".join(n for n, rule in RULES.items() if what in rule.needs)
+        raise ArgumentError(f"the start {name!r} is not made of {what}: those are {fit}")
+
+
+def _check_size(size: float) -> None:
+    if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < math.inf:
+        raise ArgumentError(f"size={size!r} must be a positive number")
