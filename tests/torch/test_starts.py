@@ -335,7 +335,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("options", "text"), REFUSED, ids=str)
+@pytest.mark.parametrize(("options", "text"), REFUSED, ids=range(len(REFUSED)))
 def test_refusals_of_a_start(options, text):
     with pytest.raises(ArgumentError, match=text):
         gradients(BATCHES, loss, **options)
