@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from array_api_compat import device
+
 from tdecomp._xp import Array, adjoint, double, namespace
 
 __all__ = ["gram", "mode_product", "promoted", "unfold"]
 
+_SHORT = 64  # numbers of a row that is multiplied whole, zeros and all
 _TILE = 1 << 22  # numbers widened to float64 at a time: 32 MiB
 
 
@@ -51,6 +54,10 @@ def mode_product(x: Array, matrix: Array, mode: int) -> Array:
     x, matrix = promoted([x, matrix])
     before, n, after = _split(x.shape, mode)
     shape = (*x.shape[:mode], matrix.shape[0], *x.shape[mode + 1 :])
+    if before > after > 0 and n * after <= _SHORT:  # many small products as one
+        if after > 1:
+            matrix = _kron_eye(matrix, after)
+        return xp.reshape(xp.reshape(x, (before, n * after)) @ matrix.T, shape)
     if after == 1:
         return xp.reshape(xp.reshape(x, (before, n)) @ matrix.T, shape)
     return xp.reshape(matrix @ xp.reshape(x, (before, n, after)), shape)
@@ -69,6 +76,14 @@ def gram(x: Array, mode: int) -> Array:
         part = rows @ adjoint(rows)
         total = part if total is None else total + part
     return total
+
+
+def _kron_eye(matrix: Array, n: int) -> Array:
+    """``matrix ⊗ 1``: ``(r, m) -> (r n, m n)``."""
+    xp = namespace(matrix)
+    eye = xp.eye(n, dtype=matrix.dtype, device=device(matrix))
+    wide = matrix[:, None, :, None] * eye[None, :, None, :]
+    return xp.reshape(wide, (matrix.shape[0] * n, matrix.shape[1] * n))
 
 
 def _split(shape: tuple[int, ...], mode: int) -> tuple[int, int, int]:

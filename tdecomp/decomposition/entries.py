@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tdecomp._xp import Array, double, namespace, sum_of_squares, working
+from tdecomp._xp import Array, double, namespace, working
 from tdecomp.decomposition.fit import Fit, Rounding, Trace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format
-from tdecomp.passes.residual import relative
-from tdecomp.passes.slices import dense, slices
+from tdecomp.passes.pieces import pieces_of
+from tdecomp.passes.residual import relative, squares
+from tdecomp.passes.slices import dense
 from tdecomp.stack import Stack
 
 __all__ = ["checked_weights", "observed", "weighted_fit"]
@@ -62,12 +63,13 @@ def weighted_fit(
         tensor = tensor.with_arrays({name: rounding(a) for name, a in tensor.arrays.items()})
     xp = namespace(x)
     roots = xp.reshape(xp.sqrt(entries), (-1, *x.shape[-2:]))
-    pairs = []
-    for site, matrix in enumerate(slices(x)):
-        left, right = tensor.pair(site)
-        difference = double(matrix) - double(left) @ double(right)
-        root = roots[site, ...]
-        pairs.append((sum_of_squares(root * difference), sum_of_squares(root * double(matrix))))
-    residual, energy = np.array(pairs, dtype=np.float64).T
+    parts = []
+    for piece, block in pieces_of(x):
+        root, wide = roots[piece.sites, ...], double(block)
+        found = tensor[piece.index] if piece.index else tensor
+        found = found.with_arrays({name: double(a) for name, a in found.arrays.items()})
+        difference = wide - xp.reshape(found.to_dense(), tuple(block.shape))
+        parts.append((squares(root * difference), squares(root * wide)))
+    residual, energy = (np.concatenate(part) for part in zip(*parts, strict=True))
     error = relative(float(residual.sum()), float(energy.sum()))
     return Fit(tensor, error, residual, energy, spectra, trace)

@@ -17,14 +17,14 @@ from tdecomp._xp import (
 )
 from tdecomp.errors import DataError
 from tdecomp.formats import Format
+from tdecomp.passes.pieces import PIECE, is_cut_finely, pieces_of
 from tdecomp.passes.slices import dense, raw_slices
 from tdecomp.stack import Stack
 
-__all__ = ["measure", "relative", "residual_of_pair"]
+__all__ = ["measure", "relative", "residual_of_pair", "squares"]
 
 _DIRECT_IN_DOUBLE = 1e-4  # below this, float32 products would round the residual itself
 _ROWS = 1 << 18  # numbers of a matrix looked at together: 1 MiB of float32, so that they stay near
-_WHOLE = 1 << 20  # numbers up to which the residual is formed at once, not site by site
 
 
 def relative(residual: float, energy: float) -> float:
@@ -37,35 +37,45 @@ def measure(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Squared residual and squared norm of every matrix, formed directly; norms may be known.
 
-    One matrix at a time, or at once for arrays of up to 10⁶ numbers. Differences are taken in the
-    working precision and summed in float64; where the relative error is below 1e-4 the products
-    are formed in float64 too. An array of order 1 is one row.
+    Large matrices one at a time, smaller ones in pieces of about a million numbers, whatever the
+    modes. Differences are taken in the working precision and summed in float64; where the relative
+    error is below 1e-4 the products are formed in float64 too. An array of order 1 is one row.
     """
-    if not isinstance(x, Stack) and (math.prod(x.shape) <= _WHOLE or len(x.shape) < 2):
-        return _measure_whole(dense(x), tensor)
-    pairs = [
-        residual_of_pair(matrix, *tensor.pair(i), None if energies is None else energies[i])
-        for i, matrix in enumerate(raw_slices(x))
-    ]  # one (residual², norm²) per site
-    residual, energy = np.array(pairs, dtype=np.float64).T
+    if not isinstance(x, Stack) and (math.prod(x.shape) <= PIECE or len(x.shape) < 2):
+        return _of_block(dense(x), tensor)
+    if is_cut_finely(x.shape):
+        parts = [_of_block(block, tensor[piece.index]) for piece, block in pieces_of(x)]
+        residual, energy = (np.concatenate(part) for part in zip(*parts, strict=True))
+    else:
+        pairs = [
+            residual_of_pair(matrix, *tensor.pair(i), None if energies is None else energies[i])
+            for i, matrix in enumerate(raw_slices(x))
+        ]  # one (residual², norm²) per site
+        residual, energy = np.array(pairs, dtype=np.float64).T
     if not np.isfinite(energy).all():
         raise DataError("the array contains NaN or Inf")
     return residual, energy
 
 
-def _measure_whole(x: Array, tensor: Format) -> tuple[np.ndarray, np.ndarray]:
-    xp = namespace(x)
-
-    def squares(a: Array) -> np.ndarray:
-        wide = double(xp.abs(a)) ** 2
-        sites = xp.reshape(wide, (-1, math.prod(a.shape[-2:])))
-        return to_numpy(xp.sum(sites, axis=1))
-
-    energy, residual = squares(x), squares(x - tensor.to_dense())
+def _of_block(x: Array, tensor: Format) -> tuple[np.ndarray, np.ndarray]:
+    """The same for an array that is small enough to be compared whole."""
+    energy, residual = squares(x), squares(x - _like(tensor, x))
     if residual.sum() < _DIRECT_IN_DOUBLE**2 * energy.sum():
         wide = tensor.with_arrays({name: double(a) for name, a in tensor.arrays.items()})
-        residual = squares(double(x) - wide.to_dense())
+        residual = squares(double(x) - _like(wide, x))
     return residual, energy
+
+
+def _like(tensor: Format, x: Array) -> Array:
+    return namespace(x).reshape(tensor.to_dense(), tuple(x.shape))
+
+
+def squares(x: Array) -> np.ndarray:
+    """Squared norm of every matrix, in float64."""
+    xp = namespace(x)
+    rows = double(xp.reshape(x, (-1, math.prod(x.shape[-2:]))))
+    found = xp.vecdot(rows, rows)
+    return to_numpy(xp.real(found) if xp.isdtype(rows.dtype, "complex floating") else found)
 
 
 def residual_of_pair(

@@ -40,6 +40,7 @@ from tdecomp.linalg import (
 )
 from tdecomp.modes import name_modes
 from tdecomp.passes.coordinates import Frame
+from tdecomp.passes.pieces import is_cut_finely
 from tdecomp.passes.slices import Input, raw_slices
 from tdecomp.stack import Stack
 from tdecomp.tensor import unfold
@@ -90,6 +91,8 @@ def streamed(x: Input, ranks: Ranks, seed: int) -> Stream:
     DataError
         NaN or Inf, seen in the sketch.
     """
+    if not isinstance(x, Stack) and None in ranks and is_cut_finely(x.shape):
+        return _streamed_rows(x, ranks, seed)
     stream = Stream(tuple(int(n) for n in x.shape), ranks, seed)
     if isinstance(x, Stack):
         width = OVERSAMPLES + max(rank or 0 for rank in ranks)
@@ -101,6 +104,24 @@ def streamed(x: Input, ranks: Ranks, seed: int) -> Stream:
     while not stream.done:
         stream = stream.after(stream.visit(enumerate(raw_slices(x))))
     return stream
+
+
+def _streamed_rows(x: Array, ranks: Ranks, seed: int) -> Stream:
+    """`streamed` for one long mode of an array whose slices are small: all of them as one.
+
+    The basis is of the rows along that mode, whatever slices these are in.
+    """
+    xp, shape = namespace(x), tuple(int(n) for n in x.shape)
+    turned = ranks[1] is None
+    rows = xp.moveaxis(x, -2, -1) if turned else x
+    flat = xp.reshape(rows, (-1, rows.shape[-1]))
+    whole = Stream(tuple(flat.shape), (None, ranks[0] if turned else ranks[1]), seed)
+    while not whole.done:
+        whole = whole.after(whole.visit([(0, flat)]))
+    core = xp.reshape(whole.core, (*rows.shape[:-1], -1))
+    return replace(
+        whole, shape=shape, ranks=ranks, core=xp.moveaxis(core, -1, -2) if turned else core
+    )
 
 
 @dataclass(frozen=True)
@@ -212,7 +233,8 @@ class Stream:
         bases = {inp: self.right} if self.ranks[1] is not None else {}
         if self.ranks[0] is not None:
             bases[out] = self.right if self._turned else self.left
-        lift = {k: q if k == out else adjoint(q).T for k, q in bases.items()}
+        plain = None if self._turned else out  # of rows, the basis is of their conjugates
+        lift = {k: q if k == plain else adjoint(q).T for k, q in bases.items()}
         return Frame(lift, {k: adjoint(q) for k, q in lift.items()})
 
     @property

@@ -520,8 +520,8 @@ def test_a_stack_that_is_loaded_whole_is_read_once(method, target, rng):
 )
 def test_a_residual_is_formed_again_only_if_the_factors_have_changed(options, times, monkeypatch):
     x, formed = planted((4, 8, 7), decay=0.7), []
-    form = residual._measure_whole
-    monkeypatch.setattr(residual, "_measure_whole", lambda *a: formed.append(1) or form(*a))
+    form = residual._of_block
+    monkeypatch.setattr(residual, "_of_block", lambda *a: formed.append(1) or form(*a))
     fit = td.tucker(x, **options)
     assert (len(formed), fit.error <= options["error"]) == (times, True)
 

@@ -46,9 +46,12 @@ def hooi(
         `trace.errors` are ``√(1 − ‖core‖²/‖X‖²)``: good for stopping, not the error to report.
     """
     energy = sum_of_squares(x) if energy is None else energy
+    cut = {k: u for k, u in bases.items() if u.shape[1] < u.shape[0]}  # the others keep all
     if n_iter_max == 0 or energy == 0 or any(u.shape[1] == 0 for u in bases.values()):
         return bases, Trace()
-    bases, errors, before = dict(bases), [], 0.0
+    if not cut:
+        return bases, Trace(reason="every mode is kept whole")
+    given, bases, errors, before = bases, cut, [], 0.0
     for sweep in range(n_iter_max):
         core = x
         for mode in bases:
@@ -61,10 +64,11 @@ def hooi(
         won, before = captured - before, captured
         seen = won > floor(x.dtype) * energy  # else rounding would decide
         if len(errors) > 1 and (not seen or errors[-2] - errors[-1] <= tol * errors[-2]):
-            return bases, Trace(tuple(errors), True, f"error changed by less than {tol:g}")
+            return given | bases, Trace(tuple(errors), True, f"error changed by less than {tol:g}")
         if len(bases) == 1:
-            return bases, Trace(tuple(errors), True, "one mode: the first sweep is the optimum")
-    return bases, Trace(tuple(errors), False, f"stopped after {n_iter_max} sweeps")
+            reason = "one mode: the first sweep is the optimum"
+            return given | bases, Trace(tuple(errors), True, reason)
+    return given | bases, Trace(tuple(errors), False, f"stopped after {n_iter_max} sweeps")
 
 
 def random_bases(x: Array, ranks: dict[int, int], rng: np.random.Generator) -> Bases:

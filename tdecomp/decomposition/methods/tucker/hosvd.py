@@ -9,9 +9,10 @@ from itertools import permutations
 
 import numpy as np
 
-from tdecomp._xp import Array, adjoint, to_numpy
+from tdecomp._xp import Array, adjoint, namespace, to_numpy
 from tdecomp.decomposition.which import Which
 from tdecomp.linalg import left_basis
+from tdecomp.passes.pieces import PIECE
 from tdecomp.progress import Progress, silent
 from tdecomp.tensor import mode_product
 
@@ -105,11 +106,16 @@ def project(x: Array, bases: Mapping[int, Array]) -> Array:
 
 def core_energy(core: Array, modes: Sequence[int]) -> np.ndarray:
     """Squares of a core in float64, summed over all modes but the given ones."""
-    if modes and min(modes) > 0:
-        rest = [m - 1 for m in modes]
-        return sum(core_energy(core[i, ...], rest) for i in range(core.shape[0]))  # type: ignore[return-value]
-    squares = np.abs(to_numpy(core)).astype(np.float64) ** 2
-    return squares.sum(axis=tuple(k for k in range(squares.ndim) if k not in modes))
+    shape = tuple(core.shape)
+    free = min(modes, default=len(shape))  # leading modes that are all summed over
+    blocks = namespace(core).reshape(core, (math.prod(shape[:free]), *shape[free:]))
+    rows = max(1, PIECE // math.prod(shape[free:]))
+    rest = tuple(k - free + 1 for k in range(free, len(shape)) if k not in modes)
+    total = np.zeros(tuple(shape[k] for k in range(len(shape)) if k in modes))
+    for start in range(0, blocks.shape[0], rows):
+        block = to_numpy(blocks[start : min(start + rows, blocks.shape[0]), ...])
+        total += (np.abs(block).astype(np.float64) ** 2).sum(axis=(0, *rest))
+    return total
 
 
 def _cheapest_order(shape: tuple[int, ...], ranks: Mapping[int, int]) -> tuple[int, ...]:
