@@ -1,21 +1,24 @@
-"""How many numbers a format stores, as formulas derived from its equation."""
+"""How many numbers a format or an adapter stores, as formulas derived from its equation."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 
 import sympy
 
 from tdecomp.adapters import Spec
 from tdecomp.adapters.bound import wrap_factors
 from tdecomp.modes import Equation, flatten
+from theory.formulas import at, formula, size_of, volume
 
-__all__ = ["break_even_rank", "dense_count", "size_of", "stored_count", "trainable_count"]
-
-
-def size_of(name: str) -> sympy.Symbol:
-    """Symbol for the size of a mode or rank."""
-    return sympy.Symbol(name, positive=True, integer=True)
+__all__ = [
+    "break_even_rank",
+    "dense_count",
+    "letter_sizes",
+    "size_of",
+    "stored_count",
+    "trainable_count",
+]
 
 
 def stored_count(equation: Equation | str) -> sympy.Expr:
@@ -25,8 +28,7 @@ def stored_count(equation: Equation | str) -> sympy.Expr:
     in*s + layer*r*s + out*r
     """
     equation = Equation.parse(equation) if isinstance(equation, str) else equation
-    terms = [math.prod(size_of(n) for n in flatten(term)) for term in equation.terms]
-    return sympy.Add(*terms)
+    return sympy.Add(*(volume(flatten(term)) for term in equation.terms))
 
 
 def dense_count(equation: Equation | str) -> sympy.Expr:
@@ -36,22 +38,61 @@ def dense_count(equation: Equation | str) -> sympy.Expr:
     in*layer*out
     """
     equation = Equation.parse(equation) if isinstance(equation, str) else equation
-    return sympy.Mul(*(size_of(n) for n in flatten(equation.output)))
+    return volume(flatten(equation.output))
 
 
-def trainable_count(spec: Spec) -> sympy.Expr:
+def trainable_count(spec: Spec, *, resolve: bool = False) -> sympy.Expr:
     """Numbers that an adapter trains: the sum over its trainable factors of their sizes.
 
-    A factor that several terms use counts once, and so do those of a norm wrap.
+    A factor that several terms use counts once, and so do those of a norm wrap. With `resolve` the
+    letters whose size follows from others are written out, see `letter_sizes`.
 
     >>> from tdecomp.adapters import method
     >>> trainable_count(method("tenslora_qkv_depth"))
     in*r + layer*v + out*s + proj*u + r*s*u*v
     >>> trainable_count(method("vera"))
     out*site + r*site
+    >>> trainable_count(method("miss"), resolve=True)
+    out*r*site
+    >>> trainable_count(method("c3a"), resolve=True)
+    in*out*site/divisor(gcd(out, in), 256)
     """
-    factors = (*spec.factors, *wrap_factors(spec))
-    return sympy.Add(*(math.prod(map(size_of, f.modes)) for f in factors if f.trainable))
+    factors = [f for f in (*spec.factors, *wrap_factors(spec)) if f.trainable]
+    count = sympy.Add(*(volume(f.modes) for f in factors))
+    return at(count, letter_sizes(spec)) if resolve else count
+
+
+def letter_sizes(spec: Spec) -> dict[str, sympy.Expr]:
+    """Sizes of the letters that follow from those of the weights and from the open ranks.
+
+    ``long`` and ``short`` are the larger and the smaller side, ``site`` stays the number of
+    weights. Of a side that is split, the part without a rule is what the others leave.
+
+    >>> from tdecomp.adapters import method
+    >>> letter_sizes(method("lorta"))["hd"]
+    out/head
+    """
+    rules = {n: formula(text) for n, text in spec.where}
+    for axis, side in spec.axes:
+        free = [n for n in flatten((axis,)) if n != side and _is_free(spec, n)]
+        if len(free) == 1:
+            left = size_of(side) / volume(n for n in flatten((axis,)) if n not in free)
+            rules[free[0]] = sympy.ceiling(left) if side in spec.crop else left
+    sides = [size_of(n) for n in ("out", "in")]
+    known = {"long": sympy.Max(*sides), "short": sympy.Min(*sides)}
+    return known | {n: at(_written_out(rule, rules), known) for n, rule in rules.items()}
+
+
+def _is_free(spec: Spec, letter: str) -> bool:
+    """Whether a part of a side has neither a rule nor a size that the user gives."""
+    return letter not in {"head", *dict(spec.where), *spec.open_ranks(("head",))}
+
+
+def _written_out(rule: sympy.Expr, rules: Mapping[str, sympy.Expr]) -> sympy.Expr:
+    """A rule in which no other rule is used any more; rules do not go in circles."""
+    while {str(symbol) for symbol in rule.free_symbols} & rules.keys():
+        rule = at(rule, rules)
+    return rule
 
 
 def break_even_rank(shared: str, separate: str, rank: str = "r") -> sympy.Basic:
