@@ -48,6 +48,8 @@ class Backend:
         Whether an array has a shape and no numbers: one of a meta device.
     is_recorded
         Whether steps on an array are only written down, to be done later on other numbers.
+    is_followed
+        Whether what is done with an array is recorded, or will be differentiated.
     standard
         The array in a dtype of the array API standard.
     detached
@@ -67,6 +69,7 @@ class Backend:
     problem: Callable[[Any], str | None] = _dtype_problem
     has_no_numbers: Callable[[Any], bool] = _no
     is_recorded: Callable[[Any], bool] = _no
+    is_followed: Callable[[Any], bool] = _no
     standard: Callable[[Any], Any] = _as_it_is
     detached: Callable[[Any], Any] = _as_it_is
     to_host: Callable[[Any], Any] = _as_it_is
@@ -142,6 +145,15 @@ def _torch_records(x: Any) -> bool:
     return recorded or torch.jit.is_tracing() or torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
+def _torch_follows(x: Any) -> bool:
+    differentiated = x.requires_grad and _library("torch").is_grad_enabled()
+    return differentiated or _torch_has_no_numbers(x) or _torch_records(x)
+
+
+def _torch_has_no_numbers(x: Any) -> bool:
+    return x.is_meta or type(x).__name__ == "FakeTensor"
+
+
 def _torch_scope(arrays: Sequence[Any]) -> AbstractContextManager[Any]:
     """Autocast, which multiplies in half precision, is off on the devices of the arrays."""
     scopes = ExitStack()
@@ -178,8 +190,9 @@ BACKENDS = (
         name="torch",
         holds=_is_torch,
         problem=_torch_problem,
-        has_no_numbers=lambda x: x.is_meta or type(x).__name__ == "FakeTensor",
+        has_no_numbers=_torch_has_no_numbers,
         is_recorded=_torch_records,
+        is_followed=_torch_follows,
         detached=lambda x: x.detach(),
         to_host=lambda x: x.detach().cpu(),
         scope=_torch_scope,
@@ -188,6 +201,7 @@ BACKENDS = (
     Backend(
         name="jax",
         holds=lambda x: _library("jax") is not None and array_api_compat.is_jax_array(x),
+        is_followed=lambda x: isinstance(x, _library("jax").core.Tracer),
         scope=_jax_scope,
         scope_matters=lambda: _library("jax") is not None,
         writable=False,

@@ -15,7 +15,7 @@ from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.modes import Equation, flatten
 
-__all__ = ["Optimizer", "Plan", "contract", "make_plan", "plan"]
+__all__ = ["Optimizer", "Plan", "contract", "contract_two", "make_plan", "plan"]
 
 _AXES = 32  # letters, from which on those of size 1 are left out
 _LOOKED_AT = 1 << 26  # numbers: smaller arrays are formed without a look at the memory
@@ -72,7 +72,7 @@ class Plan:
             )
         for where, symbols in self.steps:
             taken = [operands.pop(i) for i in sorted(where, reverse=True)]
-            operands.append(_step(symbols, taken))
+            operands.append(contract_two(symbols, taken))
         return operands[0]
 
     def _check(self, arrays: Sequence[Array]) -> None:
@@ -348,8 +348,8 @@ def _costs(
     return flops, peak
 
 
-def _step(symbols: str, operands: list[Array]) -> Array:
-    """One contraction as permute, reshape and batched matmul."""
+def contract_two(symbols: str, operands: list[Array]) -> Array:
+    """One or two arrays contracted, ``"abc,bd->acd"``, as permute, reshape and batched matmul."""
     left, output = symbols.split("->")
     terms = left.split(",")
     if len(terms) == 1:

@@ -27,6 +27,7 @@ __all__ = [
     "double",
     "float64_scope",
     "floor",
+    "is_followed",
     "is_writable",
     "namespace",
     "quick_sum_of_squares",
@@ -98,6 +99,14 @@ def check_not_traced(x: Array) -> None:
             "a decomposition depends on the numbers and cannot be traced (torch.jit.trace, make_fx,"
             " torch.func): decompose first, and trace what uses the result"
         )
+
+
+def is_followed(x: Array) -> bool:
+    """Whether steps on `x` must be the same whatever its numbers, and have gradients.
+
+    Traced arrays, those with a history or that are to have one, and those without numbers.
+    """
+    return backend_of(x).is_followed(x)
 
 
 def working(x: Array) -> Array:

@@ -20,7 +20,19 @@ from tdecomp.formats._slices import owners, take
 from tdecomp.modes import Axis, Equation, flatten, words, write_axis
 from tdecomp.tensor import promoted
 
-__all__ = ["Summand", "block_sum", "elementwise", "inner", "kronecker", "norm", "refined"]
+__all__ = [
+    "Summand",
+    "block_sum",
+    "blocks",
+    "elementwise",
+    "inner",
+    "kronecker",
+    "norm",
+    "normalised",
+    "refined",
+    "times_power",
+    "unit",
+]
 
 BareNetwork = tuple[Equation, Sequence[Array]]
 """An equation and the arrays of its terms."""
@@ -58,19 +70,22 @@ class Summand(NamedTuple):
 def inner(a: Sequence[Summand], b: Sequence[Summand]) -> Array:
     """``Σ conj(a) b`` over all entries of two sums of networks, 0-d in float64 (complex128)."""
     with float64_scope(*a[0].arrays):
-        left, right = _normalised(a), _normalised(b)
-        return _times_power(_products(left[0], right[0]), left[1] + right[1])
+        left, right = normalised(a), normalised(b)
+        return times_power(_products(left[0], right[0]), left[1] + right[1])
 
 
 def norm(a: Sequence[Summand]) -> Array:
-    """``‖a‖`` of a sum of networks; the square is never formed at its own scale."""
+    """``‖a‖`` as the root of the inner product, which is never formed at its own scale.
+
+    Below 1e-8 of the largest part it is rounding; see `tdecomp.formats.norms`.
+    """
     with float64_scope(*a[0].arrays):
-        parts, exponent = _normalised(a)
+        parts, exponent = normalised(a)
         square = _products(parts, parts)
         xp = namespace(square)
         if xp.isdtype(square.dtype, "complex floating"):
             square = xp.real(square)
-        return _times_power(xp.sqrt(xp.clip(square, min=0.0)), exponent)
+        return times_power(xp.sqrt(xp.clip(square, min=0.0)), exponent)
 
 
 def _products(a: Sequence[Summand], b: Sequence[Summand]) -> Array:
@@ -89,7 +104,7 @@ def _product(a: Summand, b: Summand) -> Array:
     for site, width in enumerate(widths):
         alike.setdefault(width, []).append(site)
     terms = [
-        contract(_BLOCKS, [*_blocks(a, sites), *_blocks(b, sites)])
+        contract(_BLOCKS, [*blocks(a, sites), *blocks(b, sites)])
         for width, sites in alike.items()
         if 0 not in width
     ]
@@ -101,7 +116,7 @@ def _product(a: Summand, b: Summand) -> Array:
 _BLOCKS = Equation.parse("out site r, site r, site r in, out site q, site q, site q in ->")
 
 
-def _blocks(a: Summand, sites: Sequence[int]) -> list[Array]:
+def blocks(a: Summand, sites: Sequence[int]) -> list[Array]:
     """The columns of sites of one rank: ``(out, site, r)``, ``(site, r)``, ``(site, r, in)``."""
     assert a.ranks is not None
     ends = [0, *accumulate(a.ranks)]
@@ -117,7 +132,7 @@ def _blocks(a: Summand, sites: Sequence[int]) -> list[Array]:
     ]
 
 
-def _normalised(networks: Sequence[Summand]) -> tuple[Sequence[Summand], Array]:
+def normalised(networks: Sequence[Summand]) -> tuple[Sequence[Summand], Array]:
     """Networks in double precision, divided by one power of 2, and its exponent.
 
     Every array is brought to a largest entry in [1, 2), so that no product of them overflows;
@@ -125,20 +140,20 @@ def _normalised(networks: Sequence[Summand]) -> tuple[Sequence[Summand], Array]:
     """
     scaled, exponents = [], []
     for part in networks:
-        pairs = [_unit(double(x)) for x in part.arrays]
+        pairs = [unit(double(x)) for x in part.arrays]
         scaled.append(part._replace(arrays=[x for x, _ in pairs]))
         exponents.append(reduce(operator.add, (k for _, k in pairs)))
     xp = namespace(exponents[0])
     top = reduce(xp.maximum, exponents)
     if len(scaled) > 1:
         scaled = [
-            part._replace(arrays=[*part.arrays[:-1], _times_power(part.arrays[-1], k - top)])
+            part._replace(arrays=[*part.arrays[:-1], times_power(part.arrays[-1], k - top)])
             for part, k in zip(scaled, exponents, strict=True)
         ]
     return scaled, top
 
 
-def _unit(x: Array) -> tuple[Array, Array]:
+def unit(x: Array) -> tuple[Array, Array]:
     """`x` over the power of 2 below its largest magnitude, and the exponent, -1000 for zeros."""
     xp = namespace(x)
     if 0 in x.shape:
@@ -148,10 +163,10 @@ def _unit(x: Array) -> tuple[Array, Array]:
     one = xp.ones_like(largest)
     exponent = xp.floor(xp.log2(xp.where(zero, one, largest)))  # no gradient flows through floor
     exponent = xp.where(zero, -1000.0 * one, exponent)
-    return _times_power(x, -exponent), exponent
+    return times_power(x, -exponent), exponent
 
 
-def _times_power(x: Array, exponent: Array) -> Array:
+def times_power(x: Array, exponent: Array) -> Array:
     """``x · 2^exponent``, in two halves: each is finite where the power itself may overflow."""
     xp = namespace(x, exponent)
     half = xp.floor(0.5 * exponent)

@@ -9,9 +9,9 @@ import pytest
 
 import tdecomp as td
 from tdecomp._xp import to_numpy, tol
-from tdecomp.formats import Sum, hadamard, mode_product, to_lowrank, to_tt, to_tucker
+from tdecomp.formats import Sum, _base, hadamard, mode_product, norms, to_lowrank, to_tt, to_tucker
 from tdecomp.modes import Equation
-from tests.formats.cases import CASES, agree, chain, dense, ids, is_split, like, space
+from tests.formats.cases import CASES, agree, chain, dense, factor, ids, is_split, like, space
 
 EACH = pytest.mark.parametrize("fmt", CASES, ids=ids)
 SPACE = space()
@@ -328,10 +328,54 @@ def test_split_axes_meet_plain_ones(rng):
     agree(hadamard(plain, mpo), dense(mpo) * dense(plain))
 
 
-def test_norm_of_a_difference_is_known_to_1e8_of_the_norm():
-    fmt = CASES[0]
-    other = fmt.with_arrays({k: a * (1 + 1e-12) for k, a in fmt.arrays.items()})
-    assert float((fmt - other).norm()) <= 1e-7 * float(fmt.norm())
+@pytest.mark.parametrize("fmt", [*CASES, *space()], ids=ids)
+def test_the_norm_of_a_difference_is_true_to_rounding(fmt):
+    """Between forms of one tensor, and of one that is a little larger."""
+    norm = float(fmt.norm())
+    forms = [fmt, to_tt(fmt), to_tucker(fmt), fmt.to_network(), to_lowrank(fmt)]
+    small = 100 * tol("float64", 1) * norm
+    for other in forms:
+        if not (is_split(fmt) and type(other) is not type(fmt)):  # one split, another or none
+            assert float((fmt - other).norm()) <= small
+            assert float((other - fmt).norm()) <= small
+    near = (1 + 1e-9) * fmt
+    assert float((near - fmt).norm()) == pytest.approx(1e-9 * norm, abs=small)
+
+
+@pytest.mark.parametrize("fmt", CASES, ids=ids)
+def test_norms_of_differences_in_every_library(fmt, xp):
+    own = fmt.with_arrays({k: xp.asarray(a.tolist()) for k, a in fmt.arrays.items()})
+    norm = float(own.norm())
+    assert norm == pytest.approx(float(fmt.norm()), rel=1e-6)
+    assert float((own - own).norm()) <= 100 * tol("float64", 1) * norm
+
+
+@pytest.mark.parametrize("sites", [3, 50])
+def test_a_shared_tucker2_and_its_svds_meet_site_by_site(rng, sites, monkeypatch):
+    monkeypatch.setattr(norms, "MOST_FLOPS", 0)
+    shared = td.Tucker2("layer out in", *(factor(rng, *n) for n in ((sites, 2, 2), (9, 2), (8, 2))))
+    nearly = to_lowrank((1 + 1e-9) * shared)
+    norm = float(shared.norm())
+    assert float((shared - nearly).norm()) == pytest.approx(1e-9 * norm, rel=1e-4)
+    extreme = float((1e200 * (shared - nearly)).norm())
+    assert extreme == pytest.approx(1e191 * norm, rel=1e-4)
+
+
+def test_a_norm_that_qr_would_take_long_for_is_the_root_of_a_square(rng, monkeypatch):
+    a, b = (like(CASES[10], seed=seed) for seed in (1, 2))
+    expected = np.linalg.norm(dense(a) - dense(b))
+    monkeypatch.setattr(norms, "MOST_FLOPS", 0)
+    monkeypatch.setattr(_base, "MOST_FLOPS", 0)
+    assert float((a - b).norm()) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_norm_of_a_train_takes_one_qr_a_core(rng, monkeypatch):
+    train = td.TT([f"m{k}" for k in range(300)], chain(rng, *[(3,)] * 300))
+    calls, qr = [], np.linalg.qr
+    monkeypatch.setattr(np.linalg, "qr", lambda *a, **k: calls.append(a) or qr(*a, **k))
+    difference = train - train
+    assert float(difference.norm()) <= 1e-13 * float(train.norm())
+    assert len(calls) <= 2 * 2 * 300
 
 
 CP = next(c for c in CASES if isinstance(c, td.CP))
