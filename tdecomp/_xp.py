@@ -14,7 +14,7 @@ import array_api_compat
 import numpy as np
 
 from tdecomp._backends import BACKENDS, autocast_devices, backend_of
-from tdecomp.errors import DataError
+from tdecomp.errors import ArgumentError, DataError
 
 __all__ = [
     "Array",
@@ -25,6 +25,7 @@ __all__ = [
     "check_not_traced",
     "detached",
     "double",
+    "find_dtype",
     "float64_scope",
     "floor",
     "is_followed",
@@ -128,6 +129,24 @@ def working(x: Array) -> Array:
     if xp.isdtype(x.dtype, ("bool", "integral")):
         return xp.astype(x, xp.float64)
     return xp.astype(x, xp.float32)
+
+
+def find_dtype(xp: Any, dtype: Any) -> Any:
+    """A dtype of a library by name, ``"float32"``, or from one of any library.
+
+    >>> find_dtype(np, "float32") == find_dtype(np, np.dtype("float32")) == np.float32
+    True
+    """
+    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+    name = name.rsplit(".", 1)[-1]
+    found = getattr(xp, {"float": "float64", "complex": "complex128"}.get(name, name), None)
+    try:
+        xp.zeros((0,), dtype=found)
+    except (TypeError, ValueError, AttributeError, RuntimeError):
+        found = None
+    if found is None or found is getattr(xp, "bool", None):
+        raise ArgumentError(f"{xp.__name__.rsplit('.', 1)[-1]} has no numbers of dtype {dtype!r}")
+    return found
 
 
 def detached(x: Array) -> Array:

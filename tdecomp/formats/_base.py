@@ -6,7 +6,7 @@ import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import singledispatch
+from functools import reduce, singledispatch
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -14,14 +14,15 @@ import numpy as np
 from tdecomp._backends import backend_of
 from tdecomp._brief import brief, brief_array, brief_count, brief_dtypes, brief_modes
 from tdecomp._equality import ByValue
-from tdecomp._xp import Array, check_held, is_followed, to_numpy, working
+from tdecomp._xp import Array, check_held, find_dtype, is_followed, namespace, to_numpy, working
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import _pairs, _pytrees
+from tdecomp.formats.at_indices import IndexColumns, entries_of_network, is_whole, read_indices
 from tdecomp.formats.norms import MOST_FLOPS, norm_of_sites, orthogonal_norm
 from tdecomp.modes import Equation, parse_modes, positions, write_axis
 from tdecomp.tensor import promoted
 
-__all__ = ["FORMATS", "Factored", "Format", "summand"]
+__all__ = ["FORMATS", "Factored", "Format", "entries_of", "summand"]
 
 _FEW_SITES = 4096  # whose matrices are taken one by one
 
@@ -49,6 +50,7 @@ class Format(ByValue, ABC):
     modes: tuple[str, ...]
     _leaves: ClassVar[tuple[str, ...]] = ()
     _sum: ClassVar[Callable[[tuple[Format, ...]], Format]]
+    _number: ClassVar[Callable[[Array], Format]]
     __array_ufunc__ = None  # numpy scalars on the left leave the product to us
     __iter__ = None  # slices are written out: fmt[i]
 
@@ -204,6 +206,10 @@ class Format(ByValue, ABC):
             raise ArgumentError(f"expected the arrays {sorted(self.arrays)}, got {sorted(arrays)}")
         return self.build(self.modes, arrays, self.layout)
 
+    def astype(self, dtype: Any) -> Self:
+        """The same format with every array in another dtype: a name, or one of a library."""
+        return self.with_arrays({name: _cast(x, dtype) for name, x in self.arrays.items()})
+
     # The algebra. What differs between formats is in the methods below, the rest is derived.
 
     @abstractmethod
@@ -339,6 +345,9 @@ class Format(ByValue, ABC):
             Ellipsis in chosen
         ):
             raise ArgumentError(f"{len(chosen)} indices for the modes {' '.join(self.modes)}")
+        whole: list[Any] = [i for i in chosen if is_whole(i)]
+        if whole and len(whole) == len(chosen) == len(self.modes):
+            return Format._number(self.entries([operator.index(i) for i in whole]))
         at = chosen.index(Ellipsis) if Ellipsis in chosen else len(chosen)
         tail = chosen[at + 1 :]
         fmt = self
@@ -347,6 +356,40 @@ class Format(ByValue, ABC):
         for k, i in reversed(list(enumerate(chosen[:at]))):
             fmt = fmt._pick(k, i)
         return fmt
+
+    def entries(self, indices: Any) -> Array:
+        """Single entries at index arrays, never forming more of the tensor.
+
+        Parameters
+        ----------
+        indices
+            Whole numbers ``(.., modes)``: the index of each entry in every mode, as one row.
+            Negative ones count from the end.
+
+        Returns
+        -------
+        Array
+            ``(..)``: one number for each row.
+
+        Notes
+        -----
+        A train takes a row and a matrix for each core and entry, so time grows with the number of
+        modes; the last axis of the index array `numpy.argwhere` gives is that of the modes.
+
+        Examples
+        --------
+        >>> from tdecomp.formats import CP
+        >>> t = CP("out in", None, (np.arange(6.0).reshape(3, 2), np.eye(4, 2)))
+        >>> t.entries([[0, 0], [2, 1], [-1, -1]]).tolist()
+        [0.0, 5.0, 0.0]
+        """
+        if not self.modes:
+            raise ArgumentError("a tensor without modes is the number that `to_dense` gives")
+        found = read_indices(indices, self.modes, self.shape)
+        index = tuple(np.moveaxis(found.reshape(-1, len(self.modes)), -1, 0))
+        values = promoted([entries_of(part, index) for part in self._summands()])
+        total = reduce(operator.add, values)
+        return namespace(total).reshape(total, found.shape[:-1])
 
     def permute(self, modes: str | Sequence[str | int]) -> Format:
         """The same tensor with its modes in another order, by name or position.
@@ -368,15 +411,24 @@ class Format(ByValue, ABC):
             if not rows:
                 raise ArgumentError(f"{chosen} of the mode {name!r} of size {n} is empty")
             return self if rows == range(n) else self._restrict(position, rows)
-        if isinstance(chosen, bool | np.bool_) or not hasattr(chosen, "__index__"):
+        if not is_whole(chosen):
             raise ArgumentError(
-                f"no index {chosen!r} in the mode {name!r}: give a whole number, a slice or ..."
+                f"no index {chosen!r} in the mode {name!r}: give a whole number, a slice or ...;"
+                " for index arrays use entries"
             )
         i = operator.index(chosen)
         if not -n <= i < n:
             raise ArgumentError(f"no index {i} in the mode {name!r} of size {n}")
         i %= n
         return self._restrict(position, range(i, i + 1))._squeeze(position)
+
+
+def _cast(x: Array, dtype: Any) -> Array:
+    xp = namespace(x)
+    wanted = find_dtype(xp, dtype)
+    if xp.isdtype(x.dtype, "complex floating") and not xp.isdtype(wanted, "complex floating"):
+        raise ArgumentError(f"astype({dtype!r}) would lose imaginary parts: give a complex dtype")
+    return xp.astype(x, wanted)
 
 
 class Factored(Format):
@@ -404,3 +456,9 @@ def summand(fmt: Factored) -> _pairs.Summand:
     """The network of a format as `_pairs` takes it."""
     network = fmt.to_network()
     return _pairs.Summand(network.equation, tuple(network.arrays.values()))
+
+
+@singledispatch
+def entries_of(fmt: Factored, index: IndexColumns) -> Array:
+    """Entries of one network at index columns that are within its modes: ``(entry,)``."""
+    return entries_of_network(fmt.equation, list(fmt.arrays.values()), index)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -12,18 +13,18 @@ from tdecomp._brief import brief_ranks
 from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Factored
 from tdecomp.formats._equations import fresh
 from tdecomp.formats._slices import restricted
-from tdecomp.formats.fields import read_array, read_arrays, read_names
+from tdecomp.formats.fields import read_array, read_arrays, read_names, read_sizes
 from tdecomp.formats.network import Network
-from tdecomp.modes import Equation, check_names
+from tdecomp.formats.shaped import Blank, Blanks, Shaped, read_shape
+from tdecomp.modes import Equation, check_names, name_modes
 
 __all__ = ["CP"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class CP(Factored, leaves=("weights", "factors")):
+class CP(Shaped, leaves=("weights", "factors")):
     """``X[i, j, ...] = Σ_r weights[r] · factors[0][i, r] · factors[1][j, r] · ...``.
 
     Parameters
@@ -93,6 +94,20 @@ class CP(Factored, leaves=("weights", "factors")):
     def build(cls, modes: tuple[str, ...], arrays: Mapping[str, Array], layout: Mapping) -> Self:
         del layout
         return cls(modes, arrays["weights"], tuple(arrays[f"factor.{m}"] for m in modes))
+
+    @classmethod
+    def _blanks(cls, shape: Sequence[Any], rank: Any, names: Any) -> Blanks:
+        sizes = read_shape(shape)
+        modes = name_modes(len(sizes), names)
+        (r,) = read_sizes("rank", [rank])
+        if r < 1:
+            raise ArgumentError(f"rank={rank!r} must be 1 or more")
+        spreads = [1 / math.sqrt(r), *[1.0] * len(sizes)]
+        factors = {
+            f"factor.{m}": Blank((n, r), spread)
+            for m, n, spread in zip(modes, sizes, spreads, strict=False)
+        }
+        return modes, factors | {"weights": Blank((r,), fixed=True)}, {}
 
     @property
     def shares_in(self) -> bool:

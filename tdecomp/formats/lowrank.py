@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Self
 
 import numpy as np
+from array_api_compat import device
 
 from tdecomp._brief import brief_ranks
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Factored, Format, summand
+from tdecomp.formats._base import Format, entries_of, summand
 from tdecomp.formats._equations import fresh
 from tdecomp.formats._pairs import Summand
 from tdecomp.formats._slices import owners, restricted, take
+from tdecomp.formats.at_indices import IndexColumns
 from tdecomp.formats.fields import read_array, read_names, read_sizes
 from tdecomp.formats.network import Network
-from tdecomp.modes import Equation, check_names
+from tdecomp.formats.shaped import Blank, Blanks, Shaped, ranks_within, read_shape
+from tdecomp.modes import Equation, check_names, name_modes
 from tdecomp.tensor import promoted
 
 __all__ = ["LowRank"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class LowRank(Factored, leaves=("u", "s", "vh")):
+class LowRank(Shaped, leaves=("u", "s", "vh")):
     """``X[site] = u_site · diag(s_site) · vh_site`` with a rank of its own for every site.
 
     The factors of all sites stand side by side along one rank mode ``R = Σ ranks``, so that a
@@ -111,6 +114,23 @@ class LowRank(Factored, leaves=("u", "s", "vh")):
     def build(cls, modes: tuple[str, ...], arrays: Mapping[str, Array], layout: Mapping) -> Self:
         sites, ranks = tuple(layout["sites"]), tuple(layout["ranks"])
         return cls(modes, sites, ranks, arrays["u"], arrays["s"], arrays["vh"])
+
+    @classmethod
+    def _blanks(cls, shape: Sequence[Any], rank: Any, names: Any) -> Blanks:
+        sizes = read_shape(shape)
+        modes = name_modes(len(sizes), names)
+        if len(sizes) < 2:
+            raise ArgumentError(f"matrices have two modes, got the sizes {sizes}")
+        *sites, n_out, n_in = sizes
+        each = [f"site {k}" for k in range(math.prod(sites))]
+        ranks = ranks_within("matrix", each, rank, [min(n_out, n_in)] * len(each), least=0)
+        width = sum(ranks)
+        blanks = {
+            "u": Blank((n_out, width)),
+            "s": Blank((width,), np.repeat([1 / math.sqrt(max(1, r)) for r in ranks], ranks), True),
+            "vh": Blank((width, n_in)),
+        }
+        return modes, blanks, {"sites": sites, "ranks": ranks}
 
     @property
     def shares_in(self) -> bool:
@@ -196,6 +216,28 @@ class LowRank(Factored, leaves=("u", "s", "vh")):
 @summand.register
 def _(fmt: LowRank) -> Summand:
     return Summand(_with_owners(fmt), (fmt.u, fmt.s, fmt.vh), fmt.sites, fmt.ranks)
+
+
+@entries_of.register
+def _(fmt: LowRank, index: IndexColumns) -> Array:
+    """The columns of its own site for every entry; sites of fewer are filled up with zeros."""
+    *sites, rows, columns = index
+    site = np.ravel_multi_index(sites, fmt.sites) if sites else np.zeros(len(rows), np.int64)
+    ranks, ends = np.asarray(fmt.ranks), np.asarray(fmt._ends)
+    place = np.arange(max(fmt.ranks, default=0))
+    own = place[None, :] < ranks[site][:, None]  # (entry, r)
+    where = np.where(own, ends[site][:, None] + place[None, :], 0)
+    u, s, vh = promoted([fmt.u, fmt.s, fmt.vh])
+    xp, width = namespace(u), max(1, u.shape[1])
+    flat = lambda x: xp.reshape(x, (-1,))
+    if 0 in own.shape:
+        return xp.zeros((len(rows),), dtype=u.dtype, device=device(u))
+    left = take(flat(u), 0, (rows[:, None] * width + where).reshape(-1))
+    right = take(flat(vh), 0, (where * vh.shape[1] + columns[:, None]).reshape(-1))
+    middle = take(s, 0, where.reshape(-1))
+    kept = xp.asarray(own.reshape(-1), device=device(u))
+    terms = xp.where(kept, left * middle * right, xp.zeros_like(left))
+    return xp.sum(xp.reshape(terms, own.shape), axis=1)
 
 
 def _with_owners(fmt: LowRank) -> Equation:

@@ -18,6 +18,7 @@ from tdecomp.formats._base import Factored, Format
 from tdecomp.formats._equations import fresh, narrowest_cut, rename
 from tdecomp.formats._slices import gathered, restricted
 from tdecomp.formats.fields import read_arrays
+from tdecomp.formats.shaped import Blank, drawn, read_shape
 from tdecomp.modes import Axis, Equation, flatten, write_axis
 from tdecomp.tensor import promoted
 
@@ -106,6 +107,47 @@ class Network(Factored, leaves=("tensors",)):
         del modes  # the output of the equation
         equation = Equation.parse(layout["equation"])
         return cls(equation, tuple(arrays[str(k)] for k in range(len(equation.terms))))
+
+    @classmethod
+    def random(
+        cls,
+        einsum: Equation | str,
+        sizes: Mapping[str, int],
+        *,
+        random_state: int | np.random.Generator | None = None,
+        dtype: Any = None,
+        like: Array | None = None,
+    ) -> Self:
+        """A network of normal arrays, its entries of mean 0 and variance 1.
+
+        Parameters
+        ----------
+        einsum
+            The equation.
+        sizes
+            Size of every name in it.
+        random_state, dtype, like
+            As in `CP.random`.
+
+        Examples
+        --------
+        >>> Network.random("out r, in r -> out in", {"out": 4, "in": 5, "r": 2})
+        Network(out 4, in 5; out r, in r -> out in; rank 2; 18 numbers; f64)
+        """
+        equation = Equation.parse(einsum) if isinstance(einsum, str) else einsum
+        names = dict.fromkeys(n for term in equation.terms for n in flatten(term))
+        if missing := [n for n in names if n not in sizes]:
+            raise ArgumentError(f"no size for {', '.join(missing)} of '{equation}'")
+        each = dict(zip(names, read_shape([sizes[n] for n in names]), strict=True))
+        rng, open_ranks = np.random.default_rng(random_state or 0), set(names)
+        open_ranks -= set(flatten(equation.output))
+        tensors = []
+        for term in map(flatten, equation.terms):
+            first = open_ranks & set(term)
+            open_ranks -= first
+            spread = 1 / math.sqrt(math.prod(each[n] for n in first))
+            tensors.append(drawn(Blank(tuple(each[n] for n in term), spread), rng, dtype, like))
+        return cls(equation, tuple(tensors))
 
     @property
     def shares_in(self) -> bool:
@@ -233,6 +275,14 @@ class Network(Factored, leaves=("tensors",)):
     def _permute(self, order: tuple[int, ...]) -> Network:
         output = tuple(self.equation.output[k] for k in order)
         return Network(Equation(self.equation.terms, output), self.tensors)
+
+
+def _number(value: Array) -> Network:
+    """A number as a tensor without modes."""
+    return Network(Equation(((),), ()), (value,))
+
+
+Format._number = _number
 
 
 def as_network(fmt: Format) -> Network:

@@ -28,12 +28,12 @@ __all__ = ["MOST_FLOPS", "norm_of_sites", "orthogonal_norm"]
 MOST_FLOPS = 4e9  # about a second; above it the norm is the root of an inner product
 _MOST_NUMBERS = 1 << 25  # of one array on the way
 
-Name = int | tuple[int, str]
+Wire = int | tuple[int, str]
 """A mode by its number, common to all parts; a rank by its part and name."""
 
 
-class _Term(NamedTuple):
-    names: tuple[Name, ...]
+class _Node(NamedTuple):
+    names: tuple[Wire, ...]
     array: Array
 
 
@@ -108,7 +108,7 @@ def _swept(parts: Sequence[Summand]) -> tuple[Array, Array] | None:
     return _sweep(networks, plans[least]) if costs[least] <= MOST_FLOPS else None
 
 
-def _over_one_space(parts: Sequence[Summand]) -> tuple[list[list[_Term]], int]:
+def _over_one_space(parts: Sequence[Summand]) -> tuple[list[list[_Node]], int]:
     """The terms of every part, modes by number, without axes of size 1."""
     pairs = [part.pair for part in parts]
     for split in list(pairs):
@@ -120,15 +120,15 @@ def _over_one_space(parts: Sequence[Summand]) -> tuple[list[list[_Term]], int]:
         for term, x in zip(equation.terms, arrays, strict=True):
             kept = [(n, s) for n, s in zip(flatten(term), x.shape, strict=True) if s != 1]
             names = tuple(number.get(n, (i, n)) for n, _ in kept)
-            terms.append(_Term(names, namespace(x).reshape(x, tuple(s for _, s in kept))))
+            terms.append(_Node(names, namespace(x).reshape(x, tuple(s for _, s in kept))))
         networks.append(terms)
     return networks, len(flatten(pairs[0][0].output))
 
 
-def _in_joint_bases(networks: list[list[_Term]], n_modes: int) -> list[list[_Term]]:
+def _in_joint_bases(networks: list[list[_Node]], n_modes: int) -> list[list[_Node]]:
     """Every mode that one term of each part carries, in an orthonormal basis of all of them."""
     networks = [list(terms) for terms in networks]
-    carriers: dict[Name, list[tuple[int, int]]] = defaultdict(list)
+    carriers: dict[Wire, list[tuple[int, int]]] = defaultdict(list)
     for i, terms in enumerate(networks):
         for j, term in enumerate(terms):
             for name in term.names:
@@ -144,11 +144,11 @@ def _in_joint_bases(networks: list[list[_Term]], n_modes: int) -> list[list[_Ter
         r = _triangle([rows for _, rows, _ in unfolded])
         for (i, j), (names, _, shape), own in zip(where, unfolded, _cut(r, widths), strict=True):
             xp = namespace(own)
-            networks[i][j] = _Term((mode, *names), xp.reshape(own, (own.shape[0], *shape)))
+            networks[i][j] = _Node((mode, *names), xp.reshape(own, (own.shape[0], *shape)))
     return networks
 
 
-def _rows_first(term: _Term, mode: int) -> tuple[tuple[Name, ...], Array, tuple[int, ...]]:
+def _rows_first(term: _Node, mode: int) -> tuple[tuple[Wire, ...], Array, tuple[int, ...]]:
     """The other names, the array as a matrix with the mode as rows, and the other sizes."""
     k, x = term.names.index(mode), term.array
     shape = (*x.shape[:k], *x.shape[k + 1 :])
@@ -169,30 +169,30 @@ def _cut(x: Array, widths: Sequence[int]) -> list[Array]:
     return [x[:, a:b] for a, b in pairwise(accumulate(widths, initial=0))]
 
 
-def _sized(term: _Term) -> Iterable[tuple[Name, int]]:
+def _sized(term: _Node) -> Iterable[tuple[Wire, int]]:
     return zip(term.names, term.array.shape, strict=True)
 
 
-def _order(terms: Sequence[_Term]) -> tuple[int, ...]:
+def _order(terms: Sequence[_Node]) -> tuple[int, ...]:
     """The modes as the terms name them: along a chain."""
     return tuple(dict.fromkeys(n for term in terms for n in term.names if isinstance(n, int)))
 
 
-class _Step(NamedTuple):
+class _Intake(NamedTuple):
     """A mode, and for each term taken in with it its position and what is still needed after it."""
 
     mode: int
-    taken: tuple[tuple[int, tuple[Name, ...]], ...]
+    taken: tuple[tuple[int, tuple[Wire, ...]], ...]
 
 
-def _schedule(terms: Sequence[_Term], order: Sequence[int]) -> list[_Step]:
+def _schedule(terms: Sequence[_Node], order: Sequence[int]) -> list[_Intake]:
     """For each mode the terms that carry it, then those nearby that bring no new mode."""
-    carriers: dict[Name, set[int]] = defaultdict(set)
+    carriers: dict[Wire, set[int]] = defaultdict(set)
     for j, term in enumerate(terms):
         for name in term.names:
             carriers[name].add(j)
-    done: set[Name] = set()
-    names: dict[Name, None] = {}  # of what is taken in, in order
+    done: set[Wire] = set()
+    names: dict[Wire, None] = {}  # of what is taken in, in order
     left, steps = set(range(len(terms))), []
     for mode in order:
         taken, waiting = [], sorted(carriers[mode] & left)
@@ -206,22 +206,22 @@ def _schedule(terms: Sequence[_Term], order: Sequence[int]) -> list[_Step]:
             ready = {t for n in names for t in carriers[n] & left if _brings_none(terms[t], done)}
             waiting = [t for t in waiting if t in left] + sorted(ready - set(waiting))
         names.pop(mode, None)
-        steps.append(_Step(mode, tuple(taken)))
+        steps.append(_Intake(mode, tuple(taken)))
     return steps
 
 
-def _brings_none(term: _Term, done: set[Name]) -> bool:
+def _brings_none(term: _Node, done: set[Wire]) -> bool:
     return all(n in done for n in term.names if isinstance(n, int))
 
 
 def _cost(
-    networks: Sequence[Sequence[_Term]],
-    plans: Sequence[Sequence[_Step]],
-    sizes: Mapping[Name, int],
+    networks: Sequence[Sequence[_Node]],
+    plans: Sequence[Sequence[_Intake]],
+    sizes: Mapping[Wire, int],
 ) -> float:
     """Flops of a sweep; infinite where an array on the way would be too large."""
     rows, flops = 1, 0.0
-    held: list[tuple[Name, ...]] = [()] * len(networks)
+    held: list[tuple[Wire, ...]] = [()] * len(networks)
     size = lambda names: math.prod(sizes[n] for n in names)
     for steps in zip(*plans, strict=True):
         width = 0
@@ -243,13 +243,13 @@ def _cost(
 
 
 def _sweep(
-    networks: Sequence[Sequence[_Term]], plans: Sequence[Sequence[_Step]]
+    networks: Sequence[Sequence[_Node]], plans: Sequence[Sequence[_Intake]]
 ) -> tuple[Array, Array]:
     """Take in mode after mode; what is left at the end is a vector of the norm of the sum."""
     like = networks[0][0].array
     xp = namespace(like)
     one = xp.ones((1,), dtype=like.dtype, device=device(like))
-    held = [_Term((), one) for _ in networks]  # arrays (rows, *names)
+    held = [_Node((), one) for _ in networks]  # arrays (rows, *names)
     exponent = xp.zeros((), dtype=xp.float64, device=device(like))
     for steps in zip(*plans, strict=True):
         matrices, rests = [], []
@@ -269,7 +269,7 @@ def _sweep(
         joint, power = unit(joint)
         exponent = exponent + power
         held = [
-            _Term(rest, xp.reshape(own, (own.shape[0], *shape)))
+            _Node(rest, xp.reshape(own, (own.shape[0], *shape)))
             for (rest, shape), own in zip(rests, _cut(joint, widths), strict=True)
         ]
     whole = [_whole(*each) for each in zip(held, networks, plans, strict=True)]
@@ -277,7 +277,7 @@ def _sweep(
     return _length(reduce(operator.add, ends)), exponent
 
 
-def _taken_in(held: _Term, term: _Term, names: Sequence[Name]) -> _Term:
+def _taken_in(held: _Node, term: _Node, names: Sequence[Wire]) -> _Node:
     """The contraction of ``(rows, ..)`` with one more term; `names` stay."""
     letter = {
         n: get_symbol(k) for k, n in enumerate(dict.fromkeys((*held.names, *term.names)), start=1)
@@ -287,10 +287,10 @@ def _taken_in(held: _Term, term: _Term, names: Sequence[Name]) -> _Term:
         "".join(map(letter.__getitem__, n)) for n in (*held[:1], *term[:1], names)
     )
     symbols = f"{row}{before},{own}->{row}{after}"
-    return _Term(tuple(names), contract_two(symbols, [held.array, term.array]))
+    return _Node(tuple(names), contract_two(symbols, [held.array, term.array]))
 
 
-def _whole(held: _Term, terms: Sequence[_Term], plan: Sequence[_Step]) -> _Term:
+def _whole(held: _Node, terms: Sequence[_Node], plan: Sequence[_Intake]) -> _Node:
     """With the terms that no mode leads to: numbers, and networks of them."""
     left = set(range(len(terms))) - {j for step in plan for j, _ in step.taken}
     for j in sorted(left):

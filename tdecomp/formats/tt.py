@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
+
+import numpy as np
 
 from tdecomp._brief import brief_ranks
 from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Factored, Format
+from tdecomp.formats._base import Format
 from tdecomp.formats._equations import fresh
 from tdecomp.formats._slices import restricted
-from tdecomp.formats.fields import read_arrays, read_axes
+from tdecomp.formats.fields import read_arrays, read_axes, read_sizes
+from tdecomp.formats.legs import name_legs, read_legs
 from tdecomp.formats.network import Network
+from tdecomp.formats.shaped import Blank, Blanks, Shaped, placed, ranks_within, read_shape
 from tdecomp.modes import Axis, Equation, check_names, flatten, write_axis
 from tdecomp.tensor import mode_product as multiply_array
 
@@ -23,7 +28,7 @@ __all__ = ["TT"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class TT(Factored, leaves=("cores",)):
+class TT(Shaped, leaves=("cores",)):
     """``X[i, j, ...] = cores[0][0, i, :] · cores[1][:, j, :] · ... · cores[d-1][:, k, 0]``.
 
     Parameters
@@ -119,6 +124,40 @@ class TT(Factored, leaves=("cores",)):
             tuple(axis if isinstance(axis, str) else tuple(axis) for axis in layout["output"]),
         )
 
+    @classmethod
+    def _blanks(cls, shape: Sequence[Any], rank: Any, names: Any) -> Blanks:
+        sizes = read_legs("shape", shape)
+        axes, output = name_legs(len(sizes), len(sizes[0]), names)
+        bonds = _bonds_within([math.prod(legs) for legs in sizes], rank)
+        cores = {
+            f"core.{k}": Blank((a, *legs, b), 1 / math.sqrt(b))
+            for k, (a, legs, b) in enumerate(zip(bonds[:-1], sizes, bonds[1:], strict=True))
+        }
+        return tuple(map(write_axis, output)), cores, {"axes": axes, "output": output}
+
+    @classmethod
+    def eye(
+        cls,
+        sizes: Sequence[int],
+        *,
+        names: Any = None,
+        dtype: Any = None,
+        like: Array | None = None,
+    ) -> Self:
+        """The identity matrix as an MPO of bonds 1, a core ``(1, n, n, 1)`` for each size.
+
+        `dtype` and `like` as in `random`; `names` are axes, by default ``"(o1 i1) (o2 i2) .."``.
+
+        Examples
+        --------
+        >>> TT.eye((2, 3)), float(TT.eye((2, 3)).to_dense().sum())
+        (TT((o1 o2) 6, (i1 i2) 6; rank 1,1,1; 13 numbers; f64), 6.0)
+        """
+        each = read_shape(sizes)
+        axes, output = name_legs(len(each), 2, names)
+        cores = tuple(placed(np.eye(n)[None, :, :, None], dtype, like) for n in each)
+        return cls(axes, cores, output)
+
     @property
     def shares_in(self) -> bool:
         return self.to_network().shares_in
@@ -157,6 +196,19 @@ class TT(Factored, leaves=("cores",)):
 
     def _permute(self, order: tuple[int, ...]) -> TT:
         return TT(self.axes, self.cores, tuple(self.output[k] for k in order))
+
+
+def _bonds_within(sizes: Sequence[int], rank: Any) -> tuple[int, ...]:
+    """All bonds, 1 at both ends; given without the ends, with them, or as one number."""
+    d = len(sizes)
+    if hasattr(rank, "__len__") and len(rank) == d + 1:
+        entries = read_sizes("rank", rank)
+        if (entries[0], entries[-1]) != (1, 1):
+            raise ArgumentError(f"rank={rank!r}: the outer bonds of a TT are 1")
+        rank = entries[1:-1]
+    most = [min(math.prod(sizes[:k]), math.prod(sizes[k:])) for k in range(1, d)]
+    names = [f"bond {k}" for k in range(1, d)]
+    return (1, *ranks_within("train at", names, rank, most), 1)
 
 
 def _absorbed(

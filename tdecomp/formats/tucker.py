@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Self
@@ -14,11 +14,11 @@ from tdecomp._brief import brief_ranks
 from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Factored
 from tdecomp.formats._slices import restricted
 from tdecomp.formats.fields import read_array, read_arrays, read_names
 from tdecomp.formats.network import Network, through_shorter_side
-from tdecomp.modes import Equation, check_names, positions, words
+from tdecomp.formats.shaped import Blank, Blanks, Shaped, ranks_within, read_shape
+from tdecomp.modes import Equation, check_names, name_modes, positions, words
 from tdecomp.tensor import mode_product as multiply_array
 
 __all__ = ["Tucker"]
@@ -29,7 +29,7 @@ _SPARSE = 100  # times at most as large as the two cores
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Tucker(Factored, leaves=("core", "factors")):
+class Tucker(Shaped, leaves=("core", "factors")):
     """``X[i, j, ...] = Σ core[r, s, ...] · factors[0][i, r] · factors[1][j, s] · ...``.
 
     Parameters
@@ -109,6 +109,17 @@ class Tucker(Factored, leaves=("core", "factors")):
     def build(cls, modes: tuple[str, ...], arrays: Mapping[str, Array], layout: Mapping) -> Self:
         del layout
         return cls(modes, arrays["core"], tuple(arrays.get(f"factor.{m}") for m in modes))
+
+    @classmethod
+    def _blanks(cls, shape: Sequence[Any], rank: Any, names: Any) -> Blanks:
+        sizes = read_shape(shape)
+        modes = name_modes(len(sizes), names)
+        ranks = ranks_within("mode", modes, rank, sizes)
+        factors = {
+            f"factor.{m}": Blank((n, r), 1 / math.sqrt(r))
+            for m, n, r in zip(modes, sizes, ranks, strict=True)
+        }
+        return modes, factors | {"core": Blank(ranks)}, {}
 
     @property
     def shares_in(self) -> bool:

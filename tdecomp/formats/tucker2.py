@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from tdecomp._brief import brief_ranks
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Factored, Format
+from tdecomp.formats._base import Format
 from tdecomp.formats._slices import restricted
 from tdecomp.formats.fields import read_array, read_names
 from tdecomp.formats.network import Network
+from tdecomp.formats.shaped import Blank, Blanks, Shaped, ranks_within, read_shape
 from tdecomp.formats.tucker import Tucker
-from tdecomp.modes import Equation, check_names, positions
+from tdecomp.modes import Equation, check_names, name_modes, positions
 
 __all__ = ["Tucker2"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Tucker2(Factored, leaves=("core", "left", "right")):
+class Tucker2(Shaped, leaves=("core", "left", "right")):
     """``X[..., o, i] = Σ_rs left[o, r] · core[..., r, s] · right[i, s]``: LoTR's layout.
 
     Parameters
@@ -102,6 +104,21 @@ class Tucker2(Factored, leaves=("core", "left", "right")):
             arrays[f"factor.{right}"],
             (left, right),
         )
+
+    @classmethod
+    def _blanks(cls, shape: Sequence[Any], rank: Any, names: Any) -> Blanks:
+        """The last two modes are compressed."""
+        sizes = read_shape(shape)
+        modes = name_modes(len(sizes), names)
+        if len(sizes) < 2:
+            raise ArgumentError(f"a Tucker2 has two modes or more, got the sizes {sizes}")
+        r, s = ranks_within("mode", modes[-2:], rank, sizes[-2:])
+        blanks = {
+            f"factor.{modes[-2]}": Blank((sizes[-2], r), 1 / math.sqrt(r)),
+            f"factor.{modes[-1]}": Blank((sizes[-1], s), 1 / math.sqrt(s)),
+            "core": Blank((*sizes[:-2], r, s)),
+        }
+        return modes, blanks, {"compressed": list(modes[-2:])}
 
     @property
     def shares_in(self) -> bool:
