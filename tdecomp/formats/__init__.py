@@ -1,9 +1,10 @@
 """Formats: small frozen objects that hold a tensor as factors and state their own einsum.
 
-Methods: `Format.to_dense`, `pair`, `inner`, `norm`, `select`, `permute`, ``+ - * []``. Functions:
-`mode_product`, `hadamard`; the conversions `to_tucker`, `to_tucker2`, `to_tt`, `to_mpo`,
-`to_lowrank`, `to_cp`, `to_tensorly`, `from_tensorly`; the normal forms `to_tucker`, `to_lowrank`,
-`canonical`, `normalised`.
+Methods: `Format.to_dense`, `pair`, `inner`, `norm`, `select`, `entries`, `permute`, `astype`,
+``+ - * [] ==``; of the classes `random`, `zeros`, `ones`. Functions: `mode_product`, `hadamard`,
+`regroup` (the modes of a train), `match_factors` (of two CP); the conversions `to_tucker`,
+`to_tucker2`, `to_tt`, `to_mpo`, `to_lowrank`, `to_cp`, `to_tensorly`, `from_tensorly`; the normal
+forms `to_tucker`, `to_lowrank`, `canonical`, `normalised`.
 """
 
 from tdecomp.formats import _pytrees
@@ -23,7 +24,10 @@ from tdecomp.formats._to_lowrank import to_lowrank as to_lowrank
 from tdecomp.formats._to_mpo import to_mpo as to_mpo
 from tdecomp.formats.cp import CP as CP
 from tdecomp.formats.lowrank import LowRank as LowRank
+from tdecomp.formats.match import FactorMatch as FactorMatch
+from tdecomp.formats.match import match_factors as match_factors
 from tdecomp.formats.network import Network as Network
+from tdecomp.formats.regroup import regroup as regroup
 from tdecomp.formats.sum import Sum as Sum
 from tdecomp.formats.tt import TT as TT
 from tdecomp.formats.tucker import Tucker as Tucker
@@ -31,6 +35,7 @@ from tdecomp.formats.tucker2 import Tucker2 as Tucker2
 
 __all__ = [
     "CP",
+    "FactorMatch",
     "FORMATS",
     "TT",
     "Format",
@@ -42,9 +47,11 @@ __all__ = [
     "canonical",
     "from_tensorly",
     "hadamard",
+    "match_factors",
     "mode_product",
     "normalised",
     "register_pytrees",
+    "regroup",
     "to_cp",
     "to_lowrank",
     "to_mpo",
