@@ -39,13 +39,14 @@ def _width(spec: Spec, term: Term) -> sympy.Expr:
     out, inp = (set(flatten((axis,))) for axis in spec.output)
     sites = {*SITE_MODES} - {*spec.weight_modes}
     letters = [set(o.letters) - sites for o in term.operands]
-    widths = []
+    cuts: set[frozenset[str]] = set()
     for left in product((True, False), repeat=len(letters)):
         near = set().union(*(part for part, here in zip(letters, left, strict=True) if here))
         far = set().union(*(part for part, here in zip(letters, left, strict=True) if not here))
         if not near & inp and not far & out:
-            widths.append(volume(near & far))
-    return sympy.Min(*widths, *map(size_of, spec.sides))
+            cuts.add(frozenset(near & far))
+    narrow = [cut for cut in cuts if not any(other < cut for other in cuts)]
+    return sympy.Min(*map(volume, narrow), *map(size_of, spec.sides))
 
 
 def exported_count(spec: Spec) -> sympy.Expr:

@@ -34,9 +34,8 @@ def at(expression: sympy.Expr, sizes: Mapping[str, Any]) -> sympy.Expr:
     >>> at(volume(["out", "r"]), {"out": 8})
     8*r
     """
-    return sympy.sympify(
-        expression.subs([(size_of(n), value) for n, value in sizes.items()], simultaneous=True)
-    )
+    found: Any = expression.xreplace({size_of(n): sympy.sympify(v) for n, v in sizes.items()})
+    return found
 
 
 class _Arithmetic(sympy.Function):
