@@ -170,7 +170,7 @@ def sign_mean_square(equation: Equation | str, zero: int) -> sympy.Expr:
     """
     equation = _read(equation)
     own = flatten(equation.terms[zero])
-    output, inp = _sides(equation)
+    output, _ = _sides(equation)
     met = _met(equation, zero)
     letters = [n for n in own if n not in output]
     total = sympy.Integer(0)

@@ -69,6 +69,13 @@ def test_formats_keep_their_tensor_under_their_gauge(rng):
     assert tucker.n_params - 4 - 9 - 16 == at(
         dimension(TUCKER), {"a": 5, "b": 6, "c": 7, "r": 2, "s": 3, "t": 4}
     )
+    cores = [rng.standard_normal(shape) for shape in ((1, 5, 2), (2, 4, 3), (3, 6, 1))]
+    left, right = (np.linalg.inv(g[n]) for n in (2, 3))
+    turned = [cores[0] @ g[2], np.einsum("ab,bic,cd->aid", left, cores[1], g[3])]
+    turned.append(np.tensordot(right, cores[2], axes=1))
+    axes = (("i",), ("j",), ("k",))
+    train, again = td.TT(axes, tuple(cores)), td.TT(axes, tuple(turned))
+    np.testing.assert_allclose(again.to_dense(), train.to_dense(), rtol=1e-9, atol=1e-9)
     scales = np.array([[2.0, 0.5, -1.0], [0.25, 3.0, 2.0]])
     matrices = [rng.standard_normal((n, 3)) for n in (4, 5, 6)]
     cp = td.CP(("i", "j", "k"), np.ones(3), tuple(matrices))

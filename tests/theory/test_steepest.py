@@ -1,0 +1,26 @@
+"""No step of its size falls more."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from theory.steepest import along_entries, along_frobenius, along_spectrum
+
+
+@pytest.mark.parametrize(
+    ("along", "norm"),
+    [
+        (along_frobenius, np.linalg.norm),
+        (along_entries, lambda x: np.abs(x).max()),
+        (along_spectrum, lambda x: np.linalg.norm(x, 2)),
+    ],
+)
+def test_no_step_of_size_one_falls_more(along, norm, rng):
+    g = rng.standard_normal((6, 4))
+    step, fall = along(g)
+    assert norm(step) == pytest.approx(1)
+    assert -np.sum(g * step) == pytest.approx(fall)
+    for _ in range(50):
+        other = rng.standard_normal((6, 4))
+        assert -np.sum(g * other) <= fall * norm(other) * (1 + 1e-12)
