@@ -22,7 +22,7 @@ from tdecomp.formats.norms import MOST_FLOPS, norm_of_sites, orthogonal_norm
 from tdecomp.modes import Equation, parse_modes, positions, write_axis
 from tdecomp.tensor import promoted
 
-__all__ = ["FORMATS", "Factored", "Format", "entries_of", "summand"]
+__all__ = ["FORMATS", "Factored", "Format", "entries_of", "rows_at", "summand"]
 
 _FEW_SITES = 4096  # whose matrices are taken one by one
 
@@ -333,10 +333,7 @@ class Format(ByValue, ABC):
         result is a `Network`.
         """
         where = positions(self.modes, index)
-        fmt = self
-        for k, chosen in sorted(zip(where, index.values(), strict=True), reverse=True):
-            fmt = fmt._pick(k, chosen)
-        return fmt
+        return self._picked(dict(zip(where, index.values(), strict=True)))
 
     def __getitem__(self, index: int | slice | tuple) -> Format:
         """Slice by position, as numpy does with integers, slices and one ``...``."""
@@ -350,12 +347,8 @@ class Format(ByValue, ABC):
             return Format._number(self.entries([operator.index(i) for i in whole]))
         at = chosen.index(Ellipsis) if Ellipsis in chosen else len(chosen)
         tail = chosen[at + 1 :]
-        fmt = self
-        for k, i in reversed(list(enumerate(tail, len(self.modes) - len(tail)))):
-            fmt = fmt._pick(k, i)
-        for k, i in reversed(list(enumerate(chosen[:at]))):
-            fmt = fmt._pick(k, i)
-        return fmt
+        ends = enumerate(tail, len(self.modes) - len(tail))
+        return self._picked(dict(enumerate(chosen[:at])) | dict(ends))
 
     def entries(self, indices: Any) -> Array:
         """Single entries at index arrays, never forming more of the tensor.
@@ -404,13 +397,24 @@ class Format(ByValue, ABC):
             )
         return self._permute(order)
 
-    def _pick(self, position: int, chosen: int | slice) -> Format:
-        n, name = self.shape[position], self.modes[position]
+    def _picked(self, chosen: Mapping[int, Any]) -> Format:
+        """Slices of the modes at these positions; those with one index go."""
+        fmt, shape = self, self.shape
+        rows = {k: self._rows(k, shape[k], one) for k, one in chosen.items()}
+        for k, kept in rows.items():
+            if isinstance(kept, range) and kept != range(shape[k]):
+                fmt = fmt._restrict(k, kept)
+        index = {k: kept for k, kept in rows.items() if isinstance(kept, int)}
+        return rows_at(fmt, index) if index else fmt
+
+    def _rows(self, position: int, n: int, chosen: Any) -> range | int:
+        """What one index or slice of a mode of size `n` picks."""
+        name = self.modes[position]
         if isinstance(chosen, slice):
             rows = range(n)[chosen]
             if not rows:
                 raise ArgumentError(f"{chosen} of the mode {name!r} of size {n} is empty")
-            return self if rows == range(n) else self._restrict(position, rows)
+            return rows
         if not is_whole(chosen):
             raise ArgumentError(
                 f"no index {chosen!r} in the mode {name!r}: give a whole number, a slice or ...;"
@@ -419,8 +423,7 @@ class Format(ByValue, ABC):
         i = operator.index(chosen)
         if not -n <= i < n:
             raise ArgumentError(f"no index {i} in the mode {name!r} of size {n}")
-        i %= n
-        return self._restrict(position, range(i, i + 1))._squeeze(position)
+        return i % n
 
 
 def _cast(x: Array, dtype: Any) -> Array:
@@ -456,6 +459,14 @@ def summand(fmt: Factored) -> _pairs.Summand:
     """The network of a format as `_pairs` takes it."""
     network = fmt.to_network()
     return _pairs.Summand(network.equation, tuple(network.arrays.values()))
+
+
+@singledispatch
+def rows_at(fmt: Format, index: Mapping[int, int]) -> Format:
+    """The tensor at one index of each of the modes at these positions, which go."""
+    for k in sorted(index, reverse=True):
+        fmt = fmt._restrict(k, range(index[k], index[k] + 1))._squeeze(k)
+    return fmt
 
 
 @singledispatch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,16 +87,17 @@ def _gathered(term: tuple[str, ...], x: Array, places: dict[str, np.ndarray]) ->
 
 def _contracted(waiting: list[Gathered]) -> Array:
     """All terms, one after the other; the first that shares a rank comes next."""
-    waiting = list(waiting)
+    waiting, uses = list(waiting), Counter(n for names, _ in waiting for n in names)
     first = next(k for k, (names, _) in enumerate(waiting) if _ENTRY in names)
     names, x = waiting.pop(first)
+    uses.subtract(names)
     while waiting:
         near = (k for k, (other, _) in enumerate(waiting) if set(other) & set(names) - {_ENTRY})
         other, y = waiting.pop(next(near, 0))
-        later = {_ENTRY}.union(*(more for more, _ in waiting))
+        uses.subtract(other)
         every = dict.fromkeys((*names, *other))
         letter = {n: get_symbol(k) for k, n in enumerate(every)}
-        left = tuple(n for n in every if n in later)
+        left = tuple(n for n in every if n == _ENTRY or uses[n])
         write = lambda names, letter=letter: "".join(letter[n] for n in names)
         x = contract_two(f"{write(names)},{write(other)}->{write(left)}", [x, y])
         names = left

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Self
 
 from array_api_compat import device
@@ -13,6 +15,7 @@ from tdecomp._brief import brief_ranks
 from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
+from tdecomp.formats._base import rows_at
 from tdecomp.formats._equations import fresh
 from tdecomp.formats._slices import restricted
 from tdecomp.formats.fields import read_array, read_arrays, read_names, read_sizes
@@ -137,6 +140,14 @@ class CP(Shaped, leaves=("weights", "factors")):
     def _permute(self, order: tuple[int, ...]) -> CP:
         modes = tuple(self.modes[k] for k in order)
         return CP(modes, self.weights, tuple(self.factors[k] for k in order))
+
+
+@rows_at.register
+def _(fmt: CP, index: Mapping[int, int]) -> CP:
+    """All at once: the rows go into the weights."""
+    rest = [k for k in range(len(fmt.modes)) if k not in index]
+    weights = reduce(operator.mul, (fmt.factors[k][i, :] for k, i in index.items()), fmt.weights)
+    return CP(tuple(fmt.modes[k] for k in rest), weights, tuple(fmt.factors[k] for k in rest))
 
 
 def _read_weights(given: Any, factors: tuple[Array, ...]) -> Array:

@@ -13,7 +13,7 @@ from array_api_compat import device
 from tdecomp._brief import brief_list
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import FORMATS, Factored, Format
+from tdecomp.formats._base import FORMATS, Factored, Format, rows_at
 from tdecomp.formats._equations import fresh, rename
 from tdecomp.formats._pairs import BareNetwork, refined
 from tdecomp.formats.network import Network, as_network, through_shorter_side
@@ -180,6 +180,11 @@ class Sum(Format, leaves=("parts",), holds_sums=True):
 
     def _summands(self) -> tuple[Factored, ...]:
         return tuple(one for part in self.parts for one in part._summands())
+
+
+@rows_at.register
+def _(fmt: Sum, index: Mapping[int, int]) -> Sum:
+    return Sum(tuple(rows_at(part, index) for part in fmt.parts))
 
 
 def _part_class(name: str) -> type[Format]:

@@ -14,7 +14,7 @@ from tdecomp._brief import brief_ranks
 from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Format
+from tdecomp.formats._base import Format, rows_at
 from tdecomp.formats._equations import fresh
 from tdecomp.formats._slices import restricted
 from tdecomp.formats.fields import read_arrays, read_axes, read_sizes
@@ -209,6 +209,25 @@ def _bonds_within(sizes: Sequence[int], rank: Any) -> tuple[int, ...]:
     most = [min(math.prod(sizes[:k]), math.prod(sizes[k:])) for k in range(1, d)]
     names = [f"bond {k}" for k in range(1, d)]
     return (1, *ranks_within("train at", names, rank, most), 1)
+
+
+@rows_at.register
+def _(fmt: TT, index: Mapping[int, int]) -> Format:
+    """All at once: one after the other takes time in the square of the modes."""
+    rest = tuple(axis for k, axis in enumerate(fmt.output) if k not in index)
+    if not rest:
+        return rows_at.dispatch(Format)(fmt, index)
+    sizes = fmt.equation.sizes([tuple(core.shape) for core in fmt.cores])
+    places: dict[str, int] = {}
+    for k, i in index.items():
+        names = flatten((fmt.output[k],))
+        places |= zip(names, map(int, np.unravel_index(i, [sizes[n] for n in names])), strict=True)
+    axes, cores = [], []
+    for names, core in zip(fmt.axes, fmt.cores, strict=True):
+        axes.append(tuple(name for name in names if name not in places))
+        rows = tuple(places.get(name, slice(None)) for name in names)
+        cores.append(core[(slice(None), *rows, slice(None))])
+    return TT(*_absorbed(axes, cores), rest)
 
 
 def _absorbed(

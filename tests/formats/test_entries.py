@@ -95,3 +95,18 @@ def test_indices_that_are_none_are_refused(indices, text):
 def test_a_number_has_no_entries():
     with pytest.raises(td.ArgumentError, match="without modes"):
         CP[0, 0, 0, 0].entries(np.zeros((1, 0), int))
+
+
+@pytest.mark.parametrize("kind", [td.TT, td.CP])
+def test_a_slice_of_many_modes_is_made_at_once(kind, monkeypatch):
+    tensor = kind.random((2,) * 300, 3, random_state=1)
+    made, check = [], kind.__post_init__
+    monkeypatch.setattr(kind, "__post_init__", lambda self: made.append(self) or check(self))
+    index = tuple(k % 2 for k in range(298))
+    matrix = tensor[index]
+    assert len(made) == 1
+    assert matrix.modes == ("m298", "m299")
+    every = [[(*index, i, j) for j in range(2)] for i in range(2)]
+    expected = tensor.entries(every)
+    np.testing.assert_allclose(matrix.to_dense(), expected, atol=1e-12 * np.abs(expected).max())
+    assert len(tensor.select(**{f"m{k}": 1 for k in range(0, 300, 2)}).modes) == 150
