@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,17 +13,18 @@ import torch
 from torch import nn
 
 from tdecomp.adapters import Spec, method
-from tdecomp.adapters.site_grids import make_grids, single_heads
+from tdecomp.adapters.site_grids import SiteGrid, make_grids, single_heads
 from tdecomp.errors import ArgumentError
-from tdecomp.progress import part
-from tdecomp.stack import Targets
+from tdecomp.progress import Progress, part
+from tdecomp.stack import Survey, Targets
 from tdecomp_torch.attached import Settings
+from tdecomp_torch.decomposed import DecomposedStart
 from tdecomp_torch.forward.tasks import checked_tasks, sites_of_tasks
 from tdecomp_torch.handle import Adapter
 from tdecomp_torch.making.build import build
 from tdecomp_torch.making.filling import Starts
 from tdecomp_torch.making.installing import check_name, chosen_parameters, install
-from tdecomp_torch.making.plan import plan_adapter
+from tdecomp_torch.making.plan import AdapterPlan, plan_adapter
 from tdecomp_torch.model.inventory import Inventory
 from tdecomp_torch.model.targets import chosen_sites
 from tdecomp_torch.plainly import plainly
@@ -56,7 +57,7 @@ def attach(
     dtype: torch.dtype | None = None,
     seed: int = 0,
     given: Mapping[str, Any] | None = None,
-    start: DataStart | str | None = None,
+    start: DataStart | DecomposedStart | str | None = None,
     tokens: int = 1024,
     fold: bool = False,
     tasks: Sequence[str] = (),
@@ -104,8 +105,8 @@ def attach(
         mapping from module paths to the array of each.
     start
         Where the factors come from in place of the method's start: `gradients` or `activations` of
-        a few batches, `captured` statistics, or the name of a rule that needs the weights alone,
-        such as ``"pissa"``.
+        a few batches, `captured` statistics, `factors` that were decomposed, or the name of a rule
+        that needs the weights alone, such as ``"pissa"``.
     tokens
         Number of tokens (batch times length) that contraction orders are planned for.
     fold
@@ -159,28 +160,18 @@ def attach(
         fold=fold,
         tasks=checked_tasks(tasks, fold=fold),
     )
-    inventory, over_heads = Inventory(model), "head" in (modes or ())
-    survey = chosen_sites(
-        inventory,
-        targets=targets,
-        exclude=exclude,
-        layers=layers,
-        patterns=patterns,
-        spec=None if over_heads else spec,
-    )
-    sites = sites_of_tasks(survey.sites, settings.tasks)
-    if over_heads:
-        spec, sites = single_heads(spec, sites)
-    everywhere = inventory.known_sites if "head" in spec.weight_modes else ()
-    grids = make_grids(spec, sites, share=modes, everywhere=everywhere)
+    inventory, chosen = Inventory(model), _Chosen(targets, exclude, layers, patterns)
     trained = chosen_parameters(inventory, also_train)
-    data = None if start is None else start_of(start)
-    acting = spec if data is None else data.adapted(spec)
-    plan = plan_adapter(inventory, acting, grids, settings, notes=survey.notes)
-    of_groups: Sequence[Mapping[str, Any]] = ()
-    if data is not None:
-        plain = plan_adapter(inventory, spec, grids, replace(settings, fold=False))
-        of_groups = starts_of(data, plain, seed=seed, progress=part(progress, 0, _DATA))
+    if isinstance(start, DecomposedStart):
+        plan, of_groups = _from_factors(
+            inventory, spec, start, settings, chosen=chosen, share=modes, progress=progress
+        )
+    else:
+        spec, survey, grids = _surveyed(inventory, spec, settings, chosen=chosen, share=modes)
+        plan, of_groups = _from_data(
+            inventory, spec, grids, settings, start=start, notes=survey.notes, progress=progress
+        )
+    if start is not None:
         progress = part(progress, _DATA, 1)
     starts = Starts(given=given or {}, of_groups=of_groups, dtype=dtype, progress=progress)
     attached = build(plan, name, starts)
@@ -210,6 +201,108 @@ def load_adapter(
         The model is another one; the first module that differs is named. Nothing is changed.
     """
     return Adapter(load(model, folder, name))
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Which weights were asked for."""
+
+    targets: Targets | None
+    exclude: Targets | None
+    layers: Collection[int] | None
+    patterns: Sequence[str]
+
+    @property
+    def by_default(self) -> bool:
+        """Whether nothing was said."""
+        return self.targets is None and self.exclude is None and self.layers is None
+
+    def survey(self, inventory: Inventory, spec: Spec | None) -> Survey:
+        """The sites of a model that are meant."""
+        return chosen_sites(
+            inventory,
+            targets=self.targets,
+            exclude=self.exclude,
+            layers=self.layers,
+            patterns=self.patterns,
+            spec=spec,
+        )
+
+
+_OfGroups = Sequence[Mapping[str, Any]]
+
+
+def _surveyed(
+    inventory: Inventory,
+    spec: Spec,
+    settings: Settings,
+    *,
+    chosen: _Chosen,
+    share: Sequence[str] | None,
+) -> tuple[Spec, Survey, Sequence[SiteGrid]]:
+    """The method, the weights that are meant, and these on grids."""
+    over_heads = "head" in (share or ())
+    survey = chosen.survey(inventory, None if over_heads else spec)
+    sites = sites_of_tasks(survey.sites, settings.tasks)
+    if over_heads:
+        spec, sites = single_heads(spec, sites)
+    everywhere = inventory.known_sites if "head" in spec.weight_modes else ()
+    return spec, survey, make_grids(spec, sites, share=share, everywhere=everywhere)
+
+
+def _from_data(
+    inventory: Inventory,
+    spec: Spec,
+    grids: Sequence[SiteGrid],
+    settings: Settings,
+    *,
+    start: DataStart | str | None,
+    notes: Sequence[str],
+    progress: Progress,
+) -> tuple[AdapterPlan, _OfGroups]:
+    """The plan of an adapter, and the factors that data give."""
+    data = None if start is None else start_of(start)
+    acting = spec if data is None else data.adapted(spec)
+    plan = plan_adapter(inventory, acting, grids, settings, notes=notes)
+    if data is None:
+        return plan, ()
+    plain = plan_adapter(inventory, spec, grids, replace(settings, fold=False))
+    seed = settings.seed
+    return plan, starts_of(data, plain, seed=seed, progress=part(progress, 0, _DATA))
+
+
+def _from_factors(
+    inventory: Inventory,
+    spec: Spec,
+    start: DecomposedStart,
+    settings: Settings,
+    *,
+    chosen: _Chosen,
+    share: Sequence[str] | None,
+    progress: Progress,
+) -> tuple[AdapterPlan, _OfGroups]:
+    """The plan of an adapter on the weights that decomposed factors change, and its factors."""
+    start.check(spec)
+    if settings.tasks or chosen.patterns or "head" in (share or ()):
+        raise ArgumentError(
+            "start=factors(...) takes the weights and groups of the factors: leave out tasks,"
+            " patterns and share=('head',)"
+        )
+    placed, modules = start.placed(inventory), None
+    if not chosen.by_default:
+        targets = chosen.targets if chosen.targets is not None else placed.modules()
+        survey = replace(chosen, targets=targets).survey(inventory, None)
+        modules = {site.module for site in survey.sites}
+    everywhere = inventory.known_sites if "head" in spec.weight_modes else ()
+    grids = placed.grids(spec, modules, share=share, everywhere=everywhere)
+    if settings.rank is None:
+        settings = replace(settings, rank=placed.rank(spec))
+    plan = plan_adapter(inventory, spec, grids, settings)
+    starts, notes = placed.starts(plan, seed=settings.seed, progress=part(progress, 0, _DATA))
+    left = len(placed.modules()) - len({s.module for grid in grids for s in grid.sites})
+    if left:
+        notes.append(f"The factors change {left} more modules, which are not among the targets.")
+    return replace(plan, notes=(*plan.notes, *notes)), starts
 
 
 def _check_probabilities(**given: Any) -> None:

@@ -176,7 +176,7 @@ def start_of(given: Any) -> DataStart:
     if not isinstance(given, str):
         raise ArgumentError(
             f"start={given!r} must be gradients(batches, loss), activations(batches),"
-            " captured(statistics, rule), or the name of a rule such as 'pissa'"
+            " captured(statistics, rule), factors(folder), or the name of a rule such as 'pissa'"
         )
     if needs := rule_of(given).needs - {"weights"}:
         made = "activations(batches" if "inputs" in needs else "gradients(batches, loss"

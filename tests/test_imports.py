@@ -51,6 +51,7 @@ TORCH_LEVELS = {
     "making": 5,
     "merging": 5,
     "saving": 6,
+    "decomposed": 6,
     "starting": 6,
     "handle": 7,
     "attach": 8,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from tdecomp.starts.data_rule import Arrays, GroupData
 from tdecomp.starts.fitting import fit_row
 from tdecomp.statistics import Gradient
 
-__all__ = ["step", "weights", "zero_core"]
+__all__ = ["step", "times", "weights", "zero_core"]
 
 
 def zero_core(data: GroupData) -> Arrays:
@@ -52,23 +52,23 @@ def step(data: GroupData) -> Arrays:
             " from"
         )
     eta = data.size / math.sqrt(energy / (n * n_out * n_in))
-    return _times(fit.factors, -eta, data)
+    return times(fit.factors, -eta, data.settled)
 
 
 def weights(data: GroupData) -> Arrays:
     """The factors nearest to the weights themselves: PiSSA, for any adapter."""
     whole = [Gradient(batches=1, left=None, right=data.weight(k)) for k in range(len(data.names))]
     fit = fit_row(data.bound, whole, frozen=data.settled)
-    return _times(fit.factors, 1 / data.bound.scale(), data)
+    return times(fit.factors, 1 / data.bound.scale(), data.settled)
 
 
-def _times(factors: Mapping[str, np.ndarray], by: float, data: GroupData) -> Arrays:
+def times(factors: Mapping[str, np.ndarray], by: float, settled: Collection[str] = ()) -> Arrays:
     """The product times a number, evenly in all factors that are not settled."""
-    free = [name for name in factors if name not in data.settled]
+    free = [name for name in factors if name not in settled]
     if not free:
         return dict(factors)
     share = abs(by) ** (1 / len(free))
-    found = {n: a if n in data.settled else a * share for n, a in factors.items()}
+    found = {n: a if n in settled else a * share for n, a in factors.items()}
     found[free[0]] = np.copysign(1, by) * found[free[0]]
     return found
 

@@ -17,7 +17,7 @@ from tdecomp.modes import Equation
 from tdecomp.starts.stacks import compressed, letters_of, opened
 from tdecomp.statistics import Gradient
 
-__all__ = ["FittedRow", "check_can_be_fitted", "fit_row"]
+__all__ = ["FittedRow", "check_can_be_fitted", "fit_row", "is_pair"]
 
 _SWEEPS = 50
 _TOL = 1e-5
@@ -97,19 +97,19 @@ def fit_row(
         See `check_can_be_fitted`; or the weights do not fill the grid.
     """
     check_can_be_fitted(bound.spec)
-    if _is_pair(bound) and not frozen:
+    if is_pair(bound.spec) and not frozen:
         return _pairs(bound, matrices)
     return _network(bound, matrices, frozen or {})
 
 
-def _is_pair(bound: Bound) -> bool:
+def is_pair(spec: Spec) -> bool:
     """Whether every weight has two factors of its own, joined by one rank."""
-    operands = bound.spec.terms[0].operands
+    operands = spec.terms[0].operands
     return (
         len(operands) == 2
         and all("site" in o.letters and len(o.letters) == 3 for o in operands)
         and len(set(operands[0].letters) & set(operands[1].letters)) == 2
-        and bound.spec.output == ("out", "in")
+        and spec.output == ("out", "in")
     )
 
 
