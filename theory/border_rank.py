@@ -12,7 +12,7 @@ __all__ = ["complex_rank", "hyperdeterminant", "real_rank", "w_components", "w_s
 def w_state() -> np.ndarray:
     """``e₁∘e₁∘e₂ + e₁∘e₂∘e₁ + e₂∘e₁∘e₁``: rank 3 and border rank 2 over ℝ and ℂ.
 
-    Source: de Silva and Lim [desilva2008], section 4.7.
+    Source: de Silva and Lim [desilva2008].
     """
     w = np.zeros((2, 2, 2), dtype=int)
     w[0, 0, 1] = w[0, 1, 0] = w[1, 0, 0] = 1
@@ -33,7 +33,7 @@ def w_sequence(n: Expr | float) -> list[np.ndarray]:
     The difference is of size ``√3 / n``; both components grow like n and cancel. So W has no best
     approximation of rank 2, and every method that looks for one diverges.
 
-    Source: de Silva and Lim [desilva2008], proposition 4.6.
+    Source: de Silva and Lim [desilva2008].
     """
     column = np.array([[1, 1], [1 / n, 0]], dtype=object)
     return [column * np.array([n, -n], dtype=object), column, column]
@@ -45,7 +45,7 @@ def hyperdeterminant(x: np.ndarray) -> Expr:
     The discriminant in t of ``det(X₀ + t X₁)``. Invertible matrices on the three modes multiply it
     by the squares of their determinants, so its sign says something of the tensor alone.
 
-    Source: de Silva and Lim [desilva2008], section 5.
+    Source: de Silva and Lim [desilva2008].
 
     >>> hyperdeterminant(w_state())
     0
@@ -62,7 +62,7 @@ def real_rank(x: np.ndarray) -> int:
     By its multilinear ranks and the sign of its hyperdeterminant: positive has rank 2, negative
     rank 3; both are open sets, so 2 and 3 are the typical ranks.
 
-    Source: de Silva and Lim [desilva2008], table 7.1.
+    Source: de Silva and Lim [desilva2008].
 
     >>> real_rank(w_state())
     3
@@ -73,7 +73,7 @@ def real_rank(x: np.ndarray) -> int:
 def complex_rank(x: np.ndarray) -> int:
     """Rank over ℂ of a ``2 x 2 x 2`` tensor, exact: 3 on the orbit of W alone.
 
-    Source: de Silva and Lim [desilva2008], section 7.
+    Source: de Silva and Lim [desilva2008].
     """
     return _rank(x, full=3 if hyperdeterminant(x) == 0 else 2)
 

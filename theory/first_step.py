@@ -186,11 +186,12 @@ def sign_mean_square(equation: Equation | str, zero: int) -> sympy.Expr:
 def unrelated_mean_square(equation: Equation | str) -> sympy.Expr:
     """``E‖ΔW x‖² / (η² s²)`` where the signs of the step have nothing to do with x.
 
-    So it is for other inputs than the one that was trained on, and for a batch of more tokens than
-    there are ranks, of which each agrees with few signs. ΔW is then a network of independent
-    entries whichever factor was zero: the product of all sizes, up to a share of one over the
-    ranks that lie between Z and ``in``. With ``s ∝ (r₁ r₂ ..)^(-1/2)`` it does not depend on the
-    ranks, as under SGD.
+    So it is for a batch of more tokens than there are ranks: each agrees with few signs. ΔW is then
+    a network of independent entries whichever factor was zero, and this the product of all sizes,
+    up to a share of one over the ranks that lie between Z and ``in``. With
+    ``s ∝ (r₁ r₂ ..)^(-1/2)`` it does not depend on the ranks, as under SGD. After a step from one
+    token any other input is unrelated, too, but what stands for the weight (a row over layers)
+    still agrees with the signs of its own step.
 
     >>> unrelated_mean_square("out r, r s, s in -> out in")
     in*out*r*s

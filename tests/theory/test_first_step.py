@@ -104,6 +104,24 @@ def test_the_scales_leave_no_rank_in_the_response(text, zero):
         assert not left.free_symbols & ranks
 
 
+@pytest.mark.parametrize(("text", "zero"), PLACES)
+@pytest.mark.parametrize(
+    ("direction", "scale", "power", "wide"),
+    [(plain, sgd_scale, 2, 0), (np.sign, sign_scale, 1, 0.1)],
+    ids=["sgd", "sign"],
+)
+def test_scaled_steps_are_as_large_at_every_rank(text, zero, direction, scale, power, wide):
+    """Simulated at ranks of 6 and of 24, all at once; sign steps are exact for wide ranks."""
+    found, errors = [], []
+    for rank in (6, 24):
+        sizes = WIDE | dict.fromkeys(ranks_of(text), rank)
+        mean, error = means(text, zero, sizes, direction, 100)
+        factor = number(scale(text, zero), sizes) ** power
+        found.append(mean[1] * factor)
+        errors.append(error[1] * factor)
+    assert abs(found[0] - found[1]) < 5 * np.hypot(*errors) + wide * found[1]
+
+
 def test_sgd_response_is_the_product_of_all_ranks_whatever_is_zero():
     for text in NETWORKS.values():
         equation = Equation.parse(text)
