@@ -32,6 +32,7 @@ __all__ = [
     "SETTLED",
     "Svd",
     "Triplets",
+    "completed",
     "excess",
     "is_cheap",
     "left_basis",
@@ -426,6 +427,26 @@ def orthonormal(y: Array) -> Array:
         wide = wide @ (vectors / xp.sqrt(values)[None, :] @ adjoint(vectors) / norms[:, None])
         if least > (0.5 if _is_double(y) else 1e-8):
             return xp.astype(wide, y.dtype)
+
+
+def completed(basis: Array, width: int) -> Array:
+    """Orthonormal columns ``(n, width)`` that begin with those given; as given if they are enough.
+
+    >>> import numpy as np
+    >>> q = completed(np.eye(4)[:, :2], 3)
+    >>> bool(np.allclose(q.T @ q, np.eye(3)) and np.array_equal(q[:, :2], np.eye(4)[:, :2]))
+    True
+    """
+    n, k = basis.shape
+    if k >= width:
+        return basis
+    xp = namespace(basis)
+    drawn = np.random.default_rng(0).standard_normal((n, width - k))
+    more = xp.asarray(drawn, dtype=basis.dtype, device=basis.device)
+    for _ in range(2):  # once more for what rounding brought back
+        more = more - basis @ (adjoint(basis) @ more)
+        more = xp.linalg.qr(more, mode="reduced")[0]
+    return xp.concat([basis, more], axis=1)
 
 
 def random_matrix(rng: np.random.Generator, shape: tuple[int, int], like: Array) -> Array:

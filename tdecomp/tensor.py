@@ -9,7 +9,7 @@ from array_api_compat import device
 
 from tdecomp._xp import Array, adjoint, double, namespace
 
-__all__ = ["gram", "mode_product", "promoted", "unfold"]
+__all__ = ["gram", "mode_product", "promoted", "unfold", "widened"]
 
 _SHORT = 64  # numbers of a row that is multiplied whole, zeros and all
 _TILE = 1 << 22  # numbers widened to float64 at a time: 32 MiB
@@ -76,6 +76,15 @@ def gram(x: Array, mode: int) -> Array:
         part = rows @ adjoint(rows)
         total = part if total is None else total + part
     return total
+
+
+def widened(x: Array, mode: int, n: int) -> Array:
+    """`x` with zeros behind the entries of a mode, so that it has the size `n`; or as it is."""
+    missing = n - x.shape[mode]
+    if missing <= 0:
+        return x
+    xp, shape = namespace(x), (*x.shape[:mode], missing, *x.shape[mode + 1 :])
+    return xp.concat([x, xp.zeros(shape, dtype=x.dtype, device=device(x))], axis=mode)
 
 
 def _kron_eye(matrix: Array, n: int) -> Array:

@@ -148,6 +148,15 @@ def decompose(
             rich_help_panel=HOW_SMALL,
         ),
     ] = None,
+    rank_max: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="The largest rank that --error or --budget may give.",
+            rich_help_panel=HOW_SMALL,
+        ),
+    ] = None,
     dtype: Annotated[
         str,
         typer.Option(
@@ -204,6 +213,7 @@ def decompose(
             rank=None if rank is None else parse_rank(rank),
             error=error,
             budget=None if budget is None else parse_budget(budget, dtype),
+            rank_max=rank_max,
             selection=parse_selection(targets, exclude, layers, pattern, share),
             dtype=dtype,
             lora=_lora(lora_rank, rank_pattern) if lora else None,

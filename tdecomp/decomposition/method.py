@@ -58,10 +58,14 @@ class Analysis(Generic[State]):
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """What falls to one input of an error or a budget: squared error, or stored numbers."""
+    """What falls to one input of an error or a budget: squared error, or stored numbers.
+
+    No rank may be above `rank_max`.
+    """
 
     lost: float | None = None
     params: int | None = None
+    rank_max: int | None = None
 
 
 class TooNarrow(Exception):  # noqa: N818 - a signal to the driver, not an error
@@ -123,9 +127,24 @@ class Method(ABC, Generic[State]):
         `passes` is how often the data were read before.
         """
 
+    def glance(self, x: Data[Any]) -> Analysis[State] | None:
+        """What is enough to meet an error with one input alone, where that is less than a look.
+
+        For a method whose `spend` finds ranks by itself.
+        """
+        del x
+
     @abstractmethod
     def fit(self, x: Data[Any], choice: Choice, state: State | None, progress: Progress) -> Fit:
         """Factors of the given ranks, with what a look has left for them."""
+
+    def literal(self, x: Data[Any], target: Target, tensor: Any) -> Any:
+        """A fit of ranks given one by one, in exactly these shapes.
+
+        What the tensor has no use for is zero; an int is cut instead.
+        """
+        del x, target
+        return tensor
 
     def spend(
         self, x: Data[Any], choice: Choice, share: Share, state: State | None, progress: Progress

@@ -12,7 +12,7 @@ import numpy as np
 from tdecomp._xp import tol
 from tdecomp.decomposition.fit import Fit, Fits
 from tdecomp.decomposition.method import Analysis, Choice, Method, Share, TooNarrow
-from tdecomp.errors import ArgumentError
+from tdecomp.errors import ArgumentError, NotReached
 from tdecomp.passes.data import Data, open_data
 from tdecomp.passes.slices import Input, check_shape, in_float64
 from tdecomp.passes.stream import FIRST_WIDTH
@@ -29,7 +29,12 @@ State = TypeVar("State")
 
 def run_one(method: Method[Any], x: Input, target: Target, progress: Progress = silent) -> Fit:
     """`run` of a single input."""
-    return run(method, [x], target, progress)[0]
+    try:
+        return run(method, [x], target, progress)[0]
+    except NotReached as short:
+        if isinstance(short.best, Fits):
+            raise NotReached(short.message, short.best[0]) from None
+        raise
 
 
 def run(
@@ -48,48 +53,53 @@ def run(
         check_shape(x)
     with in_float64(*xs):
         data = [open_data(x, method.names, keep=len(xs) == 1) for x in xs]
-        return _Run(method, data, progress).meet(target)
+        return _Run(method, data, progress, target.rank_max).meet(target)
 
 
 @dataclass(frozen=True)
 class _Run(Generic[State]):
-    """A method on its inputs."""
+    """A method on its inputs, and the largest rank that it may give any of them."""
 
     method: Method[State]
     xs: list[Data[Any]]
     progress: Progress
+    rank_max: int | None = None
 
     def meet(self, target: Target) -> Fits:
         target.check_reach(max(max(self.method.cut_sizes(x)) for x in self.xs))
         if target.rank is not None:
             return self._with_ranks(target)
-        analyses = self._look()
         if target.budget is not None:
-            return self._within(analyses, target.budget)
+            return self._within(self._look(), target.budget)
         assert target.error is not None
-        return self._below(analyses, target.error)
+        return self._below(self._glance() or self._look(), target.error)
 
     def _with_ranks(self, target: Target) -> Fits:
+        fits, shares = [], self._progress(0, 1)
         choices = [self.method.ranks(x, target) for x in self.xs]
-        shares = self._progress(0, 1)
-        return Fits(
-            tuple(
-                self.method.fit(x, choice, None, over)
-                for x, choice, over in zip(self.xs, choices, shares, strict=True)
-            )
-        )
+        for x, choice, over in zip(self.xs, choices, shares, strict=True):
+            fit = self.method.fit(x, choice, None, over)
+            if not target.is_even:
+                fit = replace(fit, tensor=self.method.literal(x, target, fit.tensor))
+            fits.append(fit)
+        return Fits(tuple(fits))
+
+    def _glance(self) -> list[Analysis[State]] | None:
+        """What a single input needs for an error, where the method finds its ranks without."""
+        analysis = self.method.glance(self.xs[0]) if len(self.xs) == 1 else None
+        return None if analysis is None else [analysis]
 
     def _look(self) -> list[Analysis[State]]:
         room, analyses = max(x.size for x in self.xs), []
         for x, over in zip(self.xs, self._progress(0, 0.5), strict=True):
-            analysis = self.method.look(x, FIRST_WIDTH, over)
+            analysis = self._capped(self.method.look(x, FIRST_WIDTH, over))
             room -= analysis.state_size
             analyses.append(analysis if room >= 0 else replace(analysis, state=None))
         return analyses
 
     def _within(self, analyses: list[Analysis[State]], budget: int) -> Fits:
         analyses, chosen = self._allocated(analyses, budget=budget)
-        shares = [Share(params=int(n)) for n in _shares(analyses, chosen, "params", budget)]
+        shares = [self._share(params=int(n)) for n in _shares(analyses, chosen, "params", budget)]
         return self._spend(analyses, _choices(analyses, chosen), shares)
 
     def _below(self, analyses: list[Analysis[State]], error: float) -> Fits:
@@ -105,16 +115,33 @@ class _Run(Generic[State]):
             # a tail of just that size counts as too much, whatever its rounding
             lost = energy * wanted**2 * (1 - tol("float64", len(firsts)) - least)
             analyses, chosen = self._allocated(analyses, lost=lost)
-            shares = [Share(lost=n) for n in _shares(analyses, chosen, "lost", lost)]
+            shares = [self._share(lost=n) for n in _shares(analyses, chosen, "lost", lost)]
             fits = self._spend(analyses, _choices(analyses, chosen), shares)
             if fits.error <= error:
                 return fits
             wanted *= 0.98 * error / fits.error
+        if self.rank_max is not None:
+            return self._at_most(self.rank_max, error)
         assert fits is not None
         raise ArgumentError(
             f"error={error:g} cannot be met: the factors as stored reach {fits.error:.3g}; "
             "store them in a wider dtype or ask for a larger error"
         )
+
+    def _at_most(self, rank_max: int, error: float) -> Fits:
+        """The fit of the largest ranks allowed, which sweeps may bring below the error."""
+        reach = max(max(self.method.cut_sizes(x)) for x in self.xs)
+        fits = self._with_ranks(Target(rank=min(rank_max, reach)))
+        if fits.error <= error:
+            return fits
+        raise NotReached(
+            f"error={error:g} was not reached with rank_max={rank_max}: the best is"
+            f" {fits.error:.3g} (attribute best); raise rank_max or the error",
+            fits,
+        )
+
+    def _share(self, **of: Any) -> Share:
+        return Share(rank_max=self.rank_max, **of)
 
     def _allocated(
         self, analyses: list[Analysis[State]], **target: Any
@@ -133,7 +160,13 @@ class _Run(Generic[State]):
                 analyses[i] = self._wider(i, analyses[i])
 
     def _wider(self, i: int, seen: Analysis[State] | TooNarrow) -> Analysis[State]:
-        return self.method.look(self.xs[i], 2 * seen.width, silent, seen.passes)
+        return self._capped(self.method.look(self.xs[i], 2 * seen.width, silent, seen.passes))
+
+    def _capped(self, analysis: Analysis[State]) -> Analysis[State]:
+        """Without ranks above the largest allowed."""
+        if self.rank_max is None:
+            return analysis
+        return replace(analysis, frontiers=[f.up_to(self.rank_max) for f in analysis.frontiers])
 
     def _spend(
         self, analyses: list[Analysis[State]], choices: list[Choice], shares: list[Share]

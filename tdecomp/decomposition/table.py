@@ -7,7 +7,7 @@ paragraph in the guide.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from tdecomp.decomposition.exploration.candidate import Candidate
@@ -79,6 +79,11 @@ class Decomposition:
     def sentence(self) -> str:
         """What it makes, in one line without a full stop."""
         return (self.method.__doc__ or "").split("\n", 1)[0].rstrip(".")
+
+    @property
+    def options(self) -> frozenset[str]:
+        """Names of its options beside the target."""
+        return frozenset(f.name for f in fields(self.method))
 
     @property
     def by_modes(self) -> bool:

@@ -24,6 +24,7 @@ def decompose(
     rank: Rank | None = None,
     error: float | None = None,
     budget: int | None = None,
+    rank_max: int | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> Fits:
@@ -44,6 +45,8 @@ def decompose(
         no rank letter, every stack gets size 1 at least.
     rank, error, budget
         Exactly one; a rank applies to every stack.
+    rank_max
+        The largest rank that any stack may get for an error or a budget.
     progress
         Called with the fraction of the work done.
     **options
@@ -58,6 +61,8 @@ def decompose(
     ------
     ArgumentError, DataError
         As the method does.
+    NotReached
+        An error that needs ranks above `rank_max`; its `best` is the `Fits` of the largest allowed.
 
     Examples
     --------
@@ -75,5 +80,8 @@ def decompose(
         )
     for row in METHODS.values():
         if row.function is method:
-            return run(row.method(**options), stacks, Target(rank, error, budget), progress)
+            if rank_max is not None and "rank_max" in row.options:  # the method's own search
+                options["rank_max"], rank_max = rank_max, None
+            target = Target(rank, error, budget, rank_max)
+            return run(row.method(**options), stacks, target, progress)
     raise ArgumentError(f"method must be one of the functions {', '.join(METHODS)}, got {method!r}")

@@ -87,6 +87,7 @@ def decompose(
     rank: int | tuple[int, ...] | Mapping[str, int] | None = None,
     error: float | None = None,
     budget: int | None = None,
+    rank_max: int | None = None,
     selection: Selection = EVERYTHING,
     dtype: str = "float32",
     lora: LoraOptions | None = None,
@@ -113,6 +114,8 @@ def decompose(
     rank, error, budget
         Exactly one: a rank for every compressed mode, a relative error over everything covered, or
         numbers to store in all.
+    rank_max
+        The largest rank that an error or a budget may give.
     selection
         Which weights are sites, and how they are stacked.
     dtype
@@ -155,6 +158,8 @@ def decompose(
     """
     row, code, options = named(METHODS, method), code_of(dtype), checked_modes(method, modes)
     asked: dict[str, Any] = {"rank": rank, "error": error, "budget": budget, **options}
+    if rank_max is not None:
+        asked["rank_max"] = rank_max
     with output_folder(out, overwrite=overwrite, inputs=[base, tuned]) as folder:
         delta = open_delta(base, tuned, selection, allow_missing=allow_missing)
         fits = decomposition.decompose(

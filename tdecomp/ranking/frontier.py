@@ -16,7 +16,7 @@ import numpy as np
 
 from tdecomp.ranking.rounding import coarse, without_rounding
 
-__all__ = ["Frontier", "box_frontier", "spectrum_frontier"]
+__all__ = ["Frontier", "all_or_nothing", "box_frontier", "spectrum_frontier"]
 
 _TABLE = 10_000_000  # rank tuples enumerated at most
 
@@ -56,6 +56,13 @@ class Frontier:
     def best(self, params: int) -> int:
         """Position of the least error that stores at most `params`."""
         return int(np.searchsorted(self.params, params, side="right")) - 1
+
+
+def all_or_nothing(energy: float, ranks: int) -> Frontier:
+    """Frontier of a unit that nothing but its squared norm is known of: rank 0, or some rank."""
+    if energy == 0:
+        return Frontier(np.array([0]), np.array([0.0]), np.zeros((1, ranks), dtype=np.int64))
+    return Frontier(np.array([0, 1]), np.array([energy, 0.0]), np.repeat([[0], [1]], ranks, axis=1))
 
 
 def spectrum_frontier(s: np.ndarray, cost: int, floor: float) -> Frontier:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +19,15 @@ Rank = int | tuple[int, ...] | Mapping[str, int]
 
 @dataclass(frozen=True)
 class Target:
-    """Exactly one of `rank`, `error` (relative) and `budget` (stored numbers), checked."""
+    """Exactly one of `rank`, `error` (relative) and `budget` (stored numbers), checked.
+
+    With an error or a budget, no rank may be above `rank_max`.
+    """
 
     rank: Rank | None = None
     error: float | None = None
     budget: int | None = None
+    rank_max: int | None = None
 
     def __post_init__(self):
         if isinstance(self.rank, np.ndarray):
@@ -41,11 +46,26 @@ class Target:
             raise ArgumentError(
                 f"budget={self.budget!r} must be a positive number of stored numbers"
             )
+        if self.rank_max is not None:
+            self._check_cap(self.rank_max)
         for r in _entries(self.rank):
             if not isinstance(r, int | np.integer) or r < 1:
                 raise ArgumentError(
                     f"rank={self.rank!r}: every rank must be a whole number, 1 or more"
                 )
+
+    def _check_cap(self, most: Any) -> None:
+        if not isinstance(most, int | np.integer) or most < 1:
+            raise ArgumentError(f"rank_max={most!r} must be a whole number, 1 or more")
+        if self.rank is not None:
+            raise ArgumentError(
+                f"rank_max={most} goes with error= or budget=: rank={self.rank!r} says the ranks"
+            )
+
+    @property
+    def is_even(self) -> bool:
+        """Whether one number stands for all ranks: it is cut to what every mode allows."""
+        return isinstance(self.rank, int | np.integer)
 
     def check_reach(self, largest: int) -> None:
         """Refuse a rank that no mode of any input can have."""

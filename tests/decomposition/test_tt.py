@@ -209,11 +209,11 @@ def test_ranks_with_and_without_the_ends_are_the_same():
     assert inner.error == outer.error
 
 
-def test_bonds_that_neighbours_cannot_use_are_lowered_for_free():
+def test_bonds_that_neighbours_cannot_use_are_kept_and_cost_nothing():
     x = planted((4, 3, 5))
-    lowered, same = td.tensor_train(x, rank=(4, 1)), td.tensor_train(x, rank=(3, 1))
-    assert lowered.tensor.rank == (1, 3, 1, 1)
-    assert lowered.error == same.error
+    literal, same = td.tensor_train(x, rank=(4, 1)), td.tensor_train(x, rank=(3, 1))
+    assert literal.tensor.rank == (1, 4, 1, 1)
+    assert literal.error == same.error
 
 
 def test_stacks_are_read():

@@ -49,6 +49,7 @@ def interpolative(
     names: str | Sequence[str] | None = None,
     random_state: int | np.random.Generator | None = None,
     rounding: Rounding | None = None,
+    rank_max: int | None = None,
     progress: Progress = silent,
 ) -> Fit:
     """Randomised one-sided interpolative decomposition: ``X[..., out, :] ≈ X[..., out, J] Z``.
@@ -76,6 +77,8 @@ def interpolative(
         Seed or generator of the sketch that columns are chosen by; None is seed 0.
     rounding
         Applied to both factors before the error is measured (storage precision).
+    rank_max
+        The largest number of columns that an error or a budget may give.
     progress
         Called with the fraction of the work done.
 
@@ -90,6 +93,8 @@ def interpolative(
     ArgumentError
         Not exactly one target, another mode than ``out`` or ``in``, a rank above its size, a budget
         below rank 1.
+    NotReached
+        An error that needs more columns than `rank_max`; its `best` is the Fit of that many.
     DataError
         NaN, Inf, an empty mode, or no matrices.
 
@@ -110,7 +115,7 @@ def interpolative(
     method = InterpolativeMethod(
         modes=modes, names=names, random_state=random_state, rounding=rounding
     )
-    return run_one(method, x, Target(rank, error, budget), progress)
+    return run_one(method, x, Target(rank, error, budget, rank_max), progress)
 
 
 @dataclass(frozen=True, kw_only=True)

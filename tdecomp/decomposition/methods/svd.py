@@ -40,6 +40,7 @@ def svd(
     svd: Svd | None = None,
     metric: Metric | None = None,
     rounding: Rounding | None = None,
+    rank_max: int | None = None,
     progress: Progress = silent,
 ) -> Fit:
     """Independent truncated SVD of every matrix: ``X[site] ≈ u_site · diag(s_site) · vh_site``.
@@ -71,6 +72,8 @@ def svd(
         which the result is optimal too ([chen2021drone]); ``u`` and ``vh`` are orthonormal in it.
     rounding
         Applied to every factor before the error is measured (storage precision).
+    rank_max
+        The largest rank of any matrix that an error or a budget may give.
     progress
         Called with the fraction of the work done.
 
@@ -83,6 +86,8 @@ def svd(
     ------
     ArgumentError
         Not exactly one target, a rank below 1 or above both sides, a budget below rank 1.
+    NotReached
+        An error that needs ranks above `rank_max`; its `best` is the Fit of the largest allowed.
     DataError
         NaN, Inf or an empty mode.
 
@@ -95,7 +100,7 @@ def svd(
     ((0, 1), 0.6)
     """
     method = SvdMethod(names=names, svd=svd, metric=metric, rounding=rounding)
-    return run_one(method, x, Target(rank, error, budget), progress)
+    return run_one(method, x, Target(rank, error, budget, rank_max), progress)
 
 
 @dataclass(frozen=True)

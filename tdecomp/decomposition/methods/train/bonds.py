@@ -31,6 +31,7 @@ __all__ = [
     "within_budget",
 ]
 
+_EXCHANGED = 16  # bonds, at most, that are tried lower
 _PRICES = 30  # halvings of the range of prices, 18 decades: to a factor of 1 + 4e-8
 
 Bonds = tuple[int, ...]
@@ -53,6 +54,7 @@ def bond_frontier(sizes: Sequence[int], spectra: list[np.ndarray], path: list[Bo
     with np.errstate(divide="ignore"):
         lost = -total * np.expm1(np.sum(np.log1p(-np.minimum(kept, 1.0)), axis=0))
     params = np.array([count_numbers(sizes, b) for b in path])
+    lost[0] = min(lost[0], (1 - 1e-9) * total)  # where many cuts add up, something is kept still
     lost, params = np.append(total, lost), np.append(0, params)
     better = np.append(True, lost[1:] < np.minimum.accumulate(lost)[:-1])
     return Frontier(params[better], lost[better], np.concatenate([zero, bonds])[better])
@@ -60,10 +62,64 @@ def bond_frontier(sizes: Sequence[int], spectra: list[np.ndarray], path: list[Bo
 
 def grow_bonds(sizes: Sequence[int], energies: list[np.ndarray]) -> list[Bonds]:
     """Bonds from all 1 to full, each step the most energy per number stored."""
-    path = [(1,) * (len(sizes) - 1)]
-    while best := _best_step(sizes, energies, path[-1], math.inf):
-        path.append(best)
+    growth = _Growth(sizes, energies, (1,) * (len(sizes) - 1))
+    path = [growth.bonds]
+    while (best := growth.best(math.inf)) is not None:
+        growth.raise_one(best)
+        path.append(growth.bonds)
     return path
+
+
+class _Growth:
+    """Bonds that are raised one at a time, and what raising each would return and cost.
+
+    A raise takes some neighbours along (`raise_bond`). What it returns is looked at again only
+    where bonds that it hangs on have changed: a step costs the same for any number of bonds.
+    """
+
+    def __init__(self, sizes: Sequence[int], energies: list[np.ndarray], bonds: Bonds):
+        self.bonds = bonds
+        self.numbers = count_numbers(sizes, bonds)
+        self._sizes, self._energies = sizes, energies
+        self._price = np.zeros(len(bonds))  # energy per number; 0 where there is none to win
+        self._cost = np.zeros(len(bonds), dtype=np.int64)
+        self._low, self._high = np.arange(len(bonds)), np.arange(len(bonds))
+        for k in range(len(bonds)):
+            self._look(k)
+
+    def best(self, room: float, held: int | None = None) -> int | None:
+        """The bond whose raise returns the most per number and costs no more than `room`."""
+        price = np.where(self._cost <= room, self._price, 0.0)
+        if held is not None:
+            price[held] = 0.0
+        most = price.max(initial=0.0)
+        return int(np.argmax((1 + SAME) * price >= most)) if most > 0 else None
+
+    def raise_one(self, k: int) -> None:
+        """Raise a bond and what that needs."""
+        low, high = int(self._low[k]), int(self._high[k])
+        self.numbers += int(self._cost[k])
+        self.bonds = raise_bond(self._sizes, self.bonds, k)
+        for j in np.flatnonzero((self._high + 1 >= low) & (self._low - 1 <= high)):
+            self._look(int(j))
+
+    def _look(self, k: int) -> None:
+        self._price[k] = 0.0
+        if self.bonds[k] >= len(self._energies[k]):
+            return
+        low, raised = _raised(self._sizes, self.bonds, k)
+        high = low + len(raised)
+        before = self.bonds[low:high]
+        if any(r > len(e) for r, e in zip(raised, self._energies[low:high], strict=True)):
+            return
+        won = zip(self._energies[low:high], before, raised, strict=True)
+        gain = math.fsum(x for e, a, b in won for x in e[a:b].tolist())
+        sizes = self._sizes[low : high + 1]
+        left = self.bonds[low - 1] if low else 1
+        right = self.bonds[high] if high < len(self.bonds) else 1
+        cost = _count(sizes, (left, *raised, right)) - _count(sizes, (left, *before, right))
+        self._low[k], self._high[k], self._cost[k] = low, high - 1, cost
+        self._price[k] = gain / cost
 
 
 def within_budget(
@@ -120,9 +176,14 @@ def _for_price(sizes: Sequence[int], tails: list[np.ndarray], price: float) -> B
 def exchanges(
     sizes: Sequence[int], energies: list[np.ndarray], bonds: Bonds, budget: int
 ) -> list[Bonds]:
-    """Bonds with one of them 1, 3, 9, ... lower and what that saves spent on the others."""
+    """Bonds with one of them 1, 3, 9, ... lower and what that saves spent on the others.
+
+    Of many bonds those that lose least.
+    """
     found = []
-    for k, bond in enumerate(bonds):
+    last = [float(e[min(b, len(e)) - 1]) for e, b in zip(energies, bonds, strict=True)]
+    for k in sorted(np.argsort(last, kind="stable")[:_EXCHANGED].tolist()):
+        bond = bonds[k]
         step = 1
         while step < bond:
             fewer = usable_bonds((*bonds[:k], bond - step, *bonds[k + 1 :]), sizes)
@@ -139,41 +200,32 @@ def fill_budget(
     held: int | None = None,
 ) -> Bonds:
     """Bonds raised as long as any raise fits the budget; the one `held` only once no other does."""
-    while best := _best_step(sizes, energies, bonds, budget, held):
-        bonds = best
-    return bonds if held is None else fill_budget(sizes, energies, bonds, budget)
-
-
-def _best_step(
-    sizes: Sequence[int],
-    energies: list[np.ndarray],
-    bonds: Bonds,
-    budget: float,
-    held: int | None = None,
-) -> Bonds | None:
-    """The raise of one bond that returns the most per number within the budget, if any."""
-    best, most, now = None, 0.0, count_numbers(sizes, bonds)
-    for k in range(len(bonds)):
-        if bonds[k] == len(energies[k]) or k == held:
-            continue
-        raised = raise_bond(sizes, bonds, k)
-        after = count_numbers(sizes, raised)
-        steps = zip(energies, bonds, raised, strict=True)
-        gain = math.fsum(x for e, a, b in steps if b > a for x in e[a:b].tolist())
-        if after <= budget and gain / (after - now) > (1 + SAME) * most:
-            best, most = raised, gain / (after - now)
-    return best
+    growth = _Growth(sizes, energies, bonds)
+    for spared in dict.fromkeys((held, None)):
+        while (best := growth.best(budget - growth.numbers, spared)) is not None:
+            growth.raise_one(best)
+    return growth.bonds
 
 
 def raise_bond(sizes: Sequence[int], bonds: Bonds, k: int) -> Bonds:
     """Bond `k` one larger, and its neighbours as large as that needs."""
-    new = [*bonds]
-    new[k] += 1
-    for j in range(k + 1, len(new)):
-        new[j] = max(new[j], -(-new[j - 1] // sizes[j]))
+    low, raised = _raised(sizes, bonds, k)
+    return (*bonds[:low], *raised, *bonds[low + len(raised) :])
+
+
+def _raised(sizes: Sequence[int], bonds: Bonds, k: int) -> tuple[int, list[int]]:
+    """The bonds that change where bond `k` is one larger: the first of them, and their sizes."""
+    raised, low = [bonds[k] + 1], k
+    for j in range(k + 1, len(bonds)):
+        if (need := -(-raised[-1] // sizes[j])) <= bonds[j]:
+            break
+        raised.append(need)
     for j in range(k - 1, -1, -1):
-        new[j] = max(new[j], -(-new[j + 1] // sizes[j + 1]))
-    return tuple(new)
+        if (need := -(-raised[0] // sizes[j + 1])) <= bonds[j]:
+            break
+        raised.insert(0, need)
+        low = j
+    return low, raised
 
 
 def usable_bonds(bonds: Bonds, sizes: Sequence[int]) -> Bonds:
@@ -188,7 +240,11 @@ def usable_bonds(bonds: Bonds, sizes: Sequence[int]) -> Bonds:
 
 def count_numbers(sizes: Sequence[int], bonds: Bonds) -> int:
     """Numbers that the cores store."""
-    full = (1, *bonds, 1)
+    return _count(sizes, (1, *bonds, 1))
+
+
+def _count(sizes: Sequence[int], full: Sequence[int]) -> int:
+    """Numbers of neighbouring cores between bonds, one more than cores."""
     return sum(a * n * b for a, n, b in zip(full, sizes, full[1:], strict=False))
 
 

@@ -14,7 +14,7 @@ from tdecomp._xp import Array, floor, sum_of_squares
 from tdecomp.decomposition.checks import check_sweeps, seed_of
 from tdecomp.decomposition.fit import Fit, Trace, make_fit
 from tdecomp.decomposition.method import Analysis, Choice, Method, Share, TooNarrow
-from tdecomp.decomposition.methods.train.als import tt_als
+from tdecomp.decomposition.methods.train.als import Swept, tt_als
 from tdecomp.decomposition.methods.train.bonds import (
     Bonds,
     bond_frontier,
@@ -29,8 +29,13 @@ from tdecomp.decomposition.methods.train.chain import (
     chain_of_train,
     mpo_of,
 )
-from tdecomp.decomposition.methods.train.loss import least_loss, within_loss
-from tdecomp.decomposition.methods.train.sweeps import Cores, Source, fixed_bonds
+from tdecomp.decomposition.methods.train.loss import least_loss, usable_cores, within_loss
+from tdecomp.decomposition.methods.train.sweeps import (
+    Cores,
+    DenseSource,
+    Source,
+    fixed_bonds,
+)
 from tdecomp.decomposition.methods.train.view import View, ends_worth_sketching, plain_view
 from tdecomp.decomposition.which import Which
 from tdecomp.errors import ArgumentError, DataError
@@ -38,11 +43,12 @@ from tdecomp.formats import TT, to_tt
 from tdecomp.linalg import Svd
 from tdecomp.modes import positions
 from tdecomp.passes.data import Data, open_data
-from tdecomp.passes.stream import streamed
+from tdecomp.passes.stream import FIRST_WIDTH, streamed
 from tdecomp.progress import Progress, part, silent
-from tdecomp.ranking.frontier import Frontier
+from tdecomp.ranking.frontier import Frontier, all_or_nothing
 from tdecomp.ranking.rounding import without_rounding
 from tdecomp.ranking.target import Target
+from tdecomp.tensor import widened
 
 __all__ = ["ChainMethod", "ChainState", "MpoMethod", "TrainMethod"]
 
@@ -52,10 +58,12 @@ class ChainState:
     """Singular values of the unfoldings at all bonds, and the view that they were seen in.
 
     Without a view they are exact, and a sketch may still be worth it for the bonds that are chosen.
+    The source is what was swept for them, where it is small enough to be kept.
     """
 
     spectra: list[np.ndarray]
     view: View | None
+    source: Source | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +79,7 @@ class ChainMethod(Method[ChainState]):
     """
 
     n_iter_max: int = 30
-    tol: float = 1e-6
+    tol: float = 1e-4
     svd: Svd | None = None
 
     @abstractmethod
@@ -91,6 +99,14 @@ class ChainMethod(Method[ChainState]):
         chain = self.chain(x)
         return [usable_bonds(target_bonds(target, chain.names, chain.largest), chain.sizes)]
 
+    def literal(self, x: Data[Any], target: Target, tensor: TT) -> TT:
+        """Cores filled up with zeros."""
+        chain = self.chain(x)
+        full = (1, *target_bonds(target, chain.names, chain.largest), 1)
+        pairs = zip(tensor.cores, full, full[1:], strict=False)
+        cores = (widened(widened(c, 0, a), c.ndim - 1, b) for c, a, b in pairs)
+        return TT(tensor.axes, tuple(cores), tensor.output)
+
     def look(
         self, x: Data[Any], width: int, progress: Progress, passes: int = 0
     ) -> Analysis[ChainState]:
@@ -102,14 +118,28 @@ class ChainMethod(Method[ChainState]):
         source = view.source(many=True)
         spectra = source.spectra(part(progress, 0.1, 1))
         known, beyond = view.known(spectra)
-        coordinates = math.prod(source.like.shape) if sketched else 0
+        kept = source if x.keep or sketched else None  # held with the data, or with the sketch
+        coordinates = source.size if sketched else 0
         return Analysis(
             frontiers=[_frontier(source, known).plus(beyond)],
             floor=floor(source.like.dtype),
-            state=ChainState(known, view if sketched else None),
+            state=ChainState(known, view if sketched else None, kept),
             state_size=sum(map(len, spectra)) + coordinates,
             limits=view.limits,
             width=width,
+            passes=view.passes,
+        )
+
+    def glance(self, x: Data[Any]) -> Analysis[ChainState] | None:
+        """Nothing but the norm, where no sketch is worth it: for an error, one sweep is enough."""
+        view = self.view(x, (FIRST_WIDTH,) * 2)
+        if view.stream is not None or len(view.sizes) == 1:
+            return None
+        source = view.source(many=False)
+        return Analysis(
+            frontiers=[all_or_nothing(sum_of_squares(source.start()), len(view.sizes) - 1)],
+            floor=floor(source.like.dtype),
+            state=ChainState([], view, source),
             passes=view.passes,
         )
 
@@ -133,19 +163,19 @@ class ChainMethod(Method[ChainState]):
         if 0 in bonds:
             return self.fit(x, choice, None, progress)
         view = self._view_for(x, bonds, state)
-        source = view.source(many=True)
-        spectra = state.spectra if state else source.spectra(silent)
+        source = (state and state.source) or view.source(many=True)
         if share.params is None:
             assert share.lost is not None
-            energies, allowed = [s**2 for s in spectra], max(0.0, share.lost - view.outside)
-            return self._finished(x, view, within_loss(source, energies, allowed), progress)
-        best = _best_bonds(source, spectra, bonds, share.params)
+            sweep = within_loss(source, max(0.0, share.lost - view.outside), share.rank_max)
+            return self._finished(x, view, (usable_cores(sweep), sweep.spectra), progress)
+        spectra = state.spectra if state else source.spectra(silent)
+        best = _best_bonds(source, spectra, bonds, share)
         if view.is_at_limit(best):
             if view.can_widen:
                 raise TooNarrow([best], width=view.width, passes=view.passes)
             view = plain_view(self.chain(x))
             source = view.source(many=True)
-            best = _best_bonds(source, source.spectra(silent), best, share.params)
+            best = _best_bonds(source, source.spectra(silent), best, share)
         return self._fitted(x, best, view, progress)
 
     def _view_for(self, x: Data[Any], bonds: Bonds, state: ChainState | None) -> View:
@@ -158,9 +188,19 @@ class ChainMethod(Method[ChainState]):
         bonds = bonds[: len(view.sizes) - 1]
         cores, spectra = fixed_bonds(source, bonds, None if self.svd is None else which)
         trace = Trace()
-        if not x.is_format and 0 not in bonds:
-            cores, trace = tt_als(source.like, cores, self.n_iter_max, self.tol, energy=view.energy)
+        if isinstance(source, DenseSource) and 0 not in bonds:
+            cores, trace = self._swept(source, cores, _losses(spectra, bonds), view)
         return self._finished(x, view, (cores, spectra), progress, used=which.names, trace=trace)
+
+    def _swept(
+        self, source: DenseSource, cores: list[Array], losses: list[float], view: View
+    ) -> Swept:
+        """Cores improved by sweeps, where more than rounding is lost."""
+        energy = sum_of_squares(source.x) if view.energy is None else view.energy
+        known = self.svd is None and view.stream is None
+        if known and sum(losses) <= floor(source.x.dtype) ** 2 * energy:
+            return cores, Trace()
+        return tt_als(source.x, cores, self.n_iter_max, self.tol, energy=energy)
 
     def _finished(
         self,
@@ -300,12 +340,18 @@ class MpoMethod(ChainMethod):
         return out, inp
 
 
-def _best_bonds(source: Source, spectra: list[np.ndarray], bonds: Bonds, budget: int) -> Bonds:
+def _losses(spectra: list[np.ndarray], bonds: Bonds) -> list[float]:
+    """Squared error of every step of a sweep to these bonds."""
+    return [float(np.sum(s[r:] ** 2)) for s, r in zip(spectra, bonds, strict=True)]
+
+
+def _best_bonds(source: Source, spectra: list[np.ndarray], bonds: Bonds, share: Share) -> Bonds:
     """The bonds that lose least within a budget, searched from these on."""
+    assert share.params is not None
     least = floor(source.like.dtype)
-    energies = [without_rounding(s**2, least) for s in spectra]
-    some = within_budget(source.sizes, energies, bonds[: len(energies)], budget)
-    return least_loss(source, energies, some, budget)
+    energies = [without_rounding(s**2, least)[: share.rank_max] for s in spectra]
+    some = within_budget(source.sizes, energies, bonds[: len(energies)], share.params)
+    return least_loss(source, energies, some, share.params)
 
 
 def _frontier(source: Source, spectra: list[np.ndarray]) -> Frontier:
@@ -315,11 +361,7 @@ def _frontier(source: Source, spectra: list[np.ndarray]) -> Frontier:
         least = floor(source.like.dtype)
         path = grow_bonds(sizes, [without_rounding(s**2, least) for s in spectra])
         return bond_frontier(sizes, spectra, path)
-    energy = sum_of_squares(source.sweep(_no_bond)[0])  # one core: all of it or nothing
+    energy = sum_of_squares(source.start())  # one core: all of it or nothing
     if energy == 0:
         return Frontier(np.array([0]), np.array([0.0]), np.array([[0]]))
     return Frontier(np.array([0, *sizes]), np.array([energy, 0.0]), np.array([[0], [1]]))
-
-
-def _no_bond(bond: int, matrix: Array) -> Array:
-    raise AssertionError(f"a chain of one core has no bond {bond}")

@@ -11,6 +11,7 @@ from tdecomp.decomposition.methods.train.bonds import Bonds, usable_bonds
 from tdecomp.decomposition.methods.train.sweeps import (
     bonds_of,
     fixed_bonds,
+    flipped,
     left_orthonormal,
     reshape,
     train_source,
@@ -63,8 +64,8 @@ def sketched(
         done.append(reshape(q, (r, n, q.shape[1])))
         carry = adjoint(q) @ matrix  # (l, s)
         core = reshape(carry @ reshape(after, (s, -1)), (q.shape[1], *after.shape[1:]))
-    small = train_source([*done, core], from_right=True)
-    return left_orthonormal(fixed_bonds(small, bonds, None)[0])
+    small = train_source(flipped([*done, core]))
+    return left_orthonormal(flipped(fixed_bonds(small, bonds[::-1], None)[0]))
 
 
 def _contracted(cores: Sequence[Array], tests: Sequence[Array]) -> list[Array]:

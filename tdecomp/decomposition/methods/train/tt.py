@@ -6,20 +6,22 @@ step projects orthogonally, so the squared error is the sum of what the steps cu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from tdecomp._xp import float64_scope, working
+from tdecomp._xp import float64_scope, floor, sum_of_squares, working
 from tdecomp.decomposition.checks import seed_of
 from tdecomp.decomposition.fit import Fit, Rounding
-from tdecomp.decomposition.methods.train.chain import chain_of_train
+from tdecomp.decomposition.methods.train.chain import TrainChain, chain_of_train
+from tdecomp.decomposition.methods.train.loss import usable_cores, within_loss
 from tdecomp.decomposition.methods.train.method import MpoMethod, TrainMethod
 from tdecomp.decomposition.methods.train.sketch import sketched
 from tdecomp.decomposition.methods.train.sweeps import fixed_bonds
 from tdecomp.decomposition.run import run_one
 from tdecomp.decomposition.which import Which
-from tdecomp.errors import ArgumentError
+from tdecomp.errors import ArgumentError, NotReached
 from tdecomp.formats import TT
 from tdecomp.linalg import Svd
 from tdecomp.passes.data import open_data
@@ -39,10 +41,11 @@ def tensor_train(
     modes: Sequence[str | int] | None = None,
     names: str | Sequence[str] | None = None,
     n_iter_max: int = 30,
-    tol: float = 1e-6,
+    tol: float = 1e-4,
     random_state: int | np.random.Generator | None = None,
     svd: Svd | None = None,
     rounding: Rounding | None = None,
+    rank_max: int | None = None,
     progress: Progress = silent,
 ) -> Fit:
     """Tensor train by TT-SVD: ``X[i, j, ..., k] ≈ G₁[i, :] G₂[:, j, :] ··· G_d[:, k]``.
@@ -59,12 +62,12 @@ def tensor_train(
         exact train of the chain asked for, and that one is rounded (a `TT` is taken in its own
         chain unless `modes` says otherwise). The dense tensor of a format is never formed.
     rank
-        An int (``min(rank, size)`` at every bond), or the ``d - 1`` inner bonds in chain order, or
+        An int, cut to what every bond can use; or the ``d - 1`` inner bonds in chain order, or
         ``d + 1`` bonds with a 1 at both ends, or bonds by name, ``{"layer | out in": 3}``, the
-        others uncut. Bonds larger than their neighbours can use are lowered, which loses nothing.
+        others uncut: these are the bonds of the result, with zeros where it has no use for them.
     error
-        Relative Frobenius error, met by the returned cores. No bond of the result could be one
-        lower, and no more numbers are stored than with the rule of TT-SVD.
+        Relative Frobenius error, met by the returned cores, with no more numbers than the rule of
+        TT-SVD stores. Of up to 8 bonds none could be one lower.
     budget
         Numbers to store, at most.
     modes
@@ -83,6 +86,8 @@ def tensor_train(
         Seed or generator of that reduction; None is seed 0.
     rounding
         Applied to every core before the error is measured (storage precision).
+    rank_max
+        The largest bond that an error or a budget may give.
     progress
         Called with the fraction of the work done.
 
@@ -100,21 +105,24 @@ def tensor_train(
         Not exactly one target, an explicit bond above its maximum (of a format: the bond of its
         exact train), an error below the precision's floor, a budget below rank 1, `names` for a
         format.
+    NotReached
+        An error that needs bonds above `rank_max`; its `best` is the Fit of the largest allowed.
     DataError
         NaN, Inf or an empty mode.
 
     Notes
     -----
-    The paper cuts every bond at ``error · ‖X‖ / √(d - 1)``. Here bonds grow one by one, always the
-    one whose next singular value returns the most energy per number stored. A budget takes the
-    best, by a sweep, of where that path stops, of the bonds with the least sum of tails for a price
-    per number, and of one rank for all bonds, each filled up with any bond that still fits, and
-    from there exchanges numbers between bonds as long as a sweep loses less. An error is met by
-    bisection on the path with the exact error of every trial, and what is unused is carried from
-    bond to bond.
-    Then bonds are lowered while the error allows. So noise that all bonds see is not counted once
-    per bond; the price is some tens of sweeps, where a rank takes one. From five modes on, these
-    run on the exact train of the tensor.
+    For an error, one sweep shares the squared error out over the bonds as the paper does, but
+    carries what one leaves unused to the next. Where the tails leave room, bonds are lowered, and a
+    further sweep tells by how much that lowers what the others lose: noise that all bonds see is
+    not counted once per bond. The cost is that of a few sweeps, in proportion to the number of
+    modes.
+    For a budget, bonds grow one by one, always the one whose next singular value returns the most
+    energy per number stored. The best is taken, by a sweep, of where that path stops, of the bonds
+    with the least sum of tails for a price per number, and of one rank for all bonds, each filled
+    up with any bond that still fits, and from there numbers are exchanged between bonds as long as
+    a sweep loses less. From five modes on, these run on the exact train of the tensor. Alternating
+    least squares follow unless only rounding is left.
 
     A sweep over a train of bonds ``R`` costs ``O(d n R³)`` flops, whatever the size of the tensor.
 
@@ -135,7 +143,7 @@ def tensor_train(
         svd=svd,
         rounding=rounding,
     )
-    return run_one(method, x, Target(rank, error, budget), progress)
+    return run_one(method, x, Target(rank, error, budget, rank_max), progress)
 
 
 def mpo(
@@ -148,9 +156,10 @@ def mpo(
     budget: int | None = None,
     names: str | Sequence[str] | None = None,
     n_iter_max: int = 30,
-    tol: float = 1e-6,
+    tol: float = 1e-4,
     svd: Svd | None = None,
     rounding: Rounding | None = None,
+    rank_max: int | None = None,
     progress: Progress = silent,
 ) -> Fit:
     """Matrix product operator: a tensor train over interleaved splits of ``out`` and ``in``.
@@ -165,7 +174,7 @@ def mpo(
         MPO (`tdecomp.formats.to_mpo`), and that one is rounded.
     out, inp
         Factors of the two sizes, slowest first, equally many.
-    rank, error, budget, n_iter_max, tol, svd, rounding, progress
+    rank, error, budget, n_iter_max, tol, svd, rounding, rank_max, progress
         As in `tensor_train`; bonds in chain order.
     names
         Mode names of an array; the last two are replaced by ``o1 o2 ...`` and ``i1 i2 ...``.
@@ -191,7 +200,7 @@ def mpo(
     method = MpoMethod(
         out=out, inp=inp, names=names, n_iter_max=n_iter_max, tol=tol, svd=svd, rounding=rounding
     )
-    return run_one(method, w, Target(rank, error, budget), progress)
+    return run_one(method, w, Target(rank, error, budget, rank_max), progress)
 
 
 def tt_round(
@@ -200,6 +209,7 @@ def tt_round(
     rank: Rank | None = None,
     error: float | None = None,
     budget: int | None = None,
+    rank_max: int | None = None,
     svd: Svd | None = None,
     sketch: bool = False,
     n_oversamples: int = 10,
@@ -216,6 +226,8 @@ def tt_round(
     rank, error, budget, svd
         As in `tensor_train`, exactly one target; an explicit bond may not be above the present one,
         and the error is relative to ``‖tt‖``.
+    rank_max
+        The largest bond that an error or a budget may give.
     sketch
         Whether to cut to `rank` by a random train: no QR or SVD of the full bonds, for a train much
         wider than its result, such as a sum of many.
@@ -231,11 +243,13 @@ def tt_round(
     ------
     ArgumentError
         Not exactly one target, one that cannot be met, a sketch without `rank` or with `svd`.
+    NotReached
+        An error that needs bonds above `rank_max`; its `best` is the train of the largest allowed.
 
     Notes
     -----
     Algorithm 2 of [oseledets2011]: QR from right to left, truncated SVDs from left to right,
-    ``O(d n R³)`` flops for bonds ``R``; an error takes some tens of sweeps. The sketch is
+    ``O(d n R³)`` flops for bonds ``R``; an error takes a few of these sweeps. The sketch is
     "randomize-then-orthogonalize" of [aldaas2023], ``O(d n R l (R + l))`` flops for
     ``l = rank + n_oversamples``, then a truncation of the train of bonds ``l``; its error is near
     that of the exact sweep where the singular values fall off beyond `rank`, without a guarantee.
@@ -247,7 +261,7 @@ def tt_round(
     >>> tt_round(tt, error=1e-6).rank
     (1, 1, 1)
     """
-    target = Target(rank, error, budget)
+    target = Target(rank, error, budget, rank_max)
     if sketch and (target.rank is None or svd is not None):
         raise ArgumentError("sketch=True takes a rank, and no error, budget or svd")
     if not isinstance(tt, TT):
@@ -259,17 +273,45 @@ def tt_round(
     if 0 in tt.rank:
         return TT(tt.axes, tuple(working(c) for c in tt.cores), tt.output)
     method = TrainMethod(svd=svd)
-    if target.rank is None:
+    if target.budget is not None:
         small = run_one(method, tt, target).tensor
         assert isinstance(small, TT)
         return small
     with float64_scope(*tt.cores):  # one sweep: nothing is measured
+        chain = chain_of_train(tt)
+        if target.error is not None:
+            return _within(chain, target)
         data = open_data(tt)
         target.check_reach(max(method.cut_sizes(data)))
         (bonds,) = method.ranks(data, target)
-        chain = chain_of_train(tt)
         if sketch:
             rng = np.random.default_rng(seed_of(random_state))
-            return chain.train(sketched(chain.flat(chain.given), bonds, n_oversamples, rng))
-        which = None if svd is None else Which(svd)
-        return chain.train(fixed_bonds(chain.open(many=False), bonds, which)[0])
+            cores = sketched(chain.flat(chain.given), bonds, n_oversamples, rng)
+        else:
+            which = None if svd is None else Which(svd)
+            cores = fixed_bonds(chain.open(many=False), bonds, which)[0]
+        small = chain.train(cores)
+        return small if target.is_even else method.literal(data, target, small)
+
+
+def _within(chain: TrainChain, target: Target) -> TT:
+    """The train within a relative error: that of the sweep is known."""
+    source, error = chain.open(many=False), target.error
+    assert error is not None
+    least = floor(source.like.dtype)
+    if error < least:
+        raise ArgumentError(f"error={error:g} is below {least:g}, what this precision can reach")
+    energy = sum_of_squares(source.start())
+    if len(source.sizes) == 1:
+        return chain.train([source.last(source.start())])
+    if energy == 0:
+        return chain.train(fixed_bonds(source, (0,) * (len(source.sizes) - 1), None)[0])
+    sweep = within_loss(source, error**2 * energy * (1 - least), target.rank_max)
+    small = chain.train(usable_cores(sweep))
+    if (reached := math.sqrt(sweep.lost / energy)) > error:
+        raise NotReached(
+            f"error={error:g} was not reached with rank_max={target.rank_max}: the best is"
+            f" {reached:.3g} (attribute best); raise rank_max or the error",
+            small,
+        )
+    return small

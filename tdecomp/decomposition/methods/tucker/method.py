@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tdecomp._xp import Array, floor
-from tdecomp.decomposition.fit import Fit, Trace, make_fit
+from tdecomp.decomposition.fit import Fit, Trace, make_fit, rounded
 from tdecomp.decomposition.method import Analysis, Choice, Method, Share
 from tdecomp.decomposition.methods.tucker.hooi import trimmed
 from tdecomp.decomposition.methods.tucker.hosvd import (
@@ -31,7 +31,7 @@ from tdecomp.decomposition.methods.tucker.view import (
 from tdecomp.decomposition.which import Which
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format
-from tdecomp.linalg import Svd
+from tdecomp.linalg import Svd, completed
 from tdecomp.modes import positions
 from tdecomp.passes.coordinates import Metric
 from tdecomp.passes.data import Data
@@ -39,6 +39,7 @@ from tdecomp.passes.residual import measure
 from tdecomp.progress import Progress, part
 from tdecomp.ranking.frontier import box_frontier
 from tdecomp.ranking.target import Target
+from tdecomp.tensor import widened
 
 __all__ = ["CoreAndBases", "FullHosvd", "Modes"]
 
@@ -115,6 +116,16 @@ class CoreAndBases(Method[FullHosvd]):
         """One rank for every compressed mode."""
         return [target.ranks_of([x.modes[k] for k in self._where(x)], self.cut_sizes(x))]
 
+    def literal(self, x: Data[Any], target: Target, tensor: Format) -> Format:
+        """Bases filled up with other orthonormal columns, and the core with zeros."""
+        core, arrays = tensor.arrays["core"], {}
+        (rank,) = self.ranks(x, target)
+        for k, r in zip(self._where(x), rank, strict=True):
+            name = f"factor.{x.modes[k]}"
+            arrays[name] = completed(tensor.arrays[name], r)
+            core = widened(core, k, r)
+        return rounded(tensor.with_arrays(tensor.arrays | arrays | {"core": core}), self.rounding)
+
     def spend(
         self,
         x: Data[Any],
@@ -130,7 +141,8 @@ class CoreAndBases(Method[FullHosvd]):
         view = self._view(x, rank, state)
         full = state or FullHosvd(*bases_of(view.array, list(rank)), view)
         even = _even(full.spectra, list(rank), max(0.0, share.lost - view.outside))
-        rank = self._cheapest(x, [choice[0], even])
+        allowed = share.rank_max is None or max(even) <= share.rank_max
+        rank = self._cheapest(x, [choice[0], even] if allowed else [choice[0]])
         bases = {k: full.bases[k][:, :r] for k, r in rank.items()}
         bases, trace = self.improve(view, bases, part(progress, 0.2, 0.7))
         core = project(view.array, bases)  # (ranks of the bases)

@@ -44,6 +44,7 @@ def tucker(
     metric: Metric | None = None,
     weights: Array | None = None,
     rounding: Rounding | None = None,
+    rank_max: int | None = None,
     progress: Progress = silent,
 ) -> Fit:
     """Tucker decomposition: ``X ≈ core ×₁ U₁ ×₂ U₂ ...`` with orthonormal bases.
@@ -61,8 +62,9 @@ def tucker(
         is decomposed in orthonormal coordinates, without ever being formed (recompression, and
         conversion with an error).
     rank
-        An int (``min(rank, size)`` in every mode), one entry per compressed mode, or a mapping from
-        mode names (missing ones stay full).
+        An int, cut to what every mode can use; or one entry per compressed mode, or a mapping from
+        mode names (missing ones stay full): the core then has exactly that shape. Directions that
+        the tensor has no use for are orthonormal columns, and zeros in the core.
     error
         Relative Frobenius error, met by the returned factors; never stores more than cutting each
         of ``d`` modes at ``error / √d``.
@@ -98,6 +100,8 @@ def tucker(
         the more is missing, so raise `n_iter_max`.
     rounding
         Applied to every factor before the error is measured (storage precision).
+    rank_max
+        The largest rank of any mode that an error or a budget may give.
     progress
         Called with the fraction of the work done.
 
@@ -111,6 +115,8 @@ def tucker(
     ArgumentError
         Not exactly one target, a rank below 1 or above its mode's size, a budget below rank 1, a
         metric that is not symmetric positive semidefinite, options that exclude each other.
+    NotReached
+        An error that needs ranks above `rank_max`; its `best` is the Fit of the largest allowed.
     DataError
         NaN, Inf or an empty mode.
 
@@ -134,7 +140,7 @@ def tucker(
         weights=weights,
         rounding=rounding,
     )
-    return run_one(method, x, Target(rank, error, budget), progress)
+    return run_one(method, x, Target(rank, error, budget, rank_max), progress)
 
 
 def hosvd(
@@ -149,6 +155,7 @@ def hosvd(
     svd: Svd | None = None,
     metric: Metric | None = None,
     rounding: Rounding | None = None,
+    rank_max: int | None = None,
     progress: Progress = silent,
 ) -> Fit:
     """Higher-order SVD: `tucker` without the iterations.
@@ -172,7 +179,7 @@ def hosvd(
     method = HosvdMethod(
         modes=modes, names=names, sequential=sequential, svd=svd, metric=metric, rounding=rounding
     )
-    return run_one(method, x, Target(rank, error, budget), progress)
+    return run_one(method, x, Target(rank, error, budget, rank_max), progress)
 
 
 @dataclass(frozen=True, kw_only=True)

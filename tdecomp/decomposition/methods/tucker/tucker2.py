@@ -40,6 +40,7 @@ def tucker2(
     metric: Metric | None = None,
     weights: Array | None = None,
     rounding: Rounding | None = None,
+    rank_max: int | None = None,
     progress: Progress = silent,
 ) -> Fit:
     """Tucker2 decomposition: ``X[..., o, i] ≈ Σ_rs left[o, r] core[..., r, s] right[i, s]``.
@@ -55,7 +56,7 @@ def tucker2(
         Exactly one; see `tucker`. Rank tuples are ``(left, right)``.
     modes
         The two compressed modes, the last two by default.
-    names, n_iter_max, tol, init, random_state, svd, metric, weights, rounding, progress
+    names, n_iter_max, tol, init, random_state, svd, metric, weights, rounding, rank_max, progress
         See `tucker`.
 
     Returns
@@ -82,7 +83,7 @@ def tucker2(
         weights=weights,
         rounding=rounding,
     )
-    return run_one(method, x, Target(rank, error, budget), progress)
+    return run_one(method, x, Target(rank, error, budget, rank_max), progress)
 
 
 @dataclass(frozen=True, kw_only=True)
