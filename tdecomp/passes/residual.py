@@ -21,7 +21,7 @@ from tdecomp.passes.pieces import PIECE, is_cut_finely, pieces_of
 from tdecomp.passes.slices import dense, raw_slices
 from tdecomp.stack import Stack
 
-__all__ = ["measure", "relative", "residual_of_pair", "squares"]
+__all__ = ["measure", "relative", "residual_of_pair", "residual_of_pairs", "squares"]
 
 _DIRECT_IN_DOUBLE = 1e-4  # below this, float32 products would round the residual itself
 _ROWS = 1 << 18  # numbers of a matrix looked at together: 1 MiB of float32, so that they stay near
@@ -76,6 +76,14 @@ def squares(x: Array) -> np.ndarray:
     rows = double(xp.reshape(x, (-1, math.prod(x.shape[-2:]))))
     found = xp.vecdot(rows, rows)
     return to_numpy(xp.real(found) if xp.isdtype(rows.dtype, "complex floating") else found)
+
+
+def residual_of_pairs(x: Array, left: Array, right: Array) -> tuple[np.ndarray, np.ndarray]:
+    """`residual_of_pair` of many small matrices ``(sites, out, in)`` together."""
+    energy, residual = squares(x), squares(x - left @ right)
+    if residual.sum() < _DIRECT_IN_DOUBLE**2 * energy.sum():
+        residual = squares(double(x) - double(left) @ double(right))
+    return residual, energy
 
 
 def residual_of_pair(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from array_api_compat import device
 
-from tdecomp._xp import Array, floor, namespace, to_numpy
+from tdecomp._xp import Array, double, floor, namespace, to_numpy
 from tdecomp.decomposition.fit import Fit, Rounding, relative_error
 from tdecomp.decomposition.method import Analysis, Choice, Method, Share
 from tdecomp.decomposition.run import run_one
@@ -19,7 +20,9 @@ from tdecomp.linalg import Svd, Triplets, is_cheap, singular_values, svd_settled
 from tdecomp.passes.coordinates import Metric
 from tdecomp.passes.data import Data
 from tdecomp.passes.matrices import Matrix
-from tdecomp.passes.slices import Input, check_matrices
+from tdecomp.passes.pieces import is_cut_finely, pieces_of
+from tdecomp.passes.residual import residual_of_pairs
+from tdecomp.passes.slices import Input, check_matrices, dense
 from tdecomp.passes.stream import CLOSE, OVERSAMPLES
 from tdecomp.progress import Progress, silent
 from tdecomp.ranking.frontier import spectrum_frontier
@@ -28,6 +31,7 @@ from tdecomp.ranking.target import Rank, Target
 __all__ = ["SvdMethod", "svd"]
 
 _MANY = 1_000_000  # matrices of a format
+_TINY = 32  # shorter side of matrices that are decomposed many in one call
 
 
 def svd(
@@ -141,15 +145,31 @@ class SvdMethod(Method[_Found]):
         if plain and not is_cheap(x.shape[-2:], width + OVERSAMPLES, many=True):
             return _sketched(x, width, progress, passes)
         frontiers, least = [], 0.0
-        for i, matrix in enumerate(x.matrices(self.metric)):
-            least = max(least, floor(matrix.array.dtype))
-            s = to_numpy(singular_values(matrix.array))
-            frontiers.append(spectrum_frontier(s, _cost(x), floor(matrix.array.dtype)))
-            progress((i + 1) / x.n_sites)
+        for s, reach in self._spectra(x):
+            least = max(least, reach)
+            frontiers.append(spectrum_frontier(s, _cost(x), reach))
+            progress(len(frontiers) / x.n_sites)
         return Analysis(frontiers=frontiers, floor=least)
+
+    def _spectra(self, x: Data[Any]) -> Iterator[tuple[np.ndarray, float]]:
+        """Singular values of every matrix, and the error that its precision can reach."""
+        if self._go_together(x):
+            for _, block in pieces_of(x.given):
+                values = namespace(block).linalg.svdvals(double(dense(block)))
+                yield from ((s, floor(block.dtype)) for s in to_numpy(values))
+        else:
+            for matrix in x.matrices(self.metric):
+                yield to_numpy(singular_values(matrix.array)), floor(matrix.array.dtype)
+
+    def _go_together(self, x: Data[Any]) -> bool:
+        """Whether the matrices are so small that many are decomposed in one call."""
+        plain = self.svd is None and self.metric is None and not x.is_format
+        return plain and x.n_sites > 1 and min(x.shape[-2:]) <= _TINY and is_cut_finely(x.shape)
 
     def fit(self, x: Data[Any], choice: Choice, state: _Found | None, progress: Progress) -> Fit:
         """Factors of every matrix and, while it is at hand, what they leave of it."""
+        if state is None and self._go_together(x):
+            return self._of_tiny(x, np.array([rank for (rank,) in choice]), progress)
         return self._fitted(x, choice, Which(self.svd), state, progress)
 
     def spend(
@@ -177,7 +197,7 @@ class SvdMethod(Method[_Found]):
             factors.append((u, s, vh))
             lost.append(matrix.residual(u * s, vh))
             progress((i + 1) / x.n_sites)
-        tensor = _joined(x, factors)
+        tensor = _joined(x, factors, tuple(int(s.shape[0]) for _, s, _ in factors))
         if state is not None:
             which.used("svd_settled")
         residual, energy = np.array(lost, dtype=np.float64).T
@@ -191,6 +211,36 @@ class SvdMethod(Method[_Found]):
             error_plain=_plain_error(x, tensor) if self.metric else None,
             svd=which.names,
             passes=1 if state is None else 1 + state.passes,
+        )
+
+    def _of_tiny(self, x: Data[Any], ranks: np.ndarray, progress: Progress) -> Fit:
+        """The same for small matrices, many in one call."""
+        factors, lost = [], []
+        for chunk, block in pieces_of(x.given):
+            xp, block = namespace(block), dense(block)
+            widest = min(int(ranks[chunk.sites].max()), *block.shape[1:])
+            u, s, vh = xp.linalg.svd(block, full_matrices=False)
+            kept = u[:, :, :widest], s[:, :widest], vh[:, :widest, :]
+            u, s, vh = (self._stored(x, a) for a in kept)
+            inside = np.arange(widest) < ranks[chunk.sites, None]  # (sites, widest)
+            s = s * xp.asarray(inside, dtype=s.dtype, device=device(s))
+            lost.append(residual_of_pairs(block, u * s[:, None, :], vh))
+            columns = xp.reshape(xp.permute_dims(u, (1, 0, 2)), (u.shape[1], -1))
+            each = columns, xp.reshape(s, (-1,)), xp.reshape(vh, (-1, vh.shape[2]))
+            places = xp.asarray(np.flatnonzero(inside), device=device(s))
+            pairs = zip(each, (1, 0, 0), strict=True)
+            factors.append(tuple(xp.take(a, places, axis=axis) for a, axis in pairs))
+            progress(chunk.sites.stop / x.n_sites)
+        widths = np.minimum(ranks, min(x.shape[-2:]))
+        tensor = _joined(x, factors, tuple(widths.tolist()))
+        residual, energy = (np.concatenate(part) for part in zip(*lost, strict=True))
+        return Fit(
+            tensor,
+            relative_error(residual, energy),
+            residual,
+            energy,
+            {"sites": np.split(to_numpy(tensor.s), np.cumsum(widths)[:-1])},
+            passes=1,
         )
 
     def _stored(self, x: Data[Any], array: Array) -> Array:
@@ -244,13 +294,15 @@ def _plain_error(x: Data[Any], tensor: LowRank) -> float:
     return relative_error(residual, energy)
 
 
-def _joined(x: Data[Any], factors: Sequence[tuple[Array, Array, Array]]) -> LowRank:
+def _joined(
+    x: Data[Any], factors: Sequence[tuple[Array, Array, Array]], ranks: tuple[int, ...]
+) -> LowRank:
     us, ss, vhs = zip(*factors, strict=True)
     xp = namespace(us[0])
     return LowRank(
         x.modes,
         x.shape[:-2],
-        tuple(int(s.shape[0]) for s in ss),
+        ranks,
         xp.concat(list(us), axis=1),  # (out, all ranks)
         xp.concat(list(ss)),
         xp.concat(list(vhs), axis=0),  # (all ranks, in)

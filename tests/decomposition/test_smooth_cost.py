@@ -1,0 +1,72 @@
+"""The cost of a number does not hang on how many modes or tensors the numbers are split into."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import tdecomp as td
+from tdecomp.decomposition.methods import svd as method_of_svd
+from tdecomp.decomposition.methods.train import sweeps
+from tdecomp.passes import residual
+from tdecomp.passes.pieces import cut
+
+SPLITS = [(1024, 1024), (340, 342, 3, 3), (8,) * 7, (4,) * 10, (2,) * 20, (2,) * 21, (2,) * 24]
+
+
+@pytest.mark.parametrize("shape", SPLITS, ids=lambda s: f"{len(s)} modes of {s[0]}")
+def test_pieces_per_number(shape):
+    assert len(list(cut(shape))) <= 1 + 2 * math.prod(shape) / 2**20
+
+
+@pytest.mark.parametrize("shape", [(8,) * 4, (4,) * 6, (2,) * 12, (64, 64), (16, 4, 8, 8)], ids=str)
+@pytest.mark.parametrize("method", [td.tucker2, td.tucker, td.hosvd, td.tensor_train])
+def test_an_array_is_compared_once(method, shape, monkeypatch):
+    called, form = [], residual._of_block
+    monkeypatch.setattr(residual, "_of_block", lambda *a: called.append(1) or form(*a))
+    method(np.random.default_rng(0).standard_normal(shape), rank=2)
+    assert len(called) == 1
+
+
+@pytest.mark.parametrize("n", [10, 100, 1000, 10_000])
+@pytest.mark.parametrize("target", [{"rank": 2}, {"error": 0.5}, {"budget": 50}], ids=str)
+def test_tiny_matrices_are_decomposed_in_pieces(n, target, monkeypatch):
+    """As many calls for ten thousand matrices as for ten."""
+    if n == 10_000 and "rank" not in target:
+        n = 2000
+    x, called = np.random.default_rng(0).standard_normal((n, 6, 5)), []
+    form = method_of_svd.residual_of_pairs
+    monkeypatch.setattr(method_of_svd, "residual_of_pairs", lambda *a: called.append(1) or form(*a))
+    fit = td.svd(x, **target | ({"budget": 20 * n} if "budget" in target else {}))
+    assert len(called) == 1
+    difference = np.linalg.norm(x - fit.tensor.to_dense())
+    assert fit.error == pytest.approx(difference / np.linalg.norm(x), rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
+@pytest.mark.parametrize("target", [{"rank": 2}, {"error": 0.5}, {"budget": 300}], ids=str)
+def test_tiny_matrices_together_are_those_one_by_one(dtype, target, monkeypatch, xp):
+    x = np.random.default_rng(0).standard_normal((4, 3, 6, 5)).astype(dtype)
+    together = td.svd(xp.asarray(x), **target)
+    monkeypatch.setattr(method_of_svd, "_TINY", 0)
+    alone = td.svd(xp.asarray(x), **target)
+    assert together.tensor.ranks == alone.tensor.ranks
+    assert together.residual == pytest.approx(alone.residual, rel=1e-4)
+    assert together.energy == pytest.approx(alone.energy, rel=1e-5)
+    for a, b in zip(together.spectra["sites"], alone.spectra["sites"], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+@pytest.mark.parametrize("d", [3, 20, 200])
+def test_decompositions_per_core_of_a_train(d, monkeypatch):
+    rng, called, basis = np.random.default_rng(0), [], sweeps.left_basis
+    monkeypatch.setattr(sweeps, "left_basis", lambda *a: called.append(1) or basis(*a))
+    bonds = (1, *(4,) * (d - 1), 1)
+    cores = tuple(
+        rng.standard_normal((a, 3, b)) / 3 for a, b in zip(bonds, bonds[1:], strict=False)
+    )
+    tt = td.TT(tuple((f"m{k}",) for k in range(d)), cores)
+    td.tt_round(tt + tt, error=1e-8)
+    assert len(called) == d - 1
