@@ -11,7 +11,7 @@ import pytest
 import tdecomp as td
 from tdecomp.files.delta import open_delta
 from tdecomp.stack import Selection
-from tests.bench import adapters, in_memory, limits, scaling, whole_model
+from tests.bench import adapters, in_memory, limits, scaling, smooth, whole_model
 from tests.bench.children import run_child
 from tests.bench.synthetic import write_pair
 from tests.bench.tables import Printer
@@ -134,3 +134,8 @@ def test_the_rebuilt_stack_is_the_same_adapter():
     torch.testing.assert_close(
         layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias) + x @ dense[1, 1]
     )
+
+
+def test_smooth_rows_are_made_of_small_sizes():
+    for rows in (smooth.kernels([(9, 8, 3, 3)]), smooth.trains((3,)), smooth.tiny_matrices((5,))):
+        assert all(float(cell) >= 0 for cell in rows[0][2:4] if cell)
