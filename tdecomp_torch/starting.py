@@ -72,7 +72,7 @@ def gradients(
     *,
     rule: str = "zero",
     steps: int | None = 8,
-    passes: int = 3,
+    passes: int = 4,
     size: float = 1e-3,
     gamma: float | None = None,
     labels: Literal["given", "model"] = "given",

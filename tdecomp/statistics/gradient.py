@@ -42,8 +42,8 @@ class Gradient:
 
     @property
     def rank(self) -> int:
-        """Number of columns that it is held as; the smaller side where it is held whole."""
-        return min(self.shape) if self.left is None else self.left.shape[1]
+        """Number of columns that it is held as; no more than its smaller side."""
+        return min(*self.shape, len(self.right))
 
     def whole(self) -> np.ndarray:
         """``(out, in)``."""

@@ -71,9 +71,10 @@ class WholeGradients(GradientState):
 class SketchedGradients(GradientState):
     """Every gradient as k columns times k rows, never formed: ``O(k (out + in))`` for a weight.
 
-    The first pass sees ``G Ω`` with random Ω, every further one by turns ``Qᵀ G`` and ``G Pᵀ`` for
-    the orthonormal bases Q and P of what the last one saw: the subspace iteration of
-    [halko2011], algorithm 4.4, one product of it in every pass.
+    The first pass sees ``G Ω`` with random Ω, every further one by turns ``Gᵀ Q`` and ``G P`` for
+    the orthonormal bases Q and P of what the last one saw: subspace iteration ([halko2011],
+    algorithm 4.4), one product of it in every pass. The last pass takes the basis of all that was
+    seen of its side, a block Krylov space ([musco2015]), which also holds what falls slowly.
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ class SketchedGradients(GradientState):
     width
         k, with what it takes beyond the rank.
     passes
-        Two, or more for a spectrum that falls slowly.
+        Two, or more for a spectrum that falls slowly; of four and more the last is wider.
     seed
         Of Ω, which every weight has its own of.
     """
@@ -94,7 +95,7 @@ class SketchedGradients(GradientState):
             _random(seed, site, k) for site, k in zip(sites, self.widths, strict=True)
         ]  # of the side that is multiplied: (in, k) at first
         self.sums: list[Tensor | None] = [None] * len(sites)
-        self.basis: list[Tensor] = []
+        self.before: list[list[Tensor]] = [[] for _ in sites]  # seen of the side of the last pass
         self.on_in = True
 
     def add(self, site: int, x: Tensor, delta: Tensor) -> None:
@@ -110,10 +111,18 @@ class SketchedGradients(GradientState):
         seen = [own for own in self.sums if own is not None]
         for own in seen:
             reduce(own)
-        if number + 1 < self.passes:
-            self.tests = [torch.linalg.qr(own)[0] for own in seen]
-            self.sums = [None] * len(self.sums)
-            self.on_in = not self.on_in
+        if number + 1 == self.passes:
+            return
+        left = self.passes - 1 - number
+        if left % 2:  # what it saw is of the side that the last pass multiplies
+            for kept, own in zip(self.before, seen, strict=True):
+                kept.append(torch.linalg.qr(own)[0])
+        if left == 1:
+            seen = [_joined(kept) for kept in self.before]
+            self.before = [[] for _ in seen]
+        self.tests = [torch.linalg.qr(own)[0] for own in seen]
+        self.sums = [None] * len(self.sums)
+        self.on_in = not self.on_in
 
     def found(self, site: int, batches: int) -> Gradient:
         # the tests are the basis of one side, the sums are the gradient times it: (other side, k)
@@ -121,6 +130,12 @@ class SketchedGradients(GradientState):
         product = _numpy(self.sums[site]) / batches
         left, right = (product, basis.T) if self.on_in else (basis, product.T)
         return Gradient(batches=batches, left=left, right=np.ascontiguousarray(right))
+
+
+def _joined(bases: list[Tensor]) -> Tensor:
+    """All bases of a side beside one another, no more columns than it has numbers."""
+    both = torch.cat(bases, dim=1)
+    return both if both.shape[1] <= both.shape[0] else torch.eye(len(both)).to(both)
 
 
 def _random(seed: int, site: Site, k: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 
@@ -139,3 +140,12 @@ def test_the_rebuilt_stack_is_the_same_adapter():
 def test_smooth_rows_are_made_of_small_sizes():
     for rows in (smooth.kernels([(9, 8, 3, 3)]), smooth.trains((3,)), smooth.tiny_matrices((5,))):
         assert all(float(cell) >= 0 for cell in rows[0][2:4] if cell)
+
+
+@pytest.mark.slow
+def test_a_start_is_measured_beside_a_plain_pass():
+    command = [sys.executable, "-m", "tests.bench.starts", "--shape", "tiny", "--only"]
+    for name in ("forward and backward", "lotr, gradients"):
+        found = json.loads(run_child([*command, name]).output.splitlines()[-1])
+        assert found["seconds"] > 0
+        assert found["extra"] >= 0

@@ -1,0 +1,171 @@
+"""``python -m tests.bench.starts``: time and memory of starts from gradients, against PEFT's.
+
+A random model of Llama's shape in bfloat16, short sequences of random tokens; the adapter goes on
+q, k, v and o. Every variant runs in a process of its own: what it takes beyond a forward and
+backward pass of the same batches, which is a row of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tdecomp_torch import attach, gradients
+from tests.bench.children import run_child
+from tests.bench.tables import Printer, installed, printing, say
+
+SHAPES = {
+    "tiny": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1},
+    "small": {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 4},
+    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16},
+}
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+RANK, BATCHES, EXAMPLES, TOKENS = 16, 4, 2, 64
+
+
+def model_of(shape: str) -> Any:
+    """A random Llama in bfloat16."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        **SHAPES[shape], vocab_size=1024, num_attention_heads=32, num_key_value_heads=8
+    )
+    return LlamaForCausalLM(config).to(torch.bfloat16)
+
+
+def batches() -> list[dict[str, torch.Tensor]]:
+    """Random tokens that are their own labels."""
+    generator = torch.Generator().manual_seed(1)
+    ids = [torch.randint(1024, (EXAMPLES, TOKENS), generator=generator) for _ in range(BATCHES)]
+    return [{"input_ids": x, "labels": x} for x in ids]
+
+
+def passes(model: Any, *, grads: bool = True) -> None:
+    """Forward and backward over all batches, gradients of the targets on."""
+    model.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if any(target in name for target in TARGETS):
+            parameter.requires_grad_(grads)
+    for batch in batches():
+        model(**batch).loss.backward()
+        model.zero_grad(set_to_none=True)
+
+
+def ours(row: str, start: Callable[[], Any]) -> Callable[[Any], None]:
+    """`attach` with a start."""
+
+    def run(model: Any) -> None:
+        attach(model, row, rank=RANK, targets=TARGETS, start=start())
+
+    return run
+
+
+def gradient_start(rule: str) -> Callable[[], Any]:
+    """A start from all batches."""
+
+    def start() -> Any:
+        return gradients(batches(), rule=rule)
+
+    return start
+
+
+def peft_lora(init: str) -> Callable[[Any], None]:
+    """PEFT's LoRA with one of its starts."""
+
+    def run(model: Any) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=RANK, target_modules=TARGETS, init_lora_weights=init)  # pyright: ignore
+        get_peft_model(model, config)
+
+    return run
+
+
+def peft_lora_ga(model: Any) -> None:
+    """PEFT's LoRA-GA on the same batches."""
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraGAConfig, preprocess_loraga
+
+    config = LoraConfig(
+        r=RANK,
+        target_modules=TARGETS,
+        init_lora_weights="lora_ga",
+        lora_ga_config=LoraGAConfig(),
+    )
+
+    def step() -> None:
+        for batch in batches():
+            model(**batch).loss.backward()
+
+    preprocess_loraga(model, config, step)
+    get_peft_model(model, config)
+
+
+VARIANTS: dict[str, Callable[[Any], None]] = {
+    "forward and backward": passes,
+    "lora, gradients": ours("lora", gradient_start("zero")),
+    "lora, LoRA-GA's rule": ours("lora", gradient_start("lora_ga")),
+    "lotr, gradients": ours("lotr", gradient_start("zero")),
+    "PEFT LoRA-GA": peft_lora_ga,
+    "lora, PiSSA's rule": ours("lora", lambda: "pissa"),
+    "PEFT PiSSA, niter 4": peft_lora("pissa_niter_4"),
+    "PEFT PiSSA, full": peft_lora("pissa"),
+}
+
+
+def measure(name: str, shape: str) -> dict[str, float]:
+    """Seconds and extra memory of one variant, in this process."""
+    if "PEFT" in name:
+        import peft  # noqa: F401 - its import is not its work
+    model = model_of(shape)
+    VARIANTS["forward and backward"](model)  # what is allocated once
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    start = time.perf_counter()
+    VARIANTS[name](model)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "extra": _memory("VmHWM") - before}
+
+
+def _memory(key: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description="Starts from gradients and weights.")
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--only", choices=VARIANTS, help="measure one variant, in this process")
+    printing(parser)
+    options = parser.parse_args()
+    if options.only:
+        print(json.dumps(measure(options.only, options.shape)))
+        return
+    names = [name for name in VARIANTS if "PEFT" not in name or installed("peft")]
+    rows, base = [], 0.0
+    for name in names:
+        say(name)
+        command = [sys.executable, "-m", "tests.bench.starts", "--shape", options.shape]
+        child = run_child([*command, "--only", name])
+        found = json.loads(child.output.splitlines()[-1])
+        base = base or found["seconds"]
+        ratio = found["seconds"] / base
+        rows.append(
+            [name, f"{found['seconds']:.2f}", f"{ratio:.1f}", f"{found['extra'] / 1e6:.0f}"]
+        )
+    title = f"starts on a random model of Llama's shape, {options.shape}, rank {RANK}"
+    header = ["start", "s", "× forward and backward", "extra MB"]
+    Printer(options.markdown).table(title, header, rows)
+
+
+if __name__ == "__main__":
+    main()
