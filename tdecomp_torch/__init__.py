@@ -3,29 +3,48 @@
 `attach` puts any method of `tdecomp.adapters` on a model and gives back an `Adapter`, which trains,
 merges, saves and exports; `apply` adds a decomposed delta to a model in memory; `capture` gathers
 what the weights of a model see, and `gradients`, `activations` and `captured` start adapters from
-it, `factors` from a decomposed delta.
+it, `factors` from a decomposed delta; `heal` trains truncated factors on a tuned model's outputs.
 """
 
-from tdecomp_torch.apply import apply as apply
-from tdecomp_torch.apply import merge as merge
-from tdecomp_torch.attach import attach as attach
-from tdecomp_torch.attach import load_adapter as load_adapter
-from tdecomp_torch.capture import capture as capture
-from tdecomp_torch.decomposed import factors as factors
-from tdecomp_torch.handle import Adapter as Adapter
-from tdecomp_torch.starting import activations as activations
-from tdecomp_torch.starting import captured as captured
-from tdecomp_torch.starting import gradients as gradients
+# ruff: noqa: F403 - the names are listed where they are imported
 
-__all__ = [
-    "Adapter",
-    "activations",
-    "apply",
-    "attach",
-    "capture",
-    "captured",
-    "factors",
-    "gradients",
-    "load_adapter",
-    "merge",
-]
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tdecomp_torch._public import *
+else:  # a type checker knows the names
+
+    class _Package(ModuleType):
+        """Loads torch when a public name is asked for: the command line lists commands without it.
+
+        Some names are those of modules, too: the name is what `tdecomp_torch._public` says.
+        """
+
+        def __getattr__(self, name: str) -> object:
+            if name.startswith("__") and name != "__all__":
+                raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+            public = import_module(f"{self.__name__}._public")
+            self.__dict__.update({key: getattr(public, key) for key in public.__all__})
+            self.__dict__["__all__"] = public.__all__
+            if name in self.__dict__:
+                return self.__dict__[name]
+            try:
+                return import_module(f"{self.__name__}.{name}")
+            except ModuleNotFoundError as error:
+                if error.name != f"{self.__name__}.{name}":
+                    raise
+                text = f"module {self.__name__!r} has no attribute {name!r}"
+                raise AttributeError(text) from None
+
+        def __setattr__(self, name: str, value: object) -> None:
+            """Python binds a module to its package when it is imported; public names stay."""
+            if not (isinstance(value, ModuleType) and name in ("apply", "attach", "capture")):
+                super().__setattr__(name, value)
+
+        def __dir__(self) -> list[str]:
+            return sorted({*self.__dict__, *self.__getattr__("__all__")})
+
+    sys.modules[__name__].__class__ = _Package

@@ -55,7 +55,11 @@ TORCH_LEVELS = {
     "starting": 6,
     "handle": 7,
     "attach": 8,
-    "__init__": 9,
+    "loading": 6,
+    "healing": 8,
+    "_public": 9,
+    "commands": 9,
+    "__init__": 10,
 }
 WITHIN = {
     ("_xp", "errors"),
@@ -71,6 +75,7 @@ OPTIONAL = {"torch", "tensorly", "scipy"}
 LATE = {
     "tdecomp.cli": {"tdecomp.cli", "tdecomp.files", "numpy"},  # first of all it answers signals
     "tdecomp.files.workshop": {"fcntl", "ctypes"},  # of one operating system
+    "tdecomp_torch.commands.heal": {"tdecomp_torch"},  # torch, that is
 }
 """What else is imported inside functions, and where."""
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tdecomp import __version__, jobs
 from tdecomp.adapters import CATALOGUE, Spec
+from tdecomp.cli.extensions import add_commands
 from tdecomp.cli.options import (
     DTYPE_NAMES,
     HOW_SMALL,
@@ -108,7 +107,7 @@ def inspect(
     if report.uncovered:
         screen.out.print(left_out_table(report.uncovered))
     screen.lines(f"Note: {note}" for note in report.notes)
-    _print_json(report.to_json(), as_json)
+    screen.report(report.to_json())
 
 
 @app.command(
@@ -233,7 +232,7 @@ def decompose(
     if report.lora is not None:
         screen.lines(lora_lines(report.lora, out / "lora"))
     screen.lines([f"Written to {out}."])
-    _print_json(report.to_json(), as_json)
+    screen.report(report.to_json())
 
 
 @app.command(
@@ -302,7 +301,7 @@ def explore(
         screen.lines(explore_lines(report))
     if out is not None:
         screen.lines([f"Written to {out}."])
-    _print_json(report.to_json(), as_json)
+    screen.report(report.to_json())
 
 
 @app.command(
@@ -335,7 +334,7 @@ def verify(
     screen.lines([agreement_line(report)])
     for name in report.changed_files:
         screen.note(f"{name} is not the file the factors were made from (other size or hash)")
-    _print_json(report.to_json(), as_json)
+    screen.report(report.to_json())
     if not report.agrees:
         line = (
             f"tdecomp: {out} claims a relative error of {report.claimed:.6g}, "
@@ -421,7 +420,7 @@ def export(
     for line in unknown_lines(report.unknown):
         screen.note(line)
     screen.lines(lora_lines(report, lora))
-    _print_json(report.to_json(), as_json)
+    screen.report(report.to_json())
 
 
 @app.command(no_args_is_help=True, epilog=examples("info OUT", "info OUT --json"))
@@ -432,7 +431,7 @@ def info(out: Out, quiet: Quiet = False, as_json: Json = False) -> None:
     screen.lines(unknown_lines(report.unknown))
     screen.out.print(factors_table(report))
     screen.lines([size_line(report)])
-    _print_json(report.to_json(), as_json)
+    screen.report(report.to_json())
 
 
 Name = Annotated[
@@ -450,7 +449,7 @@ def adapters(name: Name = None, quiet: Quiet = False, as_json: Json = False) -> 
         screen.table(adapters_table(rows))
     else:
         screen.lines(adapter_lines(rows[0]))
-    _print_json({spec.name: spec.to_json() for spec in rows}, as_json)
+    screen.report({spec.name: spec.to_json() for spec in rows})
 
 
 @app.command(hidden=True)
@@ -486,15 +485,4 @@ def _lora(rank: int, rank_pattern: bool) -> jobs.LoraOptions:
     return jobs.LoraOptions(max_rank=rank, rank_pattern=rank_pattern)
 
 
-def _print_json(report: dict[str, Any], wanted: bool) -> None:
-    if wanted:
-        print(json.dumps(_finite(report), indent=2, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """The same JSON value with null for what is not a number: NaN and Infinity are not JSON."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+add_commands(app)

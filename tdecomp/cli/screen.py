@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +67,11 @@ class Screen:
         console = _console(self.quiet or self.json, stderr=True)
         console.print(text, highlight=False, soft_wrap=True)
 
+    def report(self, report: dict[str, Any]) -> None:
+        """A report as JSON, if that was asked for."""
+        if self.json:
+            print(json.dumps(_finite(report), indent=2, allow_nan=False))
+
     @contextmanager
     def steps(self) -> Iterator[StepProgress]:
         """A bar for the step that is going on, removed when done; gives the function to call."""
@@ -108,6 +115,15 @@ class _Console(Console):
 def _console(quiet: bool, *, stderr: bool = False) -> Console:
     """Print paths and tensor names as they are: ``[/b]`` and ``:smile:`` are not markup here."""
     return _Console(stderr=stderr, quiet=quiet, markup=False, emoji=False)
+
+
+def _finite(value: Any) -> Any:
+    """The same JSON value with null for what is not a number: NaN and Infinity are not JSON."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def short(number: float) -> str:

@@ -1,0 +1,99 @@
+"""``tdecomp heal``: truncated factors learn from the tuned model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tdecomp.cli.extensions import Extension
+from tdecomp.cli.options import (
+    OUTPUT,
+    Base,
+    Device,
+    Json,
+    Out,
+    Overwrite,
+    Quiet,
+    Tuned,
+)
+from tdecomp.cli.screen import Screen
+from tdecomp_torch.commands.needed import check_installed
+from tdecomp_torch.commands.options import LEARNING, Length, Seed, Text
+
+__all__ = ["HEAL", "heal"]
+
+
+def heal(
+    out: Out,
+    base: Base,
+    tuned: Tuned,
+    *,
+    text: Text,
+    steps: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Steps, a batch each.", rich_help_panel=LEARNING),
+    ] = 60,
+    rate: Annotated[
+        float,
+        typer.Option(metavar="RATE", help="Highest learning rate.", rich_help_panel=LEARNING),
+    ] = 3e-3,
+    batch: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Texts of a batch.", rich_help_panel=LEARNING),
+    ] = 32,
+    length: Length = 128,
+    seed: Seed = 0,
+    device: Device = None,
+    healed: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="Folder to write: factors of the same formats and ranks.",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ],
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train the factors in OUT for a few steps to give what TUNED gives; no labels are needed."""
+    check_installed("heal")
+    from tdecomp_torch.healing.files import HealOptions, heal_files
+
+    screen = Screen(quiet, as_json)
+    options = HealOptions(
+        steps=steps, rate=rate, batch=batch, length=length, seed=seed, device=device
+    )
+    with screen.steps() as progress:
+        report = heal_files(
+            out,
+            base,
+            tuned,
+            healed,
+            text=text,
+            options=options,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    for note in report.notes:
+        screen.note(f"Note: {note}")
+    errors = (
+        f"Relative error of the delta: {report.error_before:.4f} before, {report.error:.4f} now:"
+        " what was fitted are the outputs."
+    )
+    screen.lines([str(report.healing), errors, f"Written to {healed}."])
+    screen.report(report.to_json())
+
+
+HEAL = Extension(
+    heal,
+    (
+        "heal OUT BASE TUNED --text FILE -o HEALED",
+        "heal OUT BASE TUNED --text FILE -o HEALED --steps 200 --rate 1e-3",
+    ),
+)

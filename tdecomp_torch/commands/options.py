@@ -1,0 +1,31 @@
+"""Options of the commands that run models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["LEARNING", "TEXTS", "Length", "Seed", "Text"]
+
+LEARNING, TEXTS = "How it learns", "Texts"
+"""Panels of the help."""
+
+Text = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE",
+        help="Texts, one a line; empty lines are left out.",
+        show_default=False,
+        rich_help_panel=TEXTS,
+    ),
+]
+Length = Annotated[
+    int,
+    typer.Option(metavar="N", min=1, help="Tokens that a text is cut to.", rich_help_panel=TEXTS),
+]
+Seed = Annotated[
+    int,
+    typer.Option(metavar="N", min=0, help="Of the order of the texts.", rich_help_panel=TEXTS),
+]
