@@ -8,6 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from tdecomp.cli import extensions
+from tests.entries import ENTRIES
+
+# The commands of this checkout, whatever is installed beside it.
+extensions.entry_points = lambda group: ENTRIES if group == extensions.GROUP else ()
+
 # The same examples in every run; `make examples` draws new ones.
 settings.register_profile("fixed", derandomize=True, database=None)
 settings.register_profile("drawn", print_blob=True)

@@ -58,7 +58,8 @@ TORCH_LEVELS = {
     "loading": 6,
     "healing": 8,
     "_public": 9,
-    "commands": 9,
+    "jobs": 9,
+    "commands": 10,
     "__init__": 10,
 }
 WITHIN = {
@@ -75,7 +76,8 @@ OPTIONAL = {"torch", "tensorly", "scipy"}
 LATE = {
     "tdecomp.cli": {"tdecomp.cli", "tdecomp.files", "numpy"},  # first of all it answers signals
     "tdecomp.files.workshop": {"fcntl", "ctypes"},  # of one operating system
-    "tdecomp_torch.commands.heal": {"tdecomp_torch"},  # torch, that is
+    "tdecomp_torch.commands.capture": {"tdecomp_torch"},  # torch, that is
+    "tdecomp_torch.commands.heal": {"tdecomp_torch"},
 }
 """What else is imported inside functions, and where."""
 

@@ -11,6 +11,7 @@ from tdecomp.stack import Selection, parse_layers, parse_targets
 
 __all__ = [
     "parse_budget",
+    "parse_count",
     "parse_memory",
     "parse_modes",
     "parse_names",
@@ -37,6 +38,18 @@ def parse_budget(text: str, dtype: str) -> int:
         )
     amount = float(found[1]) * _FACTOR[(found[2] or "").upper()]
     return int(amount / _BYTES.get(dtype, 4) if found[3] else amount)
+
+
+def parse_count(option: str, text: str) -> int:
+    """A number of things: ``50000``, ``200k``.
+
+    >>> parse_count("--tokens", "1.5k")
+    1500
+    """
+    found = _BUDGET.fullmatch(text.strip())
+    if not found or found[3] or float(found[1]) == 0:
+        raise ArgumentError(f"{option} {shlex.quote(text)}: write 50000, 200k or 1.5M")
+    return max(int(float(found[1]) * _FACTOR[(found[2] or "").upper()]), 1)
 
 
 def parse_memory(text: str | None) -> int | None:

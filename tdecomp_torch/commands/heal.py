@@ -63,7 +63,7 @@ def heal(
 ) -> None:
     """Train the factors in OUT for a few steps to give what TUNED gives; no labels are needed."""
     check_installed("heal")
-    from tdecomp_torch.healing.files import HealOptions, heal_files
+    from tdecomp_torch.jobs.healing import HealOptions, heal_files
 
     screen = Screen(quiet, as_json)
     options = HealOptions(

@@ -19,6 +19,13 @@ from tdecomp.errors import ArgumentError, FileError
 __all__ = ["LoadedModel", "load_model", "load_pair", "load_tokenizer"]
 
 
+_TOKENIZERS = (
+    *("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model"),
+    *("sentencepiece.bpe.model", "tekken.json", "source.spm"),
+)
+"""Files of which one is there: without any, transformers makes a tokenizer of no words."""
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A model, and the parameters that its folder did not hold."""
@@ -86,7 +93,7 @@ def load_tokenizer(*folders: Path) -> Any:
     FileError
         None has one.
     """
-    for folder in folders:
+    for folder in (f for f in folders if any((f / name).is_file() for name in _TOKENIZERS)):
         try:
             with _quietly(folder):
                 found: Any = transformers.AutoTokenizer.from_pretrained(

@@ -27,6 +27,8 @@ PANELS = {
     "export": ("Output",),
     "info": ("Output",),
     "adapters": ("Output",),
+    "heal": ("Texts", "How it learns", "Where it runs", "Output"),
+    "capture": ("Texts", "What is captured", "Which weights", "Where it runs", "Output"),
 }
 
 
@@ -38,9 +40,8 @@ def test_every_command_is_in_the_table():
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_has_panels_and_examples(command, flag, done):
     text = done(command, flag).out
-    assert re.findall("─ (How small|Which weights|Where it runs|Output) ─", text) == [
-        *PANELS[command]
-    ]
+    panels = re.findall("─ (.*?) ─+╮", text)
+    assert [name for name in panels if name not in ("Arguments", "Options")] == [*PANELS[command]]
     lines = [line.strip() for line in text.splitlines()]
     assert sum(line.startswith(f"tdecomp {command}") for line in lines) == 2
     assert "`" not in text

@@ -1,36 +1,34 @@
-"""``tdecomp heal`` and other commands of `tdecomp_torch`, found by their entry points."""
+"""``tdecomp heal`` and ``tdecomp capture``, found by their entry points."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import typer
 import typer.main
-from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizer
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    BertTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from tdecomp.cli import commands, extensions
+from tdecomp.files import load_statistics
+from tdecomp_torch import attach, captured
+from tests.entries import ENTRIES
 from tests.imports import ROOT
 
-ENTRIES = [
-    EntryPoint(name, value, extensions.GROUP)
-    for name, value in tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
-        "project"
-    ]["entry-points"][extensions.GROUP].items()
-]
 WORDS = [f"word{k}" for k in range(40)]
-
-
-@pytest.fixture
-def app(monkeypatch) -> typer.Typer:
-    """The commands as an installation has them, whatever is installed here."""
-    return with_entries(monkeypatch, ENTRIES)
 
 
 def with_entries(monkeypatch, entries: list[EntryPoint]) -> typer.Typer:
@@ -71,7 +69,7 @@ def pair(tmp_path_factory) -> tuple[Path, Path, Path]:
     return folder / "base", folder / "tuned", folder / "texts.txt"
 
 
-def test_factors_are_healed_into_a_folder_like_the_first(pair, tmp_path, app, done, report):
+def test_factors_are_healed_into_a_folder_like_the_first(pair, tmp_path, done, report):
     base, tuned, texts = pair
     out, healed = tmp_path / "out", tmp_path / "healed"
     done("decompose", base, tuned, "-o", out, "--budget", 600, "-q")
@@ -95,7 +93,7 @@ def test_factors_are_healed_into_a_folder_like_the_first(pair, tmp_path, app, do
     assert again == told
 
 
-def test_a_base_without_the_head_gives_hidden_states(pair, tmp_path, app, done, call):
+def test_a_base_without_the_head_gives_hidden_states(pair, tmp_path, done, call):
     base, tuned, texts = pair
     out, bare = tmp_path / "out", tmp_path / "bare"
     BertModel.from_pretrained(base).save_pretrained(bare)
@@ -119,7 +117,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("options", "text"), REFUSED, ids=str)
 def test_what_is_wrong_is_told_in_a_line_and_nothing_is_written(
-    pair, tmp_path, app, done, refused, options, text
+    pair, tmp_path, done, refused, options, text
 ):
     base, tuned, texts = pair
     done("decompose", base, tuned, "-o", tmp_path / "out", "--rank", 1, "-q")
@@ -132,13 +130,71 @@ def test_what_is_wrong_is_told_in_a_line_and_nothing_is_written(
     refused(["heal", tmp_path / "out", base, tuned, *words], text)
 
 
-def test_factors_of_another_pair_and_models_that_are_none(pair, tmp_path, app, done, refused, base):
+def test_factors_of_another_pair_and_models_that_are_none(pair, tmp_path, done, refused, base):
     ours, tuned, texts = pair
     done("decompose", ours, tuned, "-o", tmp_path / "out", "--rank", 1, "-q")
     end = ("--text", texts, "-o", tmp_path / "healed")
     refused(["heal", tmp_path / "out", base, base, *end], "which the factors change")
     file = ours / "model.safetensors"
     refused(["heal", tmp_path / "out", file, tuned, *end], "holds no config.json")
+
+
+def test_what_a_model_sees_is_captured_into_a_file(pair, tmp_path, call, report):
+    base, _, texts = pair
+    stats = tmp_path / "stats.safetensors"
+    how = ("--text", texts, "--batch", 4, "--tokens", 60, "--targets", "query,value")
+    told = report("capture", base, *how, "-o", stats, "--gradients", 2)
+    assert (told["weights"], told["inputs"], told["labels"]) == (4, 2, "model")
+    assert 60 <= told["tokens"] < 60 + 4 * 9
+    found = load_statistics(stats)
+    name = "bert.encoder.layer.1.attention.self.query"
+    assert found.inputs_of(name).tokens == told["tokens"]
+    assert found.gradient_of(name).shape == (16, 16)
+    held = sum(
+        array.nbytes
+        for own in found.inputs.values()
+        for array in (own.total, own.squares, own.whole)
+    )
+    assert held <= told["memory"]["statistics"]
+    model = BertForSequenceClassification.from_pretrained(base)
+    attach(model, "lora", targets=["query", "value"], rank=2, start=captured(found, "eva"))
+    result = call("capture", base, *how, "-o", stats, "--overwrite", "--inputs", 3)
+    assert result.err.startswith("4 weights: ")
+    assert "of statistics at most, beside a model of" in result.err
+    assert load_statistics(stats).inputs_of(name).rank == 3
+    assert not load_statistics(stats).losses
+
+
+def test_a_causal_model_learns_the_next_token(tmp_path, pair, report):
+    base, _, texts = pair
+    config = LlamaConfig(
+        vocab_size=44, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=24, max_position_embeddings=16,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
+    BertTokenizer.from_pretrained(base).save_pretrained(tmp_path / "llama")
+    how = ("--text", texts, "--tokens", 60, "--gradients", 2, "-o", tmp_path / "stats")
+    told = report("capture", tmp_path / "llama", *how)
+    assert told["labels"] == "text"
+    losses = load_statistics(tmp_path / "stats").losses
+    assert losses[0] == pytest.approx(np.log(44), rel=0.05)
+
+
+def test_captures_that_are_refused(pair, tmp_path, refused):
+    base, _, texts = pair
+    stats = tmp_path / "stats"
+    stats.write_text("mine")
+    refused(["capture", base, "--text", texts, "-o", stats], "already exists")
+    refused(["capture", base, "--text", texts, "-o", stats, "--overwrite"], str(stats))
+    new = ("-o", tmp_path / "new", "--text", texts)
+    refused(["capture", base, *new, "--tokens", "many"], "--tokens many: write 50000, 200k")
+    refused(["capture", base, *new, "--targets", "q_prj"], "--targets q_prj")
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_bytes((base / "config.json").read_bytes())
+    refused(["capture", tmp_path / "bare", *new], "no tokenizer that transformers loads")
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_list_of_commands_is_made_without_torch():
@@ -150,15 +206,16 @@ def test_the_list_of_commands_is_made_without_torch():
         "import contextlib, io; from tdecomp import cli; text = io.StringIO()\n"
         "with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):\n"
         "    cli.main(['--help'])\n"
-        "print('heal' in text.getvalue(), {'torch', 'transformers'} & {*sys.modules})"
+        "found = {name for name in ('capture', 'heal') if name in text.getvalue()}\n"
+        "print(*sorted(found), {'torch', 'transformers'} & {*sys.modules})"
     )
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert run.stdout.split("\n")[0] == "True set()"
+    assert run.stdout.strip() == "capture heal set()"
 
 
-def test_missing_libraries_are_named(monkeypatch, app, refused, tmp_path):
+def test_missing_libraries_are_named(monkeypatch, refused, tmp_path):
     from tdecomp_torch.commands import needed
 
     real = needed.find_spec

@@ -1,0 +1,1 @@
+"""Whole jobs that run models, from files to files, as `tdecomp.jobs` has them without torch."""
