@@ -120,3 +120,10 @@ def task(seed: int = 0, *, per_label: int = 120, test_share: float = 0.2) -> Tas
         test += chosen[:n_test]
         train += chosen[n_test:]
     return Task(*([part[i] for i in rng.permutation(len(part))] for part in (train, test)))
+
+
+def texts_beside(test: list[Item], *, seed: int = 0) -> list[str]:
+    """All docstrings but those that are tested on, in a random order and without labels."""
+    tested = {item.text for item in test}
+    texts = [item.text for item in collect() if item.text not in tested]
+    return [texts[k] for k in np.random.default_rng(seed).permutation(len(texts))]

@@ -7,8 +7,13 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-_MARKERS = {"svd": "o", "tucker2": "s", "tucker": "^"}
-_COLOURS = {"svd": "#0072B2", "tucker2": "#D55E00", "tucker": "#009E73"}  # colour-blind safe
+_MARKERS = {"svd": "o", "tucker2": "s", "tucker": "^", "svd, healed": "D"}
+_COLOURS = {  # colour-blind safe
+    "svd": "#0072B2",
+    "tucker2": "#D55E00",
+    "tucker": "#009E73",
+    "svd, healed": "#CC79A7",
+}
 
 
 class Row(NamedTuple):

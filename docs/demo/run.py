@@ -1,8 +1,9 @@
 """The demo: fine-tune MiniLM, compress what fine-tuning changed, and see what it costs.
 
 ``python docs/demo/run.py`` fine-tunes a small sentence encoder on a classification task, then does
-all the rest through the command line, as a reader would: inspect, decompose, verify, apply, export.
-It needs no network and about five minutes on two cores, of which the fine-tuning is cached.
+all the rest through the command line, as a reader would: inspect, decompose, verify, apply, export,
+heal.
+It needs no network and some minutes on two cores, of which the fine-tuning is cached.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from docstrings import LABELS, Item, task
+from docstrings import LABELS, Item, task, texts_beside
 from quiet import quietly
 from report import Agreement, Row, save_picture, save_results, save_table, table, winners
 from rich.console import Console
@@ -152,6 +153,27 @@ def compress(place: Workplace, budgets: list[int]) -> list[Row]:
     return [base, *rows, tuned]
 
 
+def heal(place: Workplace, budget: int, texts: list[str], *, steps: int) -> Row:
+    """Let the factors of the smallest budget learn from the tuned model, and test them."""
+    from finetune import accuracy
+
+    file, healed = place.output / "texts.txt", place.output / f"svd-{budget}-healed"
+    file.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    with advancing(place.console, f"Heal, {steps} steps", 1) as progress:
+        pair = (place.factors("svd", budget), place.base, place.tuned)
+        how = ("--text", file, "--steps", str(steps), "--length", "64")
+        place.run("heal", *pair, *how, "-o", healed, "--overwrite")
+        applied = place.output / "applied"
+        apply = ("apply", healed, place.base, "-o", applied, "--overwrite")
+        place.run(*apply, "--dtype", "float32")
+        report = json.loads((healed / "report.json").read_text(encoding="utf-8"))
+        score = accuracy(place.logits(applied), place.test)
+        advance(progress)
+    n_params = report["n_params"]
+    share = n_params / report["delta_params"]
+    return Row("svd, healed", budget, n_params, share, report["error"], score)
+
+
 def check_peft(place: Workplace, budget: int) -> list[Agreement]:
     """Compare each method's LoRA, loaded by PEFT, with the model that ``apply`` writes.
 
@@ -207,6 +229,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder to write")
     parser.add_argument("--budgets", type=int, nargs="+", default=[60_000, 240_000, 960_000])
     parser.add_argument("--steps", type=int, default=80, help="fine-tuning steps, batches of 32")
+    parser.add_argument("--heal-steps", type=int, default=60, help="steps of healing")
     parser.add_argument("--limit", type=int, help="use only so many test items")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -226,6 +249,8 @@ def main() -> None:
     place.run("inspect", place.base)
     rows = compress(place, budgets)
     agreements = check_peft(place, budgets[len(budgets) // 2])
+    beside = texts_beside(test, seed=options.seed)
+    rows.insert(-1, heal(place, budgets[0], beside, steps=options.heal_steps))
 
     console.print()
     console.print(table(rows))

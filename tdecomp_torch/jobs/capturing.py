@@ -91,7 +91,7 @@ def capture_files(
     stats
         File to write.
     text
-        One text a line; as many are read as it takes for the tokens asked for.
+        One text a line; as many are taken at random as it takes for the tokens asked for.
     before
         Called before it starts with the memory that it will take and the number of weights.
 
@@ -100,7 +100,7 @@ def capture_files(
     FileError, SiteError, ArgumentError, DataError
         What cannot be read, written or found; a loss that is not finite.
     """
-    texts = read_texts(text, options.tokens)
+    texts = read_texts(text, options.tokens, seed=options.seed)
     with statistics_output(stats, overwrite=overwrite, inputs=[folder, text]) as temporary:
         tokens = load_tokenizer(folder)
         model = load_model(folder, device=options.device).model

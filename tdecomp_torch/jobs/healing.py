@@ -79,7 +79,7 @@ def heal_files(
     healed
         To write; factors that were not won are written as they were.
     text
-        One text a line; as many are read as the steps can see.
+        One text a line; as many are taken at random as the steps can see.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def heal_files(
     factors = load_factors(out)
     check_pair(factors, base, tuned)
     most = round(options.steps * options.batch / (1 - _VALIDATION)) + options.batch
-    texts = read_texts(text, most)
+    texts = read_texts(text, most, seed=options.seed)
     with output_folder(healed, overwrite=overwrite, inputs=[out, base, tuned, text]) as folder:
         tokens = load_tokenizer(tuned, base)
         batch = min(options.batch, max(1, len(texts) // 2))

@@ -13,18 +13,27 @@ from tdecomp.errors import FileError
 
 __all__ = ["batches_of", "read_texts"]
 
+_LINES = 1_000_000
 
-def read_texts(file: Path, most: int) -> list[str]:
-    """The first lines of a file that are not empty.
+
+def read_texts(file: Path, most: int, *, seed: int) -> list[str]:
+    """Lines of a file that are not empty: all, or so many at random of the first million.
 
     Raises
     ------
     FileError
         It cannot be read as UTF-8, or has no such line.
     """
+    rng = np.random.default_rng(seed)
+    found: list[str] = []
     try:
         with file.open(encoding="utf-8") as lines:
-            found = list(islice((line.strip() for line in lines if line.strip()), most))
+            texts = (line.strip() for line in lines if line.strip())
+            for k, text in enumerate(islice(texts, _LINES)):
+                if k < most:
+                    found.append(text)
+                elif (place := int(rng.integers(k + 1))) < most:  # each line with equal chance
+                    found[place] = text
     except (OSError, UnicodeDecodeError) as error:
         why = "is not text in UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise FileError(

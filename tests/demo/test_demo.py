@@ -44,6 +44,13 @@ def test_no_text_names_a_label(docstrings, task):
         assert not [name for name in docstrings.LABELS if name in text]
 
 
+def test_texts_to_heal_with_are_not_those_of_the_test(docstrings, task):
+    tested = {item.text for item in task.test}
+    beside = docstrings.texts_beside(task.test)
+    assert len(beside) > len(task.train)
+    assert not tested & {*beside}
+
+
 def test_texts_are_not_too_short_or_too_long(docstrings, task):
     for item in task.train + task.test:
         assert docstrings.MIN_WORDS <= len(item.text.split()) <= docstrings.MAX_WORDS
@@ -56,7 +63,8 @@ def test_sizes_are_those_of_a_small_task(task):
 
 def run(output, *options):
     """Run the demo on few steps, one budget and some of the test items; return what it says."""
-    small = ("--steps", "3", "--budgets", "60000", "--limit", "128", "--output", str(output))
+    small = ("--steps", "3", "--budgets", "60000", "--limit", "128", "--heal-steps", "2")
+    small += ("--output", str(output))
     done = subprocess.run(
         [sys.executable, str(DEMO / "run.py"), *small, *options],
         cwd=ROOT,
@@ -75,12 +83,17 @@ def test_short_demo_runs_and_finds_its_models_again(tmp_path):
             pytest.skip(f"the demo needs {package}")
 
     said = run(tmp_path)
-    for command in ("inspect", "decompose", "verify", "apply", "export"):
+    for command in ("inspect", "decompose", "verify", "apply", "export", "heal"):
         assert f"$ tdecomp {command} " in said
 
     results = json.loads((tmp_path / "results.json").read_text())
     base, *compressed, tuned = results["rows"]
-    assert [row["method"] for row in compressed] == ["svd", "tucker2", "tucker"]
+    assert [row["method"] for row in compressed] == [
+        "svd",
+        "tucker2",
+        "tucker",
+        "svd, healed",
+    ]
     for row in compressed:
         assert 0 < row["n_params"] <= row["budget"] == 60_000
         assert 0 < row["error"] < 1
