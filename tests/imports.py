@@ -28,7 +28,7 @@ def unit(path: Path) -> str:
 def imported(tree: ast.AST, path: Path) -> set[str]:
     """Absolute names of the modules that a part of a file imports anywhere.
 
-    ``from tdecomp.formats import _pairs`` is the module ``tdecomp.formats._pairs``, ``from
+    ``from tdecomp.formats import pairs`` is the module ``tdecomp.formats.pairs``, ``from
     tdecomp.formats import CP`` is ``tdecomp.formats``. Imports for type checkers count too: a file
     whose types come from above cannot be read, moved or checked without what is above.
     """

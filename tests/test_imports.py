@@ -117,6 +117,12 @@ def test_every_module_has_a_level(sources, levels):
     assert {imports.unit(path) for path in sources} == set(levels)
 
 
+def test_rooms_hide_no_module():
+    """At the top of a package an underscore means "not a public module", in a room nothing."""
+    inside = {name for path in EVERYWHERE for name in path.relative_to(imports.ROOT).parts[2:]}
+    assert {name for name in inside if name.startswith("_")} == {"__init__.py"}
+
+
 def test_no_file_imports_itself_by_way_of_others():
     assert not imports.circles(imports.graph())
 

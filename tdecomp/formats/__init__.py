@@ -7,26 +7,26 @@ Methods: `Format.to_dense`, `pair`, `inner`, `norm`, `select`, `entries`, `permu
 forms `to_tucker`, `to_lowrank`, `canonical`, `normalised`.
 """
 
-from tdecomp.formats import _pytrees
-from tdecomp.formats._along import mode_product as mode_product
-from tdecomp.formats._base import FORMATS as FORMATS
-from tdecomp.formats._base import Format as Format
-from tdecomp.formats._convert import to_tt as to_tt
-from tdecomp.formats._convert import to_tucker as to_tucker
-from tdecomp.formats._convert import to_tucker2 as to_tucker2
-from tdecomp.formats._entries import hadamard as hadamard
-from tdecomp.formats._normal import canonical as canonical
-from tdecomp.formats._normal import normalised as normalised
-from tdecomp.formats._tensorly import from_tensorly as from_tensorly
-from tdecomp.formats._tensorly import to_tensorly as to_tensorly
-from tdecomp.formats._to_cp import to_cp as to_cp
-from tdecomp.formats._to_lowrank import to_lowrank as to_lowrank
-from tdecomp.formats._to_mpo import to_mpo as to_mpo
+from tdecomp.formats import pytrees
+from tdecomp.formats.along import mode_product as mode_product
+from tdecomp.formats.base import FORMATS as FORMATS
+from tdecomp.formats.base import Format as Format
+from tdecomp.formats.convert import to_tt as to_tt
+from tdecomp.formats.convert import to_tucker as to_tucker
+from tdecomp.formats.convert import to_tucker2 as to_tucker2
 from tdecomp.formats.cp import CP as CP
+from tdecomp.formats.entrywise import hadamard as hadamard
+from tdecomp.formats.interop_tensorly import from_tensorly as from_tensorly
+from tdecomp.formats.interop_tensorly import to_tensorly as to_tensorly
+from tdecomp.formats.into_cp import to_cp as to_cp
+from tdecomp.formats.into_lowrank import to_lowrank as to_lowrank
+from tdecomp.formats.into_mpo import to_mpo as to_mpo
 from tdecomp.formats.lowrank import LowRank as LowRank
 from tdecomp.formats.match import FactorMatch as FactorMatch
 from tdecomp.formats.match import match_factors as match_factors
 from tdecomp.formats.network import Network as Network
+from tdecomp.formats.normal_forms import canonical as canonical
+from tdecomp.formats.normal_forms import normalised as normalised
 from tdecomp.formats.regroup import regroup as regroup
 from tdecomp.formats.sum import Sum as Sum
 from tdecomp.formats.tt import TT as TT
@@ -68,4 +68,4 @@ def register_pytrees() -> None:
     Needed only for formats that were made before jax was imported: making one afterwards does it.
     """
     for cls in FORMATS.values():
-        _pytrees.register(cls, cls._leaves)
+        pytrees.register(cls, cls._leaves)

@@ -13,7 +13,7 @@ from opt_einsum import get_symbol
 from tdecomp._plan import contract_two
 from tdecomp._xp import Array, namespace, to_numpy
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._slices import take
+from tdecomp.formats.slices import take
 from tdecomp.modes import Equation, flatten
 
 __all__ = ["IndexColumns", "entries_of_network", "is_whole", "read_indices"]

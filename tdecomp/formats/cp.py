@@ -15,12 +15,12 @@ from tdecomp._brief import brief_ranks
 from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import rows_at
-from tdecomp.formats._equations import fresh
-from tdecomp.formats._slices import restricted
+from tdecomp.formats.base import rows_at
+from tdecomp.formats.equations import fresh
 from tdecomp.formats.fields import read_array, read_arrays, read_names, read_sizes
 from tdecomp.formats.network import Network
 from tdecomp.formats.shaped import Blank, Blanks, Shaped, read_shape
+from tdecomp.formats.slices import restricted
 from tdecomp.modes import Equation, check_names, name_modes
 
 __all__ = ["CP"]

@@ -15,14 +15,14 @@ from array_api_compat import device
 from tdecomp._brief import brief_ranks
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Format, entries_of, summand
-from tdecomp.formats._equations import fresh
-from tdecomp.formats._pairs import Summand
-from tdecomp.formats._slices import owners, restricted, take
 from tdecomp.formats.at_indices import IndexColumns
+from tdecomp.formats.base import Format, entries_of, summand
+from tdecomp.formats.equations import fresh
 from tdecomp.formats.fields import read_array, read_names, read_sizes
 from tdecomp.formats.network import Network
+from tdecomp.formats.pairs import Summand
 from tdecomp.formats.shaped import Blank, Blanks, Shaped, ranks_within, read_shape
+from tdecomp.formats.slices import owners, restricted, take
 from tdecomp.modes import Equation, check_names, name_modes
 from tdecomp.tensor import promoted
 

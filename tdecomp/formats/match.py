@@ -12,8 +12,8 @@ from array_api_compat import device
 from tdecomp._equality import ByValue
 from tdecomp._xp import Array, namespace, to_numpy, working
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._slices import take
 from tdecomp.formats.cp import CP
+from tdecomp.formats.slices import take
 
 __all__ = ["FactorMatch", "match_factors"]
 

@@ -14,11 +14,11 @@ from tdecomp._brief import brief_list, brief_ranks
 from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Factored, Format
-from tdecomp.formats._equations import fresh, narrowest_cut, rename
-from tdecomp.formats._slices import gathered, restricted
+from tdecomp.formats.base import Factored, Format
+from tdecomp.formats.equations import fresh, narrowest_cut, rename
 from tdecomp.formats.fields import read_arrays
 from tdecomp.formats.shaped import Blank, drawn, read_shape
+from tdecomp.formats.slices import gathered, restricted
 from tdecomp.modes import Axis, Equation, flatten, write_axis
 from tdecomp.tensor import promoted
 

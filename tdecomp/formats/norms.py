@@ -19,7 +19,7 @@ from opt_einsum import get_symbol
 
 from tdecomp._plan import contract_two
 from tdecomp._xp import Array, double, float64_scope, namespace
-from tdecomp.formats._pairs import Summand, blocks, normalised, refined, times_power, unit
+from tdecomp.formats.pairs import Summand, blocks, normalised, refined, times_power, unit
 from tdecomp.modes import flatten
 from tdecomp.tensor import promoted
 

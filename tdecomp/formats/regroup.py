@@ -8,8 +8,8 @@ from typing import Any
 
 from tdecomp._xp import Array, namespace, tol
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._normal import canonical
 from tdecomp.formats.legs import Legs, name_legs, read_legs
+from tdecomp.formats.normal_forms import canonical
 from tdecomp.formats.tt import TT
 from tdecomp.tensor import mode_product
 

@@ -12,7 +12,7 @@ from array_api_compat import device
 
 from tdecomp._xp import Array, find_dtype, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Factored
+from tdecomp.formats.base import Factored
 from tdecomp.formats.fields import read_sizes
 
 __all__ = ["Blank", "Blanks", "Shaped", "drawn", "placed", "ranks_within", "read_shape"]

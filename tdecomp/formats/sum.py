@@ -13,10 +13,10 @@ from array_api_compat import device
 from tdecomp._brief import brief_list
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import FORMATS, Factored, Format, rows_at
-from tdecomp.formats._equations import fresh, rename
-from tdecomp.formats._pairs import BareNetwork, refined
+from tdecomp.formats.base import FORMATS, Factored, Format, rows_at
+from tdecomp.formats.equations import fresh, rename
 from tdecomp.formats.network import Network, as_network, through_shorter_side
+from tdecomp.formats.pairs import BareNetwork, refined
 from tdecomp.modes import Equation, flatten
 from tdecomp.tensor import promoted
 

@@ -14,13 +14,13 @@ from tdecomp._brief import brief_ranks
 from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Format, rows_at
-from tdecomp.formats._equations import fresh
-from tdecomp.formats._slices import restricted
+from tdecomp.formats.base import Format, rows_at
+from tdecomp.formats.equations import fresh
 from tdecomp.formats.fields import read_arrays, read_axes, read_sizes
 from tdecomp.formats.legs import name_legs, read_legs
 from tdecomp.formats.network import Network
 from tdecomp.formats.shaped import Blank, Blanks, Shaped, placed, ranks_within, read_shape
+from tdecomp.formats.slices import restricted
 from tdecomp.modes import Axis, Equation, check_names, flatten, write_axis
 from tdecomp.tensor import mode_product as multiply_array
 

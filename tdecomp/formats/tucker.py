@@ -14,10 +14,10 @@ from tdecomp._brief import brief_ranks
 from tdecomp._plan import contract
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._slices import restricted
 from tdecomp.formats.fields import read_array, read_arrays, read_names
 from tdecomp.formats.network import Network, through_shorter_side
 from tdecomp.formats.shaped import Blank, Blanks, Shaped, ranks_within, read_shape
+from tdecomp.formats.slices import restricted
 from tdecomp.modes import Equation, check_names, name_modes, positions, words
 from tdecomp.tensor import mode_product as multiply_array
 

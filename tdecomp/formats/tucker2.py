@@ -10,11 +10,11 @@ from typing import Any, Self
 from tdecomp._brief import brief_ranks
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Format
-from tdecomp.formats._slices import restricted
+from tdecomp.formats.base import Format
 from tdecomp.formats.fields import read_array, read_names
 from tdecomp.formats.network import Network
 from tdecomp.formats.shaped import Blank, Blanks, Shaped, ranks_within, read_shape
+from tdecomp.formats.slices import restricted
 from tdecomp.formats.tucker import Tucker
 from tdecomp.modes import Equation, check_names, name_modes, positions
 

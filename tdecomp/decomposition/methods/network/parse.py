@@ -10,7 +10,7 @@ import numpy as np
 
 from tdecomp._xp import Array
 from tdecomp.errors import ArgumentError, DataError
-from tdecomp.formats._equations import write_axis
+from tdecomp.formats.equations import write_axis
 from tdecomp.modes import Axis, Equation, flatten, parse_modes
 
 __all__ = ["Ansatz", "parse", "positions_of"]

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 
 from tdecomp._plan import contract
 from tdecomp._xp import Array, double, namespace, sum_of_squares
-from tdecomp.formats._equations import fresh
+from tdecomp.formats.equations import fresh
 from tdecomp.modes import Equation
 
 __all__ = ["Block", "Problem", "conjugate_gradients", "dot", "einsum", "update"]

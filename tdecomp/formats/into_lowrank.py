@@ -8,7 +8,7 @@ from array_api_compat import device
 
 from tdecomp._xp import Array, adjoint, namespace, tol
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Format
+from tdecomp.formats.base import Format
 from tdecomp.formats.lowrank import LowRank
 from tdecomp.tensor import promoted
 

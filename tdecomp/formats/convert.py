@@ -10,9 +10,9 @@ from array_api_compat import device
 
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Format
-from tdecomp.formats._to_cp import to_cp
+from tdecomp.formats.base import Format
 from tdecomp.formats.cp import CP
+from tdecomp.formats.into_cp import to_cp
 from tdecomp.formats.lowrank import LowRank
 from tdecomp.formats.network import Network, as_network
 from tdecomp.formats.sum import Sum

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from tdecomp.errors import ArgumentError
-from tdecomp.formats import _pairs
-from tdecomp.formats._base import Factored, Format
-from tdecomp.formats._slices import take
+from tdecomp.formats import pairs
+from tdecomp.formats.base import Factored, Format
 from tdecomp.formats.cp import CP
 from tdecomp.formats.lowrank import LowRank
 from tdecomp.formats.network import Network, as_network
+from tdecomp.formats.slices import take
 from tdecomp.formats.sum import Sum
 from tdecomp.formats.tt import TT
 from tdecomp.formats.tucker import Tucker
@@ -57,7 +57,7 @@ def _product(a: Factored, b: Factored) -> Format:
     if within is not None:
         return within
     left, right = as_network(a), as_network(b)
-    equation, arrays = _pairs.elementwise(
+    equation, arrays = pairs.elementwise(
         (left.equation, left.tensors), (right.equation, right.tensors)
     )
     return Network(equation, tuple(arrays))
@@ -68,7 +68,7 @@ def _factor_by_factor(a: Factored, b: Factored) -> Format | None:
     if a.equation != b.equation:
         return None
     mine, theirs = a.arrays, b.arrays
-    arrays = _pairs.kronecker(a.equation, list(mine.values()), list(theirs.values()))
+    arrays = pairs.kronecker(a.equation, list(mine.values()), list(theirs.values()))
     return None if arrays is None else a.with_arrays(dict(zip(mine, arrays, strict=True)))
 
 
@@ -78,11 +78,12 @@ def _tucker(a: Tucker, b: Tucker) -> Format | None:
 
 def _low_rank(a: LowRank, b: LowRank) -> LowRank:
     """All pairs of columns within each site."""
-    pairs = [(i, j) for site in range(a.n_sites) for i in a.columns(site) for j in b.columns(site)]
-    first, second = [i for i, _ in pairs], [j for _, j in pairs]
-    u, v = _pairs.promoted([a.u, b.u])
-    s, t = _pairs.promoted([a.s, b.s])
-    vh, wh = _pairs.promoted([a.vh, b.vh])
+    sites = range(a.n_sites)
+    crossed = [(i, j) for site in sites for i in a.columns(site) for j in b.columns(site)]
+    first, second = [i for i, _ in crossed], [j for _, j in crossed]
+    u, v = pairs.promoted([a.u, b.u])
+    s, t = pairs.promoted([a.s, b.s])
+    vh, wh = pairs.promoted([a.vh, b.vh])
     return LowRank(
         a.modes,
         a.sites,

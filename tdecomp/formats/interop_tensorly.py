@@ -10,7 +10,7 @@ from array_api_compat import device
 
 from tdecomp._xp import namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Format
+from tdecomp.formats.base import Format
 from tdecomp.formats.cp import CP
 from tdecomp.formats.tt import TT
 from tdecomp.formats.tucker import Tucker

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tdecomp._xp import Array, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Factored, Format
+from tdecomp.formats.base import Factored, Format
 from tdecomp.formats.network import as_network
 from tdecomp.formats.sum import Sum
 from tdecomp.modes import positions

@@ -16,7 +16,7 @@ from tdecomp._brief import brief, brief_array, brief_count, brief_dtypes, brief_
 from tdecomp._equality import ByValue
 from tdecomp._xp import Array, check_held, find_dtype, is_followed, namespace, to_numpy, working
 from tdecomp.errors import ArgumentError
-from tdecomp.formats import _pairs, _pytrees
+from tdecomp.formats import pairs, pytrees
 from tdecomp.formats.at_indices import IndexColumns, entries_of_network, is_whole, read_indices
 from tdecomp.formats.norms import MOST_FLOPS, norm_of_sites, orthogonal_norm
 from tdecomp.modes import Equation, parse_modes, positions, write_axis
@@ -80,7 +80,7 @@ class Format(ByValue, ABC):
         for given in (*args, *kwargs.values()):
             for array in given if isinstance(given, tuple | list) else (given,):
                 check_held(array)
-        _pytrees.register(cls, cls._leaves)
+        pytrees.register(cls, cls._leaves)
         return super().__new__(cls)
 
     @property
@@ -297,7 +297,7 @@ class Format(ByValue, ABC):
         """
         if not isinstance(other, Format):
             raise ArgumentError(f"expected a format, got a {type(other).__name__}")
-        return _pairs.inner([*map(summand, self._summands())], [*map(summand, other._summands())])
+        return pairs.inner([*map(summand, self._summands())], [*map(summand, other._summands())])
 
     def norm(self) -> Array:
         """Frobenius norm, 0-d float64, without forming the dense tensor.
@@ -312,11 +312,11 @@ class Format(ByValue, ABC):
         """
         parts = [*map(summand, self._summands())]
         if any(is_followed(x) for part in parts for x in part.arrays):
-            return _pairs.norm(parts)
+            return pairs.norm(parts)
         found = orthogonal_norm(parts)
         if found is None and self._has_few_sites():
             found = norm_of_sites(self._pair(k, shared_in=False) for k in range(self.n_sites))
-        return _pairs.norm(parts) if found is None else found
+        return pairs.norm(parts) if found is None else found
 
     def _has_few_sites(self) -> bool:
         """Whether QR of the factors of every matrix is cheap."""
@@ -450,15 +450,15 @@ class Factored(Format):
         if self.equation != other.equation:
             return None
         mine, theirs = self.arrays, other.arrays
-        blocks = _pairs.block_sum(self.equation, [*mine.values()], [*theirs.values()])
+        blocks = pairs.block_sum(self.equation, [*mine.values()], [*theirs.values()])
         return None if blocks is None else self.with_arrays(dict(zip(mine, blocks, strict=True)))
 
 
 @singledispatch
-def summand(fmt: Factored) -> _pairs.Summand:
-    """The network of a format as `_pairs` takes it."""
+def summand(fmt: Factored) -> pairs.Summand:
+    """The network of a format as `pairs` takes it."""
     network = fmt.to_network()
-    return _pairs.Summand(network.equation, tuple(network.arrays.values()))
+    return pairs.Summand(network.equation, tuple(network.arrays.values()))
 
 
 @singledispatch

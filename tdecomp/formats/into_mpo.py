@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from tdecomp._xp import Array, namespace, tol
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._base import Format
-from tdecomp.formats._convert import split_core, to_tucker
-from tdecomp.formats._equations import fresh
+from tdecomp.formats.base import Format
+from tdecomp.formats.convert import split_core, to_tucker
+from tdecomp.formats.equations import fresh
 from tdecomp.formats.tt import TT
 from tdecomp.tensor import mode_product
 

@@ -10,8 +10,8 @@ from functools import reduce
 
 from tdecomp._xp import Array, double, float64_scope, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._slices import take
 from tdecomp.formats.cp import CP
+from tdecomp.formats.slices import take
 from tdecomp.formats.tt import TT
 from tdecomp.tensor import mode_product
 

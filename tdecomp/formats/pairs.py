@@ -15,8 +15,8 @@ from array_api_compat import device
 from tdecomp._plan import contract
 from tdecomp._xp import Array, double, float64_scope, namespace
 from tdecomp.errors import ArgumentError
-from tdecomp.formats._equations import fresh, rename
-from tdecomp.formats._slices import owners, take
+from tdecomp.formats.equations import fresh, rename
+from tdecomp.formats.slices import owners, take
 from tdecomp.modes import Axis, Equation, flatten, words, write_axis
 from tdecomp.tensor import promoted
 
