@@ -10,7 +10,6 @@ import typer
 from tdecomp.cli.extensions import Extension
 from tdecomp.cli.options import (
     OUTPUT,
-    Device,
     Exclude,
     Json,
     Layers,
@@ -22,7 +21,7 @@ from tdecomp.cli.options import (
 from tdecomp.cli.screen import Screen, short
 from tdecomp.cli.words import parse_count, parse_selection
 from tdecomp_torch.commands.needed import check_installed
-from tdecomp_torch.commands.options import TEXTS, Length, Seed, Text
+from tdecomp_torch.commands.options import TEXTS, Length, Seed, Text, TorchDevice
 
 __all__ = ["CAPTURE", "capture"]
 
@@ -68,7 +67,7 @@ def capture(
     exclude: Exclude = None,
     layers: Layers = None,
     pattern: Pattern = None,
-    device: Device = None,
+    device: TorchDevice = None,
     stats: Annotated[
         Path,
         typer.Option(

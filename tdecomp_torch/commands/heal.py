@@ -11,7 +11,6 @@ from tdecomp.cli.extensions import Extension
 from tdecomp.cli.options import (
     OUTPUT,
     Base,
-    Device,
     Json,
     Out,
     Overwrite,
@@ -20,7 +19,7 @@ from tdecomp.cli.options import (
 )
 from tdecomp.cli.screen import Screen
 from tdecomp_torch.commands.needed import check_installed
-from tdecomp_torch.commands.options import LEARNING, Length, Seed, Text
+from tdecomp_torch.commands.options import LEARNING, Length, Seed, Text, TorchDevice
 
 __all__ = ["HEAL", "heal"]
 
@@ -45,7 +44,7 @@ def heal(
     ] = 32,
     length: Length = 128,
     seed: Seed = 0,
-    device: Device = None,
+    device: TorchDevice = None,
     healed: Annotated[
         Path,
         typer.Option(

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["LEARNING", "TEXTS", "Length", "Seed", "Text"]
+from tdecomp.cli.options import WHERE
+
+__all__ = ["LEARNING", "TEXTS", "Length", "Seed", "Text", "TorchDevice"]
 
 LEARNING, TEXTS = "How it learns", "Texts"
 """Panels of the help."""
@@ -27,5 +29,15 @@ Length = Annotated[
 ]
 Seed = Annotated[
     int,
-    typer.Option(metavar="N", min=0, help="Of the order of the texts.", rich_help_panel=TEXTS),
+    typer.Option(
+        metavar="N", min=0, help="Of the choice and order of the texts.", rich_help_panel=TEXTS
+    ),
+]
+TorchDevice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="Torch device to run on, 'cuda' or 'cuda:1'; by default the processor.",
+        rich_help_panel=WHERE,
+    ),
 ]

@@ -28,7 +28,7 @@ from tdecomp_torch.plainly import plainly
 
 __all__ = ["heal"]
 
-_LOOKS = 6
+_LOOKS = 3
 """How often the validation split is looked at."""
 
 

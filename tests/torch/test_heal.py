@@ -19,7 +19,7 @@ from tdecomp.files.factors import FACTORS
 from tdecomp_torch import apply, attach, factors, heal
 from tests.torch.cases import HIDDEN, inputs, seeded, tiny
 
-BATCHES = [{"x": inputs(3, 4, HIDDEN, seed=k, dtype=torch.float32)} for k in range(8)]
+BATCHES = [{"x": inputs(24, 6, HIDDEN, seed=k, dtype=torch.float32)} for k in range(8)]
 
 
 class Classifier(nn.Module):
@@ -215,7 +215,7 @@ def test_padding_does_not_count(tmp_path, files):
                 logits=super().forward(x * keep).logits + (1 - keep) * 1e3 * x.sum()
             )
 
-    mask = torch.tensor([[1, 1, 1, 0]] * 3)
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0]] * 24)
     batches = [{"x": b["x"], "attention_mask": mask} for b in BATCHES]
     base, tuned = Masked(), Masked()
     base.load_state_dict(model().state_dict())
