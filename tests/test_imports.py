@@ -158,6 +158,20 @@ def test_importing_the_core_loads_no_framework_and_no_cli():
     assert not loaded_by("import tdecomp; tdecomp.svd") & {*HEAVY, *CLI_ONLY}
 
 
+def test_the_torch_layer_loads_torch_for_a_name_only():
+    assert "torch" not in loaded_by("import tdecomp_torch, tdecomp_torch.commands.heal")
+    assert "torch" in loaded_by("import tdecomp_torch; tdecomp_torch.attach")
+
+
+@pytest.mark.parametrize("name", ["apply", "attach", "capture"])
+def test_a_public_name_is_no_module_whatever_was_imported_before(name):
+    loaded_by(
+        f"import tdecomp_torch.{name}; from tdecomp_torch import {name} as found;"
+        f" assert callable(found), found; import tdecomp_torch.{name} as again;"
+        f" assert tdecomp_torch.{name} is found"
+    )
+
+
 def test_the_command_answers_signals_before_anything_large_is_loaded():
     assert not loaded_by("import tdecomp.cli") & {*HEAVY, *CLI_ONLY, "numpy", "opt_einsum"}
 

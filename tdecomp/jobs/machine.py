@@ -9,7 +9,7 @@ from pathlib import Path
 from tdecomp.files.delta import Delta
 from tdecomp.stack import Stack
 
-__all__ = ["HERE", "Machine"]
+__all__ = ["HERE", "Machine", "half_of_the_free_memory"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Machine:
 
     def stacks(self, delta: Delta) -> tuple[Stack, ...]:
         """The stacks of a delta, there."""
-        limit = _half_of_the_free_memory() if self.max_memory is None else self.max_memory
+        limit = half_of_the_free_memory() if self.max_memory is None else self.max_memory
         if limit is None:
             return delta.stacks_on(self.device)
         half = limit // 2
@@ -42,7 +42,7 @@ HERE = Machine()
 """The processor, with numpy, in half of the free memory."""
 
 
-def _half_of_the_free_memory() -> int | None:
+def half_of_the_free_memory() -> int | None:
     """Half of the memory that is free now, on Linux; else half of all; None where unknown."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

@@ -11,6 +11,7 @@ from torch import nn
 
 from tdecomp.errors import ArgumentError
 from tdecomp.files.statistics_file import statistics_output, write_statistics
+from tdecomp.jobs.machine import half_of_the_free_memory
 from tdecomp.jobs.reports import Report
 from tdecomp.jobs.steps import StepProgress, of_step, untold
 from tdecomp.stack import Selection, Site
@@ -113,6 +114,7 @@ def capture_files(
             patterns=selection.patterns,
         ).sites
         size = _size(model, sites, options)
+        _check_memory(size)
         before(size, len(sites))
         labels = _labels(model) if options.gradients is not None else ""
         batches, seen = _some(tokens, texts, options, labels)
@@ -133,6 +135,17 @@ def capture_files(
         memory=size,
         labels=labels,
     )
+
+
+def _check_memory(size: CaptureSize) -> None:
+    """Refuse statistics that half of the free memory does not hold."""
+    limit = half_of_the_free_memory()
+    if limit is not None and size.statistics > limit:
+        raise ArgumentError(
+            f"the statistics may take {size.statistics / 1e9:.2g} GB, and half of the free memory"
+            f" is {limit / 1e9:.2g} GB",
+            tip="keep few directions of inputs (--inputs 64), or fewer weights (--targets)",
+        )
 
 
 def _labels(model: nn.Module) -> str:

@@ -25,6 +25,7 @@ from transformers import (
 from tdecomp.cli import commands, extensions
 from tdecomp.files import load_statistics
 from tdecomp_torch import attach, captured
+from tdecomp_torch.jobs import capturing
 from tests.entries import ENTRIES
 from tests.imports import ROOT
 
@@ -180,6 +181,16 @@ def test_a_causal_model_learns_the_next_token(tmp_path, pair, report):
     assert told["labels"] == "text"
     losses = load_statistics(tmp_path / "stats").losses
     assert losses[0] == pytest.approx(np.log(44), rel=0.05)
+
+
+def test_too_little_memory_is_told_before_anything_is_run(pair, tmp_path, monkeypatch, refused):
+    base, _, texts = pair
+    words = ["capture", base, "--text", texts, "-o", tmp_path / "stats", "--tokens", 60]
+    monkeypatch.setattr(capturing, "half_of_the_free_memory", lambda: 9_000)
+    told = refused(
+        words, "the statistics may take 1.5e-05 GB, and half of the free memory is 9e-06"
+    )
+    assert "tip: keep few directions of inputs (--inputs 64)" in told
 
 
 def test_captures_that_are_refused(pair, tmp_path, refused):
