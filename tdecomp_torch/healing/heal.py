@@ -228,7 +228,9 @@ def _left_as_it_was(model: nn.Module, student: Student) -> Iterator[None]:
 
 def _student(model: nn.Module, factors: Any) -> Student:
     if isinstance(factors, Adapter):
-        return AdapterStudent(factors.model, factors)
+        if factors.model is not model:
+            raise ArgumentError(f"the adapter {factors.name!r} is not on the base model given")
+        return AdapterStudent(model, factors)
     if not isinstance(factors, Factors):
         factors = load_factors(Path(factors))
     return FactoredStudent.of(model, factors)

@@ -173,6 +173,12 @@ def test_an_adapter_is_healed_in_place(tmp_path, files):
     assert found.n_params == adapter.n_trainable
     assert found.after == pytest.approx(distance(base, BATCHES[-2:]), rel=1e-4)
     assert found.after < found.before
+    with pytest.raises(ArgumentError, match="'default' is not on the base model given"):
+        heal(model(), neighbour(), adapter, BATCHES)
+    adapter.merge()
+    with pytest.raises(ArgumentError, match="'default' is merged or detached"):
+        heal(base, neighbour(), adapter, BATCHES)
+    adapter.unmerge()
     adapter.detach()
     assert distance(base) == pytest.approx(distance(model()))
 
