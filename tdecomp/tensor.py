@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
+from functools import reduce
 
 from array_api_compat import device
 
@@ -70,12 +72,12 @@ def gram(x: Array, mode: int) -> Array:
     widened at a time.
     """
     xp = namespace(x)
-    total = None
-    for tile in _tiles(xp.reshape(x, _split(x.shape, mode))):
+
+    def squared(tile: Array) -> Array:
         rows = xp.reshape(double(xp.permute_dims(tile, (1, 0, 2))), (tile.shape[1], -1))
-        part = rows @ adjoint(rows)
-        total = part if total is None else total + part
-    return total
+        return rows @ adjoint(rows)
+
+    return reduce(operator.add, map(squared, _tiles(xp.reshape(x, _split(x.shape, mode)))))
 
 
 def widened(x: Array, mode: int, n: int) -> Array:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tdecomp._plan import contract
-from tdecomp._xp import Array
+from tdecomp._xp import Array, namespace
 from tdecomp.adapters import Bound
 from tdecomp.errors import ArgumentError
 from tdecomp.modes import Equation, flatten
@@ -43,13 +43,14 @@ def gradients(equation: Equation | str, arrays: Sequence[Array], cotangent: Arra
     """``∂⟨G, X⟩/∂F`` of every factor, each of the shape of its factor; G has the shape of X."""
     equation = Equation.parse(equation) if isinstance(equation, str) else equation
     sizes = equation.sizes([tuple(a.shape) for a in arrays])
-    opened = cotangent.reshape(tuple(sizes[n] for n in flatten(equation.output)))
+    xp = namespace(cotangent)
+    opened = xp.reshape(cotangent, tuple(sizes[n] for n in flatten(equation.output)))
     found = []
     for k, (term, array) in enumerate(zip(equation.terms, arrays, strict=True)):
         rule = factor_gradient(equation, k)
         part = contract(rule, [*(a for i, a in enumerate(arrays) if i != k), opened])
         along = tuple(sizes[n] if n in rule.output else 1 for n in flatten(term))
-        found.append(part.reshape(along) + 0 * array)  # constant along what only F has
+        found.append(xp.reshape(part, along) + 0 * array)  # constant along what only F has
     return found
 
 

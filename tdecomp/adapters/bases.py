@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tdecomp._xp import Array
+from tdecomp._xp import ArrayKind
 from tdecomp.adapters.inits import Init
 from tdecomp.adapters.terms import Factor, Operand, Term, TermsAndFactors, in_order
 from tdecomp.modes import Axis, flatten
@@ -40,7 +40,7 @@ class Base:
     expand: Expand | None = None
     folds: bool = False
 
-    def weight(self, w: Array, delta: Array) -> Array:
+    def weight(self, w: ArrayKind, delta: ArrayKind) -> ArrayKind:
         """The adapted weight, ``(out, in)``."""
         return w + delta if self.keeps else delta
 

@@ -111,7 +111,7 @@ def _triplets(
         few = which.stop <= most // _FEW
         found = svd_auto(w, which.stop) if few else np.linalg.svd(w, full_matrices=False)
         ask.memo["svd"] = found
-    u, s, vh = found
+    u, s, vh = map(np.asarray, found)
     return u, s, vh, which
 
 

@@ -27,10 +27,10 @@ class RowGain:
         ``gain(measured, own)``: the numbers, ``(out,)``.
     """
 
-    measure: Callable[[Array, Array], Array]
-    gain: Callable[[Array, Own], Array]
+    measure: Callable[[Array, Array], Any]
+    gain: Callable[[Array, Own], Any]
 
-    def apply(self, w: Array, delta: Array, own: Own, detach: Detach) -> Array:
+    def apply(self, w: Array, delta: Array, own: Own, detach: Detach) -> Any:
         """W', ``(out, in)``."""
         gain = self.gain(detach(self.measure(w, delta)), own)  # (out,)
         return gain[:, None] * (w + delta)
@@ -52,18 +52,18 @@ class Wrap:
     """
 
     factors: tuple[tuple[str, tuple[str, ...], str], ...]
-    apply: Callable[[Array, Array, Own, Detach], Array]
+    apply: Callable[[Array, Array, Own, Detach], Any]
     rows: RowGain | None = None
 
 
-def _both(w: Array, delta: Array, own: Own, detach: Detach) -> Array:
+def _both(w: Array, delta: Array, own: Own, detach: Detach) -> Any:
     """Every row of V at a length of its own, then every column of that (BoRA)."""
     v = w + delta
     v = (own["magnitude_out"] / detach(_norm(v, 1)))[:, None] * v  # (out, in)
     return (own["magnitude_in"] / detach(_norm(v, 0)))[None, :] * v
 
 
-def _whole(w: Array, delta: Array, own: Own, detach: Detach) -> Array:
+def _whole(w: Array, delta: Array, own: Own, detach: Detach) -> Any:
     """W and ΔW, each of norm 1, at lengths of their own; ΔW = 0 has no direction (MAP)."""
     del detach  # these norms are part of the gradient
     w, direction = w / _norm(w, (0, 1)), delta / _norm(delta, (0, 1))

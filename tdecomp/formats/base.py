@@ -192,7 +192,7 @@ class Format(ByValue, ABC):
         if copy is False:
             raise ValueError("the dense array of a format has to be formed: leave out copy=False")
         dense = self.to_dense()
-        host = dense if backend_of(dense).name == "numpy" else to_numpy(working(dense))
+        host = to_numpy(dense if backend_of(dense).name == "numpy" else working(dense))
         host = host if dtype is None else host.astype(dtype, copy=False)
         return host.copy() if copy else host
 

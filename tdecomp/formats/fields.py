@@ -43,7 +43,7 @@ def _axis(field: str, axis: Any) -> Axis:
     raise ArgumentError(f"{field}: {axis!r} is no name of a mode, nor a tuple of names")
 
 
-def read_arrays(field: str, given: Any, *, optional: bool = False) -> tuple[Array, ...]:
+def read_arrays(field: str, given: Any, *, optional: bool = False) -> tuple[Any, ...]:
     """A tuple of arrays from a tuple or list of them; where `optional`, None stays None."""
     if not isinstance(given, tuple | list):
         raise ArgumentError(f"{field} must be a tuple of arrays, got a {type(given).__name__}")

@@ -181,7 +181,7 @@ class LowRank(Shaped, leaves=("u", "s", "vh")):
             arrays = restricted(self.equation, self.arrays, self.modes[position], rows)
             assert arrays is not None  # no split axes
             return self.with_arrays(arrays)
-        chosen = take(np.arange(self.n_sites).reshape(self.sites), position, rows)
+        chosen = np.take(np.arange(self.n_sites).reshape(self.sites), rows, axis=position)
         return self._sites(chosen, self.modes)
 
     def _squeeze(self, position: int) -> Format:

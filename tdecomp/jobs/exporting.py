@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tdecomp._xp import to_numpy
 from tdecomp.adapters import LoRAModule, lora_modules
 from tdecomp.errors import FileError
 from tdecomp.files import safetensors
@@ -129,7 +130,7 @@ def write_factors_as_lora(
         factors.tensors,
         shapes,
         max_rank=lora.max_rank,
-        rounding=lambda array: safetensors.rounded(array, code),
+        rounding=lambda array: safetensors.rounded(to_numpy(array), code),
     )
     if not modules:
         raise FileError(

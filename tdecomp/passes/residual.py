@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -111,8 +112,8 @@ def residual_of_pair(
     return residual, energy
 
 
-def _rest(tile: Array, left: Array, right: Array, room: np.ndarray | None) -> Array:
-    """``tile − left right``, in `room` if given: new memory would cost more than the product."""
+def _rest(tile: Any, left: Any, right: Any, room: np.ndarray | None) -> Array:
+    """``tile − left right``, in `room` if given, of numpy: new memory would cost more than that."""
     if room is None:
         return tile - left @ right
     out = room[: tile.shape[0]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,7 +41,7 @@ from tdecomp.linalg import (
 from tdecomp.modes import name_modes
 from tdecomp.passes.coordinates import Frame
 from tdecomp.passes.pieces import is_cut_finely
-from tdecomp.passes.slices import Input, raw_slices
+from tdecomp.passes.slices import raw_slices
 from tdecomp.stack import Stack
 from tdecomp.tensor import unfold
 
@@ -81,7 +81,7 @@ def worth_sketching(shape: tuple[int, ...], ranks: Ranks) -> Ranks | None:
     return None if out is None and inp is None else (out, inp)
 
 
-def streamed(x: Input, ranks: Ranks, seed: int) -> Stream:
+def streamed(x: Array | Stack, ranks: Ranks, seed: int) -> Stream:
     """All passes over the slices of ``(..., out, in)`` or a stack.
 
     Raises
@@ -227,12 +227,17 @@ class Stream:
         return max(0.0, self.energy - self.captured)
 
     @property
+    def small(self) -> Array:
+        """`core`, once done."""
+        return _found(self.core)
+
+    @property
     def frame(self) -> Frame:
         """Coordinates of `core`, once done."""
         out, inp = len(self.shape) - 2, len(self.shape) - 1
-        bases = {inp: self.right} if self.ranks[1] is not None else {}
+        bases = {inp: _found(self.right)} if self.ranks[1] is not None else {}
         if self.ranks[0] is not None:
-            bases[out] = self.right if self._turned else self.left
+            bases[out] = _found(self.right if self._turned else self.left)
         plain = None if self._turned else out  # of rows, the basis is of their conjugates
         lift = {k: q if k == plain else adjoint(q).T for k, q in bases.items()}
         return Frame(lift, {k: adjoint(q) for k, q in lift.items()})
@@ -303,7 +308,8 @@ class Stream:
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(site,)))
         test = random_matrix(rng, (width, n), matrix)
         step = max(_ROWS, 1 + _TILE // matrix.shape[1])
-        total, energy = None, 0.0
+        total: Any = None
+        energy = 0.0
         for start in range(0, n, step):
             rows = slice(start, min(start + step, n))
             part = test[:, rows] @ matrix[rows, :]
@@ -383,3 +389,8 @@ def _sum(parts: list[Array]) -> Array:
     for part in parts[1:]:
         total = total + part
     return total
+
+
+def _found(array: Array | None) -> Array:
+    assert array is not None, "a stream that is not done"
+    return array

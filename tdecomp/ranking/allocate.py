@@ -47,7 +47,7 @@ class _Steps:
 
 
 def _steps(frontiers: Sequence[Frontier]) -> _Steps:
-    parts = []
+    parts: list[tuple[np.ndarray, ...]] = []
     for unit, f in enumerate(frontiers):
         hull = _hull(f)
         params, gain = np.diff(f.params[hull]), -np.diff(f.lost[hull])
@@ -116,7 +116,7 @@ def _for_error(frontiers: Sequence[Frontier], lost: float) -> list[int]:
     for unit, target in zip(steps.unit[:taken], steps.target[:taken], strict=True):
         chosen[unit] = int(target)
     total = math.fsum(float(f.lost[c]) for f, c in zip(frontiers, chosen, strict=True))
-    for unit in dict.fromkeys(steps.unit[:taken][::-1].tolist()):
+    for unit in dict.fromkeys(map(int, steps.unit[:taken][::-1])):
         f = frontiers[unit]
         others = total - float(f.lost[chosen[unit]])
         cheaper = min(f.cheapest(lost - others), chosen[unit])

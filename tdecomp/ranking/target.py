@@ -1,4 +1,5 @@
 """What is asked for: ranks, an error or a number of stored numbers."""
+# pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tdecomp._brief import brief, brief_count, brief_modes
-from tdecomp._xp import Array
+from tdecomp._xp import ArrayKind
 from tdecomp.stack.patterns import Labels
 
 __all__ = ["Index", "Site", "Survey"]
@@ -79,11 +79,11 @@ class Site:
         axis = 1 if self.transpose else 0
         return spans[axis][0] if axis < len(spans) else 0
 
-    def view(self, block: Array) -> Array:
+    def view(self, block: ArrayKind) -> ArrayKind:
         """Turn a stored block to (out, in); no copy."""
         return block.T if self.transpose else block
 
-    def take(self, stored: Array) -> Array:
+    def take(self, stored: ArrayKind) -> ArrayKind:
         """Take the matrix (out, in) out of the whole stored tensor, as a view."""
         return self.view(stored[(*self.slices, ...)])
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tdecomp._xp import to_numpy
 from tdecomp.errors import SiteError
 from tdecomp.files import Factors, GroupFactors
 from tdecomp.files.loaded_names import loaded_names
@@ -75,7 +76,7 @@ class FactoredStudent(Student):
             tensor = part.tensor.with_arrays(arrays)
             for k, site in enumerate(part.group.sites):
                 place = found[site.tensor]
-                site.take(place).add_(tensor.matrix(k).to(place.device))
+                site.take(place).add_(torch.as_tensor(tensor.matrix(k), device=place.device))
         return {
             weight: found[name].to(weight.dtype).as_subclass(Tensor)
             for name, weight in self.weights.items()
@@ -144,7 +145,8 @@ def _balanced(tensor: Format) -> Format:
     if len(terms) != len(arrays):  # a sum, which has an equation for each
         return tensor
     letters = {name: flatten(term) for name, term in zip(arrays, terms, strict=True)}
-    for name, vector in tensor.arrays.items():
+    for name, array in tensor.arrays.items():
+        vector = to_numpy(array)
         if vector.ndim != 1:
             continue
         (letter,) = letters[name]

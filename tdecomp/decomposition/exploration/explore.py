@@ -226,7 +226,7 @@ def explore(
     >>> found.winners[0].name, found.winners[0].error < 1e-6
     ('in shared over layer', True)
     """
-    xs = stacks if isinstance(stacks, list | tuple) else [stacks]
+    xs = stacks if isinstance(stacks, Sequence) else [stacks]
     chosen = _checked_formats(formats)
     _check(xs)
     counts = [[0] for _ in xs]

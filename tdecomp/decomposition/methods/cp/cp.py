@@ -306,7 +306,7 @@ class CPMethod(Method[Spectra]):
         entries = None if self.weights is None else checked_weights(self.weights, x.given)
         stream = self._sketch(x, rank)
         if stream is not None:
-            array, frame = dense(stream.core), stream.frame
+            array, frame = dense(stream.small), stream.frame
         elif entries is None:
             array, frame = x.coordinates()
         else:

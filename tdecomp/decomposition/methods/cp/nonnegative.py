@@ -66,7 +66,7 @@ def solve_nonnegative(
 def _start(x: np.ndarray, rank: int, name: str, seed: int, restart: int) -> list[np.ndarray]:
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(restart,)))
     drawn = [rng.standard_normal((n, rank)) for n in x.shape]
-    return [np.abs(f) for f in STARTS[name](x, rank, drawn.__getitem__).factors]
+    return [abs(f) for f in STARTS[name](x, rank, drawn.__getitem__).factors]
 
 
 def _left(x: np.ndarray, c: Components) -> float:

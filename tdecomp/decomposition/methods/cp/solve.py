@@ -67,10 +67,9 @@ def _matrix(x: Array, rank: int) -> tuple[Components, Spectra]:
     rows, columns = sorted(sorted(range(len(x.shape)), key=lambda k: -x.shape[k])[:2])
     u, s, vh = truncated_svd(xp.reshape(x, (x.shape[rows], x.shape[columns])), rank)
     one = xp.ones((1, rank), dtype=xp.float64, device=x.device)
-    factors = {rows: double(u), columns: double(vh.T)}
+    factors = {k: one for k in range(len(x.shape))} | {rows: double(u), columns: double(vh.T)}
     values = to_numpy(s).astype(np.float64)
-    components = Components(double(s), tuple(factors.get(k, one) for k in range(len(x.shape))))
-    return components, {rows: values, columns: values}
+    return Components(double(s), tuple(factors.values())), {rows: values, columns: values}
 
 
 def solve_cp(

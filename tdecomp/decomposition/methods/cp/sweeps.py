@@ -308,9 +308,9 @@ def _khatri_rao(factors: Sequence[Array], start: int, stop: int) -> Array:
     """Rows ``start:stop`` of the Khatri-Rao product, the last factor's index fastest."""
     xp = namespace(factors[0])
     index = xp.arange(start, stop, device=factors[0].device)
-    product = None
-    for factor in reversed(factors):
-        rows = xp.take(factor, index % factor.shape[0], axis=0)
-        product = rows if product is None else product * rows
-        index = index // factor.shape[0]
+    *others, last = factors
+    product = xp.take(last, index % last.shape[0], axis=0)
+    for factor, below in zip(reversed(others), reversed(factors), strict=False):
+        index = index // below.shape[0]
+        product = product * xp.take(factor, index % factor.shape[0], axis=0)
     return product

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 from tdecomp._xp import Array, double, namespace
 from tdecomp.decomposition.methods.network.problem import (
@@ -129,11 +131,9 @@ def _iterated_system(problem: Problem, arrays: list[Array], gradient: Array) -> 
 
     def solve(shift: float) -> Array:
         def apply(v: Array) -> Array:
-            image = 0
-            for group, step in zip(problem.groups, _unpacked(problem, v), strict=True):
-                for k in group:
-                    image = image + problem.change(arrays, k, step)
-            return _pulled(problem, arrays, image) + shift * v
+            steps = zip(problem.groups, _unpacked(problem, v), strict=True)
+            changes = (problem.change(arrays, k, step) for group, step in steps for k in group)
+            return _pulled(problem, arrays, reduce(operator.add, changes)) + shift * v
 
         def precondition(v: Array) -> Array:
             steps = _unpacked(problem, v)
@@ -152,8 +152,9 @@ def _iterated_system(problem: Problem, arrays: list[Array], gradient: Array) -> 
 
 def _columns(problem: Problem, arrays: Sequence[Array], group: Sequence[int]) -> Array:
     """Jacobian by one array, ``(entries of x, entries of the array)``: summed where it is tied."""
-    xp, total, twins = namespace(*arrays), 0, problem.twins
-    for k in group:
+    xp, twins = namespace(*arrays), problem.twins
+
+    def columns(k: int) -> Array:
         others = [j for j in problem.addend_of(k) if j != k]
         own = [n for n in problem.terms[k] if n in problem.output]
         tagged = tuple(twins[n] if n in own else n for n in problem.terms[k])
@@ -162,13 +163,18 @@ def _columns(problem: Problem, arrays: Sequence[Array], group: Sequence[int]) ->
         terms = (*(problem.terms[j] for j in others), *((n, twins[n]) for n in own))
         wide = [double(arrays[j]) for j in others]
         found = einsum(terms, (*problem.output, *tagged), [*wide, *eyes])
-        total = total + xp.reshape(found, (math.prod(problem.x.shape), -1))
-    return total
+        return xp.reshape(found, (math.prod(problem.x.shape), -1))
+
+    return reduce(operator.add, map(columns, group))
 
 
 def _pulled(problem: Problem, arrays: Sequence[Array], left: Array) -> Array:
     """``Jᵀ left``, one vector over all free arrays."""
-    return _packed([sum(problem.pull(arrays, k, left) for k in group) for group in problem.groups])
+
+    def pulled(k: int) -> Array:
+        return problem.pull(arrays, k, left)
+
+    return _packed([reduce(operator.add, map(pulled, group)) for group in problem.groups])
 
 
 def _packed(arrays: Sequence[Array]) -> Array:

@@ -62,13 +62,14 @@ def random_start(
     """
     xp = namespace(problem.x)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=number))
-    arrays: list[Array] = [problem.frozen.get(k) for k in range(len(problem.terms))]
+    made: dict[int, Array] = dict(problem.frozen)
     for group in problem.groups:
         drawn = rng.standard_normal(problem.shape(group[0]))
         if gates_open and all(is_gate(problem, k) for k in group):
             drawn = np.ones_like(drawn)
         for k in group:
-            arrays[k] = xp.asarray(drawn, dtype=xp.float64, device=problem.x.device)
+            made[k] = xp.asarray(drawn, dtype=xp.float64, device=problem.x.device)
+    arrays = [made[k] for k in range(len(problem.terms))]
     share = problem.energy / len(problem.addends)
     factor = {}
     for addend in problem.addends:
