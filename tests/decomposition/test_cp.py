@@ -437,3 +437,34 @@ def test_a_start_of_another_shape_or_library_is_refused(rng):
     torch = pytest.importorskip("torch")
     with pytest.raises(td.DataError, match="one library"):
         td.cp(torch.asarray(x), rank=1, init=start)
+
+
+# -- data that are not of low rank: a core loses something ---------------------
+
+
+def serology() -> np.ndarray:
+    from tensorly.datasets.data_imports import load_covid19_serology
+
+    return np.asarray(load_covid19_serology().tensor, float)  # (438, 6, 11)
+
+
+@pytest.mark.parametrize(("rank", "explained"), [(2, 0.744066), (3, 0.77938)])
+def test_serology_is_explained_as_well_as_by_the_best_of_ten_starts_of_tensorly(rank, explained):
+    """TensorLy's parafac, 1000 iterations: 0.744067 and 0.779389."""
+    fit = td.cp(serology(), rank=rank, n_iter_max=1000, tol=1e-10)
+    assert 1 - fit.error**2 >= explained
+    assert fit.trace.converged == (len(fit.trace.errors) < 1000)
+
+
+def test_more_sweeps_and_more_starts_are_never_worse():
+    x = serology()
+    by_sweeps = [td.cp(x, rank=3, n_iter_max=n, tol=0).error for n in (100, 150, 300)]
+    assert by_sweeps == sorted(by_sweeps, reverse=True)
+    by_starts = [td.cp(x, rank=3, n_iter_max=30, n_restarts=n).error for n in (1, 2, 4)]
+    assert by_starts == sorted(by_starts, reverse=True)
+
+
+def test_sweeps_on_the_data_are_as_many_as_asked_for():
+    fit = td.cp(serology(), rank=3, n_iter_max=150, tol=1e-12)
+    assert "stopped after 150 sweeps" in fit.trace.reason
+    assert not fit.trace.converged

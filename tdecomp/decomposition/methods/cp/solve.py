@@ -22,7 +22,7 @@ from tdecomp.ranking.rounding import first_least
 __all__ = ["SHORT", "CPIteration", "Spectra", "components_of", "cp_tensor", "solve_cp"]
 
 SHORT = 10  # sweeps for a start: of another format, or of the components that one lacks
-_POLISH = 30  # sweeps at most on the whole tensor after those on its core
+_ON_CORE = 100  # sweeps at most on a core that loses something, before those on the data
 _SMALL = 1 << 22  # numbers up to which the whole tensor is widened to float64
 
 
@@ -91,27 +91,16 @@ def solve_cp(
         if warm.rank < rank:
             warm = _grown(x, rank, warm, iteration)
     core, bases, lost, spectra = _compressed(x, rank, warm, iteration.compress)
-    found, trace = _best_start(
-        core, bases, rank, warm, iteration, energy, lost + iteration.outside, part(progress, 0, 0.7)
+    problem = _Problem(
+        x=x,
+        core=core,
+        bases=bases,
+        lossless=lost <= energy * rounding_of(x.dtype, math.prod(x.shape)) ** 2,
+        energy=energy,
+        lost=lost,
+        iteration=iteration,
     )
-    found = Components(
-        found.weights,
-        tuple(double(bases[k]) @ f if k in bases else f for k, f in enumerate(found.factors)),
-    )
-    if lost > energy * rounding_of(x.dtype, math.prod(x.shape)) ** 2:
-        found, _, polish = als(
-            _widened(x),
-            found,
-            n_iter_max=min(_POLISH, iteration.n_iter_max),
-            tol=iteration.tol,
-            ridge=iteration.ridge,
-            line_search=iteration.line_search,
-            energy=energy,
-            lost=iteration.outside,
-            progress=part(progress, 0.7, 1),
-        )
-        reason = f"{polish.reason}; before that, on the core: {trace.reason}"
-        trace = Trace(trace.errors + polish.errors, polish.converged, reason)
+    found, trace = _best_start(problem, _starts(core, bases, rank, warm, iteration), progress)
     return found, trace, spectra
 
 
@@ -160,35 +149,84 @@ def _widened(x: Array) -> Array:
     return double(x) if math.prod(x.shape) <= _SMALL else x
 
 
-def _best_start(
-    core: Array,
-    bases: Bases,
-    rank: int,
-    warm: Components | None,
-    iteration: CPIteration,
-    energy: float,
-    lost: float,
-    progress: Progress,
-) -> tuple[Components, Trace]:
-    """Sweeps on the core from every start; the one of least error."""
-    results = []
-    starts = _starts(core, bases, rank, warm, iteration)
-    for i, (label, start) in enumerate(starts):
-        found, residual, trace = als(
-            core,
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Problem:
+    """A tensor and its core.
+
+    Attributes
+    ----------
+    x, core, bases
+        The core is `x` in the bases.
+    lossless
+        Whether the core loses nothing but rounding: then sweeps on it are sweeps on the data.
+    energy, lost
+        Squared norm to count errors by, and of what the core lacks of `x`.
+    """
+
+    x: Array
+    core: Array
+    bases: Bases
+    lossless: bool
+    energy: float
+    lost: float
+    iteration: CPIteration
+
+    def solved(self, start: Components, progress: Progress) -> tuple[Components, float, Trace]:
+        """The components that one start leads to, and their squared error on the data.
+
+        On a core that loses something a few sweeps only come close; all that were asked for follow
+        on the data, so that more of them are never worse.
+        """
+        n = self.iteration.n_iter_max
+        found, residual, trace = self._swept(
+            self.core,
             start,
-            n_iter_max=iteration.n_iter_max,
-            tol=iteration.tol,
-            ridge=iteration.ridge,
-            line_search=iteration.line_search,
-            energy=energy,
-            lost=lost,
-            entries=iteration.entries,
-            progress=part(progress, i / len(starts), (i + 1) / len(starts)),
+            n if self.lossless else min(n, _ON_CORE),
+            self.lost + self.iteration.outside,
+            part(progress, 0, 1 if self.lossless else 0.3),
         )
+        found = Components(
+            found.weights,
+            tuple(
+                double(self.bases[k]) @ f if k in self.bases else f
+                for k, f in enumerate(found.factors)
+            ),
+        )
+        if self.lossless:
+            return found, residual, trace
+        outside, rest = self.iteration.outside, part(progress, 0.3, 1)
+        found, residual, last = self._swept(_widened(self.x), found, n, outside, rest)
+        reason = f"{last.reason}; before that, on the core: {trace.reason}"
+        return found, residual, Trace(trace.errors + last.errors, last.converged, reason)
+
+    def _swept(
+        self, x: Array, start: Components, n_iter_max: int, lost: float, progress: Progress
+    ) -> tuple[Components, float, Trace]:
+        return als(
+            x,
+            start,
+            n_iter_max=n_iter_max,
+            tol=self.iteration.tol,
+            ridge=self.iteration.ridge,
+            line_search=self.iteration.line_search,
+            energy=self.energy,
+            lost=lost,
+            entries=self.iteration.entries,
+            progress=progress,
+        )
+
+
+def _best_start(
+    problem: _Problem, starts: Sequence[tuple[str, Components]], progress: Progress
+) -> tuple[Components, Trace]:
+    """Sweeps from every start; the one of least error on the data."""
+    results = []
+    for i, (label, start) in enumerate(starts):
+        own = part(progress, i / len(starts), (i + 1) / len(starts))
+        found, residual, trace = problem.solved(start, own)
         origin = f"start {i + 1} of {len(starts)}: {label}"
         results.append((residual, found, replace(trace, reason=f"{trace.reason} ({origin})")))
-    nothing = floor("float64") ** 2 * energy
+    nothing = floor("float64") ** 2 * problem.energy
     _, found, trace = results[first_least([result[0] for result in results], nothing)]
     return found, trace
 

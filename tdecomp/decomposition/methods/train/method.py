@@ -162,8 +162,7 @@ class ChainMethod(Method[ChainState]):
         (bonds,) = choice
         if 0 in bonds:
             return self.fit(x, choice, None, progress)
-        view = self._view_for(x, bonds, state)
-        source = (state and state.source) or view.source(many=True)
+        view, source = self._seen_by(x, bonds, state)
         if share.params is None:
             assert share.lost is not None
             sweep = within_loss(source, max(0.0, share.lost - view.outside), share.rank_max)
@@ -177,6 +176,13 @@ class ChainMethod(Method[ChainState]):
             source = view.source(many=True)
             best = _best_bonds(source, source.spectra(silent), best, share)
         return self._fitted(x, best, view, progress)
+
+    def _seen_by(self, x: Data[Any], bonds: Bonds, state: ChainState | None) -> tuple[View, Source]:
+        """The view for these bonds, and what a look has opened of it, if it is the same view."""
+        view = self._view_for(x, bonds, state)
+        if state is None or state.source is None or (view.stream and state.view is None):
+            return view, view.source(many=True)
+        return view, state.source
 
     def _view_for(self, x: Data[Any], bonds: Bonds, state: ChainState | None) -> View:
         """The view of a look, or one for these bonds."""
