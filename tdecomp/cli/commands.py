@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tdecomp import __version__, jobs
+from tdecomp._nearest import among
 from tdecomp.adapters import CATALOGUE, Spec
 from tdecomp.cli.extensions import add_commands
 from tdecomp.cli.options import (
@@ -464,9 +464,7 @@ def _adapter(name: str) -> Spec:
     wanted = name.lower().replace("-", "_")
     if wanted in CATALOGUE:
         return CATALOGUE[wanted]
-    near = get_close_matches(wanted, CATALOGUE, n=3, cutoff=0.4)
-    see = "see 'tdecomp adapters'"
-    tip = f"the nearest are {', '.join(near)}; {see}" if near else see
+    tip = f"there are {among(wanted, CATALOGUE)}; see 'tdecomp adapters'"
     raise ArgumentError(f"no adapter {name!r} is known", tip=tip)
 
 

@@ -157,7 +157,7 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     _, document = _read(Path(path))
     metadata = document.get("metadata")
     if not is_object(metadata):
-        raise FileError(f"{path} is damaged: its metadata is no JSON object")
+        raise FileError(f"{path} is damaged: its metadata is not a JSON object")
     return metadata
 
 

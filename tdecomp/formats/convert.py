@@ -245,7 +245,7 @@ def split_core(core: Array, shape: Sequence[int] | None = None) -> list[Array]:
 def _order(fmt: Format, chain: str | Sequence[str] | None) -> tuple[int, ...]:
     """Positions of the modes along the chain."""
     if not fmt.modes:
-        raise ArgumentError("a tensor without modes is no TT: it is the number `to_dense` gives")
+        raise ArgumentError("a tensor without modes is not a TT: it is the number `to_dense` gives")
     named = map(write_axis, parse_modes(chain)) if isinstance(chain, str) else chain or fmt.modes
     order = positions(fmt.modes, named)
     if len(order) != len(fmt.modes):

@@ -40,7 +40,7 @@ def _axis(field: str, axis: Any) -> Axis:
         return axis
     if isinstance(axis, Sequence) and all(isinstance(name, str) for name in axis):
         return tuple(axis)
-    raise ArgumentError(f"{field}: {axis!r} is no name of a mode, nor a tuple of names")
+    raise ArgumentError(f"{field}: {axis!r} is not the name of a mode, nor a tuple of names")
 
 
 def read_arrays(field: str, given: Any, *, optional: bool = False) -> tuple[Any, ...]:

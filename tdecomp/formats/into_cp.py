@@ -46,7 +46,7 @@ def to_cp(fmt: Format) -> CP:
     if len(fmt.modes) in (1, 2):
         return _of_matrix(fmt)
     raise ArgumentError(
-        f"a {type(fmt).__name__} over {' '.join(fmt.modes)} is no CP of a known small rank:"
+        f"a {type(fmt).__name__} over {' '.join(fmt.modes)} is not a CP of a known small rank:"
         " fit one with tdecomp.cp"
     )
 

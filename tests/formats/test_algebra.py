@@ -401,7 +401,7 @@ REFUSED = [
     (lambda: CP[None], "no index None in the mode 'layer'"),
     (lambda: CP[[0, 1]], r"no index \[0, 1\] in the mode 'layer'"),
     (lambda: CP[True], "no index True"),
-    (lambda: to_tt(CP[0, 0, 0, 0]), "without modes is no TT"),
+    (lambda: to_tt(CP[0, 0, 0, 0]), "without modes is not a TT"),
 ]
 
 

@@ -154,7 +154,7 @@ class Task:
         wanted = [Equation(e.terms, e.output) for e in self.ansatz.addends]
         if [n.equation for n in networks] != wanted:
             told = " + ".join(str(n.equation) for n in networks)
-            raise ArgumentError(f"init '{told}' is no Network of the equation '{self.ansatz}'")
+            raise ArgumentError(f"init '{told}' is not a Network of the equation '{self.ansatz}'")
         lowered = [self.frame.down(network) for network in networks]
         return [a for network in lowered for a in network.arrays.values()]
 
