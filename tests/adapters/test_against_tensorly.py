@@ -60,6 +60,7 @@ def tt(factors: Factors) -> Whole:
 
 ROWS: dict[str, Callable[[Factors], Whole]] = {
     "lotr": tucker,
+    "lotr_narrow": tucker,
     "fact_tk": tucker,
     **{f"tenslora_{stacking}": tucker for stacking in STACKINGS},
     **{f"tenslora_{stacking}_cp": cp for stacking in STACKINGS},

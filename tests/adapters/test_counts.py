@@ -88,6 +88,7 @@ CLOSED_FORMS = {
     "flora": "L P task r (o + i)",
     "hira": "N r (o + i)",
     "lotr": "r o + N r s + s i",
+    "lotr_narrow": "r o + N r s + s i",
     "denselora": "P r o + N r s + P s i",
     "lorta": "r (i + D + H + P + L)",
     "fact_tt": "r x + N bo bi r s + s y",

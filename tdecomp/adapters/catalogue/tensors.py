@@ -60,6 +60,16 @@ TENSORS: tuple[Spec, ...] = (
         alpha="1",
         source="arXiv:2402.01376",
     ),
+    # Beside the paper's start: entries of `right` have variance 1 / in, so that a first step moves the
+    # outputs no further than LoRA's does and its learning rates carry over (docs/theory.md).
+    Spec.parse(
+        "lotr_narrow",
+        "left: out r, core: site r s, right: s in",
+        {"left": "normal", "core": "zeros", "right": "normal(1/sqrt(in))"},
+        scale="alpha / sqrt(r * s)",
+        alpha="1",
+        source="arXiv:2402.01376, with another start",
+    ),
     Spec.parse(  # without the activation after each outer factor: an update of a weight has none
         "denselora",
         "b: proj out r, core: site r s, a: proj s in",
