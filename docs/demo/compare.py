@@ -45,7 +45,6 @@ METHODS: Mapping[str, dict[str, int] | None] = {
     PEFT: None,
     "lora": {"r": 1},
     "lotr": {"r": 14, "s": 14},
-    "lotr_narrow": {"r": 14, "s": 14},
     "lorta": {"r": 32},
     "tenslora_qkv_depth": {"r": 14, "s": 14, "u": 3, "v": 6},
     "tenslora_qkv_depth_cp": {"r": 18},
