@@ -60,8 +60,8 @@ TENSORS: tuple[Spec, ...] = (
         alpha="1",
         source="arXiv:2402.01376",
     ),
-    # Beside the paper's start: entries of `right` have variance 1 / in, so that a first step moves the
-    # outputs no further than LoRA's does and its learning rates carry over (docs/theory.md).
+    # Beside the paper's start: entries of `right` have variance 1 / in, so that a first step moves
+    # the outputs as LoRA's does and its learning rates carry over (docs/theory.md).
     Spec.parse(
         "lotr_narrow",
         "left: out r, core: site r s, right: s in",
