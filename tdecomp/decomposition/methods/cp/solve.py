@@ -91,7 +91,7 @@ def solve_cp(
         if warm.rank < rank:
             warm = _grown(x, rank, warm, iteration)
     core, bases, lost, spectra = _compressed(x, rank, warm, iteration.compress)
-    problem = _Problem(
+    problem = _Cored(
         x=x,
         core=core,
         bases=bases,
@@ -150,7 +150,7 @@ def _widened(x: Array) -> Array:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Problem:
+class _Cored:
     """A tensor and its core.
 
     Attributes
@@ -217,7 +217,7 @@ class _Problem:
 
 
 def _best_start(
-    problem: _Problem, starts: Sequence[tuple[str, Components]], progress: Progress
+    problem: _Cored, starts: Sequence[tuple[str, Components]], progress: Progress
 ) -> tuple[Components, Trace]:
     """Sweeps from every start; the one of least error on the data."""
     results = []
