@@ -556,3 +556,29 @@ def test_a_network_far_too_large_to_form(rng):
     big = td.CP(modes, np.ones(3), tuple(rng.standard_normal((n, 3)) for n in (50, 10**5, 10**5)))
     fit = als(big, "out r, layer r s, in s -> layer out in", rank=3)
     assert fit.error < 1e-12
+
+
+# -- without Newton steps ---------------------
+
+
+RING = "a m0 b, b m1 c, c m2 a -> m0 m1 m2"
+
+
+def test_newton_steps_can_be_left_out():
+    rng = np.random.default_rng(0)
+    cores = [rng.standard_normal((2, n, 2)) for n in (6, 7, 8)]
+    x = np.einsum("aib,bjc,cka->ijk", *cores)
+    plain = td.als(x, RING, rank=2, n_iter_max=500, tol=1e-10, n_restarts=3, newton=False)
+    assert "Newton" not in plain.trace.reason
+    assert plain.error < 1e-2
+    noisy = x + 0.1 * rng.standard_normal(x.shape)
+    assert "Newton" in td.als(noisy, RING, rank=2, n_iter_max=5).trace.reason
+    more = td.als(noisy, RING, rank=2, n_iter_max=20, tol=0, newton=False).trace.errors
+    assert len(more) <= 20
+    assert list(more) == sorted(more, reverse=True)
+
+
+def test_tied_terms_need_newton_steps():
+    x = np.eye(4)
+    with pytest.raises(td.ArgumentError, match="tied terms are fitted by Newton steps"):
+        td.als(x, "i r, j r -> i j", rank=2, tied=[(0, 1)], newton=False)

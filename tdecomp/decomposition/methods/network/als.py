@@ -51,6 +51,7 @@ def als(
     tol: float = 1e-8,
     ridge: float = 0.0,
     n_restarts: int = 1,
+    newton: bool = True,
     random_state: int | np.random.Generator | None = None,
     rank_max: int = 64,
     rounding: Rounding | None = None,
@@ -118,6 +119,9 @@ def als(
     n_restarts
         Number of starts for equations that are no tree: the first as `init` says, the others
         random; the best wins, and an exact one ends the search.
+    newton
+        Whether Levenberg-Marquardt steps in all factors may follow the sweeps. They cost far more
+        than sweeps and pay where those creep; False leaves them out.
     random_state
         Seed or generator; None is seed 0.
     rank_max
@@ -171,6 +175,7 @@ def als(
         tol=tol,
         ridge=ridge,
         n_restarts=n_restarts,
+        newton=newton,
         random_state=random_state,
         rank_max=rank_max,
         rounding=rounding,
@@ -198,6 +203,7 @@ class NetworkMethod(Method[None]):
     tol: float = 1e-8
     ridge: float = 0.0
     n_restarts: int = 1
+    newton: bool = True
     random_state: int | np.random.Generator | None = None
     rank_max: int = 64
 
@@ -216,6 +222,8 @@ class NetworkMethod(Method[None]):
             )
         if not isinstance(self.init, Format) and not is_one_of(self.init, ("auto", "random")):
             raise ArgumentError(f"init={self.init!r} must be 'auto', 'random' or a Network")
+        if self.tied and not self.newton:
+            raise ArgumentError("tied terms are fitted by Newton steps: leave newton=False out")
         # a generator, of seeds or of groups, is read once: every rank and every input has the same
         object.__setattr__(self, "random_state", seed_of(self.random_state))
         object.__setattr__(self, "tied", tuple(map(tuple, self.tied)))
@@ -238,6 +246,7 @@ class NetworkMethod(Method[None]):
             ridge=self.ridge,
             n_restarts=self.n_restarts,
             seed=seed_of(self.random_state),
+            newton=self.newton,
         )
 
     def cut_sizes(self, x: Data[Any]) -> Sequence[int]:

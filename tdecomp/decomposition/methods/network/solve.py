@@ -15,6 +15,7 @@ from tdecomp.decomposition.methods.network.starts import (
     is_cp,
     known_start,
     padded_start,
+    random_start,
     screened_start,
     zero_start,
 )
@@ -42,6 +43,7 @@ class NetworkIteration:
     ridge: float
     n_restarts: int
     seed: int
+    newton: bool = True
 
 
 def solve_network(
@@ -95,6 +97,8 @@ def _start(
         known = known_start(problem, iteration.seed) if number == 0 else None
         if known is not None:
             return known[0], Result.at(problem, known[1])
+    if not iteration.newton:  # which is what screens
+        return "random", Result.at(problem, random_start(problem, iteration.seed, (number,)))
     return "random", screened_start(problem, iteration.seed, number)
 
 
@@ -113,12 +117,14 @@ def _tree(
 def _refined(
     problem: Problem, start: Result, iteration: NetworkIteration, progress: Progress
 ) -> Result:
-    """Sweeps, then Newton steps; sweeps alone for large data, Newton steps alone if tied.
+    """Sweeps, then Newton steps; sweeps alone for large data or where asked for.
 
-    Also Newton steps alone after those of a random start, where sweeps in between lead astray, and
-    after `cp`, which has swept.
+    Newton steps alone if factors are tied, after those of a random start, where sweeps in between
+    lead astray, and after `cp`, which has swept.
     """
     found = start
+    if not iteration.newton:
+        return _swept(problem, start, iteration, progress)
     if not problem.is_tied and not start.errors:
         found = _swept(problem, start, iteration, part(progress, 0, 0.5))
     if found.error(problem) < EXACT or not (problem.is_tied or is_affordable(problem)):
