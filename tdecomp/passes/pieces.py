@@ -52,7 +52,9 @@ def cut(shape: Sequence[int]) -> Iterator[Chunk]:
     a piece are neighbours, and a format gives them as a slice.
 
     >>> [piece.index for piece in cut((3, 512, 1024, 2))]
-    [(0, slice(0, 512, None)), (1, slice(0, 512, None)), (2, slice(0, 512, None))]
+    [(slice(0, 1, None),), (slice(1, 2, None),), (slice(2, 3, None),)]
+    >>> [piece.index for piece in cut((2, 1024, 1024, 2))][:3]
+    [(0, slice(0, 512, None)), (0, slice(512, 1024, None)), (1, slice(0, 512, None))]
     """
     sites = [int(n) for n in shape[:-2]]
     numbers = math.prod(shape[-2:])

@@ -495,7 +495,7 @@ BAD = {
     "init equation": (
         {"init": Network(Equation.parse("in r, out r -> out in"), (X[0, :, None], X[:, :1]))},
         ArgumentError,
-        "no Network of",
+        "not a Network of",
     ),
     "init sizes": (
         {"init": Network(Equation.parse(LORA), (X[:, :3], X[:3]))},
