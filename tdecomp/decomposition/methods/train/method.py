@@ -79,7 +79,7 @@ class ChainMethod(Method[ChainState]):
     """
 
     n_iter_max: int = 30
-    tol: float = 1e-4
+    tol: float = 1e-5
     svd: Svd | None = None
 
     @abstractmethod
