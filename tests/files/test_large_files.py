@@ -42,14 +42,14 @@ def model(tmp_path):
 def test_partly_covered_tensors_are_found_in_one_look(model):
     names = [f"model.layers.{i}.self_attn.q_proj.weight" for i in range(MANY)]
     delta = open_delta(model("base", names), model("tuned", names))
-    with seconds(2):  # 30 where every tensor lists all shapes
+    with seconds(8):  # 30 where every tensor lists all shapes
         assert delta._partly_covered() == []
 
 
 def test_a_name_of_very_many_segments(model):
     name = "a" + ".b" * 20 * MANY
     pairs = open_checkpoint(model("base", [name])), open_checkpoint(model("tuned", [f"x.{name}"]))
-    with seconds(2):
+    with seconds(8):
         assert pair(*pairs).common == (name,)
 
 
@@ -58,7 +58,7 @@ def test_unpaired_tensors_are_not_compared_pair_by_pair(model, ending):
     base = ["same", *(f"old{i}.{ending}" for i in range(MANY))]
     tuned = ["same", *(f"new{i}.{ending}" for i in range(MANY))]
     pairs = open_checkpoint(model("base", base)), open_checkpoint(model("tuned", tuned))
-    with seconds(2):
+    with seconds(8):
         found = pair(*pairs)
     assert (found.common, found.tied) == (("same",), ())
     assert len(found.only_base) == len(found.only_tuned) == MANY
@@ -69,7 +69,7 @@ def test_reshaped_tensors_are_looked_up(model):
     others = [f"other{i}" for i in range(4000)]
     base = model("base", [*names, *others])
     tuned = model("tuned", [*names, *others], dict.fromkeys(others, (2, 1)))
-    with seconds(3):
+    with seconds(8):
         assert len(open_delta(base, tuned).unpaired) == 4000
 
 
