@@ -29,8 +29,12 @@ if not TYPE_CHECKING:  # a type checker knows the names
         missing = AttributeError(f"module 'tdecomp' has no attribute {name!r}")
         if name.startswith("__") and name != "__all__":
             raise missing
+        if name in ("load", "save"):  # a third of all modules, and no decomposition needs them
+            globals()[name] = getattr(import_module("tdecomp.files.format_file"), name)
+            return globals()[name]
         public = import_module("tdecomp._public")
-        globals().update({key: getattr(public, key) for key in ("__all__", *public.__all__)})
+        known = vars(public)
+        globals().update({key: known[key] for key in ("__all__", *public.__all__) if key in known})
         if name in globals():
             return globals()[name]
         try:

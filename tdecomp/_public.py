@@ -2,6 +2,8 @@
 
 # ruff: noqa: F403, F405 - the decompositions are listed in their table
 
+from typing import TYPE_CHECKING
+
 from tdecomp._plan import plan as plan
 from tdecomp.decomposition import Exploration as Exploration
 from tdecomp.decomposition import Fit as Fit
@@ -21,8 +23,6 @@ from tdecomp.errors import FileError as FileError
 from tdecomp.errors import NotReached as NotReached
 from tdecomp.errors import SiteError as SiteError
 from tdecomp.errors import TdecompError as TdecompError
-from tdecomp.files.format_file import load as load
-from tdecomp.files.format_file import save as save
 from tdecomp.formats import CP as CP
 from tdecomp.formats import TT as TT
 from tdecomp.formats import Format as Format
@@ -34,6 +34,10 @@ from tdecomp.formats import Tucker2 as Tucker2
 from tdecomp.stack import Group as Group
 from tdecomp.stack import Site as Site
 from tdecomp.stack import Stack as Stack
+
+if TYPE_CHECKING:  # the package loads these two when they are asked for
+    from tdecomp.files.format_file import load as load
+    from tdecomp.files.format_file import save as save
 
 __all__ = [
     "CP",
