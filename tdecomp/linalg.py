@@ -15,6 +15,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from tdecomp._threads import threads_by_size
 from tdecomp._xp import (
     Array,
     adjoint,
@@ -64,6 +65,7 @@ _POWER_STEPS = 8  # svd_auto: at most
 _CONDITION = 1e-10  # of a float64 Gram matrix: what keeps 1e-6 of its inverse root
 
 
+@threads_by_size
 def left_basis(x: Array, mode: int) -> tuple[Array, Array]:
     """Left singular vectors and singular values of the mode-`mode` unfolding.
 
@@ -87,7 +89,7 @@ def left_basis(x: Array, mode: int) -> tuple[Array, Array]:
     n = x.shape[mode]
     width = min(n, max(1, math.prod(x.shape) // n))
     if _is_double(x):
-        u, s, _ = _svd(xp, _reduce(xp, unfold(x, mode)))
+        u, s, _ = _svd(_reduce(unfold(x, mode)))
         return u[:, :width], s[:width]
     if width < n:
         rows = unfold(x, mode)
@@ -99,6 +101,7 @@ def left_basis(x: Array, mode: int) -> tuple[Array, Array]:
     return xp.astype(xp.flip(u, axis=1), x.dtype), s
 
 
+@threads_by_size
 def singular_values(x: Array) -> Array:
     """Singular values of a matrix, largest first, in float64."""
     xp = namespace(x)
@@ -149,11 +152,10 @@ def svd_full(x: Array, rank: int) -> Triplets:
     >>> svd_full(np.diag([3.0, 2.0, 1.0]), 2)[1].tolist()
     [3.0, 2.0]
     """
-    xp = namespace(x)
     _check_rank(x, rank)
     if rank == 0:
         return _nothing(x)
-    u, s, vh = _svd(xp, x)
+    u, s, vh = _svd(x)
     return u[:, :rank], s[:rank], vh[:rank, :]
 
 
@@ -398,6 +400,7 @@ def is_cheap(shape: tuple[int, ...], width: int, *, many: bool = False) -> bool:
     return 4 * width > short or flops <= _EXACT_FLOPS / (1 + many)
 
 
+@threads_by_size
 def orthonormal(y: Array) -> Array:
     """Orthonormal basis of the columns of a tall matrix, ``(n, k)``, at the speed of products.
 
@@ -595,10 +598,10 @@ def _from_basis(q: Array, b: Array) -> Triplets:
     """Triplets of ``q b`` for an orthonormal ``q (out, k)`` and ``b (k, in)``."""
     xp = namespace(b)
     if b.shape[1] < 4 * b.shape[0]:
-        u, s, vh = _svd(xp, b)
+        u, s, vh = _svd(b)
         return q @ u, s, vh
     p = orthonormal(adjoint(b))  # (in, k)
-    u, s, vh = _svd(xp, double(b @ p))
+    u, s, vh = _svd(double(b @ p))
     u, vh = xp.astype(u, b.dtype), xp.astype(vh, b.dtype)
     return q @ u, xp.astype(s, _real(b[:1, 0]).dtype), vh @ adjoint(p)
 
@@ -631,16 +634,18 @@ def _check_rank(x: Array, rank: int) -> None:
         )
 
 
-def _svd(xp, x: Array) -> Triplets:
-    u, s, vh = xp.linalg.svd(x, full_matrices=False)
+@threads_by_size
+def _svd(x: Array) -> Triplets:
+    u, s, vh = namespace(x).linalg.svd(x, full_matrices=False)
     return u, s, vh
 
 
-def _reduce(xp, matrix: Array) -> Array:
+@threads_by_size
+def _reduce(matrix: Array) -> Array:
     """A matrix of the same left singular vectors and values, no wider than it is tall."""
     if matrix.shape[1] <= matrix.shape[0]:
         return matrix
-    return adjoint(xp.linalg.qr(adjoint(matrix), mode="reduced")[1])
+    return adjoint(namespace(matrix).linalg.qr(adjoint(matrix), mode="reduced")[1])
 
 
 def _real(x: Array) -> Array:

@@ -15,6 +15,7 @@ LEVELS = {
     "_brief": 0,
     "_backends": 0,
     "_nearest": 0,
+    "_threads": 0,
     "_xp": 0,
     "modes": 0,
     "progress": 0,

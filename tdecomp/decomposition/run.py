@@ -14,7 +14,7 @@ from tdecomp.decomposition.fit import Fit, Fits
 from tdecomp.decomposition.method import Analysis, Choice, Method, Share, TooNarrow
 from tdecomp.errors import ArgumentError, NotReached
 from tdecomp.passes.data import Data, open_data
-from tdecomp.passes.slices import Input, check_shape, in_float64
+from tdecomp.passes.slices import Input, at_work, check_shape
 from tdecomp.passes.stream import FIRST_WIDTH
 from tdecomp.progress import Progress, part, silent
 from tdecomp.ranking.allocate import allocate
@@ -51,7 +51,7 @@ def run(
         raise ArgumentError("nothing to decompose: no array or stack was given")
     for x in xs:
         check_shape(x)
-    with in_float64(*xs):
+    with at_work(*xs):
         data = [open_data(x, method.names, keep=len(xs) == 1) for x in xs]
         return _Run(method, data, progress, target.rank_max).meet(target)
 

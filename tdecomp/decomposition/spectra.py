@@ -16,7 +16,7 @@ from tdecomp.formats import Format
 from tdecomp.linalg import left_basis
 from tdecomp.modes import positions
 from tdecomp.passes.coordinates import format_frame
-from tdecomp.passes.slices import Input, check_shape, dense, in_float64, mode_names
+from tdecomp.passes.slices import Input, at_work, check_shape, dense, mode_names
 from tdecomp.progress import Progress, silent
 
 __all__ = [
@@ -181,7 +181,7 @@ def ranks(
         raise ArgumentError(f"names={names!r} is for arrays: a format names its modes itself")
     present = mode_names(x, names)
     where = positions(present, present if modes is None else modes)
-    with in_float64(x):
+    with at_work(x):
         array, values = dense(format_frame(x)[0] if isinstance(x, Format) else x), {}
         shape = tuple(int(n) for n in x.shape)
         for i, k in enumerate(where):

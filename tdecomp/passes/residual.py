@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tdecomp._threads import threads_for
 from tdecomp._xp import (
     Array,
     double,
@@ -98,11 +99,12 @@ def residual_of_pair(
     plain = all(isinstance(a, np.ndarray) and a.dtype == matrix.dtype for a in arrays)
     room = np.empty((min(step, n), matrix.shape[1]), matrix.dtype) if plain else None
     residual = seen = 0.0
-    for rows in tiles:
-        tile = matrix[rows, :]
-        if energy is None:
-            seen += quick_sum_of_squares(tile)
-        residual += quick_sum_of_squares(_rest(tile, left[rows, :], right, room))
+    with threads_for(step * matrix.shape[1] * max(1, right.shape[0] // 8)):
+        for rows in tiles:
+            tile = matrix[rows, :]
+            if energy is None:
+                seen += quick_sum_of_squares(tile)
+            residual += quick_sum_of_squares(_rest(tile, left[rows, :], right, room))
     energy = seen if energy is None else energy
     if residual < _DIRECT_IN_DOUBLE**2 * energy:
         wide = double(right)

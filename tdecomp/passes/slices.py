@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from tdecomp._threads import threads_for
 from tdecomp._xp import (
     Array,
     check_array,
@@ -24,10 +25,10 @@ from tdecomp.stack import Stack
 
 __all__ = [
     "Input",
+    "at_work",
     "check_matrices",
     "check_shape",
     "dense",
-    "in_float64",
     "mode_names",
     "raw_slices",
     "slices",
@@ -56,8 +57,22 @@ def check_matrices(shape: Sequence[int], what: str) -> None:
         raise DataError(f"{what} needs two or more modes, got an array of shape {tuple(shape)}")
 
 
-def in_float64(*xs: Input) -> AbstractContextManager[Any]:
-    """Context in which steps on `xs` have the precision they ask for; see `float64_scope`."""
+@contextmanager
+def at_work(*xs: Input) -> Iterator[None]:
+    """Inside, steps on `xs` have the precision they ask for, and as many threads as they are worth.
+
+    See `float64_scope` and `threads_for`.
+    """
+    with _in_float64(*xs), threads_for(max(map(_numbers, xs))):
+        yield
+
+
+def _numbers(x: Input) -> int:
+    """Numbers that there are to work on: those of a format are its parameters."""
+    return x.n_params if isinstance(x, Format) else math.prod(x.shape)
+
+
+def _in_float64(*xs: Input) -> AbstractContextManager[Any]:
     if not scope_matters():
         return nullcontext()
     arrays: list[Array] = []

@@ -19,7 +19,7 @@ from tdecomp.decomposition.table import METHODS, Decomposition
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format
 from tdecomp.passes.residual import relative, residual_of_pair
-from tdecomp.passes.slices import check_matrices, check_shape, in_float64, mode_names, raw_slices
+from tdecomp.passes.slices import at_work, check_matrices, check_shape, mode_names, raw_slices
 from tdecomp.progress import Progress, part, silent
 from tdecomp.ranking.allocate import allocate
 from tdecomp.ranking.frontier import Frontier
@@ -230,7 +230,7 @@ def explore(
     chosen = _checked_formats(formats)
     _check(xs)
     counts = [[0] for _ in xs]
-    with in_float64(*xs):
+    with at_work(*xs):
         opened = [
             as_stack(x, mode_names(x, None if isinstance(x, Stack) else names), count)
             for x, count in zip(xs, counts, strict=True)

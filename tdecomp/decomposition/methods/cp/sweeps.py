@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tdecomp._threads import threads_by_size
 from tdecomp._xp import Array, double, namespace, sum_of_squares
 from tdecomp.decomposition.fit import Trace
 from tdecomp.progress import Progress, silent
@@ -155,6 +156,7 @@ def filled(x: Array, c: Components, entries: Array) -> Array:
     return model + entries * (double(x) - model)
 
 
+@threads_by_size
 def als(
     x: Array,
     start: Components,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tdecomp._threads import threads_by_size
 from tdecomp._xp import Array, adjoint, floor, sum_of_squares
 from tdecomp.decomposition.fit import Trace
 from tdecomp.decomposition.methods.train.sweeps import reshape, right_orthonormal
@@ -19,6 +20,7 @@ Swept = tuple[list[Array], Trace]
 """Cores ``(r, n, s)``, and how the sweeps went."""
 
 
+@threads_by_size
 def tt_als(
     x: Array,
     cores: Sequence[Array],

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tdecomp._threads import threads_by_size
 from tdecomp._xp import Array, adjoint, floor, namespace, sum_of_squares
 from tdecomp.decomposition.fit import Trace
 from tdecomp.decomposition.methods.tucker.hosvd import Bases, leading, project, sequential_bases
@@ -20,6 +21,7 @@ from tdecomp.tensor import unfold
 __all__ = ["format_bases", "hooi", "random_bases", "trimmed"]
 
 
+@threads_by_size
 def hooi(
     x: Array,
     bases: Bases,
