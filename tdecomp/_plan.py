@@ -10,14 +10,16 @@ from functools import lru_cache
 
 from opt_einsum.paths import auto, dynamic_programming
 
-from tdecomp._brief import brief, brief_count
+from tdecomp._brief import brief, brief_count, brief_list
 from tdecomp._xp import Array, namespace
+from tdecomp.drawing import Diagram, Drawable, DrawnProduct, DrawnTensor, Panel
 from tdecomp.errors import ArgumentError
 from tdecomp.modes import Equation, flatten
 
 __all__ = ["Optimizer", "Plan", "contract", "contract_two", "make_plan", "plan"]
 
 _AXES = 32  # letters, from which on those of size 1 are left out
+_WRITTEN = 12  # steps below a picture
 _LOOKED_AT = 1 << 26  # numbers: smaller arrays are formed without a look at the memory
 
 Optimizer = Callable[..., Iterable[Iterable[int]]]
@@ -29,7 +31,7 @@ Path optimizer objects of opt_einsum and of cotengra are such callables.
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
-class Plan:
+class Plan(Drawable):
     """An order of pairwise contractions, as data.
 
     Attributes
@@ -95,8 +97,11 @@ class Plan:
                 )
 
     def _written(self, letters: str) -> str:
+        return " ".join(self._named(letters))
+
+    def _named(self, letters: str) -> tuple[str, ...]:
         name = dict(self.names)
-        return " ".join(name.get(c, c) for c in letters)
+        return tuple(name.get(c, c) for c in letters)
 
     def __repr__(self) -> str:
         """One line; `str` writes out the steps."""
@@ -110,6 +115,24 @@ class Plan:
             terms = ", ".join(map(self._written, left.split(",")))
             lines.append(f"{terms} -> {self._written(output)}")
         return "\n".join([*lines, ", ".join(self._costs)])
+
+    def diagram(self) -> Diagram:
+        """What `td.draw` draws: the arrays by their numbers, and the steps below."""
+        sizes = {
+            name: str(n)
+            for letters, shape in self.operands
+            for name, n in zip(self._named(letters), shape, strict=True)
+        }
+        product = DrawnProduct(
+            nodes=tuple(
+                DrawnTensor(str(k), self._named(letters))
+                for k, (letters, _) in enumerate(self.operands)
+            ),
+            output=self._named(self.steps[-1][1].partition("->")[2]),
+            sizes=sizes,
+        )
+        notes = brief_list(str(self).split("\n"), most=_WRITTEN)
+        return Diagram((Panel(title="Plan", products=(product,), notes=tuple(notes)),))
 
     @property
     def _costs(self) -> tuple[str, str]:

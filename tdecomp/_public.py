@@ -31,6 +31,8 @@ from tdecomp.formats import Network as Network
 from tdecomp.formats import Sum as Sum
 from tdecomp.formats import Tucker as Tucker
 from tdecomp.formats import Tucker2 as Tucker2
+from tdecomp.picture import Picture as Picture
+from tdecomp.picture import draw as draw
 from tdecomp.stack import Group as Group
 from tdecomp.stack import Site as Site
 from tdecomp.stack import Stack as Stack
@@ -53,6 +55,7 @@ __all__ = [
     "LowRank",
     "Network",
     "NotReached",
+    "Picture",
     "Site",
     "SiteError",
     "Spectra",
@@ -64,6 +67,7 @@ __all__ = [
     "Tucker",
     "Tucker2",
     "decompose",
+    "draw",
     "explore",
     "load",
     "plan",

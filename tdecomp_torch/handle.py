@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tdecomp._brief import brief, brief_count
 from tdecomp.adapters import Bound, LoRAModule, Spec
 from tdecomp.adapters.site_grids import SiteGrid
+from tdecomp.drawing import Diagram, Drawable
 from tdecomp.errors import ArgumentError
 from tdecomp_torch.attached import AdaptedModule, Attached, Settings
 from tdecomp_torch.forward.pool import FactorPool
@@ -25,7 +26,7 @@ from tdecomp_torch.training.rates import param_groups
 __all__ = ["Adapter"]
 
 
-class Adapter:
+class Adapter(Drawable):
     """A method on a model; made by `attach`.
 
     Attributes
@@ -132,6 +133,10 @@ class Adapter:
             Names the module.
         """
         self.attached.check()
+
+    def diagram(self) -> Diagram:
+        """What `tdecomp.draw` draws: a panel for every group of weights."""
+        return Diagram(tuple(p for group in self.groups for p in group.diagram().panels))
 
     def __repr__(self) -> str:
         paths = {site.path for grid in self.grids for site in grid.sites}

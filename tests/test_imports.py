@@ -22,6 +22,7 @@ LEVELS = {
     "_equality": 1,
     "tensor": 1,
     "linalg": 1,
+    "drawing": 1,
     "_plan": 1,
     "ranking": 1,
     "formats": 2,
@@ -33,10 +34,11 @@ LEVELS = {
     "files": 6,
     "starts": 6,
     "jobs": 7,
-    "_public": 7,
-    "__init__": 8,
-    "cli": 8,
-    "__main__": 9,
+    "picture": 7,
+    "_public": 8,
+    "__init__": 9,
+    "cli": 9,
+    "__main__": 10,
 }
 TORCH_LEVELS = {
     "plainly": 0,
@@ -68,6 +70,7 @@ WITHIN = {
     ("_xp", "_backends"),
     ("modes", "errors"),
     ("linalg", "tensor"),
+    ("_plan", "drawing"),
 }  # inside one level
 HEAVY = ("torch", "jax", "cupy", "sympy", "matplotlib", "tensorly", "transformers", "peft")
 CLI_ONLY = ("typer", "click", "rich")

@@ -18,9 +18,11 @@ from tdecomp._xp import Array, namespace
 from tdecomp.adapters.from_weights import FROM_WEIGHTS, WeightRequest
 from tdecomp.adapters.grid import Grid
 from tdecomp.adapters.inits import Init
+from tdecomp.adapters.pictured import pictured
 from tdecomp.adapters.seeded import SEEDED, Request
 from tdecomp.adapters.spec import Spec
-from tdecomp.adapters.terms import Factor, Operand, Term
+from tdecomp.adapters.terms import SITE_MODES, Factor, Operand, Term
+from tdecomp.drawing import Diagram, Drawable, Panel
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format, Network, Sum
 from tdecomp.modes import Axis, Equation, flatten
@@ -32,7 +34,7 @@ WeightOf = Callable[[int], np.ndarray]
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
-class Bound:
+class Bound(Drawable):
     """An adapter on a grid of weights, all sizes known.
 
     Attributes
@@ -65,6 +67,22 @@ class Bound:
             brief_modes(tuple(self.ranks), tuple(self.ranks.values())),
             f"{self.n_trainable:,} trained, {self.n_frozen:,} frozen",
         )
+
+    def diagram(self) -> Diagram:
+        """What `td.draw` draws: every factor with the sizes of its axes."""
+        wrap = () if self.spec.wrap_rule is None else self.spec.wrap_rule.factors
+        weight = dict(zip(("out", "in"), self.grid.shape, strict=True))
+        products = pictured(
+            self.spec.terms,
+            self.spec.factors,
+            self.spec.output,
+            sites={*self.grid.rows, *SITE_MODES},
+            sizes=weight | {"site": self.grid.n_sites} | dict(self.sizes),
+            wrap=wrap,
+        )
+        title = f"{self.spec.name} on {self.grid.name}"
+        notes = (self.spec.equation, f"{self.n_trainable:,} trained, {self.n_frozen:,} frozen")
+        return Diagram((Panel(title=title, products=products, notes=notes),))
 
     @cached_property
     def factors(self) -> tuple[Factor, ...]:

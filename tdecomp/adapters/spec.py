@@ -19,10 +19,12 @@ from tdecomp._nearest import among, nearest
 from tdecomp.adapters.bases import BASES, PLAIN, Base
 from tdecomp.adapters.expressions import Expression
 from tdecomp.adapters.inits import Init
+from tdecomp.adapters.pictured import pictured
 from tdecomp.adapters.reading import check_words, read_equation, read_factors
 from tdecomp.adapters.terms import SIDES, SITE_MODES, TAKEN, Factor, Term, write_term
 from tdecomp.adapters.variants import of_single_heads, with_gate
 from tdecomp.adapters.wraps import WRAPS, Wrap
+from tdecomp.drawing import Diagram, Drawable, Panel
 from tdecomp.errors import ArgumentError
 from tdecomp.modes import Axis, flatten, write_axis
 
@@ -30,7 +32,7 @@ __all__ = ["Spec"]
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
-class Spec:
+class Spec(Drawable):
     """An adapter: how ΔW of every site is made of factors.
 
     Made by `parse`, which reads the equation and checks it.
@@ -249,6 +251,22 @@ class Spec:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.equation}"
+
+    def diagram(self) -> Diagram:
+        """What `td.draw` draws: every factor, what is shared, trained and frozen."""
+        wrap = () if self.wrap_rule is None else self.wrap_rule.factors
+        products = pictured(self.terms, self.factors, self.output, sites=SITE_MODES, wrap=wrap)
+        return Diagram((Panel(title=self.name, products=products, notes=self._notes),))
+
+    @property
+    def _notes(self) -> tuple[str, ...]:
+        """What the picture does not show: equation, base rule, scale, sizes of letters."""
+        lines = [self.equation, self.base_rule.says]
+        if self.wrap:
+            lines.append(f"its norm over {self.wrap} is trained apart")
+        lines.append(f"scale {self.scale}")
+        lines += [f"{name} = {text}" for name, text in self.where]
+        return tuple(lines)
 
     def factor(self, name: str) -> Factor:
         """Look up a factor by name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from tdecomp._brief import brief, brief_count
 from tdecomp._equality import ByValue
 from tdecomp._xp import Array
+from tdecomp.drawing import Diagram, Drawable
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format
 from tdecomp.passes.coordinates import Frame
@@ -55,7 +56,7 @@ class Trace:
 
 
 @dataclass(frozen=True, eq=False)
-class Fit(ByValue):
+class Fit(ByValue, Drawable):
     """A decomposition and its true error.
 
     Equal to another where every field is, the factors number by number.
@@ -102,12 +103,17 @@ class Fit(ByValue):
         """Stored numbers."""
         return self.tensor.n_params
 
+    def diagram(self) -> Diagram:
+        """What `td.draw` draws: the tensor, and its error as it was measured."""
+        (panel,) = self.tensor.diagram().panels
+        return Diagram((replace(panel, notes=(*panel.notes, f"error {self.error:.4g}")),))
+
     def __repr__(self) -> str:
         return brief("Fit", f"error {self.error:.4g}", repr(self.tensor))
 
 
 @dataclass(frozen=True)
-class Fits:
+class Fits(Drawable):
     """One `Fit` per stack of a model, and their total.
 
     Attributes
@@ -149,6 +155,12 @@ class Fits:
     def n_params(self) -> int:
         """Stored numbers over all fits."""
         return sum(f.n_params for f in self.fits)
+
+    def diagram(self) -> Diagram:
+        """What `td.draw` draws: one panel for each fit."""
+        panels = [panel for fit in self.fits for panel in fit.diagram().panels]
+        titled = (replace(p, title=f"{k}: {p.title}") for k, p in enumerate(panels))
+        return Diagram(tuple(titled))
 
 
 def make_fit(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce, singledispatch
 from typing import Any, ClassVar, Self
@@ -15,14 +15,15 @@ from tdecomp._backends import backend_of
 from tdecomp._brief import brief, brief_array, brief_count, brief_dtypes, brief_modes
 from tdecomp._equality import ByValue
 from tdecomp._xp import Array, check_held, find_dtype, is_followed, namespace, to_numpy, working
+from tdecomp.drawing import Diagram, Drawable, DrawnProduct, Panel, numbered
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import pairs, pytrees
 from tdecomp.formats.at_indices import IndexColumns, entries_of_network, is_whole, read_indices
 from tdecomp.formats.norms import MOST_FLOPS, norm_of_sites, orthogonal_norm
-from tdecomp.modes import Equation, parse_modes, positions, write_axis
+from tdecomp.modes import Equation, parse_modes, positions, words, write_axis
 from tdecomp.tensor import promoted
 
-__all__ = ["FORMATS", "Factored", "Format", "entries_of", "rows_at", "summand"]
+__all__ = ["FORMATS", "Factored", "Format", "entries_of", "products_of", "rows_at", "summand"]
 
 _FEW_SITES = 4096  # whose matrices are taken one by one
 
@@ -30,7 +31,7 @@ FORMATS: dict[str, type[Format]] = {}
 """Every format by the name that files carry; filled where the classes are made."""
 
 
-class Format(ByValue, ABC):
+class Format(ByValue, Drawable):
     """A tensor held as factors.
 
     A format names its modes and its arrays and says how they are contracted. The last two modes
@@ -158,6 +159,13 @@ class Format(ByValue, ABC):
             brief_count(self.n_params),
             brief_dtypes(arrays),
         )
+
+    def diagram(self) -> Diagram:
+        """What `td.draw` draws: the arrays, their modes and ranks."""
+        products = products_of(self)
+        equation = f"{' + '.join(p.terms for p in products)} -> {' '.join(self.modes)}"
+        notes = (equation, brief_count(self.n_params))
+        return Diagram((Panel(title=type(self).__name__, products=products, notes=notes),))
 
     @property
     @abstractmethod
@@ -459,6 +467,20 @@ def summand(fmt: Factored) -> pairs.Summand:
     """The network of a format as `pairs` takes it."""
     network = fmt.to_network()
     return pairs.Summand(network.equation, tuple(network.arrays.values()))
+
+
+@singledispatch
+def products_of(fmt: Format) -> tuple[DrawnProduct, ...]:
+    """What a picture shows of a format: its equation, arrays and sizes."""
+    sizes = fmt.equation.sizes([tuple(a.shape) for a in fmt.arrays.values()])
+    return (numbered(fmt.equation, sizes, tuple(fmt.arrays), _site_names(fmt.modes)),)
+
+
+def _site_names(modes: tuple[str, ...]) -> frozenset[str]:
+    """Names of the site modes, where the last two modes are those of a weight, or split."""
+    if not all(mode in ("out", "in") or mode[0] == "(" for mode in modes[-2:]):
+        return frozenset()
+    return frozenset({*modes[:-2], *words(modes[:-2])})
 
 
 @singledispatch

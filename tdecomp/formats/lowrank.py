@@ -14,9 +14,10 @@ from array_api_compat import device
 
 from tdecomp._brief import brief_ranks
 from tdecomp._xp import Array, namespace
+from tdecomp.drawing import DrawnProduct, DrawnTensor
 from tdecomp.errors import ArgumentError
 from tdecomp.formats.at_indices import IndexColumns
-from tdecomp.formats.base import Format, entries_of, summand
+from tdecomp.formats.base import Format, entries_of, products_of, summand
 from tdecomp.formats.equations import fresh
 from tdecomp.formats.fields import read_array, read_names, read_sizes
 from tdecomp.formats.network import Network
@@ -211,6 +212,24 @@ class LowRank(Shaped, leaves=("u", "s", "vh")):
     def columns(self, site: int) -> range:
         """Positions of a site's columns."""
         return range(self._ends[site], self._ends[site + 1])
+
+
+@products_of.register
+def _product_of_a_site(fmt: LowRank) -> tuple[DrawnProduct, ...]:
+    """The factors of one site; the site modes say that every site has its own."""
+    (r,) = fresh(["r"], fmt.modes)
+    *sites, out, in_ = fmt.modes
+    sizes = {mode: str(n) for mode, n in zip(fmt.modes, fmt.shape, strict=True)}
+    least, most = min(fmt.ranks, default=0), max(fmt.ranks, default=0)
+    axes = {"u": (out, r), "s": (r,), "vh": (r, in_)}
+    return (
+        DrawnProduct(
+            nodes=tuple(DrawnTensor(name, (*sites, *modes)) for name, modes in axes.items()),
+            output=fmt.modes,
+            sizes=sizes | {r: str(most) if least == most else f"{least} to {most}"},
+            sites=frozenset(sites),
+        ),
+    )
 
 
 @summand.register

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, Self
 
@@ -12,8 +12,9 @@ from array_api_compat import device
 
 from tdecomp._brief import brief_list
 from tdecomp._xp import Array, namespace
+from tdecomp.drawing import DrawnProduct
 from tdecomp.errors import ArgumentError
-from tdecomp.formats.base import FORMATS, Factored, Format, rows_at
+from tdecomp.formats.base import FORMATS, Factored, Format, products_of, rows_at
 from tdecomp.formats.equations import fresh, rename
 from tdecomp.formats.network import Network, as_network, through_shorter_side
 from tdecomp.formats.pairs import BareNetwork, refined
@@ -180,6 +181,16 @@ class Sum(Format, leaves=("parts",), holds_sums=True):
 
     def _summands(self) -> tuple[Factored, ...]:
         return tuple(one for part in self.parts for one in part._summands())
+
+
+@products_of.register
+def _products_of_parts(fmt: Sum) -> tuple[DrawnProduct, ...]:
+    """Those of every part, one after the other."""
+    found: list[DrawnProduct] = []
+    for k, part in enumerate(fmt.parts):
+        first, *rest = products_of(part)
+        found += [replace(first, sign="+" if k else first.sign), *rest]
+    return tuple(found)
 
 
 @rows_at.register

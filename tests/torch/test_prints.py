@@ -54,5 +54,11 @@ def test_all_that_an_adapter_holds_prints_as_one_short_line(adapter):
         assert len(repr(one)) < 200, type(one)
 
 
+def test_a_notebook_shows_a_panel_for_every_group(adapter):
+    html = adapter._repr_html_()
+    assert all(f"lotr on {group.grid.name}<" in html for group in adapter.groups)
+    assert "core" in html
+
+
 def test_settings_tell_what_was_given(adapter):
     assert repr(adapter.settings) == "Settings(rank=3, tokens=64)"
