@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test examples lint format kills bench bench-long fuzz clean
+.PHONY: demo test notebooks examples lint format kills bench bench-long fuzz clean
 
 demo: .venv/ready
 	$(BIN)/python docs/demo/run.py
@@ -11,6 +11,10 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto  # one core per worker
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m "slow or gpu"
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kernels  # a quick part, on another kernel of OpenBLAS
+
+# Runs the notebooks of docs/notebooks and keeps what they show.
+notebooks: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python docs/notebooks/run.py
 
 # The property tests on examples of their own; `make test` draws the same ones every time.
 examples: .venv/ready

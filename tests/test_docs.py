@@ -13,6 +13,7 @@ from tdecomp.cli.commands import app
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 SOURCES = [
     p for d in ("tdecomp", "tdecomp_torch", "theory") for p in sorted((ROOT / d).rglob("*.py"))
 ]
@@ -22,7 +23,7 @@ def test_every_citation_is_in_the_bibliography():
     known = set(re.findall(r"@\w+\{(\w+),", (ROOT / "docs" / "references.bib").read_text()))
     cited = {
         key
-        for path in (*SOURCES, *DOCUMENTS)
+        for path in (*SOURCES, *DOCUMENTS, *NOTEBOOKS)
         for key in re.findall(r"\[([a-z]+(?:19|20)\d\d[a-z]*)\]", path.read_text(encoding="utf-8"))
     }
     assert cited
