@@ -62,6 +62,8 @@ class Backend:
         Whether that context may be other than none.
     writable
         Whether parts of an array can be assigned to.
+    compiles_by_shape
+        Whether every step on an array is compiled anew for every shape, and numpy can stand in.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Backend:
     scope: Callable[[Sequence[Any]], AbstractContextManager[Any]] = nullcontext
     scope_matters: Callable[[], bool] = _no
     writable: bool = True
+    compiles_by_shape: Callable[[Any], bool] = _no
 
 
 def backend_of(x: object) -> Backend:
@@ -205,6 +208,7 @@ BACKENDS = (
         scope=_jax_scope,
         scope_matters=lambda: _library("jax") is not None,
         writable=False,
+        compiles_by_shape=lambda x: len(x.devices()) == 1,
     ),
     Backend(
         name="cupy",

@@ -11,6 +11,7 @@ import numpy as np
 
 from tdecomp._xp import tol
 from tdecomp.decomposition.fit import Fit, Fits
+from tdecomp.decomposition.in_numpy import by_numpy, wants_numpy
 from tdecomp.decomposition.method import Analysis, Choice, Method, Share, TooNarrow
 from tdecomp.errors import ArgumentError, NotReached
 from tdecomp.passes.data import Data, open_data
@@ -51,6 +52,8 @@ def run(
         raise ArgumentError("nothing to decompose: no array or stack was given")
     for x in xs:
         check_shape(x)
+    if wants_numpy(method, xs):
+        return by_numpy(lambda arrays: run(method, arrays, target, progress), xs)
     with at_work(*xs):
         data = [open_data(x, method.names, keep=len(xs) == 1) for x in xs]
         return _Run(method, data, progress, target.rank_max).meet(target)
