@@ -22,7 +22,6 @@ from tdecomp.ranking.rounding import first_least
 __all__ = ["SHORT", "CPIteration", "Spectra", "components_of", "cp_tensor", "solve_cp"]
 
 SHORT = 10  # sweeps for a start: of another format, or of the components that one lacks
-_ON_CORE = 100  # sweeps at most on a core that loses something, before those on the data
 _SMALL = 1 << 22  # numbers up to which the whole tensor is widened to float64
 
 
@@ -38,6 +37,8 @@ class CPIteration:
         Whether the start named `init` is tried beside the one that is given.
     outside
         Squared norm of what the tensor to fit lacks of the one to count errors by.
+    n_on_core
+        Sweeps on a core that loses something, before those on the data.
     """
 
     init: str
@@ -51,6 +52,7 @@ class CPIteration:
     entries: Array | None = None
     also: bool = False
     outside: float = 0.0
+    n_on_core: int = 100
 
 
 Spectra = dict[int, np.ndarray]
@@ -116,7 +118,9 @@ def _grown(x: Array, rank: int, c: Components, iteration: CPIteration) -> Compon
     left = x - namespace(x).astype(dense_of(c), x.dtype)
     if iteration.entries is not None:
         left = namespace(x).where(iteration.entries > 0, left, 0 * left)
-    short = replace(iteration, n_iter_max=SHORT, n_restarts=1, also=False, outside=0.0)
+    short = replace(
+        iteration, n_iter_max=SHORT, n_on_core=SHORT, n_restarts=1, also=False, outside=0.0
+    )
     more, _, _ = solve_cp(left, rank - c.rank, None, short, silent)
     return c.joined(more)
 
@@ -174,14 +178,14 @@ class _Cored:
     def solved(self, start: Components, progress: Progress) -> tuple[Components, float, Trace]:
         """The components that one start leads to, and their squared error on the data.
 
-        On a core that loses something a few sweeps only come close; all that were asked for follow
-        on the data, so that more of them are never worse.
+        On a core that loses something sweeps only come close, as many whatever was asked for; those
+        that were follow on the data, so that more of them are never worse.
         """
         n = self.iteration.n_iter_max
         found, residual, trace = self._swept(
             self.core,
             start,
-            n if self.lossless else min(n, _ON_CORE),
+            n if self.lossless else self.iteration.n_on_core,
             self.lost + self.iteration.outside,
             part(progress, 0, 1 if self.lossless else 0.3),
         )

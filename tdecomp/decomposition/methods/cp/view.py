@@ -124,7 +124,9 @@ class CPView:
         if isinstance(self.start, CP):
             return _components(self.start)
         if self.start is not None:
-            short = replace(self.iteration, n_iter_max=SHORT, n_restarts=1, entries=None)
+            short = replace(
+                self.iteration, n_iter_max=SHORT, n_on_core=SHORT, n_restarts=1, entries=None
+            )
             return solve_cp(dense(self.start.to_dense()), rank, None, short, silent)[0]
         return None
 
