@@ -16,4 +16,19 @@ WRONG = {
         2: "very_near = in_two_terms(1e3)",
         3: "n_products = 16**3",
     },
+    "04": {
+        1: "order = range(8)",
+        2: "n_of_sums = train_of_sums().n_params + 1",
+        3: "def rain_on(train, k):\n    return total(train, [2])",
+    },
+    "05": {
+        1: "def stable_rank(matrix):\n    return np.linalg.matrix_rank(matrix)",
+        2: "standing_out = 3",
+        3: "equal_rank = 4",
+    },
+    "06": {
+        1: "n_operations = 160_300",
+        2: "def kron_times(a, b, x):\n    return np.kron(b, a) @ x",
+        3: "n_tokens = 3490",
+    },
 }
