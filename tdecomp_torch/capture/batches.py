@@ -63,10 +63,11 @@ def loss_of(model: nn.Module, batch: Any) -> Tensor:
     return loss
 
 
-def sampled(seed: int) -> BatchLoss:
+def sampled(seed: int, mask: TokenMask | None = None) -> BatchLoss:
     """Cross entropy of labels drawn from what the model predicts, for the true Fisher matrix.
 
-    Every position is one draw; the loss is their mean.
+    Every position that counts is one draw; the loss is their mean. Where the logits are not over
+    examples and tokens (one prediction for every example), all of them count.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -77,12 +78,21 @@ def sampled(seed: int) -> BatchLoss:
                 'labels="model" draws labels from logits, and the model gives none: give'
                 " loss=lambda model, batch: ..."
             )
-        rows = logits.reshape(-1, logits.shape[-1]).float()  # (draw, class)
+        rows = _that_count(logits, None if mask is None else mask(batch)).float()  # (draw, class)
         chances = rows.detach().softmax(dim=1).cpu()
         drawn = torch.multinomial(chances, 1, generator=generator)[:, 0].to(rows.device)
         return torch.nn.functional.cross_entropy(rows, drawn)
 
     return loss
+
+
+def _that_count(logits: Tensor, counts: Tensor | None) -> Tensor:
+    """Logits of the positions that count, ``(position, class)``."""
+    if counts is None or logits.shape[:-1] != counts.shape:
+        return logits.reshape(-1, logits.shape[-1])
+    if not bool(counts.any()):
+        raise ArgumentError("the mask leaves no token of a batch: there is no label to draw")
+    return logits[counts.bool().to(logits.device)]
 
 
 def mask_of(batch: Any) -> Tensor | None:

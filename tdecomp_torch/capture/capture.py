@@ -135,7 +135,8 @@ def capture(
         ``loss(model, batch)``, a scalar; default: ``model(**batch).loss``. Moments of inputs alone
         need no loss: the forward pass is run.
     labels
-        ``"model"`` draws labels from the model's logits in the place of the given ones.
+        ``"model"`` draws labels from the model's logits in the place of the given ones, at the
+        tokens that count by `mask`.
     steps
         Batches at most.
     passes
@@ -143,7 +144,7 @@ def capture(
     mask
         ``mask(batch)``: true for tokens that count as inputs, ``(example, token)``; default: the
         ``attention_mask`` of the batch, if it has one. Gradients are those of the loss, whatever
-        the mask.
+        the mask; no label is drawn elsewhere.
     dropout
         Leave the model in the mode it is in; default: evaluation.
     seed
@@ -218,7 +219,9 @@ def capture_sites(
             )
     run = _Capturing(own, sites, wanted)
     model, device = inventory.model, computing_device(inventory.model)
-    loss = wanted.loss or (sampled(wanted.seed) if wanted.labels == "model" else loss_of)
+    loss = wanted.loss or loss_of
+    if wanted.loss is None and wanted.labels == "model":
+        loss = sampled(wanted.seed, wanted.mask)
     total = run.passes * len(batches)
     losses: list[float] = []
     with as_it_was(model, dropout=wanted.dropout):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -84,7 +86,7 @@ MODELS = {
     "fused": (lambda: seeded(Fused).double(), BATCHES),
     "twice": (lambda: seeded(Twice).double(), [inputs(1, 64, 6, seed=k) for k in range(3)]),
 }
-EVERYTHING = {"targets": r".*"}
+TAGGED = ["inner", "outer"]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -135,6 +137,51 @@ def test_masked_tokens_count_for_no_moment_and_gradients_stay_those_of_the_loss(
     assert own.tokens == len(x) == 21
     assert_close(torch.as_tensor(own.whole), x.T @ x)
     assert_gradients(found, gradients_of(model, BATCHES))
+
+
+class Tagger(nn.Module):
+    """A class for every token, or for every example, as models of transformers give them."""
+
+    def __init__(self, *, of_tokens: bool = True):
+        super().__init__()
+        self.inner, self.outer, self.of_tokens = nn.Linear(6, 5), nn.Linear(5, 4), of_tokens
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> SimpleNamespace:
+        hidden = torch.tanh(self.inner(x))
+        if not self.of_tokens:
+            weights = torch.ones_like(x[..., :1]) if attention_mask is None else attention_mask
+            hidden = (hidden * weights.reshape(*x.shape[:2], 1)).sum(1)
+        return SimpleNamespace(logits=self.outer(hidden))
+
+
+def test_no_label_is_drawn_where_tokens_are_padding():
+    """Padded batches give what the same tokens without padding give."""
+    model = seeded(Tagger).double()
+    mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
+    x = inputs(2, 3, 4, 6)
+    padded = [{"x": own, "attention_mask": mask} for own in x]
+    tokens = [{"x": own[mask.bool()][None]} for own in x]
+    options: dict[str, Any] = {"labels": "model", "gradients": "whole", "targets": TAGGED}
+    found, expected = (capture(model, batches, **options) for batches in (padded, tokens))
+    assert found.losses == pytest.approx(expected.losses)
+    for path, site in found.sites.items():
+        other = expected.sites[path]
+        assert_close(*(torch.as_tensor(s.gradient.whole()) for s in (site, other)))
+    assert np.abs(found.gradient_of("inner").whole()).max() > 1e-3
+    nothing = [{"x": x[0], "attention_mask": 0 * mask}]
+    with pytest.raises(ArgumentError, match="leaves no token of a batch"):
+        capture(model, nothing, **options)
+
+
+def test_one_label_is_drawn_for_every_example_whatever_its_mask():
+    model = seeded(partial(Tagger, of_tokens=False)).double()
+    mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
+    batch = {"x": inputs(3, 4, 6), "attention_mask": mask}
+    (value,) = capture(model, [batch], labels="model", gradients=2, targets=TAGGED).losses
+    rows = model(**batch).logits.log_softmax(1).detach()
+    picks = itertools.product(range(4), repeat=3)
+    means = [-float(sum(rows[k, c] for k, c in enumerate(pick))) / 3 for pick in picks]
+    assert min(abs(value - mean) for mean in means) < 1e-5
 
 
 def test_few_directions_hold_the_second_moment_up_to_their_bound():
