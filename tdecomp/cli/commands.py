@@ -434,6 +434,42 @@ def info(out: Out, quiet: Quiet = False, as_json: Json = False) -> None:
     screen.report(report.to_json())
 
 
+@app.command(
+    no_args_is_help=True,
+    epilog=examples("report OUT -o report.html", "report table.json OUT -o report.html"),
+)
+def report(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folders that 'decompose' wrote, and files that 'explore -o' wrote.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="HTML file to write.",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ],
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Draw factors and explorations on one page that needs no network and no scripts."""
+    screen = Screen(quiet, as_json)
+    with screen.steps() as progress:
+        made = jobs.report(sources, out, overwrite=overwrite, progress=progress)
+    screen.lines([f"Written to {out}."])
+    screen.report(made.to_json())
+
+
 Name = Annotated[
     str | None,
     typer.Argument(metavar="NAME", help="Show one row, whole.", show_default=False),

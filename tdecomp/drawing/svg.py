@@ -9,7 +9,18 @@ from tdecomp.drawing.geometry import Box, Spot
 from tdecomp.drawing.style import LIGHT, STYLE
 from tdecomp.drawing.text import FONT, clean
 
-__all__ = ["document", "element", "fill", "line", "number", "path", "rectangle", "text"]
+__all__ = [
+    "both",
+    "document",
+    "element",
+    "fill",
+    "line",
+    "number",
+    "path",
+    "polygon",
+    "rectangle",
+    "text",
+]
 
 
 def element(name: str, content: str = "", /, **attributes: str | float) -> str:
@@ -48,6 +59,12 @@ def line(colour: str) -> dict[str, str]:
     return {"class_": f"td-line-{colour}", "stroke": LIGHT[colour]}
 
 
+def both(inside: str, outline: str) -> dict[str, str]:
+    """Attributes of a shape in two of the colours, neither of them ``ink``."""
+    a, b = fill(inside), line(outline)
+    return a | b | {"class_": f"{a['class_']} {b['class_']}"}
+
+
 def text(
     content: str,
     at: Spot,
@@ -75,14 +92,24 @@ def rectangle(box: Box, **attributes: str | float) -> str:
     return element("rect", x=box.left, y=box.top, width=box.width, height=box.height, **attributes)
 
 
+def polygon(points: Sequence[Spot], **attributes: str | float) -> str:
+    """A closed shape through some points."""
+    return element("polygon", points=_points(points), **attributes)
+
+
 def path(points: Sequence[Spot], **attributes: str | float) -> str:
     """A line through some points."""
-    written = " ".join(f"{number(p.x)},{number(p.y)}" for p in points)
-    return element("polyline", points=written, fill="none", **attributes)
+    return element("polyline", points=_points(points), fill="none", **attributes)
 
 
-def document(parts: Iterable[str], *, width: float, height: float, title: str) -> str:
-    """A whole picture on its ground; as wide as the page allows, never wider than it is."""
+def _points(points: Sequence[Spot]) -> str:
+    return " ".join(f"{number(p.x)},{number(p.y)}" for p in points)
+
+
+def document(
+    parts: Iterable[str], *, width: float, height: float, title: str, grow: float = 1.0
+) -> str:
+    """A whole picture on its ground, `grow` times as large where the page is wide enough."""
     ground = rectangle(Box(0, 0, width, height), rx=6, **fill("ground"))
     said = element("title", escape(clean(title)) or "picture")
     return element(
@@ -91,8 +118,8 @@ def document(parts: Iterable[str], *, width: float, height: float, title: str) -
         xmlns="http://www.w3.org/2000/svg",
         class_="td-picture",
         viewBox=f"0 0 {number(width)} {number(height)}",
-        width=width,
-        height=height,
+        width=grow * width,
+        height=grow * height,
         style="max-width:100%;height:auto",
         color=LIGHT["ink"],
         font_family=FONT,

@@ -16,6 +16,9 @@ from tdecomp.jobs.exporting import export as export
 from tdecomp.jobs.inspecting import InspectReport as InspectReport
 from tdecomp.jobs.inspecting import inspect as inspect
 from tdecomp.jobs.machine import Machine as Machine
+from tdecomp.jobs.reporting import PageReport as PageReport
+from tdecomp.jobs.reporting import PageSource as PageSource
+from tdecomp.jobs.reporting import report as report
 from tdecomp.jobs.stored_factors import FactorsReport as FactorsReport
 from tdecomp.jobs.stored_factors import info as info
 from tdecomp.jobs.verifying import VerifyReport as VerifyReport
@@ -31,6 +34,8 @@ __all__ = [
     "InspectReport",
     "LoraOptions",
     "Machine",
+    "PageReport",
+    "PageSource",
     "Selection",
     "VerifyReport",
     "apply",
@@ -39,5 +44,6 @@ __all__ = [
     "export",
     "info",
     "inspect",
+    "report",
     "verify",
 ]

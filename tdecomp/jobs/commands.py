@@ -5,13 +5,24 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from tdecomp.errors import ArgumentError
+from tdecomp.files.dtypes import NAMES
+from tdecomp.files.factors import Factors
 from tdecomp.stack import Selection, Targets, parse_targets
 
-__all__ = ["decompose_command", "typed_layers"]
+__all__ = [
+    "decompose_command",
+    "explore_command",
+    "remaking_command",
+    "report_command",
+    "typed",
+    "typed_layers",
+    "verify_command",
+]
 
 
 def decompose_command(
@@ -31,7 +42,90 @@ def decompose_command(
     line = ["tdecomp", "decompose", _as_path(str(base)), _as_path(str(tuned)), "-o", "OUT"]
     line += _options(selection, with_share="--share" not in words)
     line += ["--allow-missing"] * allow_missing
-    return " ".join(map(_quoted, [*line, *words]))
+    return typed(*line, *words)
+
+
+def explore_command(
+    base: str | Path,
+    tuned: str | Path,
+    selection: Selection,
+    *,
+    budgets: Sequence[int],
+    methods: Sequence[str] | None = None,
+    allow_missing: bool = False,
+) -> str:
+    """The command that compares formats for the same sites within these budgets.
+
+    >>> explore_command("A", "B", Selection(), budgets=[60000, 240000], methods=["svd", "tucker"])
+    'tdecomp explore A B --budget 60000 --budget 240000 --method svd,tucker'
+    """
+    words = [word for budget in budgets for word in ("--budget", str(budget))]
+    words += [] if methods is None else ["--method", ",".join(methods)]
+    options = _options(selection, with_share=True)
+    return typed(
+        "tdecomp",
+        "explore",
+        _as_path(str(base)),
+        _as_path(str(tuned)),
+        *options,
+        *["--allow-missing"] * allow_missing,
+        *words,
+    )
+
+
+def remaking_command(factors: Factors) -> str | None:
+    """The command that made factors, as far as their file tells; None where it does not."""
+    asked = factors.options
+    paths = [factors.sources.get(name, {}).get("path") for name in ("base", "tuned")]
+    try:
+        base, tuned = (str(path) for path in paths if path)
+        words = ["--method", factors.method, *_how_small(asked)]
+        if factors.dtype != "F32":
+            words += ["--dtype", NAMES[factors.dtype]]
+        share = asked.get("share")
+        selection = Selection(
+            targets=asked.get("targets"),
+            exclude=asked.get("exclude"),
+            layers=asked.get("layers"),
+            patterns=tuple(asked.get("patterns") or ()),
+            share=None if share is None else tuple(share),
+        )
+        return decompose_command(
+            base, tuned, selection, words, allow_missing=any(site for *_, site in factors.unknown)
+        )
+    except (ArgumentError, AttributeError, KeyError, TypeError, ValueError):
+        return None  # the options may be any JSON
+
+
+def _how_small(asked: Mapping[str, Any]) -> Iterator[str]:
+    if asked.get("modes") is not None:
+        yield f"--modes={','.join(map(str, asked['modes']))}"
+    rank = asked.get("rank")
+    if isinstance(rank, Mapping):
+        named = cast("Mapping[str, Any]", rank)
+        rank = [f"{mode}={int(n)}" for mode, n in named.items()]
+    if rank is not None:
+        each = cast("list[Any]", rank) if isinstance(rank, list) else [rank]
+        yield f"--rank={','.join(map(str, each))}"
+    for name in ("error", "budget", "rank_max"):
+        if asked.get(name) is not None:
+            yield f"--{name.replace('_', '-')}={asked[name]}"
+
+
+def report_command(sources: Sequence[str | Path], out: str | Path) -> str:
+    """The command that writes a page on these."""
+    paths = [_as_path(str(path)) for path in sources]
+    return typed("tdecomp", "report", *paths, "-o", _as_path(str(out)))
+
+
+def verify_command(out: str | Path, base: str | Path, tuned: str | Path) -> str:
+    """The command that measures factors again."""
+    return typed("tdecomp", "verify", *(_as_path(str(path)) for path in (out, base, tuned)))
+
+
+def typed(*words: str | Path) -> str:
+    """A command as it is typed in a shell."""
+    return " ".join(_quoted(str(word)) for word in words)
 
 
 def _options(selection: Selection, *, with_share: bool) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,17 +16,26 @@ from tdecomp.files.atomic import output_file
 from tdecomp.files.checkpoint import check_unchanged
 from tdecomp.files.delta import Delta, open_delta
 from tdecomp.files.ours import is_json
-from tdecomp.jobs.commands import decompose_command
+from tdecomp.jobs.commands import decompose_command, explore_command
 from tdecomp.jobs.machine import HERE, Machine
 from tdecomp.jobs.methods import EXPLORED, METHODS, named
-from tdecomp.jobs.reports import Report, Unknown
+from tdecomp.jobs.reports import OPTIONAL, Report, Unknown
 from tdecomp.jobs.steps import StepProgress, of_step, untold
 from tdecomp.stack import Group, Selection
 from tdecomp.stack.selection import EVERYTHING
 
-__all__ = ["BestWithin", "CandidateErrors", "ExploreReport", "ExploredGroup", "explore"]
+__all__ = [
+    "MADE_BY_EXPLORE",
+    "BestWithin",
+    "CandidateErrors",
+    "ErrorWithin",
+    "ExploreReport",
+    "ExploredGroup",
+    "explore",
+]
 
-_MADE_BY = "tdecomp explore"  # by which its report is known again
+MADE_BY_EXPLORE = "tdecomp explore"
+"""By which its report is known again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +121,8 @@ class ExploreReport(Report):
         How often every matrix was read.
     budgets, rows, winners
         Numbers to store; a row per candidate; a winner per budget.
+    command
+        Of the command line, that finds the same; None in reports written before there was one.
     """
 
     made_by: str
@@ -125,6 +136,7 @@ class ExploreReport(Report):
     rows: tuple[CandidateErrors, ...]
     winners: tuple[BestWithin, ...]
     notes: tuple[str, ...]
+    command: str | None = field(default=None, metadata=OPTIONAL)
 
 
 def explore(
@@ -178,7 +190,7 @@ def explore(
     with ExitStack() as stack:
         file = None
         if out is not None:
-            ours = partial(is_json, made_by=_MADE_BY)
+            ours = partial(is_json, made_by=MADE_BY_EXPLORE)
             file = stack.enter_context(
                 output_file(out, ours=ours, overwrite=overwrite, inputs=[base, tuned])
             )
@@ -192,7 +204,15 @@ def explore(
         check_unchanged(delta.pair.base)
         check_unchanged(delta.pair.tuned)
         typed = partial(decompose_command, base, tuned, selection, allow_missing=allow_missing)
-        report = _report(found, delta, typed)
+        again = explore_command(
+            base,
+            tuned,
+            selection,
+            budgets=found.budgets,
+            methods=methods,
+            allow_missing=allow_missing,
+        )
+        report = replace(_report(found, delta, typed), command=again)
         if file is not None:
             file.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
     return report
@@ -205,7 +225,7 @@ def _report(
     rows = tuple(_candidate(row, delta.groups) for row in found.rows)
     options = {row.name: row.options for row in rows}
     return ExploreReport(
-        made_by=_MADE_BY,
+        made_by=MADE_BY_EXPLORE,
         unknown=tuple(Unknown(tensor=r.tensor, reason=r.reason, site=r.site) for r in unknown),
         family=delta.survey.family,
         groups=tuple(

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, cast
 
 from tdecomp.decomposition import relative
 
-__all__ = ["IN_PYTHON_ONLY", "OPTIONAL", "Report", "Unknown", "relative_error", "unknown_of"]
+__all__ = [
+    "IN_PYTHON_ONLY",
+    "OPTIONAL",
+    "Report",
+    "Unknown",
+    "relative_error",
+    "unknown_of",
+    "without_numbers",
+]
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")  # a layer or expert inside a name
 
 IN_PYTHON_ONLY: Mapping[str, Any] = {"in JSON": False}
 """Metadata of a field that `Report.to_json` leaves out."""
@@ -50,6 +61,15 @@ def unknown_of(rows: Iterable[tuple[str, str, bool]]) -> tuple[Unknown, ...]:
 def relative_error(residuals: Iterable[float], energies: Iterable[float]) -> float:
     """Relative error of a whole, from squared residuals and squared norms of its parts."""
     return relative(sum(map(float, residuals)), sum(map(float, energies)))
+
+
+def without_numbers(name: str) -> str:
+    """The name of a tensor with a star for every layer or expert in it.
+
+    >>> without_numbers("model.layers.3.norm.weight")
+    'model.layers.*.norm.weight'
+    """
+    return _NUMBER.sub("*", name)
 
 
 def _plain(value: Any) -> Any:

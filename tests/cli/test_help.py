@@ -26,6 +26,7 @@ PANELS = {
     "apply": ("Output",),
     "export": ("Output",),
     "info": ("Output",),
+    "report": ("Output",),
     "adapters": ("Output",),
     "heal": ("Texts", "How it learns", "Where it runs", "Output"),
     "capture": ("Texts", "What is captured", "Which weights", "Where it runs", "Output"),

@@ -69,6 +69,7 @@ _FACTORS: tuple[Words, ...] = (
     ("apply", "{x}", "{home}/tuned", "-o", "{out}", "--dtype", "float16"),
     ("export", "{x}", "--lora", "{out}"),
     ("export", "{x}", "--lora", "{out}", "--rank-pattern", "--lora-rank", "1", "--json"),
+    ("report", "{x}", "-o", "{out}"),
     ("inspect", "{x}"),
 )
 _AGAIN: tuple[Words, ...] = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -12,11 +11,9 @@ from rich.text import Text
 from tdecomp.cli.screen import printable
 from tdecomp.jobs.decomposing import NotCovered
 from tdecomp.jobs.inspecting import LeftOut
-from tdecomp.jobs.reports import Unknown
+from tdecomp.jobs.reports import Unknown, without_numbers
 
 __all__ = ["left_out_table", "name_cell", "not_covered_table", "plain_table", "unknown_lines"]
-
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")  # a layer or expert inside a name
 
 _Kind = tuple[str, str]
 """A name without its numbers, and the reason."""
@@ -44,7 +41,7 @@ def left_out_table(rows: Sequence[LeftOut]) -> Table:
     reasons: dict[str, dict[str, int]] = {}
     for row in rows:
         names = reasons.setdefault(row.reason, {})
-        name = _without_numbers(row.tensor)
+        name = without_numbers(row.tensor)
         names[name] = names.get(name, 0) + 1
     for reason, names in reasons.items():
         table.add_section()
@@ -60,7 +57,7 @@ def not_covered_table(rows: Sequence[NotCovered], *, limit: int) -> Table:
     table = plain_table("not covered", "tensors", "reason", right=["count", of])
     alike: dict[_Kind, list[float | None]] = {}
     for row in rows:
-        kind = _without_numbers(row.tensor), row.reason
+        kind = without_numbers(row.tensor), row.reason
         alike.setdefault(kind, []).append(row.energy_share)
     ordered = sorted(alike.items(), key=lambda item: _order(item[1]))
     for (name, reason), shares in ordered[:limit]:
@@ -82,10 +79,6 @@ def unknown_lines(rows: Sequence[Unknown]) -> list[str]:
         f"Unknown: what changed in {many}{among} is in no figure here, "
         f"e.g. {first.tensor} ({first.reason})."
     ]
-
-
-def _without_numbers(name: str) -> str:
-    return _NUMBER.sub("*", name)
 
 
 def _order(shares: Sequence[float | None]) -> float:
