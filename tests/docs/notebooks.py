@@ -35,28 +35,34 @@ class Shown:
 
 
 class Session:
-    """One namespace, in the folder of the notebooks, as a kernel has it."""
+    """One namespace, as a kernel has it, in the folder of the notebooks or in the place of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path = FOLDER) -> None:
+        self.folder = folder
         self.names: dict[str, Any] = {"__name__": "__main__"}
 
     def run(self, source: str) -> Shown:
         """Run the source of a cell."""
         tree = ast.parse(source)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        with _as_in_a_kernel() as pictures, contextlib.redirect_stdout(io.StringIO()) as printed:
+        with (
+            _as_in_a_kernel(self.folder) as pictures,
+            contextlib.redirect_stdout(io.StringIO()) as printed,
+        ):
             exec(compile(tree, "cell", "exec"), self.names)
             if last is not None:
                 value = eval(compile(ast.Expression(last.value), "cell", "eval"), self.names)
-                if value is not None:
+                if hasattr(value, "_repr_svg_"):
+                    pictures.append(value)
+                elif value is not None:
                     print(repr(value))
         return Shown(printed.getvalue(), len(pictures))
 
 
 @contextlib.contextmanager
-def _as_in_a_kernel():
-    """The folder, its modules and its style; pictures are drawn, and listed in their order."""
-    pictures: list[int] = []
+def _as_in_a_kernel(folder: Path):
+    """The folder, the modules and the style; pictures are drawn, and listed in their order."""
+    pictures: list[Any] = []
 
     def show() -> None:
         for number in plt.get_fignums():
@@ -67,7 +73,7 @@ def _as_in_a_kernel():
     shows, plt.show = plt.show, show
     sys.path.insert(0, str(FOLDER))
     try:
-        with contextlib.chdir(FOLDER), matplotlib.rc_context(fname=FOLDER / "matplotlibrc"):
+        with contextlib.chdir(folder), matplotlib.rc_context(fname=FOLDER / "matplotlibrc"):
             yield pictures
     finally:
         plt.show = shows
@@ -90,11 +96,9 @@ class Notebook:
         """What the file says its cells show."""
         return [_committed(cell) for cell in self.code]
 
-    @cached_property
-    def run(self) -> tuple[list[Shown], Session]:
-        """What the cells show when run in order, and the session after the last."""
-        session = Session()
-        return [session.run(source) for source in self.sources], session
+    def run(self, session: Session) -> list[Shown]:
+        """What the cells show when run in order."""
+        return [session.run(source) for source in self.sources]
 
     @property
     def exercises(self) -> list[tuple[int, int]]:
@@ -102,9 +106,8 @@ class Notebook:
         starts = [(ANSWER.match(source), k) for k, source in enumerate(self.sources)]
         return [(int(start[1]), k) for start, k in starts if start]
 
-    def answered(self, place: int, answer: str) -> str:
+    def answered(self, session: Session, place: int, answer: str) -> str:
         """What the check says of another answer in the place of the one at `place`."""
-        session = self.run[1]
         session.run(answer)
         return session.run(self.sources[place + 1]).text
 
@@ -124,9 +127,12 @@ def _committed(cell: dict[str, Any]) -> Shown:
 
 def same_text(a: str, b: str) -> bool:
     """Whether two texts agree in words, whole numbers, and decimals up to their last digit."""
-    if "".join(NUMBER.sub("#", a).split()) != "".join(NUMBER.sub("#", b).split()):
-        return False
-    return all(map(_same_number, NUMBER.findall(a), NUMBER.findall(b)))
+    return same_form(a, b) and all(map(_same_number, NUMBER.findall(a), NUMBER.findall(b)))
+
+
+def same_form(a: str, b: str) -> bool:
+    """Whether two texts are the same but for numbers and spaces."""
+    return "".join(NUMBER.sub("#", a).split()) == "".join(NUMBER.sub("#", b).split())
 
 
 def _same_number(a: str, b: str) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 
-from tests.docs.notebooks import FOLDER, Notebook, Session, same_text
+from tests.docs.notebooks import FOLDER, Notebook, Session, same_form, same_text
 from tests.docs.wrong_answers import WRONG
 
 PATHS = sorted(FOLDER.glob("*.ipynb"))
-SLOW: set[str] = set()
+DELTAS = "07"
+SLOW = {"09"}
 READ = [Notebook(path) for path in PATHS]
 RUN = [
     pytest.param(
@@ -19,6 +22,7 @@ RUN = [
         marks=[pytest.mark.slow] if notebook.path.stem[:2] in SLOW else [],
     )
     for notebook in READ
+    if notebook.path.stem[:2] != DELTAS
 ]
 every = pytest.mark.parametrize("notebook", READ, ids=lambda n: n.path.stem)
 
@@ -57,16 +61,52 @@ def test_each_exercise_has_a_solution_and_a_wrong_answer(notebook):
 
 @pytest.mark.parametrize("notebook", RUN)
 def test_shows_what_is_committed_and_checks_its_exercises(notebook):
-    shown, _ = notebook.run
+    session = Session()
+    shown = notebook.run(session)
+    compare(notebook, shown, same_text)
+    check_exercises(notebook, shown, session)
+
+
+@pytest.mark.slow
+def test_the_notebook_of_deltas_runs_on_a_pair_of_few_steps(tmp_path):
+    """Its numbers are those of the demo's pair, which takes minutes to make."""
+    (notebook,) = (n for n in READ if n.path.stem[:2] == DELTAS)
+    folder = tmp_path / "docs" / "notebooks"
+    folder.mkdir(parents=True)
+    make_pair(tmp_path / "demo-output" / "models")
+    session = Session(folder)
+    shown = notebook.run(session)
+    compare(notebook, shown, same_form)
+    check_exercises(notebook, shown, session)
+
+
+def compare(notebook, shown, same):
+    """Pictures and text of every cell, beside those of the file."""
     for source, now, committed in zip(notebook.sources, shown, notebook.committed, strict=True):
         assert now.n_pictures == committed.n_pictures, source
-        assert same_text(now.text, committed.text), f"{source}\n{now.text}\nnot\n{committed.text}"
+        assert same(now.text, committed.text), f"{source}\n{now.text}\nnot\n{committed.text}"
+
+
+def check_exercises(notebook, shown, session):
+    """Open as committed; a near miss is refused, and the solution is right."""
     for number, place in notebook.exercises:
         assert shown[place + 1].text.startswith(f"Exercise {number} is open:")
-        wrong = notebook.answered(place, WRONG[notebook.path.stem[:2]][number])
-        assert wrong.startswith(f"Exercise {number}: not yet.")
-        right = notebook.answered(place, notebook.solutions[number])
+        near = WRONG[notebook.path.stem[:2]][number]
+        wrong = notebook.answered(session, place, near)
+        assert wrong.startswith(f"Exercise {number}: not yet."), near
+        right = notebook.answered(session, place, notebook.solutions[number])
         assert right == f"Exercise {number}: right.\n", right
+
+
+def make_pair(models):
+    """MiniLM before and after three steps of the demo's fine-tuning."""
+    code = (
+        "import sys; from pathlib import Path; import quiet; quiet.quietly();"
+        "import finetune; from docstrings import task;"
+        "finetune.cached_models(Path(sys.argv[1]), task(0).train, finetune.Recipe(steps=3))"
+    )
+    demo = FOLDER.parent / "demo"
+    subprocess.run([sys.executable, "-c", code, str(models)], cwd=demo, check=True)
 
 
 def test_examples_of_the_checker():

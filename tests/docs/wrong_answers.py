@@ -31,4 +31,19 @@ WRONG = {
         2: "def kron_times(a, b, x):\n    return np.kron(b, a) @ x",
         3: "n_tokens = 3490",
     },
+    "07": {
+        1: "by_chance = 20 / 400**2",
+        2: "nearest_pair = min(pairs, key=lambda pair: within_layers(of_out, *pair))",
+        3: "def rotate_out(matrix):\n    return matrix @ rotation()",
+    },
+    "08": {
+        1: "half_shared = 'out r, layer proj r s, layer in s -> layer proj out in'",
+        2: "lotr_rank = 14",
+        3: "mine = method('lotr')",
+    },
+    "09": {
+        1: "def weight_gradient(errors, inputs):\n    return inputs.T @ errors",
+        2: "largest_rank = 5",
+        3: "overlaps = [overlap(right, np.linalg.svd(g)[0][:, :3]) for g in stack]",
+    },
 }
