@@ -83,7 +83,10 @@ class Backend:
 
 def backend_of(x: object) -> Backend:
     """The record of the library that an object is an array of; `STANDARD` for all others."""
-    return next((backend for backend in BACKENDS if backend.holds(x)), STANDARD)
+    for backend in BACKENDS:
+        if backend.holds(x):
+            return backend
+    return STANDARD
 
 
 def _library(name: str) -> Any:

@@ -84,7 +84,7 @@ def left_basis(x: Array, mode: int) -> tuple[Array, Array]:
     """
     xp = namespace(x)
     order = len(x.shape)
-    if not order or not isinstance(mode, SupportsIndex) or not -order <= mode < order:
+    if not order or not isinstance(mode, (int, SupportsIndex)) or not -order <= mode < order:
         raise ArgumentError(f"no mode {mode!r} in an array of shape {tuple(x.shape)}: count from 0")
     n = x.shape[mode]
     width = min(n, max(1, math.prod(x.shape) // n))
@@ -628,7 +628,7 @@ def _check_matrix(x: Array) -> None:
 
 def _check_rank(x: Array, rank: int) -> None:
     _check_matrix(x)
-    if not isinstance(rank, SupportsIndex) or not 0 <= rank <= min(x.shape):
+    if not isinstance(rank, (int, SupportsIndex)) or not 0 <= rank <= min(x.shape):
         raise ArgumentError(
             f"rank {rank!r} of a {tuple(x.shape)} matrix must be 0 to {min(x.shape)}"
         )

@@ -16,7 +16,13 @@ import numpy as np
 
 from tdecomp.ranking.rounding import coarse, without_rounding
 
-__all__ = ["Frontier", "all_or_nothing", "box_frontier", "spectrum_frontier"]
+__all__ = [
+    "Frontier",
+    "all_or_nothing",
+    "box_frontier",
+    "spectrum_frontier",
+    "spectrum_frontiers",
+]
 
 _TABLE = 10_000_000  # rank tuples enumerated at most
 
@@ -70,11 +76,28 @@ def spectrum_frontier(s: np.ndarray, cost: int, floor: float) -> Frontier:
 
     Those that are only rounding are worth nothing; `floor` is that of the precision.
     """
+    return spectrum_frontiers(np.asarray(s)[None, :], cost, floor)[0]
+
+
+def spectrum_frontiers(s: np.ndarray, cost: int, floor: float) -> list[Frontier]:
+    """The same for many matrices of one shape.
+
+    Parameters
+    ----------
+    s
+        Their singular values, largest first: ``(matrices, k)``.
+    """
     energy = without_rounding(np.asarray(s, dtype=np.float64) ** 2, floor)
-    kept = int(np.count_nonzero(energy > 0))
-    lost = np.append(np.cumsum(energy[:kept][::-1])[::-1], 0.0)
-    rank = np.arange(kept + 1)
-    return _pareto(rank * cost, lost, rank[:, None])
+    lost = np.flip(np.cumsum(np.flip(energy, axis=1), axis=1), axis=1)
+    lost = np.pad(lost, ((0, 0), (0, 1)))  # (matrices, k + 1)
+    keys = coarse(lost)
+    worth = np.pad(keys[:, 1:] < keys[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    worth[:, 1:] &= energy > 0
+    rank = np.nonzero(worth)[1]
+    ends = np.cumsum(np.count_nonzero(worth, axis=1))[:-1]
+    columns = rank * cost, lost[worth], rank[:, None]
+    each = zip(*(np.split(column, ends) for column in columns), strict=True)
+    return [Frontier(*frontier) for frontier in each]
 
 
 def box_frontier(energy: np.ndarray, sizes: Sequence[int], fixed: int, floor: float) -> Frontier:

@@ -20,6 +20,8 @@ _BITS = 39  # of the 52 of a float64: what is left tells 1e-4 apart
 def without_rounding(energy: np.ndarray, floor: float) -> np.ndarray:
     """Squares, largest first, with zeros for the smallest that hold `floor`² / 4 of all together.
 
+    Along the last axis, where there are more.
+
     What lies there is below the error that the precision can reach (`tdecomp._xp.floor`): noise
     of the computation, which may well be another on another machine.
 
@@ -27,8 +29,9 @@ def without_rounding(energy: np.ndarray, floor: float) -> np.ndarray:
     [4.0, 1.0, 0.0]
     """
     energy = np.asarray(energy, dtype=np.float64)
-    tails = np.cumsum(energy[::-1])[::-1]
-    return np.where(tails > (floor / 2) ** 2 * np.sum(energy), energy, 0.0)
+    tails = np.cumsum(energy[..., ::-1], axis=-1)[..., ::-1]
+    total = np.sum(energy, axis=-1, keepdims=True)
+    return np.where(tails > (floor / 2) ** 2 * total, energy, 0.0)
 
 
 def coarse(values: np.ndarray) -> np.ndarray:

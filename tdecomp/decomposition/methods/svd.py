@@ -25,7 +25,7 @@ from tdecomp.passes.residual import residual_of_pairs
 from tdecomp.passes.slices import Input, check_matrices, dense
 from tdecomp.passes.stream import CLOSE, OVERSAMPLES
 from tdecomp.progress import Progress, silent
-from tdecomp.ranking.frontier import spectrum_frontier
+from tdecomp.ranking.frontier import spectrum_frontier, spectrum_frontiers
 from tdecomp.ranking.target import Rank, Target
 
 __all__ = ["SvdMethod", "svd"]
@@ -147,19 +147,20 @@ class SvdMethod(Method[_Found]):
         frontiers, least = [], 0.0
         for s, reach in self._spectra(x):
             least = max(least, reach)
-            frontiers.append(spectrum_frontier(s, _cost(x), reach))
+            frontiers += spectrum_frontiers(s, _cost(x), reach)
             progress(len(frontiers) / x.n_sites)
         return Analysis(frontiers=frontiers, floor=least)
 
     def _spectra(self, x: Data[Any]) -> Iterator[tuple[np.ndarray, float]]:
-        """Singular values of every matrix, and the error that its precision can reach."""
+        """Singular values ``(matrices, k)``, and the error that their precision can reach."""
         if self._go_together(x):
             for _, block in pieces_of(x.given):
                 values = namespace(block).linalg.svdvals(double(dense(block)))
-                yield from ((s, floor(block.dtype)) for s in to_numpy(values))
+                yield to_numpy(values), floor(block.dtype)
         else:
             for matrix in x.matrices(self.metric):
-                yield to_numpy(singular_values(matrix.array)), floor(matrix.array.dtype)
+                s = to_numpy(singular_values(matrix.array))
+                yield s[None, :], floor(matrix.array.dtype)
 
     def _go_together(self, x: Data[Any]) -> bool:
         """Whether the matrices are so small that many are decomposed in one call."""
