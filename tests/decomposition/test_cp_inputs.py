@@ -250,6 +250,34 @@ def test_nonnegative_targets():
     assert td.cp(0 * x, rank=2, nonnegative=True).error == 0
 
 
+def test_nonnegative_where_entries_are_missing():
+    x = positive((6, 7, 8), 2)
+    mask = np.random.default_rng(1).random(x.shape) > 0.25
+    options = {"rank": 2, "nonnegative": True, "n_iter_max": 800, "tol": 1e-9}
+    fit = td.cp(np.where(mask, x, np.nan), weights=mask, **options)
+    assert all(np.min(f) >= 0 for f in fit.tensor.factors)
+    assert np.min(fit.tensor.weights) >= 0
+    assert np.linalg.norm(fit.tensor.to_dense() - x) < 0.02 * np.linalg.norm(x)
+    left = np.where(mask, fit.tensor.to_dense() - x, 0)
+    assert fit.error == pytest.approx(np.linalg.norm(left) / np.linalg.norm(x * mask))
+    errors = np.array(fit.trace.errors)
+    assert np.all(np.diff(errors) <= 0)
+    again = td.cp(np.where(mask, x, -1e6), weights=mask, **options)
+    np.testing.assert_allclose(again.tensor.to_dense(), fit.tensor.to_dense(), atol=1e-12)
+
+
+def test_nonnegative_of_weighted_entries():
+    x = positive((5, 6, 7), 3)
+    rng = np.random.default_rng(2)
+    signs, weights = rng.standard_normal(x.shape), rng.random(x.shape)
+    fit = td.cp(x + 0.1 * signs, rank=3, nonnegative=True, weights=weights, n_iter_max=300)
+    plain = td.cp(x + 0.1 * signs, rank=3, nonnegative=True, n_iter_max=300)
+    left = np.sqrt(weights) * (plain.tensor.to_dense() - x - 0.1 * signs)
+    assert fit.residual.sum() <= np.sum(left**2)
+    matrix = td.cp(x[0], rank=3, nonnegative=True, weights=weights[0], n_iter_max=300)
+    assert matrix.error < 0.01
+
+
 def test_nonnegative_needs_tensorly(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorly", None)
     with pytest.raises(td.ArgumentError, match="pip install tensorly"):
@@ -285,8 +313,7 @@ REFUSED = [
     (CP3, {"init": random_cp((4, 9, 7), 1)}, "init has the shape"),
     (X, {"nonnegative": True, "init": "gevd"}, "starts from"),
     (X, {"nonnegative": True, "init": random_cp((3, 8, 6), 1)}, "starts from"),
-    (X, {"nonnegative": True, "ridge": 0.1}, "neither ridge nor weights"),
-    (X, {"nonnegative": True, "weights": X}, "neither ridge nor weights"),
+    (X, {"nonnegative": True, "ridge": 0.1}, "takes no ridge"),
     (X[0, 0], {"weights": X[0, 0]}, "two or more modes"),
 ]
 

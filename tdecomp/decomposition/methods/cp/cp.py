@@ -123,8 +123,8 @@ def cp(
     nonnegative
         Whether no factor may have a negative entry: hierarchical alternating least squares of
         TensorLy ([cichocki2009]), on the host, whole. With ``init`` ``"hosvd"`` or ``"random"``
-        (their absolute values), without `weights` and `ridge`, and not for a format; `compress` and
-        `line_search` play no part.
+        (their absolute values), without `ridge`, and not for a format; `compress` and `line_search`
+        play no part.
     n_restarts
         Number of starts: the first as `init` says, the others random; the best one wins.
     rank_max
@@ -214,7 +214,7 @@ class CPMethod(Method[Spectra]):
                 f"init={self.init!r} must be one of {', '.join(STARTS)}, or a format"
             )
         if self.nonnegative:
-            _check_nonnegative(self.init, self.ridge, self.weights)
+            _check_nonnegative(self.init, self.ridge)
         # a generator is drawn from once: every rank and every input has this seed
         object.__setattr__(self, "random_state", seed_of(self.random_state))
 
@@ -351,8 +351,8 @@ def _check_start(start: Format, shape: tuple[int, ...], array: Array) -> None:
         check_real(a if 0 in a.shape else dense(a), "cp")
 
 
-def _check_nonnegative(init: Init, ridge: float, weights: Array | None) -> None:
+def _check_nonnegative(init: Init, ridge: float) -> None:
     if isinstance(init, Format) or init == "gevd":
         raise ArgumentError("nonnegative=True starts from init='hosvd' or 'random'")
-    if ridge or weights is not None:
-        raise ArgumentError("nonnegative=True takes neither ridge nor weights")
+    if ridge:
+        raise ArgumentError("nonnegative=True takes no ridge")

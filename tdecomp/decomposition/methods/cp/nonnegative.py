@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
-from tdecomp._xp import Array, double, namespace, to_numpy
+from tdecomp._xp import Array, double, namespace, sum_of_squares, to_numpy
 from tdecomp.decomposition.fit import Trace
 from tdecomp.decomposition.methods.cp.solve import CPIteration
 from tdecomp.decomposition.methods.cp.starts import STARTS
-from tdecomp.decomposition.methods.cp.sweeps import Components, residual_of
+from tdecomp.decomposition.methods.cp.sweeps import Components, filled, residual_of
 from tdecomp.errors import ArgumentError
 from tdecomp.progress import Progress
 from tdecomp.ranking.rounding import first_least
@@ -23,53 +27,89 @@ def solve_nonnegative(
 
     Computed in numpy on the host, float64. The starts are ours, in absolute value: TensorLy's own
     hold zeros, which stay zero, and warn where the rank is above the size of a mode. The first is
-    the one that `iteration.init` names, the others are random, and the best one wins.
+    the one that `iteration.init` names, the others are random, and the best one wins. With weights
+    of the entries every sweep is one on `filled`.
     """
     try:
         import tensorly
         from tensorly.decomposition import non_negative_parafac_hals
     except ImportError:
         raise ArgumentError("nonnegative=True needs TensorLy: pip install tensorly") from None
-    xp, data = namespace(x), to_numpy(x).astype(np.float64)
+    hals = _Hals(tensorly, non_negative_parafac_hals)
+    xp, data, entries = namespace(x), to_numpy(x).astype(np.float64), iteration.entries
+    entries = None if entries is None else to_numpy(entries).astype(np.float64)
     largest = float(np.max(np.abs(data), initial=0.0)) or 1.0
     scaled = data / largest
-    if data.ndim == 1:
-        scaled = scaled[:, None]  # TensorLy starts at matrices
+    if data.ndim == 1:  # TensorLy starts at matrices, as weights do
+        scaled = scaled[:, None]
     found = []
     for i in range(iteration.n_restarts):
         start = _start(scaled, rank, iteration.init if i == 0 else "random", iteration.seed, i)
-        with tensorly.backend_context("numpy", local_threadsafe=True):  # type: ignore[attr-defined]
-            tensor, errors = non_negative_parafac_hals(
-                scaled,
-                rank,
-                n_iter_max=iteration.n_iter_max,
-                init=tensorly.cp_tensor.CPTensor((np.ones(rank), start)),  # type: ignore[arg-type]
-                tol=iteration.tol,
-                return_errors=True,
-            )
-        # rounding may leave a negative zero
-        factors = [np.clip(np.asarray(f), 0.0, None) for f in tensor.factors]
-        c = Components.of(factors, np.asarray(tensor.weights, dtype=np.float64) * largest)
-        if data.ndim == 1:
-            c = Components(c.weights * c.factors[1][0], c.factors[:1])
-        done = len(errors) < iteration.n_iter_max
+        if entries is None:
+            c, errors, done = hals(scaled, start, iteration.n_iter_max, iteration.tol)
+        else:
+            c, errors, done = _weighted(hals, scaled, entries, start, iteration)
         reason = "error changed by less than tol" if done else f"stopped after {len(errors)} sweeps"
-        trace = Trace(tuple(float(e) for e in errors), done, f"{reason} (start {i + 1}, TensorLy)")
-        found.append((_left(data, c), c, trace))
+        trace = Trace(tuple(errors), done, f"{reason} (start {i + 1}, TensorLy)")
+        found.append((residual_of(scaled, c, entries), c, trace))
         progress((i + 1) / iteration.n_restarts)
     _, c, trace = found[first_least([result[0] for result in found])]
+    c = Components(c.weights * largest, c.factors)
+    if data.ndim == 1:
+        c = Components(c.weights * c.factors[1][0], c.factors[:1])
     made = {"dtype": xp.float64, "device": x.device}
     factors = tuple(double(xp.asarray(f, **made)) for f in c.factors)
     return Components(xp.asarray(c.weights, **made), factors), trace
 
 
-def _start(x: np.ndarray, rank: int, name: str, seed: int, restart: int) -> list[np.ndarray]:
+@dataclass(frozen=True)
+class _Hals:
+    """Sweeps of TensorLy from given components."""
+
+    tensorly: Any
+    parafac: Any
+
+    def __call__(
+        self, x: np.ndarray, start: Components, n_iter_max: int, tol: float
+    ) -> tuple[Components, list[float], bool]:
+        """Components, the relative error after each sweep, and whether they stopped by `tol`."""
+        with self.tensorly.backend_context("numpy", local_threadsafe=True):
+            tensor, errors = self.parafac(
+                x,
+                start.rank,
+                n_iter_max=n_iter_max,
+                init=self.tensorly.cp_tensor.CPTensor(
+                    (np.ones(start.rank), list(start.balanced()))
+                ),
+                tol=tol,
+                return_errors=True,
+            )
+        # rounding may leave a negative zero
+        factors = [np.clip(np.asarray(f), 0.0, None) for f in tensor.factors]
+        c = Components.of(factors, np.asarray(tensor.weights, dtype=np.float64))
+        return c, [float(e) for e in errors], len(errors) < n_iter_max
+
+
+def _weighted(
+    hals: _Hals, x: np.ndarray, entries: np.ndarray, start: Components, iteration: CPIteration
+) -> tuple[Components, list[float], bool]:
+    """One sweep at a time, on what is observed and the model of the rest ([tomasi2005])."""
+    energy = sum_of_squares(x * np.sqrt(entries))
+    now, residual, errors = start, residual_of(x, start, entries), []
+    for _ in range(iteration.n_iter_max):
+        swept, _, _ = hals(to_numpy(filled(x, now, entries)), now, 1, 0.0)
+        left = residual_of(x, swept, entries)
+        if not left < residual:
+            return now, errors, True
+        won = math.sqrt(residual) - math.sqrt(left)
+        now, residual, before = swept, left, residual
+        errors.append(math.sqrt(left / energy))
+        if won <= iteration.tol * math.sqrt(before):
+            return now, errors, True
+    return now, errors, False
+
+
+def _start(x: np.ndarray, rank: int, name: str, seed: int, restart: int) -> Components:
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(restart,)))
     drawn = [rng.standard_normal((n, rank)) for n in x.shape]
-    return [abs(f) for f in STARTS[name](x, rank, drawn.__getitem__).factors]
-
-
-def _left(x: np.ndarray, c: Components) -> float:
-    if x.ndim == 1:
-        return float(np.sum((x - c.factors[0] @ c.weights) ** 2))
-    return residual_of(x, c)
+    return Components.of([abs(f) for f in STARTS[name](x, rank, drawn.__getitem__).factors])
