@@ -3,7 +3,8 @@
 `attach` puts any method of `tdecomp.adapters` on a model and gives back an `Adapter`, which trains,
 merges, saves and exports; `apply` adds a decomposed delta to a model in memory; `capture` gathers
 what the weights of a model see, and `gradients`, `activations` and `captured` start adapters from
-it, `factors` from a decomposed delta; `heal` trains truncated factors on a tuned model's outputs.
+it, `factors` from a decomposed delta, with ranks that `allocate` finds for a budget; `heal` trains
+truncated factors on a tuned model's outputs.
 """
 
 # ruff: noqa: F403 - the names are listed where they are imported

@@ -1,5 +1,6 @@
 """All public names of `tdecomp_torch`; loaded when the first of them is asked for."""
 
+from tdecomp_torch.allocating import allocate as allocate
 from tdecomp_torch.apply import apply as apply
 from tdecomp_torch.apply import merge as merge
 from tdecomp_torch.attach import attach as attach
@@ -15,6 +16,7 @@ from tdecomp_torch.starting import gradients as gradients
 __all__ = [
     "Adapter",
     "activations",
+    "allocate",
     "apply",
     "attach",
     "capture",

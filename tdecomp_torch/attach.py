@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from tdecomp.adapters import Spec, method
-from tdecomp.adapters.site_grids import SiteGrid, make_grids, single_heads
+from tdecomp.adapters.site_grids import SiteGrid, grids_by_rank, make_grids, single_heads
 from tdecomp.errors import ArgumentError
 from tdecomp.progress import Progress, part
 from tdecomp.stack import Survey, Targets
+from tdecomp_torch.allocating import RankRequest, named_ranks, ranks_by_data
 from tdecomp_torch.attached import Settings
 from tdecomp_torch.decomposed import DecomposedStart
 from tdecomp_torch.forward.tasks import checked_tasks, sites_of_tasks
@@ -45,7 +46,7 @@ def attach(
     targets: Targets | None = None,
     exclude: Targets | None = None,
     layers: Collection[int] | None = None,
-    rank: int | Mapping[str, int] | None = None,
+    rank: int | Mapping[str, int] | RankRequest | None = None,
     alpha: float | None = None,
     dropout: float = 0.0,
     shared_dropout: bool = False,
@@ -77,9 +78,12 @@ def attach(
         ``"all-linear"``; layer numbers. Default: all matrices in numbered layers but routers and
         embeddings, of a method that splits heads those with heads; `Adapter.notes` tells the rest.
     rank
-        Size of every rank that the method leaves open, or sizes by letter.
+        Size of every rank that the method leaves open, or sizes by letter. By path of the weight
+        or module, a rank for each, 0 to leave it out, where a method shares no factors between
+        them; `allocate` finds such ranks for a budget.
     alpha
-        For the scale; default is that of the method's paper.
+        For the scale; default is that of the method's paper. One that is given is the same at
+        every rank.
     dropout, shared_dropout
         Of the input of the first factor, for every weight by itself, or one mask for all that read
         the same input.
@@ -148,8 +152,9 @@ def attach(
     _check_numbers(alpha=alpha, seed=seed, tokens=tokens, dtype=dtype)
     _check_probabilities(dropout=dropout, rank_dropout=rank_dropout)
     modes, sides = _shared(share)
+    request = rank if isinstance(rank, RankRequest) else None
     settings = Settings(
-        rank=rank,
+        rank=None if isinstance(rank, RankRequest) else rank,
         alpha=alpha,
         sides=sides,
         dropout=dropout,
@@ -163,13 +168,22 @@ def attach(
     inventory, chosen = Inventory(model), _Chosen(targets, exclude, layers, patterns)
     trained = chosen_parameters(inventory, also_train)
     if isinstance(start, DecomposedStart):
+        if request is not None:
+            raise ArgumentError("start=factors(...) keeps the ranks of the factors: leave out rank")
         plan, of_groups = _from_factors(
             inventory, spec, start, settings, chosen=chosen, share=modes, progress=progress
         )
     else:
         spec, survey, grids = _surveyed(inventory, spec, settings, chosen=chosen, share=modes)
         plan, of_groups = _from_data(
-            inventory, spec, grids, settings, start=start, notes=survey.notes, progress=progress
+            inventory,
+            spec,
+            grids,
+            settings,
+            start=start,
+            request=request,
+            notes=survey.notes,
+            progress=progress,
         )
     if start is not None:
         progress = part(progress, _DATA, 1)
@@ -257,18 +271,36 @@ def _from_data(
     settings: Settings,
     *,
     start: DataStart | str | None,
+    request: RankRequest | None,
     notes: Sequence[str],
     progress: Progress,
 ) -> tuple[AdapterPlan, _OfGroups]:
     """The plan of an adapter, and the factors that data give."""
     data = None if start is None else start_of(start)
     acting = spec if data is None else data.adapted(spec)
+    ranks = named_ranks(settings.rank, grids)
+    if request is not None:
+        ranks, data = ranks_by_data(
+            request, spec, grids, inventory, start=data, progress=part(progress, 0, _DATA)
+        )
+    if ranks is not None:
+        grids, of_groups = grids_by_rank(spec, grids, ranks)
+        settings = replace(settings, rank=None, ranks=of_groups)
+        notes = [*notes, *_left_out(ranks)]
     plan = plan_adapter(inventory, acting, grids, settings, notes=notes)
     if data is None:
         return plan, ()
     plain = plan_adapter(inventory, spec, grids, replace(settings, fold=False))
     seed = settings.seed
     return plan, starts_of(data, plain, seed=seed, progress=part(progress, 0, _DATA))
+
+
+def _left_out(ranks: Mapping[str, int]) -> list[str]:
+    """A sentence on the weights that get no rank."""
+    none = [path for path, rank in ranks.items() if rank == 0]
+    if len(none) > 1:
+        return [f"{none[0]} and {len(none) - 1} more are left out: their rank is 0."]
+    return [f"{path} is left out: its rank is 0." for path in none]
 
 
 def _from_factors(

@@ -42,11 +42,14 @@ class Settings:
     ----------
     rank, alpha, dropout, shared_dropout, rank_dropout, seed, tokens, fold, tasks
         As in `attach`.
+    ranks
+        Of every group, where these differ; empty: `rank` is that of all.
     sides
         Weight modes whose factors are held once for all groups of equal width.
     """
 
     rank: int | Mapping[str, int] | None = None
+    ranks: tuple[int, ...] = ()
     alpha: float | None = None
     sides: frozenset[str] = frozenset()
     dropout: float = 0.0

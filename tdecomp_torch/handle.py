@@ -102,6 +102,19 @@ class Adapter(Drawable):
         """Every trainable factor by its key: group and name."""
         return self.attached.factors()
 
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Rank of every adapted weight by path, the largest of its ranks; as `attach` takes them.
+
+        Empty for a method without ranks.
+        """
+        return {
+            site.path: max(bound.ranks.values())
+            for grid, bound in zip(self.grids, self.groups, strict=True)
+            for site in grid.sites
+            if bound.ranks
+        }
+
     def delta(self, path: str) -> Tensor:
         """ΔW of one module, ``(out, in)``, scaled; rows without a site are zero."""
         return self.attached.delta(path)

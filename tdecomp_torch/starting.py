@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,15 +12,26 @@ import numpy as np
 from tdecomp.adapters import Spec
 from tdecomp.errors import ArgumentError
 from tdecomp.progress import Progress, part
+from tdecomp.stack import Site
 from tdecomp.starts import RULES, DataRule, GroupData, rule_of
 from tdecomp.statistics import Statistics
 from tdecomp_torch.capture.batches import BatchLoss, TokenMask, kept_batches, mask_of
 from tdecomp_torch.capture.capture import Wanted, capture_sites
 from tdecomp_torch.making.filling import BaseWeights
 from tdecomp_torch.making.plan import AdapterPlan
+from tdecomp_torch.model.inventory import Inventory
 from tdecomp_torch.model.sample import sample
 
-__all__ = ["DataStart", "activations", "captured", "gradients", "start_of", "starts_of"]
+__all__ = [
+    "DataStart",
+    "activations",
+    "captured",
+    "check_weights",
+    "gradients",
+    "looked_at",
+    "start_of",
+    "starts_of",
+]
 
 _CAPTURE = 0.7
 """Share of the progress that running batches takes."""
@@ -201,13 +212,13 @@ def starts_of(
     ArgumentError
         What `start` has does not fit the adapter or the model.
     """
-    statistics = start.statistics
-    if statistics is not None:
-        _check_weights(statistics, plan)
-    elif start.wanted is None:
-        statistics = Statistics(sites={})
-    else:
-        statistics = _run(start, plan, part(progress, 0, _CAPTURE))
+    sites = [site for grid in plan.grids for site in grid.sites]
+    if start.statistics is None and start.wanted is not None:
+        rank = max(max(bound.ranks.values(), default=1) for bound in plan.bounds)
+        start = looked_at(start, plan.inventory, sites, rank, progress=progress)
+    statistics = start.statistics or Statistics(sites={})
+    if start.statistics is not None:
+        check_weights(statistics, plan.inventory, sites)
     settled: dict[str, np.ndarray] = {}
     found: dict[int, dict[str, np.ndarray]] = {}
     order = sorted(range(len(plan.grids)), key=lambda k: -len(plan.grids[k].sites))
@@ -220,15 +231,35 @@ def starts_of(
     return [found[k] for k in range(len(order))]
 
 
-def _run(start: DataStart, plan: AdapterPlan, progress: Progress) -> Statistics:
-    """Look at the sites of a plan, as the rule needs it."""
+def looked_at(
+    start: DataStart,
+    inventory: Inventory,
+    sites: Sequence[Site],
+    rank: int,
+    *,
+    inputs: bool = False,
+    whole: bool = False,
+    progress: Progress,
+) -> DataStart:
+    """The start with the statistics of some sites, as its rule needs them up to a rank.
+
+    Parameters
+    ----------
+    inputs, whole
+        Whether moments of inputs, or gradients that are not sketched, are needed for more than the
+        rule of the start.
+    """
     wanted = start.wanted
     assert wanted is not None
-    if wanted.gradients is not None and wanted.gradients != "whole":
-        ranks = max(max(bound.ranks.values(), default=1) for bound in plan.bounds)
-        wanted = Wanted(**{**vars(wanted), "gradients": start.rule.ranks * ranks})
-    sites = [site for grid in plan.grids for site in grid.sites]
-    return capture_sites(plan.inventory, sites, start.batches, wanted, progress=progress)
+    if wanted.gradients is not None:
+        sketch = start.rule.ranks * rank
+        kept = "whole" if whole or wanted.gradients == "whole" else sketch
+        wanted = replace(wanted, gradients=kept)
+    if inputs and wanted.inputs is None:
+        wanted = replace(wanted, inputs="auto")
+    told = part(progress, 0, _CAPTURE)
+    found = capture_sites(inventory, sites, start.batches, wanted, progress=told)
+    return replace(start, statistics=found)
 
 
 def _data(
@@ -254,17 +285,16 @@ def _data(
     )
 
 
-def _check_weights(statistics: Statistics, plan: AdapterPlan) -> None:
+def check_weights(statistics: Statistics, inventory: Inventory, sites: Iterable[Site]) -> None:
     """Refuse statistics of other weights."""
-    for grid in plan.grids:
-        for site in grid.sites:
-            seen, matrix = statistics.of(site.path), plan.inventory.matrices[site.module]
-            now = sample(matrix.kind.content(matrix.module))
-            if tuple(seen.shape) != tuple(site.shape) or (now and seen.weight not in ("", now)):
-                raise ArgumentError(
-                    f"the statistics are of another model: the weight {site.path} has changed"
-                    " since they were captured"
-                )
+    for site in sites:
+        seen, matrix = statistics.of(site.path), inventory.matrices[site.module]
+        now = sample(matrix.kind.content(matrix.module))
+        if tuple(seen.shape) != tuple(site.shape) or (now and seen.weight not in ("", now)):
+            raise ArgumentError(
+                f"the statistics are of another model: the weight {site.path} has changed"
+                " since they were captured"
+            )
 
 
 def _check_rule(name: str, what: str) -> None:

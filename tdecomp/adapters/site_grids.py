@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
+from tdecomp._nearest import nearest
 from tdecomp.adapters.grid import Grid
 from tdecomp.adapters.spec import Spec
 from tdecomp.adapters.terms import SITE_MODES
@@ -13,7 +15,14 @@ from tdecomp.errors import ArgumentError
 from tdecomp.stack import Site
 from tdecomp.stack.groups import Label, open_heads
 
-__all__ = ["SiteGrid", "make_grids", "single_heads", "sites_with_heads"]
+__all__ = [
+    "SiteGrid",
+    "grids_by_rank",
+    "has_own_factors",
+    "make_grids",
+    "single_heads",
+    "sites_with_heads",
+]
 
 _INSIDE = ("out", "in")
 
@@ -70,6 +79,74 @@ def make_grids(
         _site_grid(spec, name, bucket, together, key[3])
         for name, (key, bucket) in zip(names, buckets.items(), strict=True)
     )
+
+
+def has_own_factors(spec: Spec) -> bool:
+    """Whether no weight shares a factor with another."""
+    operands = (o for term in spec.expanded.terms for o in term.operands)
+    return all("site" in o.letters for o in operands)
+
+
+def grids_by_rank(
+    spec: Spec, grids: Sequence[SiteGrid], ranks: Mapping[str, int]
+) -> tuple[tuple[SiteGrid, ...], tuple[int, ...]]:
+    """Take grids apart until all weights of one have one rank; those of rank 0 are left out.
+
+    Parameters
+    ----------
+    ranks
+        By path of the weight, or of its module.
+
+    Returns
+    -------
+    grids, ranks
+        A rank for every grid.
+
+    Raises
+    ------
+    ArgumentError
+        A weight without a rank, ranks of weights that are not there, or two ranks for weights that
+        share a factor.
+    """
+    known = {name for grid in grids for site in grid.sites for name in (site.path, site.module)}
+    if unknown := [name for name in ranks if name not in known]:
+        raise ArgumentError(
+            f"rank names the weight {unknown[0]!r}{nearest(unknown[0], known)}: it is not among the"
+            " targets"
+        )
+    found: list[tuple[SiteGrid, int]] = []
+    for grid in grids:
+        own = [_rank_of(site, ranks) for site in grid.sites]
+        if len({*own}) > 1 and not has_own_factors(spec):
+            other = next(k for k, rank in enumerate(own) if rank != own[0])
+            raise ArgumentError(
+                f"{spec.name!r} shares factors over {grid.grid.name}, and rank gives"
+                f" {grid.sites[0].path} {own[0]} and {grid.sites[other].path} {own[other]}: give"
+                " all one rank"
+            )
+        found += [(_taken(grid, own, rank), rank) for rank in sorted({*own} - {0})]
+    if not found:
+        raise ArgumentError("rank gives every weight rank 0: nothing is left to adapt")
+    return tuple(grid for grid, _ in found), tuple(rank for _, rank in found)
+
+
+def _rank_of(site: Site, ranks: Mapping[str, int]) -> int:
+    rank = ranks.get(site.path, ranks.get(site.module))
+    if rank is None:
+        raise ArgumentError(f"rank says nothing of {site.path}: give it one, 0 to leave it out")
+    if isinstance(rank, bool) or not isinstance(rank, Integral) or rank < 0:
+        raise ArgumentError(f"the rank {rank!r} of {site.path} must be a whole number, 0 or more")
+    return int(rank)
+
+
+def _taken(sites: SiteGrid, own: Sequence[int], rank: int) -> SiteGrid:
+    """The weights of one rank, on a grid of their own if there are others."""
+    kept = [k for k, other in enumerate(own) if other == rank]
+    if len(kept) == len(own):
+        return sites
+    places = tuple(sites.grid.places[k] for k in kept)
+    grid = replace(sites.grid, name=f"{sites.grid.name}_rank{rank}", places=places)
+    return SiteGrid(grid, tuple(sites.sites[k] for k in kept))
 
 
 def single_heads(spec: Spec, sites: Sequence[Site]) -> tuple[Spec, tuple[Site, ...]]:

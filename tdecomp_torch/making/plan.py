@@ -124,13 +124,14 @@ def _acting(spec: Spec, settings: Settings) -> Spec:
 
 def _bounds(spec: Spec, grids: Sequence[SiteGrid], settings: Settings) -> list[Bound]:
     """The method on every grid; factors held across grids are as large as the largest needs."""
-    rank, alpha = settings.rank, settings.alpha
-    bounds = [bind(spec, grid.grid, rank, alpha=alpha) for grid in grids]
+    alpha = settings.alpha
+    asked = list(zip(grids, settings.ranks or (settings.rank,) * len(grids), strict=True))
+    bounds = [bind(spec, grid.grid, rank, alpha=alpha) for grid, rank in asked]
     across = {f.name: f for f in bounds[0].factors if f.across}
     if len(bounds) == 1 or not across:
         return bounds
     sizes = {n: max(b.sizes[n] for b in bounds) for f in across.values() for n in f.modes}
-    return [bind(spec, grid.grid, rank, alpha=alpha, sizes=sizes) for grid in grids]
+    return [bind(spec, grid.grid, rank, alpha=alpha, sizes=sizes) for grid, rank in asked]
 
 
 def _held(bound: Bound, sides: frozenset[str]) -> list[Held]:

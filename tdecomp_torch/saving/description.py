@@ -40,6 +40,7 @@ READABLE = (1, VERSION)
 _LONGEST = 1 << 25
 _DIGITS = 1300
 _MOST_SITES = 1 << 18
+_MOST_GRIDS = 1 << 14
 _MOST_WORK = 1 << 20
 _DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
 
@@ -79,7 +80,7 @@ _SETTINGS = fields(
         "tokens": whole(1),
         "fold": flag,
     },
-    {"tasks": each(text(), 1 << 12)},
+    {"tasks": each(text(), 1 << 12), "ranks": each(whole(1), _MOST_GRIDS)},
 )
 _formulas = mapping(either(number(), text()), 64)
 _SPEC = fields(
@@ -110,7 +111,7 @@ _DOCUMENT = fields(
         "settings": _SETTINGS,
         "dtype": one_of(None, *_DTYPES),
         "step": number(),
-        "grids": each(_GRID, 1 << 14, least=1),
+        "grids": each(_GRID, _MOST_GRIDS, least=1),
     },
     {
         "base": text(4096),
@@ -182,9 +183,12 @@ def read_description(plain: str) -> Description:
             **settings,
             "sides": frozenset(settings["sides"]),
             "tasks": tuple(settings.get("tasks", ())),
+            "ranks": tuple(settings.get("ranks", ())),
         }
     )
     _check_grids(grids)
+    if len(settings.ranks) not in (0, len(grids)):
+        raise ArgumentError(f"{len(settings.ranks)} ranks are said of {len(grids)} groups")
     _check_tasks(grids, settings.tasks)
     _check_work(spec, grids)
     base = document.get("base_hash" if document["version"] == 1 else "base_samples", {})
@@ -290,6 +294,8 @@ def _dtype(attached: Attached) -> str | None:
 def _settings_json(settings: Settings) -> dict[str, Any]:
     plain = asdict(settings)
     rank = plain["rank"]
+    if not plain["ranks"]:
+        del plain["ranks"]  # which older versions do not know
     return plain | {
         "sides": sorted(settings.sides),
         "rank": dict(rank) if isinstance(rank, Mapping) else rank,
