@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test notebooks examples lint format kills bench bench-long fuzz clean
+.PHONY: demo test docs notebooks examples lint format kills bench bench-long fuzz clean
 
 demo: .venv/ready
 	$(BIN)/python docs/demo/run.py
@@ -11,6 +11,10 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto  # one core per worker
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m "slow or gpu"
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kernels  # a quick part, on another kernel of OpenBLAS
+
+# The documentation as a site, build/docs/html/index.html: nothing is fetched, a warning is an error.
+docs: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python docs/site/build.py
 
 # Runs the notebooks of docs/notebooks and keeps what they show.
 notebooks: .venv/ready

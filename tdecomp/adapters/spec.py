@@ -318,6 +318,8 @@ class Spec(Drawable):
         given
             Letters that have a size already.
 
+        Examples
+        --------
         >>> mora = Spec.parse(
         ...     "m",
         ...     "m: a b, *up: k, *down: g -> (k a) (g b)",

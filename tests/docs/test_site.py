@@ -1,0 +1,128 @@
+"""The pages of the site that are made from the code, and (slow) the site itself."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from typer.main import get_command
+
+from tdecomp.adapters import CATALOGUE
+from tdecomp.cli.commands import app
+from tests.drawing.svg import texts, view_box
+from tests.imports import ROOT
+
+DOCS, SITE = ROOT / "docs", ROOT / "docs" / "site"
+
+
+@pytest.fixture(scope="module")
+def rooms():
+    """The modules beside `build.py`, which Python finds when it is run."""
+    names = ("api", "bibliography", "catalogue", "commands")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SITE))
+        patch.syspath_prepend(str(ROOT))
+        for name in names:
+            patch.delitem(sys.modules, name, raising=False)
+        yield {name: importlib.import_module(name) for name in names}
+        for name in names:
+            sys.modules.pop(name, None)
+
+
+def test_every_command_option_and_example_is_in_the_reference(rooms):
+    page = rooms["commands"].commands_page()
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        assert (f"\n## {name}\n" in page) is not command.hidden
+        if not command.hidden:
+            options = [o for p in command.params if not p.hidden for o in p.opts if o[0] == "-"]
+            part = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
+            assert not [o for o in options if o not in part]
+            assert all(line.strip() in part for line in command.epilog.splitlines()[1:])
+    assert "[bold]" not in page
+
+
+def test_every_row_of_the_catalogue_has_a_page(rooms):
+    pages = dict(rooms["catalogue"].catalogue_pages())
+    assert set(pages) == {f"catalogue/{name}.md" for name in (*CATALOGUE, "index")}
+    for name, spec in CATALOGUE.items():
+        page = pages[f"catalogue/{name}.md"]
+        (svg,) = re.findall("<svg.*?</svg>", page)
+        assert all(line.right <= view_box(svg)[2] for line in texts(svg))
+        for said in (f"`{spec.equation}`", str(spec.scale), str(spec.alpha), spec.source):
+            assert said in page
+        assert all(f"| `{f.name}` |" in page and f"`{f.init}`" in page for f in spec.factors)
+        assert f">{name}</a>" in pages["catalogue/index.md"]
+
+
+def test_every_key_of_the_bibliography_has_an_entry(rooms):
+    source = (DOCS / "references.bib").read_text(encoding="utf-8")
+    page = rooms["bibliography"].bibliography_page(DOCS / "references.bib")
+    keys = re.findall(r"@\w+\{(\w+),", source)
+    assert re.findall(r"^\*\*\[(\w+)\]\*\*", page, re.M) == sorted(keys)
+    assert "**[halko2011]** Nathan Halko, " in page
+    assert {"Beltrán", "Tichavský", "Bürgisser", "Międlar"} <= {*re.findall(r"\w+", page)}
+    assert not re.search(r"[{}$]|\\[^*_<\[\]]", page)  # no marks of TeX are left
+
+
+def test_every_public_name_is_in_the_reference(rooms):
+    pages = dict(rooms["api"].api_pages(DOCS))
+    described: list[str] = []
+    for name in rooms["api"]._MODULES:
+        page, module = pages[f"api/{name}.md"], importlib.import_module(name)
+        public = [n for n in module.__all__ if rooms["api"]._is_documented(getattr(module, n))]
+        assert re.findall(r"^## (\w+)$", page, re.M) == sorted(public, key=str.lower)
+        described += re.findall(r"auto(?:class|function):: (\S+)", page)
+    assert len(described) == len(set(described))
+    assert {"tdecomp.svd", "tdecomp.draw", "tdecomp.jobs.report", "tdecomp_torch.attach"} <= {
+        *described
+    }
+    assert "notebooks/03_cp.ipynb" in pages["api/tdecomp.md"]
+
+
+class Links(HTMLParser):
+    """Places that a page links to, and the names of places in it."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.targets: list[str] = []
+        self.loaded: list[str] = []
+        self.places: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = {key: value or "" for key, value in attrs}
+        self.places |= {found[key] for key in ("id", "name") if key in found}
+        if tag == "a" and "href" in found:
+            self.targets.append(found["href"])
+        elif "src" in found or tag == "link":
+            self.loaded.append(found.get("src") or found.get("href", ""))
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
+    run = subprocess.run(
+        [sys.executable, str(SITE / "build.py"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "no_proxy": "*"},
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    html = tmp_path / "html"
+    pages = {path: Links(path.read_text(encoding="utf-8")) for path in html.rglob("*.html")}
+    assert len(pages) > len(CATALOGUE) + 20
+    for path, page in pages.items():
+        assert not [t for t in page.loaded if re.match(r"(https?:)?//", t)], path
+        for target in page.targets:
+            file, _, place = target.partition("#")
+            if re.match(r"\w+:", file):
+                continue
+            there = (path.parent / file).resolve() if file else path
+            assert there.exists(), f"{path}: {target}"
+            if place and there in pages:
+                assert place in pages[there].places, f"{path}: {target}"
+    assert not (ROOT / "docs" / "_build").exists()
