@@ -11,6 +11,7 @@ import pytest
 from tests.docs.notebooks import FOLDER, Notebook, Session, same_form, same_text
 from tests.docs.wrong_answers import WRONG
 
+GUIDE = FOLDER.parent / "guide.md"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 DELTAS = "07"
 SLOW = {"09"}
@@ -49,6 +50,12 @@ def test_links_resolve(notebook):
     prose = "".join("".join(c["source"]) for c in notebook.cells if c["cell_type"] == "markdown")
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", prose):
         assert (FOLDER / target).exists(), target
+
+
+@every
+def test_the_guide_lists_it(notebook):
+    title = "".join(notebook.cells[0]["source"]).partition("\n")[0].split(". ", 1)[1]
+    assert f"[{title}](notebooks/{notebook.path.name})" in GUIDE.read_text(encoding="utf-8")
 
 
 @every

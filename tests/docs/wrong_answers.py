@@ -46,4 +46,9 @@ WRONG = {
         2: "largest_rank = 5",
         3: "overlaps = [overlap(right, np.linalg.svd(g)[0][:, :3]) for g in stack]",
     },
+    "11": {
+        1: "def output_error(change):\n    return np.linalg.norm(change - delta)",
+        2: "fair_inputs = inputs",
+        3: "enough = 12",
+    },
 }
