@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tensorly.random import random_tr
 
 import tdecomp as td
 from tdecomp._xp import to_numpy
@@ -445,6 +446,7 @@ def test_stack_is_loaded_whole():
 def test_conjugate_gradients_replace_large_systems(monkeypatch):
     from tdecomp.decomposition.methods.network import newton, problem
 
+    monkeypatch.setattr(problem, "_SMALL", 0)
     monkeypatch.setattr(problem, "_DENSE", 1)
     monkeypatch.setattr(newton, "_UNKNOWNS", 1)
     for case in (HARD["CP"], HARD["ring"], HARD["SingLoRA"]):
@@ -582,3 +584,14 @@ def test_tied_terms_need_newton_steps():
     x = np.eye(4)
     with pytest.raises(td.ArgumentError, match="tied terms are fitted by Newton steps"):
         td.als(x, "i r, j r -> i j", rank=2, tied=[(0, 1)], newton=False)
+
+
+@pytest.mark.parametrize("options", [{"n_iter_max": 10}, {"n_iter_max": 100, "newton": False}])
+def test_a_ring_with_bonds_wider_than_its_modes_is_found_to_rounding(options):
+    """TensorLy's tensor_ring_als comes to 2e-11; normal equations would stop at 1e-6."""
+    shape, rank = (6, 2, 3, 2, 6), (3, 2, 4, 12, 18, 3)
+    x = random_tr(shape, rank, full=True, random_state=1234)
+    cores = ", ".join(f"b{k} m{k} b{(k + 1) % 5}" for k in range(5))
+    ranks = {f"b{k}": rank[k] for k in range(5)}
+    fit = td.als(x, f"{cores} -> m0 m1 m2 m3 m4", rank=ranks, random_state=1, tol=1e-7, **options)
+    assert fit.error < 1e-9

@@ -12,12 +12,14 @@ from tdecomp._xp import Array, double, namespace, sum_of_squares
 from tdecomp.formats.equations import fresh
 from tdecomp.modes import Equation
 
-__all__ = ["Block", "Problem", "conjugate_gradients", "dot", "einsum", "update"]
+__all__ = ["NO_RIDGE", "Block", "Problem", "conjugate_gradients", "dot", "einsum", "update"]
 
 Term = tuple[str, ...]
 
 _DENSE = 3000  # unknowns of one system up to which its matrix is formed
 _STEPS = 100  # of conjugate gradients beyond that
+_SMALL = 1 << 16  # numbers of an environment up to which its singular values are taken
+NO_RIDGE = 1e-12  # of the largest eigenvalue: enough for a singular system, and all that is added
 
 
 @dataclass(frozen=True)
@@ -194,8 +196,13 @@ def update(problem: Problem, arrays: Sequence[Array], k: int, left: Array, ridge
     """Step of factor `k` to the least-squares solution given the others.
 
     It minimises ``‖left − E step‖² + ρ‖step‖²`` with ``ρ`` equal to `ridge` times the largest
-    eigenvalue: proximal, so that a singular system does no harm and the error always falls.
+    eigenvalue: proximal, so that a singular system does no harm and the error always falls. Where
+    the environment `E` is small and no `ridge` is asked for, it is the shortest least-squares
+    solution by the singular values of `E`: normal equations square them, and what the data hold
+    along those below 1e-6 of the largest would hardly ever be found.
     """
+    if ridge <= NO_RIDGE and (names := _small_environment(problem, k)) is not None:
+        return _shortest(problem, arrays, k, left, *names)
     right = problem.pull(arrays, k, left)
     if _largest_system(problem, k) <= _DENSE:
         block = Block.of(problem, arrays, k)
@@ -208,6 +215,58 @@ def update(problem: Problem, arrays: Sequence[Array], k: int, left: Array, ridge
 
     found = conjugate_gradients(apply, _flat(right), _STEPS, 1e-12)
     return namespace(right).reshape(found, shape)
+
+
+def _small_environment(problem: Problem, k: int) -> tuple[Term, Term, Term, Term] | None:
+    """Names of a factor and its environment, if that is small, in float64 and has all modes.
+
+    Returns
+    -------
+    batch, rows, ranks, outer
+        Modes that both have, modes that only the factor has, names to be summed over, and modes
+        that only the environment has.
+    """
+    term, xp = problem.terms[k], namespace(problem.x)
+    inside = {n for j in problem.addend_of(k) if j != k for n in problem.terms[j]}
+    batch = tuple(n for n in term if n in problem.output and n in inside)
+    rows = tuple(n for n in term if n in problem.output and n not in inside)
+    ranks = tuple(n for n in term if n not in problem.output)
+    outer = tuple(n for n in problem.output if n not in term)
+    numbers = math.prod(problem.sizes[n] for n in (*batch, *ranks, *outer))
+    is_whole = bool(inside) and inside.issuperset((*ranks, *outer))
+    small = is_whole and numbers <= _SMALL and problem.x.dtype == xp.float64
+    return (batch, rows, ranks, outer) if small else None
+
+
+def _shortest(
+    problem: Problem,
+    arrays: Sequence[Array],
+    k: int,
+    left: Array,
+    batch: Term,
+    rows: Term,
+    ranks: Term,
+    outer: Term,
+) -> Array:
+    """The shortest step that leaves least of `left`."""
+    xp, term = namespace(left), problem.terms[k]
+    others = [j for j in problem.addend_of(k) if j != k]
+
+    def size(names: Term) -> int:
+        return math.prod(problem.sizes[n] for n in names)
+
+    terms = tuple(problem.terms[j] for j in others)
+    environment = einsum(terms, (*batch, *outer, *ranks), [arrays[j] for j in others])
+    environment = xp.reshape(environment, (size(batch), size(outer), size(ranks)))
+    goal = einsum((problem.output,), (*batch, *outer, *rows), [left])
+    goal = xp.reshape(goal, (size(batch), size(outer), size(rows)))
+    u, s, vh = xp.linalg.svd(environment, full_matrices=False)
+    noise = max(environment.shape[1:]) * xp.finfo(s.dtype).eps
+    seen = s > noise * xp.max(s, axis=1, keepdims=True)
+    inverse = xp.where(seen, 1 / xp.where(seen, s, xp.ones_like(s)), xp.zeros_like(s))
+    step = vh.mT @ (inverse[:, :, None] * (u.mT @ goal))  # (batch, ranks, rows)
+    step = xp.reshape(step, tuple(problem.sizes[n] for n in (*batch, *ranks, *rows)))
+    return einsum(((*batch, *ranks, *rows),), term, [step])
 
 
 def conjugate_gradients(

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tdecomp._xp import Array
-from tdecomp.decomposition.methods.network.newton import is_affordable, levenberg_marquardt
+from tdecomp.decomposition.methods.network.newton import (
+    is_affordable,
+    is_small,
+    levenberg_marquardt,
+)
 from tdecomp.decomposition.methods.network.problem import Problem
 from tdecomp.decomposition.methods.network.product import product_start
 from tdecomp.decomposition.methods.network.slices import slice_start
@@ -27,6 +31,7 @@ from tdecomp.ranking.rounding import first_least
 __all__ = ["NetworkIteration", "solve_network"]
 
 _EXACT = 1e-13  # relative error at which no further start is tried
+_FEW, _NEAR = 20, 1e-6  # sweeps that may do without screening, where they come so near
 _FROM_DATA = {
     "column space of the product": product_start,
     "product found in one slice": slice_start,
@@ -97,8 +102,13 @@ def _start(
         known = known_start(problem, iteration.seed) if number == 0 else None
         if known is not None:
             return known[0], Result.at(problem, known[1])
+    drawn = Result.at(problem, random_start(problem, iteration.seed, (number,)))
     if not iteration.newton:  # which is what screens
-        return "random", Result.at(problem, random_start(problem, iteration.seed, (number,)))
+        return "random", drawn
+    if not problem.is_tied:
+        swept = _swept(problem, drawn, replace(iteration, n_iter_max=_FEW), silent)
+        if swept.error(problem) < _NEAR:
+            return "random", replace(swept, errors=())
     return "random", screened_start(problem, iteration.seed, number)
 
 
@@ -117,7 +127,7 @@ def _tree(
 def _refined(
     problem: Problem, start: Result, iteration: NetworkIteration, progress: Progress
 ) -> Result:
-    """Sweeps, then Newton steps; sweeps alone for large data or where asked for.
+    """Sweeps, then Newton steps; sweeps alone for large data, while they win, or where asked for.
 
     Newton steps alone if factors are tied, after those of a random start, where sweeps in between
     lead astray, and after `cp`, which has swept.
@@ -129,6 +139,8 @@ def _refined(
         found = _swept(problem, start, iteration, part(progress, 0, 0.5))
     if found.error(problem) < EXACT or not (problem.is_tied or is_affordable(problem)):
         return found
+    if found is not start and not found.converged and not is_small(problem):
+        return found  # a step costs as much as tens of sweeps, and these still win
     polished = levenberg_marquardt(
         problem,
         found,

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tdecomp._xp import Array, namespace, sum_of_squares
-from tdecomp.decomposition.methods.network.problem import Problem, update
+from tdecomp.decomposition.methods.network.problem import NO_RIDGE, Problem, update
 from tdecomp.progress import Progress, silent
 
 __all__ = ["EXACT", "Result", "alternate", "balanced"]
 
 EXACT = 1e-14  # relative error below which a sweep only moves rounding
-_RIDGE = 1e-12  # of the largest eigenvalue: enough for a singular system
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def alternate(
         return Result(tuple(now), residual, tuple(errors), converged, reason)
 
     for sweep in range(n_iter_max):
-        swept = balanced(problem, _swept(problem, now, rest, max(ridge, _RIDGE)))
+        swept = balanced(problem, _swept(problem, now, rest, max(ridge, NO_RIDGE)))
         rest = problem.remainder(swept)
         left = sum_of_squares(rest)
         if sweep > 1 and left > EXACT**2 * problem.energy:
