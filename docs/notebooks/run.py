@@ -7,6 +7,7 @@ notebook is written when it has run to its end, and stays as it was when a cell 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def executed(notebook: Any, progress: Progress) -> Any:
         notebook,
         timeout=SECONDS,
         record_timing=False,
+        coalesce_streams=True,  # how output was cut on its way says nothing
         extra_arguments=list(KERNEL),
         resources={"metadata": {"path": str(HERE)}},
         on_cell_complete=lambda cell, cell_index: progress.update(bar, completed=cell_index + 1),
@@ -65,6 +67,7 @@ def replace(path: Path, notebook: Any) -> None:
 def main() -> None:
     """Run what was asked for, one after the other."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # small work, and the same rounding
     parser.add_argument("names", nargs="*", help="how the names begin, such as 01; all by default")
     paths = chosen(parser.parse_args().names)
     console = Console()
