@@ -472,3 +472,42 @@ def test_sweeps_on_the_data_are_as_many_as_asked_for():
     fit = td.cp(serology(), rank=3, n_iter_max=150, tol=1e-12)
     assert "stopped after 150 sweeps" in fit.trace.reason
     assert not fit.trace.converged
+
+
+@pytest.mark.parametrize("shape", [(6, 7, 5), (20, 4, 30), (9, 8)])
+def test_fixed_modes_keep_their_columns_and_the_others_fit_best(shape):
+    factors = components(shape, 2)
+    x = td.CP(tuple("abc"[: len(shape)]), np.array([3.0, 2.0]), tuple(factors)).to_dense()
+    rng = np.random.default_rng(3)
+    start = td.CP.random(shape, 2, random_state=4)
+    held = start.factors[0]
+    noisy = x + 0.1 * rng.standard_normal(shape)
+    options = {"rank": 2, "init": start, "fixed": start.modes[0], "n_iter_max": 300, "tol": 0.0}
+    fit = td.cp(noisy, names=start.modes, n_restarts=2, **options)
+    kept = fit.tensor.factors[0]
+    cosines = kept.T @ (held / np.linalg.norm(held, axis=0))
+    np.testing.assert_allclose(np.sort(np.max(abs(cosines), axis=0)), 1.0)
+    if len(shape) == 2:  # the best partner of given columns is known
+        best = held @ np.linalg.lstsq(held, noisy, rcond=None)[0]
+        assert fit.error == pytest.approx(np.linalg.norm(noisy - best) / np.linalg.norm(noisy))
+    free = td.cp(noisy, names=start.modes, **(options | {"fixed": None}))
+    assert free.error <= fit.error + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fixed": "a"}, "give a CP tensor as init"),
+        ({"fixed": "a b c", "init": True}, "leave one"),
+        ({"fixed": "q", "init": True}, "no mode 'q'"),
+        ({"fixed": "a", "init": True, "rank": 3}, "keep the 2 columns"),
+        ({"fixed": "a", "init": True, "rank": None, "error": 0.1}, "keep the 2 columns"),
+    ],
+)
+def test_fixed_modes_that_cannot_be(options, message):
+    start = td.CP.random((4, 5, 6), 2, names="a b c", random_state=0)
+    options = {"rank": 2, "names": "a b c"} | options
+    if options.get("init"):
+        options["init"] = start
+    with pytest.raises(td.ArgumentError, match=message):
+        td.cp(np.ones((4, 5, 6)), **options)

@@ -30,6 +30,7 @@ from tdecomp.decomposition.rank_search import search_rank
 from tdecomp.decomposition.run import run_one
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import CP, Format
+from tdecomp.modes import positions
 from tdecomp.passes.coordinates import Frame
 from tdecomp.passes.data import Data, refuse_format
 from tdecomp.passes.slices import Input, dense
@@ -58,6 +59,7 @@ def cp(
     line_search: bool = True,
     weights: Array | None = None,
     nonnegative: bool = False,
+    fixed: str | Sequence[str] | None = None,
     n_restarts: int = 1,
     rank_max: int = 64,
     rounding: Rounding | None = None,
@@ -125,6 +127,9 @@ def cp(
         TensorLy ([cichocki2009]), on the host, whole. With ``init`` ``"hosvd"`` or ``"random"``
         (their absolute values), without `ridge`, and not for a format; `compress` and `line_search`
         play no part.
+    fixed
+        Modes whose columns stay those of `init`, a `CP` of just the rank asked for: they come back
+        as they were but for their norms, signs and order. Not for a format.
     n_restarts
         Number of starts: the first as `init` says, the others random; the best one wins.
     rank_max
@@ -172,6 +177,7 @@ def cp(
         line_search=line_search,
         weights=weights,
         nonnegative=nonnegative,
+        fixed=fixed,
         n_restarts=n_restarts,
         rank_max=rank_max,
         rounding=rounding,
@@ -197,6 +203,7 @@ class CPMethod(Method[Spectra]):
     line_search: bool = True
     weights: Array | None = None
     nonnegative: bool = False
+    fixed: str | Sequence[str] | None = None
     n_restarts: int = 1
     rank_max: int = 64
 
@@ -215,6 +222,8 @@ class CPMethod(Method[Spectra]):
             )
         if self.nonnegative:
             _check_nonnegative(self.init, self.ridge)
+        if self.fixed is not None:
+            _check_fixed(self.init, self.nonnegative)
         # a generator is drawn from once: every rank and every input has this seed
         object.__setattr__(self, "random_state", seed_of(self.random_state))
 
@@ -239,12 +248,17 @@ class CPMethod(Method[Spectra]):
 
     def ranks(self, x: Data[Any], target: Target) -> Choice:
         """The rank, cut to what a tensor of this shape can need."""
-        return [(given_rank(target, x.shape),)]
+        rank = given_rank(target, x.shape)
+        if self.fixed is not None:
+            _check_held(self.init, rank)
+        return [(rank,)]
 
     def look(
         self, x: Data[Any], width: int, progress: Progress, passes: int = 0
     ) -> Analysis[Spectra]:
         """What the singular values of all unfoldings promise, down to `width` in a sketch."""
+        if self.fixed is not None:
+            _check_held(self.init, None)
         view = self._view(x, width)
         spectra = {} if self.weights is not None else spectra_of(view.array, part(progress, 0.1, 1))
         found = frontier(view.energy, cost(x.shape), view.most, spectra)
@@ -300,6 +314,7 @@ class CPMethod(Method[Spectra]):
             "weights": self.weights is not None,
             "nonnegative": self.nonnegative,
             "rounding": self.rounding is not None,
+            "fixed": self.fixed is not None,
         }
         for option in (name for name, is_asked in asked.items() if is_asked):
             refuse_format(x, option)
@@ -327,11 +342,22 @@ class CPMethod(Method[Spectra]):
                 entries=entries,
                 also=own is not None,
                 outside=stream.outside if stream else 0.0,
+                fixed=self._fixed(x),
             ),
             nonnegative=self.nonnegative,
             rounding=self.rounding,
             stream=stream,
         )
+
+    def _fixed(self, x: Data[Any]) -> tuple[int, ...]:
+        """Positions of the modes that are held."""
+        if self.fixed is None:
+            return ()
+        given = self.fixed.split() if isinstance(self.fixed, str) else self.fixed
+        held = positions(x.modes, given)
+        if len(held) == len(x.modes):
+            raise ArgumentError("fixed names every mode: leave one to be fitted")
+        return held
 
     def _sketch(self, x: Data[Any], rank: int) -> Stream | None:
         """Coordinates of the long modes from a few passes, where the exact ones would cost more."""
@@ -349,6 +375,21 @@ def _check_start(start: Format, shape: tuple[int, ...], array: Array) -> None:
     namespace(array, *start.arrays.values())
     for a in start.arrays.values():
         check_real(a if 0 in a.shape else dense(a), "cp")
+
+
+def _check_fixed(init: Init, nonnegative: bool) -> None:
+    if not isinstance(init, CP):
+        raise ArgumentError("fixed modes keep the columns of init: give a CP tensor as init")
+    if nonnegative:
+        raise ArgumentError("nonnegative=True takes no fixed modes")
+
+
+def _check_held(init: Init, rank: int | None) -> None:
+    """Refuse any other rank than that of the columns that are held."""
+    if isinstance(init, CP) and rank != init.rank:
+        raise ArgumentError(
+            f"fixed modes keep the {init.rank} columns of init: give rank={init.rank}"
+        )
 
 
 def _check_nonnegative(init: Init, ridge: float) -> None:

@@ -39,6 +39,8 @@ class CPIteration:
         Squared norm of what the tensor to fit lacks of the one to count errors by.
     n_on_core
         Sweeps on a core that loses something, before those on the data.
+    fixed
+        Modes whose columns stay those of the start that is given.
     """
 
     init: str
@@ -53,6 +55,7 @@ class CPIteration:
     also: bool = False
     outside: float = 0.0
     n_on_core: int = 100
+    fixed: tuple[int, ...] = ()
 
 
 Spectra = dict[int, np.ndarray]
@@ -81,7 +84,7 @@ def solve_cp(
     entries = iteration.entries
     if rank == 0:
         return _zero(x, rank), Trace(), {}
-    if entries is None and sum(n > 1 for n in x.shape) <= 2:
+    if entries is None and not iteration.fixed and sum(n > 1 for n in x.shape) <= 2:
         found, spectra = _matrix(x, rank)
         return found, Trace(), spectra
     energy = sum_of_squares(x if entries is None else double(x) * namespace(x).sqrt(entries))
@@ -216,6 +219,7 @@ class _Cored:
             energy=self.energy,
             lost=lost,
             entries=self.iteration.entries,
+            fixed=self.iteration.fixed,
             progress=progress,
         )
 
@@ -259,8 +263,10 @@ def _starts(
     starts = [begin("random", i) for i in range(1, iteration.n_restarts)]
     if warm is None:
         return [begin(iteration.init, 0), *starts]
-    given = "given", Components.of(inside(warm.factors), warm.weights)
-    return [given, *([begin(iteration.init, 0)] if iteration.also else []), *starts]
+    given = Components.of(inside(warm.factors), warm.weights)
+    starts = [*([begin(iteration.init, 0)] if iteration.also else []), *starts]
+    held = {k: given.factors[k] for k in iteration.fixed}
+    return [("given", given), *((name, start.holding(held)) for name, start in starts)]
 
 
 def components_of(tensor: CP) -> Components:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tdecomp._threads import threads_by_size
@@ -70,6 +70,11 @@ class Components:
             xp.take(self.weights, order, axis=0),
             tuple(xp.take(f, order, axis=1) for f in self.factors),
         )
+
+    def holding(self, columns: Mapping[int, Array]) -> Components:
+        """With other unit columns in some modes."""
+        factors = (columns.get(k, f) for k, f in enumerate(self.factors))
+        return Components(self.weights, tuple(factors))
 
     def joined(self, other: Components) -> Components:
         """The sum of two: components of both, side by side."""
@@ -168,6 +173,7 @@ def als(
     energy: float | None = None,
     lost: float = 0.0,
     entries: Array | None = None,
+    fixed: Sequence[int] = (),
     progress: Progress = silent,
 ) -> tuple[Components, float, Trace]:
     """Improve a CP tensor by alternating least squares with extrapolation.
@@ -195,6 +201,8 @@ def als(
     entries
         Weights of the entries, between 0 and 1: then every sweep is one on `filled`
         ([tomasi2005]), and all residuals are weighted. Converges the slower the more is missing.
+    fixed
+        Modes whose columns stay as they are.
     progress
         Called with the fraction of the sweeps done.
 
@@ -209,7 +217,7 @@ def als(
     length = 1.0
     for sweep in range(n_iter_max):
         goal = x if entries is None else filled(x, now, entries)
-        swept = _sweep(goal, now, max(ridge, _RIDGE))
+        swept = _sweep(goal, now, max(ridge, _RIDGE), fixed)
         left = residual_of(x, swept, entries)
         if line_search and sweep > 1 and left > 0:
             ahead = _extrapolated(now, swept, length)
@@ -232,8 +240,8 @@ def als(
     return now, residual, Trace(tuple(errors), False, f"stopped after {n_iter_max} sweeps")
 
 
-def _sweep(x: Array, c: Components, ridge: float) -> Components:
-    """One least-squares update of every factor."""
+def _sweep(x: Array, c: Components, ridge: float, fixed: Sequence[int]) -> Components:
+    """One least-squares update of every factor that is not fixed."""
     xp = namespace(x)
     factors, weights = list(c.factors), c.weights
     shared, half = x, range(0)
@@ -244,6 +252,8 @@ def _sweep(x: Array, c: Components, ridge: float) -> Components:
         if mode in (0, at):  # the factors of the other half stay as they are in this half
             half = range(at) if mode < at else range(at, len(factors))
             shared = _half(x, factors, at, left=mode < at)
+        if mode in fixed:
+            continue
         normal = ridge * identity
         normal = normal + math.prod(grams[:mode] + grams[mode + 1 :], start=xp.ones_like(identity))
         right = _within_half(shared, factors, half, mode) + ridge * (factors[mode] * weights)
