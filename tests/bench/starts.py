@@ -1,8 +1,9 @@
 """``python -m tests.bench.starts``: time and memory of starts from gradients, against PEFT's.
 
 A random model of Llama's shape in bfloat16, short sequences of random tokens; the adapter goes on
-q, k, v and o. Every variant runs in a process of its own: what it takes beyond a forward and
-backward pass of the same batches, which is a row of its own.
+q, k, v and o. Every variant runs in a process of its own: what it takes beside a forward and
+backward pass of the same batches, which is a row of its own, as are a forward pass alone and what
+`capture` takes for one pass or several.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 
-from tdecomp_torch import attach, gradients
+from tdecomp_torch import attach, capture, gradients
 from tests.bench.children import run_child
 from tests.bench.tables import Printer, installed, printing, say
 
@@ -27,7 +28,7 @@ SHAPES = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16},
 }
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
-RANK, BATCHES, EXAMPLES, TOKENS = 16, 4, 2, 64
+RANK, BATCHES, EXAMPLES, TOKENS = 16, 2, 2, 64
 
 
 def model_of(shape: str) -> Any:
@@ -38,25 +39,45 @@ def model_of(shape: str) -> Any:
     config = LlamaConfig(
         **SHAPES[shape], vocab_size=1024, num_attention_heads=32, num_key_value_heads=8
     )
-    return LlamaForCausalLM(config).to(torch.bfloat16)
+    torch.set_default_dtype(torch.bfloat16)  # twice as fast as to make it in float32 and cast it
+    try:
+        return LlamaForCausalLM(config)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
-def batches() -> list[dict[str, torch.Tensor]]:
+def batches(count: int = BATCHES, tokens: int = TOKENS) -> list[dict[str, torch.Tensor]]:
     """Random tokens that are their own labels."""
     generator = torch.Generator().manual_seed(1)
-    ids = [torch.randint(1024, (EXAMPLES, TOKENS), generator=generator) for _ in range(BATCHES)]
+    ids = [torch.randint(1024, (EXAMPLES, tokens), generator=generator) for _ in range(count)]
     return [{"input_ids": x, "labels": x} for x in ids]
 
 
-def passes(model: Any, *, grads: bool = True) -> None:
+def passes(model: Any, seen: list[dict[str, torch.Tensor]] | None = None) -> None:
     """Forward and backward over all batches, gradients of the targets on."""
     model.requires_grad_(False)
     for name, parameter in model.named_parameters():
         if any(target in name for target in TARGETS):
-            parameter.requires_grad_(grads)
-    for batch in batches():
+            parameter.requires_grad_(True)
+    for batch in seen or batches():
         model(**batch).loss.backward()
         model.zero_grad(set_to_none=True)
+
+
+def forward(model: Any) -> None:
+    """Forward over all batches, no gradients."""
+    with torch.no_grad():
+        for batch in batches():
+            model(**batch)
+
+
+def captures(**options: Any) -> Callable[[Any], None]:
+    """`capture` of the targets."""
+
+    def run(model: Any) -> None:
+        capture(model, batches(), targets=TARGETS, **{"inputs": None, **options})
+
+    return run
 
 
 def ours(row: str, start: Callable[[], Any]) -> Callable[[Any], None]:
@@ -111,6 +132,9 @@ def peft_lora_ga(model: Any) -> None:
 
 VARIANTS: dict[str, Callable[[Any], None]] = {
     "forward and backward": passes,
+    "forward": forward,
+    "capture, inputs": captures(inputs="whole"),
+    "capture, gradients, 2 passes": captures(gradients=RANK),
     "lora, gradients": ours("lora", gradient_start("zero")),
     "lora, LoRA-GA's rule": ours("lora", gradient_start("lora_ga")),
     "lotr, gradients": ours("lotr", gradient_start("zero")),
@@ -126,7 +150,7 @@ def measure(name: str, shape: str) -> dict[str, float]:
     if "PEFT" in name:
         import peft  # noqa: F401 - its import is not its work
     model = model_of(shape)
-    VARIANTS["forward and backward"](model)  # what is allocated once
+    passes(model, batches(1, 4))  # what is allocated once
     before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     start = time.perf_counter()
