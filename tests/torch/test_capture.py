@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,6 +106,56 @@ def test_gradients_and_moments_are_those_of_autograd(name, gradients):
         assert_close(torch.as_tensor(site.fisher[1]), squares)
         assert np.linalg.eigvalsh(site.outputs).min() > -1e-12
     assert found.losses == pytest.approx([float(loss(model.eval(), b)) for b in batches])
+
+
+def dense_moments(model: nn.Module, paths: Iterable[str]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Sums of ``x xᵀ`` and ``δ δᵀ`` over all calls and batches, by hooks of torch."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    calls: list[tuple[str, Tensor, Tensor]] = []
+    model = copy.deepcopy(model).requires_grad_(True).eval()
+
+    def seen(module: nn.Module, args: tuple[Tensor], output: Tensor, *, path: str) -> Tensor:
+        output.retain_grad()
+        calls.append((path, args[0].detach(), output))
+        return output.clone()  # which what follows may change in place
+
+    for path in paths:
+        model.get_submodule(path).register_forward_hook(partial(seen, path=path))
+    for batch in BATCHES if isinstance(model, Tiny) else MODELS["twice"][1]:
+        loss(model, batch).backward()
+    for path, x, output in calls:
+        x, delta = x.reshape(-1, x.shape[-1]), output.grad.reshape(-1, output.shape[-1])
+        inner, outer = found.get(path, (0.0, 0.0))
+        found[path] = inner + x.T @ x, outer + delta.T @ delta
+    return found
+
+
+@pytest.mark.parametrize("name", ["tiny", "twice"])
+def test_moments_are_sums_over_all_tokens_of_all_calls(name):
+    make, batches = MODELS[name]
+    options = {"targets": ["a", "b", "c"]} if name == "twice" else {}
+    found = capture(make(), batches, loss=loss, inputs="whole", outputs=True, **options)
+    expected = dense_moments(make(), found.sites)
+    for path, site in found.sites.items():
+        inner, outer = expected[path]
+        assert_close(torch.as_tensor(found.inputs_of(path).whole), inner)
+        assert_close(torch.as_tensor(site.outputs), outer)
+        assert site.tokens == found.inputs_of(path).tokens
+
+
+def test_gradients_that_are_being_accumulated_go_on_as_if_nothing_was():
+    """Half of the batches, a look at the model, the other half: the step is that without a look."""
+    steps = []
+    for look in (False, True):
+        model = tiny()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for k, batch in enumerate(BATCHES):
+            loss(model, batch).backward()
+            if look and k == 1:
+                capture(model, BATCHES[:1], loss=loss, gradients=2, inputs="whole")
+        optimizer.step()
+        steps.append([p.detach().clone() for p in model.parameters()])
+    assert all(a.equal(b) for a, b in zip(*steps, strict=True))
 
 
 def test_inputs_are_shared_by_those_that_read_one_tensor():
