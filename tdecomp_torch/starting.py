@@ -51,7 +51,7 @@ class DataStart:
         Kept on the CPU.
     wanted
         How they are looked at.
-    size, gamma
+    metric, size, gamma
         As in `gradients`.
     """
 
@@ -59,6 +59,7 @@ class DataStart:
     statistics: Statistics | None = None
     batches: tuple[Any, ...] = ()
     wanted: Wanted | None = None
+    metric: Literal["inputs"] | None = None
     size: float = 1e-3
     gamma: float | None = None
 
@@ -84,6 +85,7 @@ def gradients(
     rule: str = "zero",
     steps: int | None = 8,
     passes: int = 4,
+    metric: Literal["inputs"] | None = None,
     size: float = 1e-3,
     gamma: float | None = None,
     labels: Literal["given", "model"] = "given",
@@ -104,6 +106,9 @@ def gradients(
         Batches at most; None: all.
     passes
         Over the batches, for sketches; rules that need whole gradients take one.
+    metric
+        ``"inputs"``: the fitted gradients are those whose outputs are nearest, ``‖(G - Ĝ) A^½‖``
+        with the second moments A of the inputs, for rules that fit.
     size
         Root mean square entry of ΔW at the start, for rules whose step has no size of its own.
     gamma
@@ -117,7 +122,9 @@ def gradients(
     _check_rule(rule, "gradients")
     _check_size(size)
     found = rule_of(rule)
+    _check_metric(rule, metric)
     wanted = Wanted(
+        inputs=None if metric is None else "auto",
         gradients="whole" if found.whole else 1,
         passes=passes,
         loss=loss,
@@ -126,7 +133,7 @@ def gradients(
         seed=seed,
     )
     kept = tuple(kept_batches(batches, steps))
-    return DataStart(name=rule, batches=kept, wanted=wanted, size=size, gamma=gamma)
+    return DataStart(name=rule, batches=kept, wanted=wanted, metric=metric, size=size, gamma=gamma)
 
 
 def activations(
@@ -160,7 +167,12 @@ def activations(
 
 
 def captured(
-    statistics: Statistics, rule: str, *, size: float = 1e-3, gamma: float | None = None
+    statistics: Statistics,
+    rule: str,
+    *,
+    metric: Literal["inputs"] | None = None,
+    size: float = 1e-3,
+    gamma: float | None = None,
 ) -> DataStart:
     """Start from statistics that were captured before: capture once, start several.
 
@@ -171,7 +183,8 @@ def captured(
     """
     rule_of(rule)
     _check_size(size)
-    return DataStart(name=rule, statistics=statistics, size=size, gamma=gamma)
+    _check_metric(rule, metric)
+    return DataStart(name=rule, statistics=statistics, metric=metric, size=size, gamma=gamma)
 
 
 def start_of(given: Any) -> DataStart:
@@ -271,14 +284,15 @@ def _data(
     seed: int,
 ) -> GroupData:
     names, needs = [site.path for site in plan.grids[k].sites], start.rule.needs
-    gradients = "gradients" in needs
+    gradients, inputs = "gradients" in needs, "inputs" in needs or start.metric is not None
     return GroupData(
         bound=plan.bounds[k],
         names=names,
         gradients=[statistics.gradient_of(n) for n in names] if gradients else (),
-        inputs=[statistics.inputs_of(n) for n in names] if "inputs" in needs else (),
+        inputs=[statistics.inputs_of(n) for n in names] if inputs else (),
         weights=BaseWeights(plan.grids[k], plan.inventory).numpy,
         settled=settled,
+        metric=start.metric is not None,
         size=start.size,
         gamma=start.gamma,
         seed=seed,
@@ -301,6 +315,16 @@ def _check_rule(name: str, what: str) -> None:
     if what not in rule_of(name).needs:
         fit = ", ".join(n for n, rule in RULES.items() if what in rule.needs)
         raise ArgumentError(f"the start {name!r} is not made of {what}: those are {fit}")
+
+
+def _check_metric(name: str, metric: Any) -> None:
+    if metric is None:
+        return
+    if metric != "inputs":
+        raise ArgumentError(f"metric={metric!r} must be 'inputs' or None")
+    if not rule_of(name).fitted:
+        fit = ", ".join(n for n, rule in RULES.items() if rule.fitted)
+        raise ArgumentError(f"metric={metric!r} is for starts that fit: {fit}; {name!r} does not")
 
 
 def _check_size(size: float) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from tdecomp.errors import ArgumentError
 from tdecomp.starts.data_rule import Arrays, GroupData
-from tdecomp.starts.fitting import fit_row
+from tdecomp.starts.fitting import FittedRow, fit_row
+from tdecomp.starts.metric import fit_in_metric
 from tdecomp.statistics import Gradient
 
 __all__ = ["step", "times", "weights", "zero_core"]
@@ -29,7 +30,7 @@ def zero_core(data: GroupData) -> Arrays:
             f"{data.bound.spec.name!r} has no factor that starts as zeros: take 'step' or 'offset'"
         )
     alike = [_normalised(gradient) for gradient in data.gradients]
-    fit = fit_row(data.bound, alike, frozen=data.settled)
+    fit = _fitted(data, alike)
     found = {}
     for name, array in fit.factors.items():
         if name in data.settled:
@@ -43,7 +44,7 @@ def zero_core(data: GroupData) -> Arrays:
 
 def step(data: GroupData) -> Arrays:
     """``ΔW = -η Ĝ``, the fitted gradients; η gives ΔW the entries that are asked for."""
-    fit = fit_row(data.bound, data.gradients, frozen=data.settled)
+    fit = _fitted(data, data.gradients)
     (n_out, n_in), n = data.bound.grid.shape, len(data.gradients)
     energy = sum(float(np.sum(data.bound.delta(fit.factors, k) ** 2)) for k in range(n))
     if energy == 0:
@@ -60,6 +61,14 @@ def weights(data: GroupData) -> Arrays:
     whole = [Gradient(batches=1, left=None, right=data.weight(k)) for k in range(len(data.names))]
     fit = fit_row(data.bound, whole, frozen=data.settled)
     return times(fit.factors, 1 / data.bound.scale(), data.settled)
+
+
+def _fitted(data: GroupData, matrices: Sequence[Gradient]) -> FittedRow:
+    """The adapter that is nearest to some matrices, in the metric that is asked for."""
+    if not data.metric:
+        return fit_row(data.bound, matrices, frozen=data.settled)
+    moments = [own.second_moment() for own in data.inputs]
+    return fit_in_metric(data.bound, matrices, moments, frozen=data.settled)
 
 
 def times(factors: Mapping[str, np.ndarray], by: float, settled: Collection[str] = ()) -> Arrays:

@@ -49,6 +49,8 @@ class GroupData:
         Base weight ``(out, in)`` by number; read only by rules that say so.
     settled
         Factors that other groups have decided, which this one shares.
+    metric
+        Whether gradients are fitted in the metric of the inputs.
     size
         Root mean square entry of ΔW at the start, where the rule leaves it open.
     gamma
@@ -63,6 +65,7 @@ class GroupData:
     inputs: Sequence[InputStatistics] = ()
     weights: WeightOf | None = None
     settled: Mapping[str, np.ndarray] = field(default_factory=dict)
+    metric: bool = False
     size: float = 1e-3
     gamma: float | None = None
     seed: int = 0
@@ -105,6 +108,8 @@ class DataRule:
         What it is made of: ``"gradients"``, ``"inputs"``, ``"weights"``.
     whole
         Whether it needs gradients whole, not sketched.
+    fitted
+        Whether gradients are fitted, which can be in the metric of the inputs.
     ranks
         Singular vectors of a gradient that it uses, in ranks of the adapter.
     rows
@@ -120,6 +125,7 @@ class DataRule:
     make: Callable[[GroupData], Arrays]
     needs: frozenset[str]
     whole: bool = False
+    fitted: bool = False
     ranks: int = 1
     rows: RowKind = "any"
     residual: bool = False

@@ -9,6 +9,7 @@ import numpy as np
 
 from tdecomp.linalg import svd_auto
 from tdecomp.starts.data_rule import Arrays, GroupData
+from tdecomp.starts.metric import damped
 
 __all__ = ["corda", "eva", "gora", "lora_ga", "lora_one", "lora_sb", "olora", "pissa"]
 
@@ -52,7 +53,7 @@ def gora(data: GroupData) -> Arrays:
 
 
 def eva(data: GroupData) -> Arrays:
-    """RowKind of A are the leading principal directions of the inputs, B is zero."""
+    """Rows of A are the leading principal directions of the inputs, B is zero."""
 
     def pair(k: int) -> tuple[np.ndarray, np.ndarray]:
         _, directions = data.inputs[k].principal(data.rank)
@@ -61,17 +62,12 @@ def eva(data: GroupData) -> Arrays:
     return _pairs(data, pair)
 
 
-_DAMPING = 0.01
-"""Of the second moment before it is inverted, in multiples of its mean diagonal."""
-
-
 def corda(data: GroupData) -> Arrays:
     """``U S Vᵀ = W C`` with the inputs' second moment C: ``B = U √S``, ``A = √S Vᵀ C⁻¹``."""
     scale = data.bound.scale()
 
     def pair(k: int) -> tuple[np.ndarray, np.ndarray]:
-        c = data.inputs[k].second_moment().astype(np.float64)
-        c = c + _DAMPING * float(np.mean(np.diagonal(c))) * np.eye(len(c))
+        c = damped(data.inputs[k].second_moment())
         u, s, vh = np.linalg.svd(data.weight(k) @ c, full_matrices=False)
         r = data.rank
         root = np.sqrt(s[:r] / scale)

@@ -31,6 +31,7 @@ RULES: Mapping[str, DataRule] = {
         source=_OURS,
         make=zero_core,
         needs=_GRADIENTS,
+        fitted=True,
         ranks=2,
         zero=True,
     ),
@@ -39,6 +40,7 @@ RULES: Mapping[str, DataRule] = {
         source=_OURS,
         make=step,
         needs=_GRADIENTS,
+        fitted=True,
         ranks=2,
     ),
     "offset": DataRule(
@@ -46,6 +48,7 @@ RULES: Mapping[str, DataRule] = {
         source=_OURS,
         make=step,
         needs=_GRADIENTS,
+        fitted=True,
         ranks=2,
         residual=True,
     ),

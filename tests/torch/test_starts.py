@@ -10,6 +10,7 @@ from torch import nn
 from tdecomp import ArgumentError, SiteError
 from tdecomp.adapters import CATALOGUE, method
 from tdecomp.starts import RULES
+from tdecomp.starts.metric import damped
 from tdecomp_torch import activations, attach, capture, captured, gradients, load_adapter
 from tests.torch.cases import HIDDEN, assert_close, inputs, set_random, tiny
 from tests.torch.test_capture import BATCHES, gradients_of, loss
@@ -86,6 +87,31 @@ def test_a_step_of_full_rank_is_the_gradient_itself(row):
         delta = np.stack([adapter.delta(path).detach().double().numpy() for path in paths])
         expected = -whole * (1e-3 / np.sqrt(np.mean(whole**2)))
         assert np.allclose(delta, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_step_in_the_metric_of_the_inputs_is_the_one_whose_outputs_are_nearest():
+    """``G A^½`` truncated, times ``A^-½``; the batches are looked at once for both."""
+    start = gradients(BATCHES, loss, rule="step", metric="inputs", passes=6)
+    _, adapter = started("lora", start)
+    g, seen = mean_gradients(tiny()), capture(tiny(), BATCHES, inputs="whole")
+    for grid in adapter.grids:
+        best = {}
+        for site in grid.sites:
+            root = np.linalg.cholesky(damped(seen.inputs_of(site.path).second_moment()))
+            u, s, vh = np.linalg.svd(g[site.path] @ root, full_matrices=False)
+            best[site.path] = (u[:, :2] * s[:2]) @ vh[:2] @ np.linalg.inv(root)
+        eta = 1e-3 / np.sqrt(np.mean(np.square([*best.values()])))
+        for path, own in best.items():
+            delta = adapter.delta(path).detach().double().numpy()
+            assert np.allclose(delta, -eta * own, rtol=0, atol=1e-3 * eta * np.abs(own).max())
+
+
+@pytest.mark.parametrize("row", ["lora", "lotr", "tenslora_qkv_depth"])
+def test_nothing_changes_at_the_start_in_the_metric_of_the_inputs(row):
+    before = tiny()(BATCHES[0])
+    for rule in ("zero", "offset"):
+        model, _ = started(row, gradients(BATCHES, loss, rule=rule, metric="inputs"))
+        assert_close(model(BATCHES[0]).float(), before.float())
 
 
 def test_bases_are_those_of_the_stack_and_as_long_as_the_methods_own():
@@ -281,8 +307,10 @@ def test_captured_once_several_are_started():
         (2, "zero", {"inputs": "whole"}, r"hold no gradient of layers\.0"),
         (2, "zero", {"gradients": 2, "targets": ["q_proj"]}, "do not know the weight"),
         (12, "lora_one", {"gradients": 1}, "12 singular vectors .* larger rank"),
+        (2, "step", {"gradients": 2, "inputs": None}, r"hold no inputs of layers\.0"),
     ):
-        few = captured(capture(tiny(), BATCHES, loss=loss, **options), rule)
+        metric = "inputs" if rule == "step" else None
+        few = captured(capture(tiny(), BATCHES, loss=loss, **options), rule, metric=metric)
         with pytest.raises(ArgumentError, match=text):
             attach(tiny(), "lora", rank=rank, start=few)
 
@@ -332,6 +360,8 @@ REFUSED = [
     (dict(size=0), "size=0 must be a positive number"),
     (dict(steps=0), "batches is empty"),
     (dict(rule="pissa"), "not made of gradients"),
+    (dict(rule="lora_ga", metric="inputs"), "is for starts that fit: zero, step, offset"),
+    (dict(metric="outputs"), "metric='outputs' must be 'inputs' or None"),
 ]
 
 
