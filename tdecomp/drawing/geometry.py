@@ -103,9 +103,11 @@ class Canvas:
 
     def is_free(self, box: Box) -> bool:
         """Whether nothing stands in a rectangle."""
-        return not any(box.meets(other) for other in self.boxes) and not any(
-            box.is_crossed(*line) for line in self.lines
-        )
+        return self.is_bare(box) and not any(box.is_crossed(*line) for line in self.lines)
+
+    def is_bare(self, box: Box) -> bool:
+        """Whether no rectangle stands there; lines may cross it."""
+        return not any(box.meets(other) for other in self.boxes)
 
     def is_clear(self, a: Spot, b: Spot) -> bool:
         """Whether no rectangle stands in the way of a line; lines may cross."""

@@ -23,6 +23,7 @@ HEIGHT = 32.0  # of a tensor
 _DOT = 10.0
 _GAP = 46.0  # between neighbours, at least
 _IN_A_ROW = 5
+_ACROSS = 12.0  # of radius for every line across a ring
 _ROWS = 150.0  # from one row of a long chain to the next
 
 
@@ -158,7 +159,9 @@ def _star(graph: Graph, hub: int, others: Sequence[int]) -> dict[int, tuple[Spot
 
 
 def _ring(graph: Graph, part: Sequence[int]) -> dict[int, tuple[Spot, float | None]]:
-    return _circle(part, _radius(graph, part))
+    """In the order of a walk; larger where many lines cross the middle."""
+    n_across = sum(link.ends[0] in part for link in graph.links) - len(part)
+    return _circle(part, max(_radius(graph, part), _ACROSS * n_across))
 
 
 def _radius(graph: Graph, around: Sequence[int]) -> float:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 from tdecomp.drawing.geometry import Box, Canvas, Spot, around
 from tdecomp.drawing.layout import FONT_SIZE, HEIGHT, Graph, Leg, Link, Vertex, places_of
@@ -58,6 +59,10 @@ class Scene:
         """The smallest rectangle that holds everything."""
         ends = [Box(*p, *p) for stroke in self.strokes for p in stroke.points]
         return around([*(s.box for s in self.shapes), *(t.box for t in self.labels), *ends])
+
+    def is_crossed(self, box: Box) -> bool:
+        """Whether a line runs through a rectangle."""
+        return any(box.is_crossed(*ends) for s in self.strokes for ends in pairwise(s.points))
 
     def moved(self, x: float, y: float) -> Scene:
         """The same, elsewhere."""
@@ -118,11 +123,12 @@ def _put(canvas: Canvas, label: Writing) -> Writing:
 
 
 def _free(canvas: Canvas, spots: Iterator[Box]) -> Box:
-    """The first spot that nothing stands in; the first of all where there is none."""
-    first = next(spots)
-    if canvas.is_free(first):
-        return first
-    return next(filter(canvas.is_free, spots), first)
+    """The first spot that nothing stands in, else that lines alone cross, else the first."""
+    tries = list(spots)
+    for is_good in (canvas.is_free, canvas.is_bare):
+        if found := next(filter(is_good, tries), None):
+            return found
+    return tries[0]
 
 
 def _path(links: Sequence[Link], k: int, boxes: dict[int, Box]) -> tuple[Spot, ...]:
@@ -178,9 +184,10 @@ def _leg(canvas: Canvas, leg: Leg, box: Box, outward: float | None) -> tuple[Str
         key=lambda way: way[0] + 0.6 * abs(way[1]),
     )
     found = list(map(partial(_one_leg, leg, box, straight), tries))
-    for stroke, label in found:
-        if canvas.is_free(label.box) and canvas.is_clear(*stroke.points):
-            return stroke, label
+    clear = [way for way in found if canvas.is_clear(*way[0].points)]
+    for is_good in (canvas.is_free, canvas.is_bare):
+        if way := next((way for way in clear if is_good(way[1].box)), None):
+            return way
     return found[0]
 
 

@@ -82,8 +82,7 @@ def text(
         y=at.y + 0.35 * size,
         font_size=size,
         text_anchor=anchor,
-        **fill(colour),
-        **more,
+        **(fill(colour) | more),
     )
 
 

@@ -121,6 +121,8 @@ def _elements(scene: Scene) -> list[str]:
     for label in scene.labels:
         box, colour = label.box, "site" if label.kind == "site" else "ink"
         weight = {"font_weight": "bold"} if label.kind in ("open", "site") else {}
+        if scene.is_crossed(box):
+            parts.append(svg.rectangle(box, **svg.fill("ground")))
         parts.append(svg.text(label.text, box.centre, size=FONT_SIZE, colour=colour, **weight))
     return parts
 
