@@ -59,7 +59,7 @@ def group_tensor(group: Sequence[Permutation]) -> np.ndarray:
 def fourier_count(dimensions: Sequence[int]) -> int:
     """Components by way of the irreducible representations over ℂ: ``Σ R⟨d_i, d_i, d_i⟩``.
 
-    An upper bound of the rank over ℂ; for abelian groups, |G|, and for S₃, 1 + 1 + 7, it is the
+    An upper bound of the rank over ℂ; for abelian groups, ``|G|``, and for S₃, 1 + 1 + 7, it is the
     rank (`alder_strassen` is equal).
 
     Source: Bürgisser, Clausen and Shokrollahi [burgisser1997], chapters 13 and 17.

@@ -8,7 +8,17 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
+
+import theory
+
+
+def _theory() -> list[str]:
+    """The modules of `theory` that say what is public in them."""
+    names = sorted(f"theory.{info.name}" for info in iter_modules(theory.__path__))
+    return [name for name in names if hasattr(importlib.import_module(name), "__all__")]
+
 
 _MODULES = {
     "tdecomp": "Decompose, look, draw",
@@ -24,6 +34,7 @@ _MODULES = {
     "tdecomp.linalg": "Linear algebra",
     "tdecomp.tensor": "Arrays as tensors",
     "tdecomp.errors": "Errors",
+    **dict.fromkeys(_theory(), "Statements that are checked"),
 }
 _CALL = r"(?<![\w.])(?:td|tdecomp|tdecomp_torch|jobs)\.{name}\b"
 

@@ -55,6 +55,7 @@ from tdecomp.cli.words import (
 )
 from tdecomp.errors import ArgumentError
 from tdecomp.files.peft_lora import VLLM_RANKS
+from tdecomp.picture import draw
 
 __all__ = ["app"]
 
@@ -476,15 +477,35 @@ Name = Annotated[
 ]
 
 
-@app.command(epilog=examples("adapters", "adapters lotr"))
-def adapters(name: Name = None, quiet: Quiet = False, as_json: Json = False) -> None:
+@app.command(epilog=examples("adapters", "adapters lotr --picture lotr.svg"))
+def adapters(
+    name: Name = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="SVG file to draw the row to.",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
     """List the adapters that 'tdecomp_torch.attach' knows by name."""
     screen = Screen(quiet, as_json)
+    if picture is not None and name is None:
+        raise ArgumentError("--picture draws one row", tip="name it: tdecomp adapters lotr")
     rows = list(CATALOGUE.values()) if name is None else [_adapter(name)]
+    if picture is not None:
+        draw(rows[0]).save(picture, overwrite=overwrite)
     if name is None:
         screen.table(adapters_table(rows))
     else:
         screen.lines(adapter_lines(rows[0]))
+    if picture is not None:
+        screen.lines([f"Written to {picture}."])
     screen.report({spec.name: spec.to_json() for spec in rows})
 
 
@@ -492,7 +513,7 @@ def adapters(name: Name = None, quiet: Quiet = False, as_json: Json = False) -> 
 def methods(name: Name = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Old name of 'adapters'."""
     Screen(quiet, as_json).note("Note: 'tdecomp methods' is called 'tdecomp adapters' now")
-    adapters(name, quiet, as_json)
+    adapters(name, quiet=quiet, as_json=as_json)
 
 
 def _adapter(name: str) -> Spec:

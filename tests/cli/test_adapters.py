@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import tdecomp as td
 from tdecomp.adapters import CATALOGUE, Spec
 
 
@@ -33,3 +34,13 @@ def test_one_row_is_told_whole(name, said, done):
 
 def test_an_unknown_adapter_is_refused(refused):
     refused(["adapters", "lotrr"], "no adapter 'lotrr'", "lotr")
+
+
+def test_a_row_is_drawn(tmp_path, done, refused):
+    file = tmp_path / "lotr.svg"
+    assert f"Written to {file}." in done("adapters", "lotr", "--picture", file).out
+    assert file.read_text(encoding="utf-8") == td.draw(CATALOGUE["lotr"]).svg
+    refused(["adapters", "lotr", "--picture", file], "already exists", "--overwrite")
+    done("adapters", "vera", "--picture", file, "--overwrite", "-q")
+    assert ">vera<" in file.read_text(encoding="utf-8")
+    refused(["adapters", "--picture", tmp_path / "all.svg"], "draws one row")

@@ -44,7 +44,7 @@ EVERYTHING = {
     "a number": "a, a ->",
     "no mode": " -> ",
     "apart": "a b, c d -> (a c) (b d)",
-    "everything with everything": "a b c d e, a f g h i, b f j k l, c g j m n, d h k m o, e i l n o ->",
+    "all with all": "a b c d e, a f g h i, b f j k l, c g j m n, d h k m o, e i l n o ->",
     "long train": td.TT.random((2,) * 23, 3),
 }
 drawn = pytest.mark.parametrize("what", EVERYTHING.values(), ids=EVERYTHING)
