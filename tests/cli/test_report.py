@@ -16,6 +16,7 @@ from tdecomp.jobs.commands import explore_command
 from tdecomp.jobs.page.html import HEAT_STRENGTH
 from tests.cli import models
 from tests.drawing.svg import contrast, texts, view_box
+from tests.pairs import write_folder
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -107,6 +108,33 @@ def test_heat_maps_hold_the_figures_of_every_place(out, tmp_path, done):
             for labels, value in zip(sites, values, strict=True)
         }
         assert cells == expected
+
+
+def columns_of(page) -> list[str]:
+    table = re.search(r'<table class="heat">(.*?)</table>', page.read_text(encoding="utf-8"))
+    assert table is not None
+    return re.findall(r'<th scope="col">(.*?)</th>', table[1])[1:]
+
+
+def test_heads_stand_under_their_projection(base, tuned, tmp_path, done):
+    chosen = ("--share", "layer,head", "--targets", "q_proj,k_proj,v_proj")
+    done("decompose", base, tuned, "-o", tmp_path / "out", "--rank", 2, *chosen, "-q")
+    done("report", tmp_path / "out", "-o", tmp_path / "page.html", "-q")
+    assert columns_of(tmp_path / "page.html") == ["q_proj", "k_proj", "v_proj"]
+    said = page_of(tmp_path / "page.html").said
+    assert f"of {models.HEADS} matrices where there are more in a place" in said
+
+
+def test_towers_stand_beside_each_other(tmp_path, done):
+    rng = np.random.default_rng(0)
+    names = [f"{t}.layers.{i}.mlp.up_proj.weight" for t in ("text", "vision") for i in range(2)]
+    old = {name: rng.standard_normal((8, 6)).astype(np.float32) for name in names}
+    new = {name: a + rng.standard_normal(a.shape).astype(np.float32) for name, a in old.items()}
+    base = write_folder(tmp_path / "base", old, config={})
+    tuned = write_folder(tmp_path / "tuned", new, config={})
+    done("decompose", base, tuned, "-o", tmp_path / "out", "--rank", 2, "-q")
+    done("report", tmp_path / "out", "-o", tmp_path / "page.html", "-q")
+    assert columns_of(tmp_path / "page.html") == ["text up_proj", "vision up_proj"]
 
 
 def test_an_exploration_is_told_whole(explored, tmp_path, base, tuned, done):

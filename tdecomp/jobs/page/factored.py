@@ -56,7 +56,8 @@ class SiteFigures:
 
 def factored_part(factors: Factors, told: ToldBeside, title: str, path: str) -> str:
     """Figures of factors: in all, for every layer and projection, and for every group."""
-    figures = [_figures(part) for part in factors.parts]
+    towers = len({site.prefix for part in factors.parts for site in part.group.sites}) > 1
+    figures = [_figures(part, towers) for part in factors.parts]
     everything = [figure for group in figures for figure in group]
     parts = [
         heading(title),
@@ -79,12 +80,12 @@ def factored_part(factors: Factors, told: ToldBeside, title: str, path: str) -> 
     return "".join(parts)
 
 
-def _figures(part: GroupFactors) -> list[SiteFigures]:
+def _figures(part: GroupFactors, towers: bool) -> list[SiteFigures]:
     rows = zip(part.group.sites, part.energy, part.residual, site_spectra(part.tensor), strict=True)
     return [
         SiteFigures(
             row=dict(site.labels).get("layer", "all"),
-            column=_column(site),
+            column=_column(site, towers),
             energy=float(energy),
             residual=float(residual),
             values=values,
@@ -93,11 +94,14 @@ def _figures(part: GroupFactors) -> list[SiteFigures]:
     ]
 
 
-def _column(site: Site) -> str:
-    """Tower and projection; where a site has no such label, the end of its path."""
+def _column(site: Site, towers: bool) -> str:
+    """Tower, where there are several, and projection; without such a label the end of the path."""
     labels = dict(site.labels)
     words = [str(labels[mode]) for mode in ("stack", "attn", "proj") if mode in labels]
-    return " ".join(words) or site.path.rpartition(".")[2]
+    if "head" in labels:  # "q_proj.3"
+        words.append(str(labels["head"]).rpartition(".")[0])
+    words = words or [site.path.rpartition(".")[2]]
+    return " ".join([site.prefix, *words] if towers else words).strip()
 
 
 def _summary(factors: Factors, told: ToldBeside) -> str:
