@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# What reads and writes files: a third of all modules, and no decomposition needs them.
+_WITH_FILES = {
+    **dict.fromkeys(("load", "save"), "tdecomp.files.format_file"),
+    **dict.fromkeys(("Picture", "draw"), "tdecomp.picture"),
+}
+
 if not TYPE_CHECKING:  # a type checker knows the names
 
     def __getattr__(name: str) -> object:
@@ -29,8 +35,8 @@ if not TYPE_CHECKING:  # a type checker knows the names
         missing = AttributeError(f"module 'tdecomp' has no attribute {name!r}")
         if name.startswith("__") and name != "__all__":
             raise missing
-        if name in ("load", "save"):  # a third of all modules, and no decomposition needs them
-            globals()[name] = getattr(import_module("tdecomp.files.format_file"), name)
+        if name in _WITH_FILES:
+            globals()[name] = getattr(import_module(_WITH_FILES[name]), name)
             return globals()[name]
         public = import_module("tdecomp._public")
         known = vars(public)

@@ -31,15 +31,15 @@ from tdecomp.formats import Network as Network
 from tdecomp.formats import Sum as Sum
 from tdecomp.formats import Tucker as Tucker
 from tdecomp.formats import Tucker2 as Tucker2
-from tdecomp.picture import Picture as Picture
-from tdecomp.picture import draw as draw
 from tdecomp.stack import Group as Group
 from tdecomp.stack import Site as Site
 from tdecomp.stack import Stack as Stack
 
-if TYPE_CHECKING:  # the package loads these two when they are asked for
+if TYPE_CHECKING:  # the package loads these when they are asked for
     from tdecomp.files.format_file import load as load
     from tdecomp.files.format_file import save as save
+    from tdecomp.picture import Picture as Picture
+    from tdecomp.picture import draw as draw
 
 __all__ = [
     "CP",

@@ -164,6 +164,13 @@ def test_importing_the_core_loads_no_framework_and_no_cli():
     assert not loaded_by("import tdecomp; tdecomp.svd") & {*HEAVY, *CLI_ONLY}
 
 
+def test_no_decomposition_loads_what_reads_and_writes_files():
+    look = (
+        "files = [m for m in sys.modules if m.startswith('tdecomp.files')]; assert not files, files"
+    )
+    loaded_by(f"import tdecomp; tdecomp.svd; tdecomp.CP; {look}")
+
+
 def test_the_torch_layer_loads_torch_for_a_name_only():
     assert "torch" not in loaded_by("import tdecomp_torch, tdecomp_torch.commands.heal")
     assert "torch" in loaded_by("import tdecomp_torch; tdecomp_torch.attach")
