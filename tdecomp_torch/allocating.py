@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
@@ -120,6 +120,7 @@ def ranks_by_data(
     grids: Sequence[SiteGrid],
     inventory: Inventory,
     *,
+    sides: Collection[str] = (),
     start: DataStart | None,
     progress: Progress,
 ) -> tuple[dict[str, int], DataStart | None]:
@@ -131,9 +132,11 @@ def ranks_by_data(
         See `allocate`.
     """
     rule = request.rule
-    if any(factor.across for factor in spec.factors):
+    held = [*sides] if not has_own_factors(spec) else []
+    if held or any(factor.across for factor in spec.factors):
+        how = f" with share={held[0]!r}" if held else ""
         raise ArgumentError(
-            f"{spec.name!r} holds factors over all groups together: ranks that differ are for"
+            f"{spec.name!r}{how} holds factors over all groups together: ranks that differ are for"
             " adapters that share none between groups"
         )
     paths = [site.path for grid in grids for site in grid.sites]

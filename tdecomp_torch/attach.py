@@ -281,7 +281,13 @@ def _from_data(
     ranks = named_ranks(settings.rank, grids)
     if request is not None:
         ranks, data = ranks_by_data(
-            request, spec, grids, inventory, start=data, progress=part(progress, 0, _DATA)
+            request,
+            spec,
+            grids,
+            inventory,
+            sides=settings.sides,
+            start=data,
+            progress=part(progress, 0, _DATA),
         )
     if ranks is not None:
         grids, of_groups = grids_by_rank(spec, grids, ranks)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -146,17 +147,17 @@ VARIANTS: dict[str, Callable[[Any], None]] = {
 
 
 def measure(name: str, shape: str) -> dict[str, float]:
-    """Seconds and extra memory of one variant, in this process."""
+    """Seconds, extra memory and the load of the machine for one variant, in this process."""
     if "PEFT" in name:
         import peft  # noqa: F401 - its import is not its work
     model = model_of(shape)
     passes(model, batches(1, 4))  # what is allocated once
-    before = _memory("VmRSS")
+    before, load = _memory("VmRSS"), os.getloadavg()[0]
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     start = time.perf_counter()
     VARIANTS[name](model)
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "extra": _memory("VmHWM") - before}
+    return {"seconds": seconds, "extra": _memory("VmHWM") - before, "load": load}
 
 
 def _memory(key: str) -> int:
@@ -183,11 +184,12 @@ def main() -> None:
         found = json.loads(child.output.splitlines()[-1])
         base = base or found["seconds"]
         ratio = found["seconds"] / base
-        rows.append(
-            [name, f"{found['seconds']:.2f}", f"{ratio:.1f}", f"{found['extra'] / 1e6:.0f}"]
-        )
+        numbers = found["seconds"], ratio, found["extra"] / 1e6, found["load"]
+        forms = (".2f", ".1f", ".0f", ".1f")
+        cells = (format(n, form) for n, form in zip(numbers, forms, strict=True))
+        rows.append([name, *cells])
     title = f"starts on a random model of Llama's shape, {options.shape}, rank {RANK}"
-    header = ["start", "s", "× forward and backward", "extra MB"]
+    header = ["start", "s", "× forward and backward", "extra MB", "load"]
     Printer(options.markdown).table(title, header, rows)
 
 

@@ -186,6 +186,10 @@ REFUSED = [
         ),
         "take 'energy' or 'uniform'|is for 'lora'",
     ),
+    (
+        dict(row="lotr", rank=lambda: allocate("uniform", budget=200), share=lambda: ["in"]),
+        "with share='in' holds factors over all groups",
+    ),
     (dict(row="lorta", rank=lambda: allocate("uniform", budget=200)), "over all groups together"),
 ]
 NAMES = [f"layers.{k}.self_attn.{p}_proj" for k in (0, 1) for p in "qkvo"]
