@@ -12,9 +12,9 @@ from tdecomp._brief import brief
 from tdecomp.adapters import Bound, Spec
 from tdecomp.decomposition import als
 from tdecomp.errors import ArgumentError
-from tdecomp.formats import Network
+from tdecomp.formats import Format, Network, Tucker, mode_product
 from tdecomp.modes import Equation
-from tdecomp.starts.stacks import compressed, letters_of, opened
+from tdecomp.starts.stacks import compressed, letters_of, opened, projected
 from tdecomp.statistics import Gradient
 
 __all__ = ["FittedRow", "check_can_be_fitted", "fit_row", "is_pair"]
@@ -139,9 +139,10 @@ def _network(
     bound: Bound, matrices: Sequence[Gradient], frozen: Mapping[str, np.ndarray]
 ) -> FittedRow:
     term, letters = bound.spec.terms[0], letters_of(bound)
-    x = opened(bound, matrices)
-    norm = float(np.linalg.norm(x))
-    if norm == 0:
+    energy = math.fsum(matrix.norm() ** 2 for matrix in matrices)
+    between = None if frozen else projected(bound, matrices)
+    x = opened(bound, matrices) if between is None else between
+    if energy == 0:
         return FittedRow(factors={n: np.zeros(s) for n, s in _shapes(bound).items()}, error=0.0)
     equation = Equation(tuple(o.letters for o in term.operands), letters)
     sizes = {n: bound.sizes[n] for o in term.operands for n in o.letters if n not in letters}
@@ -151,7 +152,7 @@ def _network(
         if o.factor in frozen
     }
     fit = als(
-        x if held else compressed(bound, x),
+        x if held or isinstance(x, Tucker) else compressed(bound, x),
         equation,
         rank=sizes,
         frozen=held,
@@ -166,12 +167,24 @@ def _network(
         whole = np.zeros(bound.shapes[o.factor])
         whole[_part(bound, o.factor, o.letters)] = array
         found[o.factor] = whole
-    error = float(np.linalg.norm(x - _dense(fit.tensor))) / norm
-    return FittedRow(factors=found, error=error)
+    return FittedRow(factors=found, error=math.sqrt(_missed(x, fit.tensor, energy) / energy))
 
 
-def _dense(tensor: Network) -> np.ndarray:
-    return np.asarray(tensor.to_dense())
+def _missed(x: np.ndarray | Tucker, fit: Format, energy: float) -> float:
+    """Squared distance of a fit; of a stack between bases, with what lies outside of these."""
+    if isinstance(x, Tucker):
+        core = np.asarray(x.core)
+        inside = float(np.linalg.norm(core - _between(x, fit))) ** 2
+        return inside + max(energy - float(np.linalg.norm(core)) ** 2, 0.0)
+    return float(np.linalg.norm(x - np.asarray(fit.to_dense()))) ** 2
+
+
+def _between(x: Tucker, fit: Format) -> np.ndarray:
+    """A fit in the bases of a stack, in which it lies."""
+    for k, basis in enumerate(x.factors):
+        if basis is not None:
+            fit = mode_product(fit, np.asarray(basis).T, k)
+    return np.asarray(fit.to_dense())
 
 
 def _shapes(bound: Bound) -> dict[str, tuple[int, ...]]:

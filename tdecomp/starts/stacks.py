@@ -11,11 +11,11 @@ from tdecomp._xp import Array
 from tdecomp.adapters import Bound
 from tdecomp.decomposition import hosvd
 from tdecomp.errors import ArgumentError
-from tdecomp.formats import Format
+from tdecomp.formats import Format, Tucker
 from tdecomp.modes import flatten
 from tdecomp.statistics import Gradient
 
-__all__ = ["compressed", "letters_of", "opened"]
+__all__ = ["compressed", "letters_of", "opened", "projected"]
 
 _SPARE = 10
 """Directions of a mode that are kept beyond those that its factor can use."""
@@ -49,10 +49,7 @@ def opened(bound: Bound, matrices: Sequence[Gradient]) -> np.ndarray:
     """All matrices of a group as one array, its axes as `letters_of` names them."""
     letters = letters_of(bound)
     whole = [matrix.whole() for matrix in matrices]
-    stack = np.stack([w.T if bound.turned else w for w in whole])  # (site, out, in)
-    order = np.lexsort(np.array(bound.grid.places, dtype=int).reshape(len(whole), -1).T[::-1])
-    if "site" not in letters:
-        stack = stack[order]  # the last site mode fastest
+    stack = _in_order(bound, [w.T if bound.turned else w for w in whole])  # (site, out, in)
     shape = tuple(bound.sizes.get(n, bound.grid.n_sites) for n in letters)
     if math.prod(shape) != stack.size:
         raise ArgumentError(
@@ -67,16 +64,63 @@ def compressed(bound: Bound, x: np.ndarray) -> Array | Format:
 
     Only modes that stand in one factor without another axis of the stack are cut.
     """
+    ranks = _widths(bound, x.shape)
+    if not ranks:
+        return x
+    fit = hosvd(x, rank=tuple(ranks.values()), modes=tuple(ranks))
+    return fit.tensor
+
+
+def projected(bound: Bound, matrices: Sequence[Gradient]) -> Tucker | None:
+    """The same of matrices that are held as columns times rows, none of which is written out.
+
+    Returns
+    -------
+    Tucker or None
+        The stack between the leading directions of its columns and rows; None where the adapter
+        splits a side of a weight, shares none of the two, or can use most directions of it.
+    """
     letters = letters_of(bound)
-    ranks = {}
+    pairs = [(m.left, m.right) for m in matrices if m.left is not None]
+    if bound.turned or letters[-2:] != ("out", "in") or len(pairs) < len(matrices):
+        return None
+    sides, n = bound.grid.shape, len(letters)
+    widths = _widths(
+        bound, (*(bound.sizes.get(c, bound.grid.n_sites) for c in letters[:-2]), *sides)
+    )
+    if not {n - 2, n - 1} <= widths.keys():
+        return None
+    u = _leading([left @ np.linalg.qr(right.T)[1].T for left, right in pairs], widths[n - 2])
+    v = _leading([right.T @ np.linalg.qr(left)[1].T for left, right in pairs], widths[n - 1])
+    cores = _in_order(bound, [(u.T @ left) @ (right @ v) for left, right in pairs])
+    shape = tuple(bound.sizes.get(c, bound.grid.n_sites) for c in letters[:-2])
+    core = cores.reshape(*shape, u.shape[1], v.shape[1])
+    return Tucker(letters, core, (*(None for _ in shape), u, v))
+
+
+def _leading(columns: Sequence[np.ndarray], width: int) -> np.ndarray:
+    """The leading left singular vectors of some matrices side by side, ``(n, width)``."""
+    gram = sum(np.asarray(c, dtype=np.float64) @ c.T for c in columns)
+    return np.linalg.eigh(gram)[1][:, ::-1][:, :width]
+
+
+def _widths(bound: Bound, shape: Sequence[int]) -> dict[int, int]:
+    """Directions to keep of every axis of the stack that is cut."""
+    letters, found = letters_of(bound), {}
     for k, letter in enumerate(letters):
         holders = [o for o in bound.spec.terms[0].operands if letter in o.letters]
         if len(holders) != 1 or len(set(holders[0].letters) & set(letters)) != 1:
             continue
         usable = math.prod(bound.sizes[n] for n in holders[0].letters if n != letter)
-        if usable + _SPARE < x.shape[k] // 2:
-            ranks[k] = usable + _SPARE
-    if not ranks:
-        return x
-    fit = hosvd(x, rank=tuple(ranks.values()), modes=tuple(ranks))
-    return fit.tensor
+        if usable + _SPARE < shape[k] // 2:
+            found[k] = usable + _SPARE
+    return found
+
+
+def _in_order(bound: Bound, matrices: Sequence[np.ndarray]) -> np.ndarray:
+    """One beside the other, the last site mode fastest."""
+    stack = np.stack(matrices)
+    if "site" in letters_of(bound):
+        return stack
+    places = np.array(bound.grid.places, dtype=int).reshape(len(stack), -1)
+    return stack[np.lexsort(places.T[::-1])]
