@@ -48,7 +48,10 @@ def make_pair(name: str, folder: Path) -> tuple[Path, Path]:
     return base, tuned
 
 
-METHODS = ("svd", "tucker2", "tucker", "tensor_train")
+METHODS = (
+    "tucker2",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("svd", "tucker", "tensor_train")),
+)
 """Some of the table; all of it goes through tests/cli/test_every_method.py."""
 
 

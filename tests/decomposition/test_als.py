@@ -417,6 +417,7 @@ def test_float32_of_any_scale(name, scale):
     assert found.error < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["LoRA, one matrix", "CP"])
 def test_jax_arrays(name, monkeypatch):
     """Equal sizes, one sweep, no Newton steps: jax compiles every operation for every shape."""

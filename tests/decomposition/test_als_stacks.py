@@ -60,7 +60,7 @@ def test_ranks_by_letter():
     assert [f.tensor.rank for f in fits] == [(3, 2), (3, 2)]
 
 
-@pytest.mark.parametrize("error", [0.5, 0.25])
+@pytest.mark.parametrize("error", [0.5, pytest.param(0.25, marks=pytest.mark.slow)])
 def test_an_error_is_met_by_all_together(options, error):
     xs = [STRONG, WEAK]
     fits = td.decompose(xs, td.als, error=error, **options)
@@ -84,6 +84,7 @@ def test_a_budget_is_kept_and_goes_where_the_energy_is(options, budget):
 @pytest.mark.parametrize(
     "target", [{"error": 0.3}, {"error": 0.1}, {"budget": 150}, {"budget": 301}], ids=str
 )
+@pytest.mark.slow
 def test_a_single_stack_is_fitted_as_by_itself(options, target):
     (fit,) = td.decompose([STRONG], td.als, **options, **target)
     alone = td.als(STRONG, **options, **target)

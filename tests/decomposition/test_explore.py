@@ -77,12 +77,15 @@ def check_rows(found: td.Exploration, x: np.ndarray) -> None:
             assert cell.error == pytest.approx(fits.error, rel=0.01), (budget, name)
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3, 3.0])
+@pytest.mark.parametrize(
+    "noise", [0.3, *(pytest.param(n, marks=pytest.mark.slow) for n in (0.0, 3.0))]
+)
 def test_rows_agree_with_separate_decompositions(noise, path):
     x = decaying((3, 2, 200, 180), noise)
     check_rows(td.explore(x, [1500, 4000, 9000], names=NAMES), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [2])
 def test_rows_agree_on_real_weights(layers, path):
     x = minilm().astype("float32")[:layers]

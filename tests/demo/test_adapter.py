@@ -61,6 +61,7 @@ def test_every_row_of_the_comparison_has_the_size(compare):
             )
 
 
+@pytest.mark.slow
 def test_runs_are_kept_and_not_done_again(compare, tmp_path, monkeypatch):
     from rich.console import Console
 

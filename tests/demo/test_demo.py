@@ -25,6 +25,7 @@ def task(docstrings):
     return docstrings.task(0)
 
 
+@pytest.mark.slow
 def test_data_is_the_same_for_the_same_seed(docstrings, task):
     assert docstrings.task(0) == task
 

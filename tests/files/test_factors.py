@@ -53,7 +53,10 @@ def decoded(factors) -> dict[str, np.ndarray]:
     return result
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "dtype",
+    ["bfloat16", *(pytest.param(d, marks=pytest.mark.slow) for d in ("float32", "float16"))],
+)
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: t[0])
 @pytest.mark.parametrize("method", METHODS)
 def test_the_claimed_error_is_the_dense_error_of_the_file(pair, method, target, dtype, tmp_path):

@@ -51,6 +51,7 @@ def test_normalised_keeps_the_dtype(dtype):
     np.testing.assert_allclose(unit.to_dense(), dense(cp), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradient_of_the_norm(dtype):
     cp = PARAFAC
     arrays = {k: jax.numpy.asarray(a, dtype=dtype) for k, a in cp.arrays.items()}

@@ -30,6 +30,7 @@ def in_jax(monkeypatch):
     monkeypatch.setattr("tdecomp.decomposition.run.wants_numpy", lambda method, xs: False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 def test_steps_in_jax_give_numpys_answer(method, in_jax, dtype):
     check(method, SHAPES[1], TARGETS[0], dtype)
