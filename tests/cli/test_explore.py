@@ -57,9 +57,14 @@ def test_it_prints_a_table_and_commands(pair, done, report):
     [
         (),
         ("--targets", "q_proj,k_proj,v_proj"),
-        ("--exclude", "mlp.down_proj", "--layers", "0-1"),
-        ("--share", "layer"),
-        ("--share", "none"),
+        *(
+            pytest.param(chosen, marks=pytest.mark.slow)
+            for chosen in (
+                ("--exclude", "mlp.down_proj", "--layers", "0-1"),
+                ("--share", "layer"),
+                ("--share", "none"),
+            )
+        ),
         ("--pattern", "layers.{layer}.mlp.{proj:gate_proj|up_proj}"),
         ("--share", "layer,head", "--targets", "q_proj,k_proj,v_proj"),
     ],

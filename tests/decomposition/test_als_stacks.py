@@ -70,7 +70,7 @@ def test_an_error_is_met_by_all_together(options, error):
     assert fits[1].n_params <= apart[1].n_params  # 1 % of the energy
 
 
-@pytest.mark.parametrize("budget", [190, 270])
+@pytest.mark.parametrize("budget", [190, pytest.param(270, marks=pytest.mark.slow)])
 def test_a_budget_is_kept_and_goes_where_the_energy_is(options, budget):
     fits = td.decompose([STRONG, WEAK], td.als, budget=budget, **options)
     assert budget / 2 < fits.n_params <= budget

@@ -138,6 +138,7 @@ def test_a_vector_has_rank_one(target, xp):
     assert td.cp(fit.tensor, **target).error < 1e-14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [{"rank": 3}, {"error": 1e-3}, {"budget": 130}], ids=str)
 def test_twenty_modes(target):
     rng = np.random.default_rng(0)

@@ -113,7 +113,9 @@ def test_an_error_is_met_by_no_more_than_exact_spectra_need(method, shape, noise
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("noise", [0.0, 1e-3, 0.3, 3.0])
+@pytest.mark.parametrize(
+    "noise", [0.3, *(pytest.param(n, marks=pytest.mark.slow) for n in (0.0, 1e-3, 3.0))]
+)
 @pytest.mark.parametrize("method", [td.tucker2, td.tucker])
 def test_a_budget_is_spent_as_well_as_with_exact_spectra(method, shape, noise):
     x = stack(shape, noise)

@@ -288,6 +288,7 @@ def test_every_library_and_inputs_stay_as_they_are(fmt, xp):
         np.testing.assert_array_equal(to_numpy(array), fmt.arrays[key])
 
 
+@pytest.mark.slow
 @EACH
 def test_differentiable_in_torch(fmt):
     torch = pytest.importorskip("torch")

@@ -30,7 +30,7 @@ def x(request) -> np.ndarray:
 
 @every_method()
 @pytest.mark.parametrize("target", TARGETS, ids=str)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_error_is_the_dense_error(method, x, target, dtype):
     x = x.astype(dtype)
     if "budget" in target:
@@ -41,7 +41,9 @@ def test_error_is_the_dense_error(method, x, target, dtype):
 
 
 @every_method()
-@pytest.mark.parametrize("error", [0.5, 0.1, 1e-2, 1e-4])
+@pytest.mark.parametrize(
+    "error", [0.1, 1e-4, *(pytest.param(e, marks=pytest.mark.slow) for e in (0.5, 1e-2))]
+)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_error_target_is_met(method, x, error, dtype):
     assert method(x.astype(dtype), error=error).error <= error

@@ -61,6 +61,7 @@ def check(method, shape, target, dtype):
     np.testing.assert_allclose(fit.tensor.to_dense(), expected.tensor.to_dense(), atol=near)
 
 
+@pytest.mark.slow
 def test_a_stack_of_jax_arrays(dtype):
     rng = np.random.default_rng(0)
     arrays = {f"h.{i}.w.weight": rng.standard_normal((6, 4)).astype(dtype) for i in range(3)}

@@ -38,7 +38,11 @@ STEP = 4
 """Where a schedule is neither at its start nor at its end."""
 
 every_method = pytest.mark.parametrize("name", METHODS)
-every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+every_dtype = pytest.mark.parametrize(
+    "dtype",
+    [pytest.param(d, marks=[pytest.mark.slow] * (d == torch.float16)) for d in DTYPES],
+    ids=str,
+)
 
 _FEW = ("lora", "lotr", "tenslora_att_qkv_depth", "kradapter", "hira", "dora", "svfit", "c3a")
 few_methods = pytest.mark.parametrize("name", _FEW)
