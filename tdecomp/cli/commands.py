@@ -36,6 +36,7 @@ from tdecomp.cli.options import (
     Targets,
     Tuned,
     examples,
+    to_write,
 )
 from tdecomp.cli.screen import Screen, printable
 from tdecomp.cli.shown.adapters import adapter_lines, adapters_table
@@ -171,17 +172,7 @@ def decompose(
     allow_missing: AllowMissing = False,
     device: Device = None,
     max_memory: MaxMemory = None,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="OUT",
-            help="Folder to write.",
-            show_default=False,
-            rich_help_panel=OUTPUT,
-        ),
-    ],
+    out: Annotated[Path, to_write("OUT", "Folder to write.")],
     lora: Annotated[
         bool,
         typer.Option(
@@ -352,17 +343,7 @@ def verify(
 def apply(
     out: Out,
     base: Base,
-    model: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="MODEL",
-            help="Model folder to write.",
-            show_default=False,
-            rich_help_panel=OUTPUT,
-        ),
-    ],
+    model: Annotated[Path, to_write("MODEL", "Model folder to write.")],
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -448,17 +429,7 @@ def report(
             show_default=False,
         ),
     ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FILE",
-            help="HTML file to write.",
-            show_default=False,
-            rich_help_panel=OUTPUT,
-        ),
-    ],
+    out: Annotated[Path, to_write("FILE", "HTML file to write.")],
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,

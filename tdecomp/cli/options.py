@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,6 +37,7 @@ __all__ = [
     "Targets",
     "Tuned",
     "examples",
+    "to_write",
 ]
 
 HOW_SMALL, WHICH, WHERE, OUTPUT = "How small", "Which weights", "Where it runs", "Output"
@@ -51,6 +52,13 @@ DTYPE_NAMES = ", ".join(STORED)
 def examples(*commands: str) -> str:
     """The end of a command's help: ready to be pasted."""
     return "\n".join(["Examples:", *(f"  tdecomp {command}" for command in commands)])
+
+
+def to_write(metavar: str, text: str) -> Any:
+    """The option that says where a command writes, for one that cannot do without."""
+    return typer.Option(
+        "--out", "-o", metavar=metavar, help=text, show_default=False, rich_help_panel=OUTPUT
+    )
 
 
 def _choices(first: str, rows: dict[str, str]) -> str:

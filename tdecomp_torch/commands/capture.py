@@ -9,7 +9,6 @@ import typer
 
 from tdecomp.cli.extensions import Extension
 from tdecomp.cli.options import (
-    OUTPUT,
     Exclude,
     Json,
     Layers,
@@ -17,6 +16,7 @@ from tdecomp.cli.options import (
     Pattern,
     Quiet,
     Targets,
+    to_write,
 )
 from tdecomp.cli.screen import Screen, short
 from tdecomp.cli.words import parse_count, parse_selection
@@ -68,17 +68,7 @@ def capture(
     layers: Layers = None,
     pattern: Pattern = None,
     device: TorchDevice = None,
-    stats: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="STATS",
-            help="File to write.",
-            show_default=False,
-            rich_help_panel=OUTPUT,
-        ),
-    ],
+    stats: Annotated[Path, to_write("STATS", "File to write.")],
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,

@@ -9,13 +9,13 @@ import typer
 
 from tdecomp.cli.extensions import Extension
 from tdecomp.cli.options import (
-    OUTPUT,
     Base,
     Json,
     Out,
     Overwrite,
     Quiet,
     Tuned,
+    to_write,
 )
 from tdecomp.cli.screen import Screen
 from tdecomp_torch.commands.needed import check_installed
@@ -46,15 +46,7 @@ def heal(
     seed: Seed = 0,
     device: TorchDevice = None,
     healed: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FOLDER",
-            help="Folder to write: factors of the same formats and ranks.",
-            show_default=False,
-            rich_help_panel=OUTPUT,
-        ),
+        Path, to_write("FOLDER", "Folder to write: factors of the same formats and ranks.")
     ],
     overwrite: Overwrite = False,
     quiet: Quiet = False,
