@@ -31,6 +31,7 @@ LEVELS = {
     "passes": 3,
     "decomposition": 4,
     "adapters": 5,
+    "collections": 5,
     "files": 6,
     "starts": 6,
     "allocation": 7,

@@ -1,0 +1,127 @@
+"""One site's pair, ``ΔW = scale · B A``, and what is known of the product without forming it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tdecomp._brief import brief, brief_array
+from tdecomp._xp import Array, double, namespace, sum_of_squares
+from tdecomp.errors import DataError
+
+__all__ = ["AdapterPair", "PairSvd"]
+
+
+@dataclass(frozen=True)
+class PairSvd:
+    """Singular value decomposition of a product: ``U diag(s) Vh``, thin, in float64.
+
+    Attributes
+    ----------
+    u, s, vh
+        ``(out, k)``, ``(k,)`` largest first, ``(k, in)`` with k the smallest of rank, out and in.
+    """
+
+    u: Array
+    s: Array
+    vh: Array
+
+    def pair(self, rank: int) -> tuple[Array, Array]:
+        """The best pair of a rank, balanced: ``(out, rank)`` and ``(rank, in)``."""
+        root = namespace(self.s).sqrt(self.s[:rank])
+        return self.u[:, :rank] * root[None, :], root[:, None] * self.vh[:rank, :]
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class AdapterPair:
+    """What an adapter adds to one weight: ``ΔW = scale · B A``, (out, in).
+
+    Attributes
+    ----------
+    b, a
+        ``(out, r)`` and ``(r, in)``.
+    scale
+        Factor in front, ``alpha / r`` of most files.
+    transpose
+        The weight is stored (in, out), as GPT-2's Conv1D and embeddings are.
+    kernel
+        Of a convolution, its sizes: ``in`` is then ``channels · prod(kernel)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pair = AdapterPair(b=np.ones((3, 2)), a=np.ones((2, 5)), scale=0.5)
+    >>> pair.shape, pair.rank, float(pair.dense()[0, 0])
+    ((3, 5), 2, 1.0)
+    >>> b, a = pair.balanced()
+    >>> b.shape, np.allclose(b.T @ b, a @ a.T), np.allclose(b @ a, pair.dense())
+    ((3, 2), True, True)
+    """
+
+    b: Array
+    a: Array
+    scale: float = 1.0
+    transpose: bool = False
+    kernel: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        b, a = tuple(self.b.shape), tuple(self.a.shape)
+        if len(b) != 2 or len(a) != 2 or b[1] != a[0]:
+            raise DataError(f"b {b} and a {a} are no pair: give (out, r) and (r, in)")
+
+    def __repr__(self) -> str:
+        pair = f"b {brief_array(self.b)}, a {brief_array(self.a)}"
+        return brief(type(self), pair, f"scale {self.scale:g}")
+
+    @property
+    def rank(self) -> int:
+        """Width of the pair; the rank of ΔW is at most this."""
+        return int(self.a.shape[0])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of ΔW."""
+        return int(self.b.shape[0]), int(self.a.shape[1])
+
+    def folded(self) -> tuple[Array, Array]:
+        """``(out, r)`` and ``(r, in)`` in float64 with the scale in the first."""
+        return double(self.b) * self.scale, double(self.a)
+
+    def dense(self) -> Array:
+        """ΔW multiplied out, (out, in) in float64."""
+        b, a = self.folded()
+        return b @ a
+
+    def core(self) -> Array:
+        """A small matrix with the singular values of ΔW, from the triangles of two QRs."""
+        b, a = self.folded()
+        xp = namespace(b)
+        rb = xp.linalg.qr(b, mode="reduced")[1]  # (q, r)
+        ra = xp.linalg.qr(a.T, mode="reduced")[1]  # (p, r)
+        return rb @ ra.T
+
+    def energy(self) -> float:
+        """‖ΔW‖²."""
+        return sum_of_squares(self.core()) if self.rank else 0.0
+
+    def spectrum(self) -> Array:
+        """Singular values of ΔW, largest first: ``(min(out, r, in),)``."""
+        core = self.core()
+        return namespace(core).linalg.svdvals(core)
+
+    def svd(self) -> PairSvd:
+        """Singular value decomposition of ΔW: two QRs and an SVD of rank by rank."""
+        b, a = self.folded()
+        xp = namespace(b)
+        qb, rb = xp.linalg.qr(b, mode="reduced")  # (out, q), (q, r)
+        qa, ra = xp.linalg.qr(a.T, mode="reduced")  # (in, p), (p, r)
+        u, s, vh = xp.linalg.svd(rb @ ra.T, full_matrices=False)
+        return PairSvd(qb @ u, s, vh @ qa.T)
+
+    def balanced(self, rank: int | None = None) -> tuple[Array, Array]:
+        """``B = U √S`` and ``A = √S Vh`` with ``B A = ΔW``: of all pairs of ΔW the balanced one.
+
+        A rule that acts on B and A separately means something for balanced pairs only, as any
+        ``B G``, ``G⁻¹ A`` is the same ΔW. With a `rank` the best of that rank.
+        """
+        svd = self.svd()
+        return svd.pair(int(svd.s.shape[0]) if rank is None else rank)

@@ -1,0 +1,259 @@
+"""Adapter files of every naming scheme: what is read is what was meant, and is written again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tdecomp._xp import tol
+from tdecomp.collections import AdapterPair
+from tdecomp.errors import DataError, FileError, TdecompError
+from tdecomp.files import safetensors
+from tdecomp.files.loras import SCHEMES, AdapterFile, read_adapter, write_adapter
+from tdecomp.files.loras.adapter_file import HeldPair
+
+NETWORKS = {"peft": "", "lycoris": "", "kohya": "unet.", "comfyui": "unet.", "ai_toolkit": "unet."}
+BY_NAME = {scheme.name: scheme for scheme in SCHEMES}
+
+
+def made(network: str, rng: np.random.Generator, dtype: str) -> AdapterFile:
+    """An adapter of mixed ranks and scales, with a convolution."""
+
+    def pair(out: int, in_: int, rank: int, scale: float, kernel: tuple[int, ...] = ()):
+        b, a = rng.standard_normal((out, rank)), rng.standard_normal((rank, in_))
+        stored = [safetensors.rounded(x.astype(np.float32), dtype) for x in (b, a)]
+        return HeldPair(AdapterPair(b=stored[0], a=stored[1], scale=scale, kernel=kernel), dtype)
+
+    sites = {
+        "blocks.0.attn.to_q": pair(7, 5, 2, 1.0),
+        "blocks.0.attn.to_out.0": pair(5, 7, 3, 1 / 3),
+        "blocks.10.ff.proj_in": pair(4, 4, 49, 1 / 49),
+        "blocks.10.conv": pair(6, 3 * 9, 2, 0.7, (3, 3)),
+    }
+    stored = {f"{network}{site}": held for site, held in sites.items()}
+    return AdapterFile(path=Path("made"), name="made", scheme=None, stored=stored)
+
+
+def written(adapter: AdapterFile, place: Path, scheme: str) -> AdapterFile:
+    """What is read again of an adapter that was written."""
+    row = BY_NAME[scheme]
+    if row.in_folder:
+        place.mkdir()
+    write_adapter(place, adapter, scheme=row)
+    return read_adapter(place)
+
+
+def assert_same_bits(one: AdapterFile, two: AdapterFile) -> None:
+    assert one.shapes == two.shapes
+    assert one.dtype == two.dtype
+    for site, pair in one.pairs.items():
+        other = two.pairs[site]
+        assert np.array_equal(pair.b, other.b), site
+        assert np.array_equal(pair.a, other.a), site
+        assert (pair.scale, pair.kernel) == (other.scale, other.kernel), site
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("scheme", BY_NAME)
+def test_a_round_trip_keeps_every_bit(scheme: str, dtype: str, tmp_path: Path, rng):
+    adapter = made(NETWORKS.get(scheme, "transformer."), rng, dtype)
+    once = written(adapter, tmp_path / "once.safetensors", scheme)
+    twice = written(once, tmp_path / "twice.safetensors", scheme)
+    assert once.scheme is BY_NAME[scheme]
+    assert not once.not_covered
+    assert_same_bits(once, twice)
+    for site, pair in once.pairs.items():  # kohya's names are those of the model without dots
+        meant = next(
+            p for s, p in adapter.pairs.items() if s.replace(".", "_") in site + _plain(site)
+        )
+        assert np.array_equal(pair.b, meant.b)
+        assert pair.scale == pytest.approx(meant.scale, rel=1e-7)  # alpha is a float32
+
+
+def _plain(site: str) -> str:
+    return " " + site.replace(".", "_")
+
+
+PARTS = {
+    "lora": {"lora_down.weight": (2, 5), "lora_up.weight": (6, 2)},
+    "conv": {"lora_down.weight": (2, 5, 3, 3), "lora_up.weight": (6, 2, 1, 1)},
+    "tucker conv": {
+        "lora_down.weight": (2, 5, 1, 1),
+        "lora_mid.weight": (3, 2, 3, 3),
+        "lora_up.weight": (6, 3, 1, 1),
+    },
+    "loha": {"hada_w1_a": (6, 2), "hada_w1_b": (2, 5), "hada_w2_a": (6, 2), "hada_w2_b": (2, 5)},
+    "wide loha": {
+        "hada_w1_a": (6, 3),
+        "hada_w1_b": (3, 5),
+        "hada_w2_a": (6, 3),
+        "hada_w2_b": (3, 5),
+    },
+    "tucker loha": {
+        **{"hada_w1_a": (2, 6), "hada_w1_b": (2, 5), "hada_t1": (2, 2, 3, 3)},
+        **{"hada_w2_a": (2, 6), "hada_w2_b": (2, 5), "hada_t2": (2, 2, 3, 3)},
+    },
+    "lokr": {"lokr_w1": (3, 2), "lokr_w2_a": (4, 2), "lokr_w2_b": (2, 5)},
+    "lokr of pairs": {
+        **{"lokr_w1_a": (3, 2), "lokr_w1_b": (2, 4)},
+        **{"lokr_w2_a": (4, 2), "lokr_w2_b": (2, 5)},
+    },
+    "whole lokr": {"lokr_w1": (2, 3), "lokr_w2": (4, 5)},
+    "conv lokr": {"lokr_w1": (3, 2), "lokr_w2": (4, 5, 3, 3)},
+    "tucker lokr": {
+        **{"lokr_w1": (3, 2), "lokr_w2_a": (2, 4), "lokr_w2_b": (2, 5)},
+        "lokr_t2": (2, 2, 3, 3),
+    },
+}
+"""Parts as LyCORIS stores them."""
+SCALES = {"wide loha": 1.0, "whole lokr": 1.0, "conv lokr": 1.0}
+"""Where alpha 3 is not over rank 2: over rank 3, and not at all where both factors are whole."""
+
+
+def dense(kind: str, w: dict[str, np.ndarray]) -> np.ndarray:
+    """ΔW of the parts, from the papers: flat to (out, in · kernel)."""
+    tucker = lambda t, a, b: np.einsum("ijkl,ip,jr->prkl", t, a, b)
+    if "lora_mid.weight" in w:
+        up, down = w["lora_up.weight"][:, :, 0, 0], w["lora_down.weight"][:, :, 0, 0]
+        whole = np.einsum("oi,ijkl,jp->opkl", up, w["lora_mid.weight"], down)
+    elif "lora_up.weight" in w:
+        up, down = w["lora_up.weight"], w["lora_down.weight"]
+        whole = up.reshape(len(up), -1) @ down.reshape(len(down), -1)
+    elif "hada_t1" in w:
+        one, two = (
+            tucker(*(w[f"hada_{p}"] for p in (f"t{k}", f"w{k}_a", f"w{k}_b"))) for k in "12"
+        )
+        whole = one * two
+    elif "hada_w1_a" in w:
+        whole = (w["hada_w1_a"] @ w["hada_w1_b"]) * (w["hada_w2_a"] @ w["hada_w2_b"])
+    else:
+        one = w["lokr_w1"] if "lokr_w1" in w else w["lokr_w1_a"] @ w["lokr_w1_b"]
+        if "lokr_t2" in w:
+            two = tucker(w["lokr_t2"], w["lokr_w2_a"], w["lokr_w2_b"])
+        else:
+            two = w["lokr_w2"] if "lokr_w2" in w else w["lokr_w2_a"] @ w["lokr_w2_b"]
+        whole = np.kron(one.reshape(*one.shape, *(1 for _ in two.shape[2:])), two)
+    return whole.reshape(len(whole), -1)
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_every_kind_of_pair_is_its_formula(kind: str, tmp_path: Path, rng):
+    parts = {p: rng.standard_normal(shape).astype(np.float32) for p, shape in PARTS[kind].items()}
+    arrays = {f"lora_unet_mid.{p}": w for p, w in parts.items()}
+    arrays["lora_unet_mid.alpha"] = np.array(3.0, np.float32)
+    save_file(arrays, tmp_path / "x.safetensors")
+    adapter = read_adapter(tmp_path / "x.safetensors")
+    pair = adapter.pairs["unet.mid"]
+    wide = {p: w.astype(np.float64) for p, w in parts.items()}
+    expected = dense(kind, wide) * SCALES.get(kind, 3.0 / 2)
+    assert pair.shape == adapter.shapes["unet.mid"] == expected.shape
+    assert pair.rank <= max(2, min(pair.shape))
+    assert np.allclose(pair.dense(), expected, rtol=0, atol=tol("float32", 50) * 10)
+    again = written(adapter, tmp_path / "y.safetensors", "kohya").pairs["unet.mid"]
+    assert np.allclose(again.dense(), expected, rtol=0, atol=tol("float32", 50) * 10)
+    assert again.kernel == pair.kernel
+
+
+def save(folder: Path, arrays: dict[str, np.ndarray], **config: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file(arrays, folder / "adapter_model.safetensors")
+    if config:
+        said = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, **config}
+        (folder / "adapter_config.json").write_text(json.dumps(said))
+    return folder
+
+
+P = "base_model.model."
+A, B = np.ones((2, 5), np.float32), np.ones((6, 2), np.float32)
+PAIR = {f"{P}x.lora_A.weight": A, f"{P}x.lora_B.weight": B}
+KOHYA = {"lora_unet_x.lora_down.weight": A, "lora_unet_x.lora_up.weight": B}
+NAN = np.array(np.nan, np.float32)
+
+REFUSED = {
+    "no configuration": (PAIR, {}, "adapter_config.json"),
+    "another method": (PAIR, {"peft_type": "LOHA"}, "LOHA"),
+    "alpha that is text": (PAIR, {"lora_alpha": "8"}, "lora_alpha"),
+    "rank 0": (PAIR, {"r": 0}, "whole number of 1 or more"),
+    "a pattern that never ends": (PAIR, {"rank_pattern": {"(a+)+b": 2}}, "too involved"),
+    "a broken pattern": (PAIR, {"alpha_pattern": {"(": 2}}, "no pattern"),
+    "a rank that is not there": (PAIR, {"r": 4}, "its rank is 2"),
+    "copied layers": (PAIR, {"layer_replication": [[0, 2]]}, "replicates layers"),
+    "one half": ({f"{P}x.lora_A.weight": A}, {"bias": "none"}, "incomplete pair"),
+    "halves of two ranks": (
+        {f"{P}x.lora_A.weight": A, f"{P}x.lora_B.weight": B[:, :1]},
+        {"bias": "none"},
+        "do not fit each other",
+    ),
+    "DoRA without the base": (
+        PAIR | {f"{P}x.lora_magnitude_vector": B[:, 0]},
+        {"use_dora": True},
+        "name the base",
+    ),
+    "an unknown scheme": ({"x.adapter_down": A, "x.adapter_up": B}, {}, "x.adapter_down"),
+    "alpha that is no number": (KOHYA | {"lora_unet_x.alpha": NAN}, {}, "alpha must be one"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_read_is_named(case: str, tmp_path: Path):
+    arrays, config, words = REFUSED[case]
+    folder = save(tmp_path / "it", arrays, **config)
+    with pytest.raises(TdecompError, match=words.replace("(", "\\(")):
+        read_adapter(folder)
+
+
+def test_numbers_that_are_none_are_named_with_their_tensor(tmp_path: Path):
+    broken = KOHYA | {"lora_unet_y.lora_down.weight": A * NAN, "lora_unet_y.lora_up.weight": B}
+    adapter = read_adapter(save(tmp_path / "it", broken))
+    assert adapter.pairs["unet.x"].rank == 2
+    with pytest.raises(DataError, match=r"lora_unet_y\.lora_down\.weight.*NaN"):
+        adapter.pairs["unet.y"]
+
+
+def test_pickles_are_refused(tmp_path: Path):
+    (tmp_path / "adapter_model.bin").write_bytes(b"\x80\x04K\x01.")
+    with pytest.raises(FileError, match="pickles"):
+        read_adapter(tmp_path)
+    with pytest.raises(FileError, match="pickle"):
+        read_adapter(tmp_path / "adapter_model.bin")
+
+
+def test_everything_else_is_listed_key_by_key(tmp_path: Path):
+    more = {
+        f"{P}x.lora_B.bias": B[:, 0],
+        f"{P}y.bias": B[:, 0],
+        f"{P}head.weight": A,
+        f"{P}z.lora_embedding_A": A,
+        "strange": A,
+    }
+    adapter = read_adapter(save(tmp_path / "it", PAIR | more, bias="all"))
+    assert list(adapter.shapes) == ["x"]
+    assert {name for name, _ in adapter.not_covered} == set(more)
+    reasons = dict(adapter.not_covered)
+    assert "lora_bias" in reasons[f"{P}x.lora_B.bias"]
+    assert "modules_to_save" in reasons[f"{P}head.weight"]
+    assert reasons["strange"] == "no known name"
+
+
+def test_alpha_0_is_said_and_a_missing_one_is_scale_1(tmp_path: Path):
+    zero = KOHYA | {"lora_unet_x.alpha": np.array(0, np.float32)}
+    silent = read_adapter(save(tmp_path / "zero", zero))
+    assert silent.pairs["unet.x"].scale == 0
+    assert "alpha is 0" in silent.notes[0]
+    assert read_adapter(save(tmp_path / "none", KOHYA)).pairs["unet.x"].scale == 1
+
+
+def test_diffusers_configuration_in_the_metadata_says_the_scale(tmp_path: Path):
+    arrays = {"transformer.x.lora_A.weight": A, "transformer.x.lora_B.weight": B}
+    said = {"transformer.r": 2, "transformer.lora_alpha": 6}
+    text = {"lora_adapter_metadata": json.dumps(said)}
+    save_file(arrays, tmp_path / "x.safetensors", metadata=text)
+    adapter = read_adapter(tmp_path / "x.safetensors")
+    assert adapter.pairs["transformer.x"].scale == 3
+    again = written(adapter, tmp_path / "y.safetensors", "diffusers")
+    assert_same_bits(adapter, again)
+    assert "lora_adapter_metadata" not in again.metadata  # diffusers takes it or alphas, not both
