@@ -20,7 +20,10 @@ from tdecomp.files.loras.peft_scales import read_scales
 from tdecomp.files.loras.reading import CONFIG, WEIGHTS
 from tdecomp.files.loras.schemes import SCHEMES, NamingScheme
 
-__all__ = ["write_adapter"]
+__all__ = ["PAIRS_KEY", "write_adapter"]
+
+PAIRS_KEY = "tdecomp.pairs"
+"""Metadata key by which a file that was written here is known again."""
 
 _STALE = ("lora_adapter_metadata", "sshs_model_hash", "sshs_legacy_hash")
 """Metadata that says something of the tensors of another file."""
@@ -211,6 +214,7 @@ def _write(path: Path, tensors: Sequence[_Tensor], metadata: Mapping[str, str]) 
 
 def _metadata(adapter: AdapterFile, rows: Sequence[_WrittenPair]) -> dict[str, str]:
     kept = {key: text for key, text in adapter.metadata.items() if key not in _STALE}
+    kept[PAIRS_KEY] = "1"
     each = {"ss_network_dim": {r.rank for r in rows}, "ss_network_alpha": {r.alpha for r in rows}}
     for key in _SIZES:
         if key in kept:

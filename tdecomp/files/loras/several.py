@@ -1,0 +1,94 @@
+"""Adapters in a folder of adapters, and the place where one is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tdecomp.errors import FileError
+from tdecomp.files import safetensors
+from tdecomp.files.atomic import output_file, output_folder
+from tdecomp.files.loras.adapter_file import AdapterFile
+from tdecomp.files.loras.reading import CONFIG, WEIGHTS
+from tdecomp.files.loras.schemes import NamingScheme
+from tdecomp.files.loras.writing import PAIRS_KEY
+from tdecomp.files.ours import has_metadata
+
+__all__ = ["adapters_in", "outputs"]
+
+
+def adapters_in(path: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """The adapters that a path stands for: itself, or all that a folder of adapters holds.
+
+    A folder of adapters has no weights of its own but folders that have ``adapter_config.json``, or
+    several ``.safetensors`` files.
+
+    Raises
+    ------
+    FileError
+        There is nothing there.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileError(f"{path} does not exist")
+    if not path.is_dir() or (path / CONFIG).exists() or (path / WEIGHTS).exists():
+        return (path,)
+    visible = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+    files = [p for p in visible if p.suffix == ".safetensors" and p.is_file()]
+    folders = [p for p in visible if p.is_dir() and (p / CONFIG).exists()]
+    if len(files) + len(folders) > 1 or folders:
+        return (*folders, *files)
+    return (path,)
+
+
+@contextmanager
+def outputs(
+    path: str | os.PathLike[str],
+    adapters: Sequence[AdapterFile],
+    schemes: Sequence[NamingScheme],
+    *,
+    single: bool,
+    overwrite: bool,
+    inputs: Sequence[str | os.PathLike[str]],
+) -> Generator[list[Path]]:
+    """Places to write adapters at, each of its scheme; all appear, or none.
+
+    Of a single adapter ``path`` is its place, else the folder that gets all by their names.
+    """
+    path = Path(path)
+    if not single:
+        with output_folder(path, overwrite=overwrite, inputs=inputs) as root:
+            yield [_inside(root, a, s) for a, s in zip(adapters, schemes, strict=True)]
+        return
+    (scheme,) = schemes
+    _check_kind(path, scheme)
+    if scheme.in_folder:
+        with output_folder(path, overwrite=overwrite, inputs=inputs) as new:
+            yield [new]
+        return
+    with output_file(path, ours=_is_ours, overwrite=overwrite, inputs=inputs) as new:
+        yield [new]
+
+
+def _is_ours(file: Path) -> bool:
+    return has_metadata(file, PAIRS_KEY)
+
+
+def _inside(root: Path, adapter: AdapterFile, scheme: NamingScheme) -> Path:
+    if not scheme.in_folder:
+        return root / f"{adapter.name}.safetensors"
+    place = root / adapter.name
+    place.mkdir()
+    return place
+
+
+def _check_kind(path: Path, scheme: NamingScheme) -> None:
+    is_file = path.suffix in {".safetensors", *safetensors.PICKLE_SUFFIXES}
+    if scheme.in_folder and is_file:
+        raise FileError(f"{path}: adapters of {scheme.name!r} are folders: name a folder")
+    if not scheme.in_folder and path.suffix != ".safetensors":
+        raise FileError(
+            f"{path}: adapters of {scheme.name!r} are files: name one that ends in .safetensors"
+        )
