@@ -2,6 +2,7 @@
 
 The sources are staged in a folder of their own: the Markdown files and notebooks of docs/ as they
 are, and pages that are made from the code (commands, catalogue, Python interface, bibliography).
+Citations on them become links.
 Nothing is fetched, and a warning is an error.
 """
 
@@ -21,8 +22,9 @@ ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 
 from api import api_pages  # noqa: E402 - after the path
-from bibliography import bibliography_page  # noqa: E402
+from bibliography import bibliography_page, entries  # noqa: E402
 from catalogue import catalogue_pages  # noqa: E402
+from citations import link_citations  # noqa: E402
 from commands import commands_page  # noqa: E402
 
 _SECTION = re.compile(r"<!-- README: (.*?) -->")
@@ -39,9 +41,10 @@ def staged(place: Path) -> Path:
     _write(place / "changelog.md", _LINK.sub("](", changes))
     _write(place / "index.md", front_page())
     _write(place / "commands.md", commands_page())
-    _write(place / "bibliography.md", bibliography_page(DOCS / "references.bib"))
     for name, text in (*catalogue_pages(), *api_pages(DOCS)):
         _write(place / name, text)
+    link_citations(place, entries(DOCS / "references.bib"))
+    _write(place / "bibliography.md", bibliography_page(DOCS / "references.bib"))
     return place
 
 

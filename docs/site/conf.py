@@ -1,5 +1,9 @@
 """How Sphinx reads the staged sources; `build.py` stages them and calls it."""
 
+from pathlib import Path
+
+from citations import link_docstrings
+
 import tdecomp
 
 project = "tdecomp"
@@ -33,3 +37,10 @@ napoleon_use_rtype = False
 default_role = "code"
 smartquotes = False  # --rank has two hyphens
 suppress_warnings = ["ref.python"]  # an attribute that several classes have is a link to none
+
+
+def setup(app):
+    """Citations in docstrings are links, as they are on the other pages."""
+    app.connect(
+        "autodoc-process-docstring", link_docstrings(Path(__file__).with_name("references.bib"))
+    )

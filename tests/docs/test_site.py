@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -23,7 +24,7 @@ DOCS, SITE = ROOT / "docs", ROOT / "docs" / "site"
 @pytest.fixture(scope="module")
 def rooms():
     """The modules beside `build.py`, which Python finds when it is run."""
-    names = ("api", "bibliography", "catalogue", "commands")
+    names = ("api", "bibliography", "catalogue", "citations", "commands")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SITE))
         patch.syspath_prepend(str(ROOT))
@@ -67,6 +68,63 @@ def test_every_key_of_the_bibliography_has_an_entry(rooms):
     assert "**[halko2011]** Nathan Halko, " in page
     assert {"Beltrán", "Tichavský", "Bürgisser", "Międlar"} <= {*re.findall(r"\w+", page)}
     assert not re.search(r"[{}$]|\\[^*_<\[\]]", page)  # no marks of TeX are left
+
+
+def test_every_entry_is_verified_or_marked(rooms):
+    entries = rooms["bibliography"].entries(DOCS / "references.bib")
+    page = rooms["bibliography"].bibliography_page(DOCS / "references.bib")
+    lines = dict(re.findall(r"^\*\*\[(\w+)\]\*\* (.*)$", page, re.M))
+    for key, body in entries.items():
+        record = re.search(r"^  verified = \{(\w+):?(.*)\}$", body, re.M)
+        assert lines[key].endswith("**unverified**.") is (record is None), key
+        if record is None:
+            continue
+        kind, name = record.groups()
+        assert kind in ("doi", "arxiv", "url", "reference"), key
+        if kind == "arxiv":
+            assert re.fullmatch(r"\d{4}\.\d{4,5}", name)
+            assert lines[key].endswith(f"[arXiv:{name}](https://arxiv.org/abs/{name}).")
+        elif kind == "doi":
+            assert re.fullmatch(r"10\.\d{4,}/\S+", name)
+            assert re.search(r"\(https://doi\.org/10\.[^\s()<>]+\)\.$", lines[key])
+        preprint = re.search(r"^\s+eprint\s*= \{(.*?)\}", body, re.M)
+        assert preprint is None or (kind, name) == ("arxiv", preprint[1]), key
+
+
+def test_citations_become_links(rooms):
+    linked = rooms["citations"].linked
+    keys = {"lim2009", "halko2011"}
+    for text, shown in {
+        "as [lim2009] says": "as {ref}`[lim2009] <lim2009>` says",
+        "([lim2009], [halko2011])": "({ref}`[lim2009] <lim2009>`, {ref}`[halko2011] <halko2011>`)",
+        "[nobody1999], x[lim], [lim2009](a.md)": "[nobody1999], x[lim], [lim2009](a.md)",
+        "`[halko2011]` is a key": "`[halko2011]` is a key",
+        "```\n# [halko2011]\n```\n[halko2011]": (
+            "```\n# [halko2011]\n```\n{ref}`[halko2011] <halko2011>`"
+        ),
+    }.items():
+        assert linked(text, keys) == shown
+    lines = ["Source: [halko2011],", "x"]
+    process = rooms["citations"].link_docstrings(DOCS / "references.bib")
+    process(None, "function", "td.svd", None, None, lines)
+    assert lines == ["Source: :ref:`[halko2011] <halko2011>`,", "x"]
+
+
+def test_no_citation_of_the_pages_stays_text(rooms, tmp_path):
+    for path in (*DOCS.glob("*.md"), *(DOCS / "notebooks").glob("*.ipynb")):
+        (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    rooms["citations"].link_citations(
+        tmp_path, rooms["bibliography"].entries(DOCS / "references.bib")
+    )
+    n_links = 0
+    for path in tmp_path.iterdir():
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".ipynb":  # code stays as it is
+            cells = json.loads(text)["cells"]
+            text = "".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        assert not re.search(r"(?<![`\w])\[[a-z]+\d{4}[a-z]*\](?![(:`])", text), path.name
+        n_links += len(re.findall(r"\{ref\}`\[(\w+)\] <\1>`", text))
+    assert n_links > 20
 
 
 def test_every_public_name_is_in_the_reference(rooms):
@@ -125,4 +183,7 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tm
             assert there.exists(), f"{path}: {target}"
             if place and there in pages:
                 assert place in pages[there].places, f"{path}: {target}"
+    cited = pages[html / "notebooks" / "03_cp.html"].targets
+    assert "../bibliography.html#desilva2008" in cited
+    assert "../bibliography.html#halko2011" in pages[html / "api" / "tdecomp.linalg.html"].targets
     assert not (ROOT / "docs" / "_build").exists()
