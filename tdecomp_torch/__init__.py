@@ -4,7 +4,7 @@
 merges, saves and exports; `apply` adds a decomposed delta to a model in memory; `capture` gathers
 what the weights of a model see, and `gradients`, `activations` and `captured` start adapters from
 it, `factors` from a decomposed delta, with ranks that `allocate` finds for a budget; `heal` trains
-truncated factors on a tuned model's outputs.
+truncated factors on a tuned model's outputs; `merge` writes several adapters into one model.
 """
 
 # ruff: noqa: F403 - the names are listed where they are imported

@@ -2,7 +2,6 @@
 
 from tdecomp_torch.allocating import allocate as allocate
 from tdecomp_torch.apply import apply as apply
-from tdecomp_torch.apply import merge as merge
 from tdecomp_torch.attach import attach as attach
 from tdecomp_torch.attach import load_adapter as load_adapter
 from tdecomp_torch.capture import capture as capture
@@ -12,9 +11,12 @@ from tdecomp_torch.healing import heal as heal
 from tdecomp_torch.starting import activations as activations
 from tdecomp_torch.starting import captured as captured
 from tdecomp_torch.starting import gradients as gradients
+from tdecomp_torch.together import MergedAdapters as MergedAdapters
+from tdecomp_torch.together import merge as merge
 
 __all__ = [
     "Adapter",
+    "MergedAdapters",
     "activations",
     "allocate",
     "apply",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from tdecomp.files import Factors, load_factors
 from tdecomp.files.delta import updates
 from tdecomp_torch.plainly import plainly
 
-__all__ = ["apply", "merge"]
+__all__ = ["apply"]
 
 
 @plainly()
@@ -56,16 +55,6 @@ def apply(model: nn.Module, factors: Factors | str | Path, *, scale: float = 1.0
         else:
             weight.copy_(torch.from_numpy(before).lerp(after, scale))
     return model
-
-
-def merge(model: nn.Module, factors: Factors | str | Path, *, scale: float = 1.0) -> nn.Module:
-    """Old name of `apply`, kept for one version."""
-    warnings.warn(
-        "tdecomp_torch.merge is called apply now; merging is what Adapter.merge does",
-        DeprecationWarning,
-        stacklevel=2,
-    )
-    return apply(model, factors, scale=scale)
 
 
 def _find(model: nn.Module, name: str, shape: tuple[int, ...]) -> nn.Parameter:

@@ -106,12 +106,15 @@ class Originals:
         Whether the weights were kept.
     beneath
         Of the adapters that were merged into the same weights before.
+    together
+        Names of all adapters that were merged at once; empty for one alone.
     """
 
     weights: dict[str, Tensor]
     parameters: dict[str, nn.Parameter]
     kept: bool
     beneath: tuple[Switches, ...] = ()
+    together: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return brief(

@@ -15,7 +15,19 @@ from tdecomp_torch.model.names import plain_name
 from tdecomp_torch.model.writing import why_not_written
 from tdecomp_torch.plainly import plainly
 
-__all__ = ["merge_adapter", "merged_state_dict", "unmerge_adapter"]
+__all__ = [
+    "adapter_of",
+    "check_untied",
+    "check_uppermost",
+    "merge_adapter",
+    "merged_hooks",
+    "merged_state_dict",
+    "put_back",
+    "tied",
+    "unmerge_adapter",
+    "writable",
+    "write",
+]
 
 Keep = Literal["cpu", "device"] | None
 
@@ -52,14 +64,10 @@ def merge_adapter(attached: Attached, *, keep: Keep = "cpu", untie: bool = False
         raise ArgumentError(f"keep={keep!r}: expected 'cpu', 'device' or None")
     if attached.is_merged:
         raise ArgumentError(f"the adapter {attached.name!r} is merged already: unmerge it first")
-    targets = _writable(attached)
-    tied = _tied(attached.model, targets)
-    if tied and not untie:
-        raise SiteError(
-            f"{tied[0][0]} shares its weight with {tied[0][1]}, which would change with it: give"
-            " untie=True to give it a copy of its own"
-        )
-    beneath = tuple(hook.state for hook in _merged_hooks(attached))
+    targets = writable(attached)
+    shared = tied(attached.model, targets)
+    check_untied(shared, untie)
+    beneath = tuple(hook.state for hook in merged_hooks(attached))
     originals = Originals(weights={}, parameters={}, kept=keep is not None, beneath=beneath)
     for target in targets:
         parameter = target.weight
@@ -68,11 +76,11 @@ def merge_adapter(attached: Attached, *, keep: Keep = "cpu", untie: bool = False
             originals.weights[target.path] = parameter.detach().to(where, copy=True)
     for target in targets:
         parameter, merged = target.weight, _merged(target)
-        if any(target.path == path for path, _ in tied):
+        if any(target.path == path for path, _ in shared):
             originals.parameters[target.path] = parameter
             target.module.weight = nn.Parameter(merged, parameter.requires_grad)
         else:
-            _write(parameter, merged)
+            write(parameter, merged)
     attached.originals, attached.pool.state.merged = originals, True
     return originals.n_bytes
 
@@ -87,7 +95,7 @@ def _merged(target: AdaptedModule) -> Tensor:
     return target.kind.as_stored(result, stored)
 
 
-def _write(parameter: Tensor, value: Tensor) -> None:
+def write(parameter: Tensor, value: Tensor) -> None:
     """In place; a weight that was made in inference mode can be written in it only."""
     with torch.inference_mode(parameter.is_inference()), torch.no_grad():
         parameter.copy_(value)
@@ -106,18 +114,33 @@ def unmerge_adapter(attached: Attached) -> None:
             f"the adapter {attached.name!r} was merged without keeping the original weights: merge"
             " with keep='cpu' or 'device' to be able to unmerge"
         )
-    for hook in _merged_hooks(attached):
+    if originals.together:
+        names = ", ".join(map(repr, originals.together))
+        raise ArgumentError(
+            f"the adapters {names} were merged together: unmerge what tdecomp_torch.merge returned"
+        )
+    check_uppermost(attached, originals)
+    put_back(attached, originals)
+
+
+def check_uppermost(attached: Attached, originals: Originals) -> None:
+    """Refuse to take out what another adapter was merged on top of."""
+    for hook in merged_hooks(attached):
         if not any(hook.state is state for state in originals.beneath):
-            later = _name(attached.model, hook)
+            later = adapter_of(attached.model, hook)
             raise ArgumentError(
                 f"the adapter {later!r} was merged after {attached.name!r} into the same weights:"
                 " unmerge it first"
             )
+
+
+def put_back(attached: Attached, originals: Originals) -> None:
+    """The weights as they were kept, for the modules of one adapter."""
     for target in attached.targets:
         if target.path in originals.parameters:
             target.module.weight = originals.parameters[target.path]
         elif target.path in originals.weights:
-            _write(target.weight, originals.weights[target.path])
+            write(target.weight, originals.weights[target.path])
     attached.originals, attached.pool.state.merged = None, False
 
 
@@ -130,7 +153,7 @@ def merged_state_dict(attached: Attached) -> dict[str, Tensor]:
     that the unadapted model can load it.
     """
     attached.check()
-    targets = _writable(attached)
+    targets = writable(attached)
     model = attached.model
     named = {plain_name(model, name): value for name, value in model.state_dict().items()}
     state = {name: value for name, value in named.items() if ".tdecomp_" not in f".{name}"}
@@ -139,7 +162,7 @@ def merged_state_dict(attached: Attached) -> dict[str, Tensor]:
     return state
 
 
-def _writable(attached: Attached) -> tuple[AdaptedModule, ...]:
+def writable(attached: Attached) -> tuple[AdaptedModule, ...]:
     """The targets that act; refuses weights that can be read only, and uses that cannot follow."""
     targets = attached.acting_targets()
     for target in targets:
@@ -155,7 +178,16 @@ def _writable(attached: Attached) -> tuple[AdaptedModule, ...]:
     return targets
 
 
-def _merged_hooks(attached: Attached) -> list[Hook]:
+def check_untied(shared: Sequence[tuple[str, str]], untie: bool) -> None:
+    """Refuse to change the weight of another module, unless the adapted one gets its own."""
+    if shared and not untie:
+        raise SiteError(
+            f"{shared[0][0]} shares its weight with {shared[0][1]}, which would change with it:"
+            " give untie=True to give it a copy of its own"
+        )
+
+
+def merged_hooks(attached: Attached) -> list[Hook]:
     """Hooks of other merged adapters on the same modules."""
     return [
         hook
@@ -165,13 +197,13 @@ def _merged_hooks(attached: Attached) -> list[Hook]:
     ]
 
 
-def _name(model: nn.Module, hook: Hook) -> str:
+def adapter_of(model: nn.Module, hook: Hook) -> str:
     """Name of the adapter that a hook belongs to."""
     pools = [name for name, module in model.named_modules() if module is hook.pool]
     return pools[0].removeprefix("tdecomp_") if pools else "another one"
 
 
-def _tied(model: nn.Module, targets: Sequence[AdaptedModule]) -> list[tuple[str, str]]:
+def tied(model: nn.Module, targets: Sequence[AdaptedModule]) -> list[tuple[str, str]]:
     """(module, other module) for every adapted weight that another module uses too."""
     users: dict[int, list[tuple[str, nn.Module, Tensor]]] = {}
     for path, module in model.named_modules():

@@ -63,6 +63,7 @@ TORCH_LEVELS = {
     "attach": 8,
     "loading": 6,
     "healing": 8,
+    "together": 8,
     "_public": 9,
     "jobs": 9,
     "commands": 10,

@@ -10,7 +10,7 @@ from transformers import AutoModel, GPT2LMHeadModel
 
 import tdecomp as td
 from tdecomp.cli import main
-from tdecomp_torch import apply, merge
+from tdecomp_torch import apply
 from tests.models import save_arrays, save_model
 
 
@@ -72,11 +72,3 @@ def test_another_architecture_is_refused(folders):
     model = torch.nn.ParameterDict({"weight": torch.nn.Parameter(torch.zeros(2))})
     with pytest.raises(td.SiteError, match="cannot place"):
         apply(model, folders / "out")
-
-
-def test_the_old_name_warns_and_does_the_same(folders):
-    with pytest.warns(DeprecationWarning, match="called apply now"):
-        old = merge(GPT2LMHeadModel.from_pretrained(folders / "base"), folders / "out")
-    new = apply(GPT2LMHeadModel.from_pretrained(folders / "base"), folders / "out")
-    for a, b in zip(old.parameters(), new.parameters(), strict=True):
-        assert torch.equal(a, b)

@@ -1,0 +1,43 @@
+"""A merge rule: options in its fields, and one pure function of what the members are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from tdecomp.collections.merging.site import MergeSite
+
+__all__ = ["Combination", "MergeRule", "StackRule"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeRule:
+    """How several deltas of one weight become one; the first line of a subclass says how.
+
+    Attributes
+    ----------
+    scale
+        Factor of the merged delta.
+    """
+
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combination(MergeRule, ABC):
+    """``Σ_t c_t ΔW_t``: exact in the factors, whatever their ranks."""
+
+    @abstractmethod
+    def coefficients(self, gram: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """``c (task,)`` from the inner products ``⟨ΔW_s, ΔW_t⟩`` and the members' weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackRule(MergeRule, ABC):
+    """A matrix from a stack of matrices, which are deltas, or their cores in common bases."""
+
+    @abstractmethod
+    def merged(self, stack: np.ndarray, site: MergeSite) -> np.ndarray:
+        """``(p, q)`` from ``(task, p, q)``."""
