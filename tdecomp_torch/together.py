@@ -118,7 +118,7 @@ def merge(
     targets = {id(t.module): t for one in attached for t in writable(one)}
     shared = [row for one in attached for row in tied(one.model, writable(one))]
     check_untied(shared, untie)
-    news = _Sum(attached, chosen)
+    news = _WeightedWeights(attached, chosen)
     for target in targets.values():  # nothing is written before all is known to be finite
         news.check(target)
     own = {id(t.module) for one in attached for t in writable(one) if _is_tied(t, shared)}
@@ -165,7 +165,7 @@ def _kept(targets: dict[int, AdaptedModule], own: set[int], keep: Keep) -> _Kept
 
 
 @dataclass(frozen=True)
-class _Sum:
+class _WeightedWeights:
     """Weights with all adapters in them, one module at a time."""
 
     attached: Sequence[Attached]

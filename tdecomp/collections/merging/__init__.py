@@ -1,6 +1,6 @@
 """Many deltas of one weight into one: rules, where they work, and the table of both."""
 
-from tdecomp.collections.merging.cores import Cores as Cores
+from tdecomp.collections.merging.cores import CommonCores as CommonCores
 from tdecomp.collections.merging.cores import cores_of as cores_of
 from tdecomp.collections.merging.rule import Combination as Combination
 from tdecomp.collections.merging.rule import MergeRule as MergeRule
@@ -14,7 +14,7 @@ from tdecomp.collections.merging.table import merge_method as merge_method
 __all__ = [
     "MERGES",
     "Combination",
-    "Cores",
+    "CommonCores",
     "MergeMethod",
     "MergeRule",
     "MergeSite",

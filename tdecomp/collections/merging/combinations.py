@@ -12,7 +12,7 @@ import numpy as np
 from tdecomp.collections.merging.rule import Combination
 from tdecomp.errors import ArgumentError
 
-__all__ = ["Difference", "Karcher", "Mean", "ModelStock", "MultiSlerp", "Slerp", "WeightedSum"]
+__all__ = ["TaskDifference", "Karcher", "Mean", "ModelStock", "MultiSlerp", "Slerp", "WeightedSum"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class WeightedSum(Combination):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference(Combination):
+class TaskDifference(Combination):
     """The first member minus all others: ``w_1 ΔW_1 − Σ_{t>1} w_t ΔW_t``.
 
     Notes

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Cores", "balanced", "cores_of"]
+__all__ = ["CommonCores", "balanced", "cores_of"]
 
 
 @dataclass(frozen=True, eq=False)
-class Cores:
+class CommonCores:
     """``ΔW_t = left · stack[t] · right``.
 
     Attributes
@@ -32,7 +32,7 @@ class Cores:
         return flat @ flat.T
 
 
-def cores_of(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Cores:
+def cores_of(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> CommonCores:
     """Deltas in the reference bases of core-space merging.
 
     The bases are the singular vectors of all ``B_t`` side by side and of all ``A_t`` on top of each
@@ -52,7 +52,7 @@ def cores_of(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Cores:
     pairs = [balanced(b, a) for b, a in pairs]
     left = _span(np.concatenate([b for b, _ in pairs], axis=1))  # (out, p)
     right = _span(np.concatenate([a.T for _, a in pairs], axis=1)).T  # (q, in)
-    return Cores(left, right, np.stack([(left.T @ b) @ (a @ right.T) for b, a in pairs]))
+    return CommonCores(left, right, np.stack([(left.T @ b) @ (a @ right.T) for b, a in pairs]))
 
 
 def balanced(b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tdecomp.collections.merging.cores import Cores, cores_of
+from tdecomp.collections.merging.cores import CommonCores, cores_of
 from tdecomp.errors import ArgumentError
 
 __all__ = ["Merged", "MergeSite"]
@@ -84,7 +84,7 @@ class MergeSite:
         return len(self.pairs)
 
     @cached_property
-    def cores(self) -> Cores:
+    def cores(self) -> CommonCores:
         """All deltas in bases that they have in common."""
         return cores_of(self.pairs)
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from tdecomp._nearest import among, nearest
 from tdecomp.collections.merging.combinations import (
-    Difference,
     Karcher,
     Mean,
     ModelStock,
     MultiSlerp,
     Slerp,
+    TaskDifference,
     WeightedSum,
 )
 from tdecomp.collections.merging.entrywise import (
@@ -125,7 +125,7 @@ _ROWS = (
     MergeMethod("mean", Mean, in_factors, "wortsman2022"),
     MergeMethod("weighted_sum", WeightedSum, in_factors, "ilharco2023"),
     MergeMethod("task_arithmetic", WeightedSum, in_factors, "ilharco2023"),
-    MergeMethod("difference", Difference, in_factors, "ilharco2023"),
+    MergeMethod("difference", TaskDifference, in_factors, "ilharco2023"),
     MergeMethod("slerp", Slerp, in_factors, "shoemake1985"),
     MergeMethod("multi_slerp", MultiSlerp, in_factors, "goddard2024"),
     MergeMethod("karcher", Karcher, in_factors, "karcher1977"),
