@@ -16,6 +16,9 @@ from tdecomp.jobs.exporting import export as export
 from tdecomp.jobs.inspecting import InspectReport as InspectReport
 from tdecomp.jobs.inspecting import inspect as inspect
 from tdecomp.jobs.machine import Machine as Machine
+from tdecomp.jobs.merging import MergedMember as MergedMember
+from tdecomp.jobs.merging import MergeReport as MergeReport
+from tdecomp.jobs.merging import merge as merge
 from tdecomp.jobs.reporting import PageReport as PageReport
 from tdecomp.jobs.reporting import PageSource as PageSource
 from tdecomp.jobs.reporting import report as report
@@ -34,6 +37,8 @@ __all__ = [
     "InspectReport",
     "LoraOptions",
     "Machine",
+    "MergeReport",
+    "MergedMember",
     "PageReport",
     "PageSource",
     "Selection",
@@ -44,6 +49,7 @@ __all__ = [
     "export",
     "info",
     "inspect",
+    "merge",
     "report",
     "verify",
 ]

@@ -256,7 +256,7 @@ def test_a_merge_is_its_dense_formula(name, case):
     merged = row(site, row.with_options(**options))
     within = ITERATIVE.get(name, 100 * tol(np.float64, SIZE))
     assert relative(merged.dense(), expected) < within
-    b, a = merged.pair()
+    b, a = merged.cut()
     assert relative(b @ a, expected) < within
     if row.where != "dense":
         assert b.shape[1] <= sum(ranks)  # nothing of size out × in was needed

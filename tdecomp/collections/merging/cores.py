@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["CommonCores", "balanced", "cores_of"]
+from tdecomp.collections.pair import AdapterPair
+
+__all__ = ["CommonCores", "cores_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,19 +51,17 @@ def cores_of(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> CommonCores:
     >>> found.stack.shape, bool(np.allclose(found.left @ found.stack[1] @ found.right, 3 * b @ a))
     ((2, 1, 1), True)
     """
-    pairs = [balanced(b, a) for b, a in pairs]
+    pairs = [_balanced(b, a) for b, a in pairs]
     left = _span(np.concatenate([b for b, _ in pairs], axis=1))  # (out, p)
     right = _span(np.concatenate([a.T for _, a in pairs], axis=1)).T  # (q, in)
     return CommonCores(left, right, np.stack([(left.T @ b) @ (a @ right.T) for b, a in pairs]))
 
 
-def balanced(b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _balanced(b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The same product as ``U √S`` and ``√S Vh``, of its own rank."""
-    (left, upper), (right, lower) = np.linalg.qr(b), np.linalg.qr(a.T)
-    u, s, vh = np.linalg.svd(upper @ lower.T, full_matrices=False)
-    rank = _rank(s, max(b.shape[0], a.shape[1]))
-    root = np.sqrt(s[:rank])
-    return (left @ u[:, :rank]) * root, root[:, None] * (vh[:rank] @ right.T)
+    svd = AdapterPair(b=b, a=a).svd()
+    left, right = svd.pair(_rank(np.asarray(svd.s), max(b.shape[0], a.shape[1])))
+    return np.asarray(left), np.asarray(right)
 
 
 def _span(columns: np.ndarray) -> np.ndarray:

@@ -7,8 +7,9 @@ import numpy as np
 from tdecomp.collections.merging.informed import RegressionMean
 from tdecomp.collections.merging.rule import Combination, StackRule
 from tdecomp.collections.merging.site import Merged, MergeSite
+from tdecomp.collections.merging.spectral import TuckerOverTasks
 
-__all__ = ["by_inputs", "dense", "in_aligned_space", "in_factors", "on_cores"]
+__all__ = ["by_inputs", "dense", "in_aligned_space", "in_factors", "lost_in_bases", "on_cores"]
 
 
 def in_factors(rule: Combination, site: MergeSite) -> Merged:
@@ -49,3 +50,8 @@ def in_aligned_space(rule: StackRule, site: MergeSite) -> Merged:
 def dense(rule: StackRule, site: MergeSite) -> Merged:
     """The rule on the deltas, written out for this site alone."""
     return Merged(rule.scale * rule.merged(site.dense(), site))
+
+
+def lost_in_bases(rule: TuckerOverTasks, site: MergeSite) -> tuple[float, ...]:
+    """``‖kept − ΔW_t‖²`` of every member, exact: the bases of the cores are orthonormal."""
+    return rule.losses(site.cores.stack)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tdecomp.collections.merging.cores import CommonCores, cores_of
+from tdecomp.collections.pair import AdapterPair
 from tdecomp.errors import ArgumentError
 
 __all__ = ["Merged", "MergeSite"]
@@ -27,12 +28,38 @@ class Merged(NamedTuple):
         """``(out, in)``."""
         return self.b if self.a is None else self.b @ self.a
 
-    def pair(self) -> BareProduct:
-        """As a product; a dense delta is decomposed, exactly."""
-        if self.a is not None:
-            return self.b, self.a
-        u, s, vh = np.linalg.svd(self.b, full_matrices=False)
-        return u * np.sqrt(s), np.sqrt(s)[:, None] * vh
+    def inner(self, b: np.ndarray, a: np.ndarray) -> float:
+        """``⟨merged, b a⟩``; nothing of size ``out × in`` is formed where both are products."""
+        if self.a is None:
+            return float(np.sum((b.T @ self.b) * a))
+        return float(np.sum((b.T @ self.b) * (a @ self.a.T)))
+
+    def energy(self) -> float:
+        """``‖merged‖²``, of a product from the triangles of its factors."""
+        if self.a is None:
+            return float(np.sum(self.b**2))
+        return AdapterPair(b=self.b, a=self.a).energy()
+
+    def cut(self, rank: int | None = None, error: float | None = None) -> BareProduct:
+        """The best balanced pair: of a rank at most, or of the smallest rank within an error.
+
+        Without either of the rank that it has, up to the rounding of sums in float64.
+        """
+        a = np.eye(self.b.shape[1]) if self.a is None else self.a
+        svd = AdapterPair(b=self.b, a=a).svd()
+        tails = np.append(np.cumsum(np.asarray(svd.s)[::-1] ** 2)[::-1], 0.0)  # of every rank
+        needed = int(np.argmax(tails <= max(error or 0.0, _ROUNDING) ** 2 * tails[0]))
+        b, a = svd.pair(needed if rank is None else min(rank, needed))
+        return np.asarray(b), np.asarray(a)
+
+    def away(self, b: np.ndarray, a: np.ndarray) -> float:
+        """``‖merged − b a‖²``."""
+        if self.a is None:
+            return float(np.sum((self.b - b @ a) ** 2))
+        return Merged(np.hstack([self.b, -b]), np.vstack([self.a, a])).energy()
+
+
+_ROUNDING = 1e-13
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -5,6 +5,7 @@ A rule that means one thing on deltas and another in common bases has a row for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -34,6 +35,7 @@ from tdecomp.collections.merging.places import (
     dense,
     in_aligned_space,
     in_factors,
+    lost_in_bases,
     on_cores,
 )
 from tdecomp.collections.merging.rule import MergeRule
@@ -65,6 +67,8 @@ class MergeMethod:
         Key in ``docs/references.bib``; "tdecomp" for what is written down nowhere else.
     needs
         Fields of a `MergeSite` without which it cannot work: ``fishers``, ``inputs``.
+    losses
+        Of a rule that keeps a part of every member: ``(rule, site) -> ‖kept − ΔW_t‖²``.
     """
 
     name: str
@@ -72,6 +76,7 @@ class MergeMethod:
     place: Callable[[Any, MergeSite], Merged]
     source: str
     needs: tuple[str, ...] = ()
+    losses: Callable[[Any, MergeSite], tuple[float, ...]] | None = None
 
     @property
     def sentence(self) -> str:
@@ -92,7 +97,13 @@ class MergeMethod:
                     f"{self.name} has no option {name!r}{nearest(name, known)}: it has "
                     + ", ".join(known)
                 )
-        return self.rule(**options)
+        kinds = {f.name: f.type for f in fields(self.rule)}
+        for name, value in options.items():
+            whole = "int" in str(kinds[name])
+            if not math.isfinite(value) or (whole and (value != int(value) or value < 1)):
+                wanted = "a whole number, 1 or more" if whole else "a finite number"
+                raise ArgumentError(f"{self.name}: {name}={value!r} should be {wanted}")
+        return self.rule(**{n: int(v) if "int" in str(kinds[n]) else v for n, v in options.items()})
 
     def __call__(self, site: MergeSite, rule: MergeRule | None = None) -> Merged:
         """The merged delta of one site, by a rule that `with_options` made.
@@ -135,7 +146,7 @@ _ROWS = (
     MergeMethod("tsv", TaskSingularVectors, on_cores, "gargiulo2025"),
     MergeMethod("iso_c", Isotropic, on_cores, "marczak2025"),
     MergeMethod("lore", LowRankEstimate, on_cores, "liu2025lore"),
-    MergeMethod("tucker", TuckerOverTasks, on_cores, "tdecomp"),
+    MergeMethod("tucker", TuckerOverTasks, on_cores, "tdecomp", losses=lost_in_bases),
     MergeMethod("ties_on_cores", Ties, on_cores, "panariello2025"),
     MergeMethod("dare_on_cores", Dare, on_cores, "panariello2025"),
     MergeMethod("dare_ties_on_cores", DareTies, on_cores, "panariello2025"),

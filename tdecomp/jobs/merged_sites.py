@@ -1,0 +1,151 @@
+"""The sites of a merge, one at a time, and the sums over them that a report is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tdecomp._xp import to_numpy
+from tdecomp.collections import AdapterPair
+from tdecomp.collections.merging import Merged, MergeMethod, MergeRule, MergeSite
+from tdecomp.errors import ArgumentError, SiteError
+from tdecomp.files import safetensors
+from tdecomp.files.loras.adapter_file import HeldPair
+from tdecomp.jobs.members import Members
+from tdecomp.statistics import Statistics
+
+__all__ = ["Figures", "Merging", "WrittenPairs"]
+
+
+@dataclass
+class Figures:
+    """Sums over all sites: of every member, and of the merged delta."""
+
+    count: int
+    sites: int = 0
+    merged: float = 0.0
+    energies: np.ndarray = field(init=False)
+    inner: np.ndarray = field(init=False)
+    lost: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.energies, self.inner, self.lost = np.zeros((3, self.count))
+
+    def add(self, site: MergeSite, merged: Merged, lost: Sequence[float]) -> None:
+        """Count one site."""
+        self.sites += 1
+        self.merged += merged.energy()
+        self.energies += [Merged(b, a).energy() for b, a in site.pairs]
+        self.inner += [merged.inner(b, a) for b, a in site.pairs]
+        self.lost += lost or 0.0
+
+
+@dataclass
+class Merging:
+    """One merge: what is asked for, and what was seen while it was made."""
+
+    row: MergeMethod
+    rule: MergeRule
+    members: Members
+    weights: tuple[float, ...]
+    seed: int
+    seen: tuple[Statistics, ...]
+    figures: Figures = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.figures = Figures(len(self.weights))
+
+    def merged(self, site: str) -> Merged:
+        """The merged delta of one site, counted in the figures."""
+        asked = self._site(site)
+        merged = self.row(asked, self.rule)
+        lost = () if self.row.losses is None else self.row.losses(self.rule, asked)
+        self.figures.add(asked, merged, lost)
+        return merged
+
+    def _site(self, site: str) -> MergeSite:
+        out, in_ = self.members.together.shapes[site]
+        nothing = np.zeros((out, 0)), np.zeros((0, in_))
+        found = (
+            nothing if pair is None else tuple(map(to_numpy, pair.folded()))
+            for pair in self.members.together.pairs(site)
+        )
+        return MergeSite(
+            name=site,
+            pairs=tuple((b, a) for b, a in found),
+            weights=self.weights,
+            seed=self.seed,
+            fishers=self._of(site, _fisher) if "fishers" in self.row.needs else (),
+            inputs=self._of(site, _moment) if "inputs" in self.row.needs else (),
+        )
+
+    def _of(
+        self, site: str, find: Callable[[Statistics, str], np.ndarray]
+    ) -> tuple[np.ndarray, ...]:
+        return tuple(find(one, _weight_in(one, site)) for one in self.seen)
+
+
+def _weight_in(seen: Statistics, site: str) -> str:
+    """What statistics call the weight of a site."""
+    names = (site, site.partition(".")[2])
+    for weight in seen.sites:
+        if any(_alike(weight.removesuffix(".weight")) == _alike(name) for name in names):
+            return weight
+    raise SiteError(f"the statistics of {seen.model or 'the model'} hold nothing of {site}")
+
+
+def _alike(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _fisher(seen: Statistics, weight: str) -> np.ndarray:
+    found = seen.of(weight).fisher
+    if found is None:
+        raise ArgumentError(f"the statistics hold no Fisher diagonal of {weight}: capture it")
+    return found[1].astype(np.float64)
+
+
+def _moment(seen: Statistics, weight: str) -> np.ndarray:
+    return seen.inputs_of(weight).second_moment().astype(np.float64)
+
+
+@dataclass
+class WrittenPairs:
+    """Pairs of a merged adapter as they are stored, and how far they are from what was merged.
+
+    Attributes
+    ----------
+    dtype
+        Storage code of the factors.
+    rank, error
+        As of `Merged.cut`.
+    """
+
+    dtype: str
+    rank: int | None = None
+    error: float | None = None
+    stored: dict[str, HeldPair] = field(default_factory=dict[str, HeldPair])
+    lost: float = 0.0
+
+    def add(self, members: Members, site: str, merged: Merged) -> None:
+        """Cut and round the delta of a site."""
+        like = members.first(site)
+        b, a = (
+            safetensors.rounded(x.astype(np.float32), self.dtype)
+            for x in merged.cut(self.rank, self.error)
+        )
+        pair = AdapterPair(b=b, a=a, transpose=like.transpose, kernel=like.kernel)
+        self.stored[site] = members.held(site, pair, self.dtype)
+        self.lost += merged.away(b.astype(np.float64), a.astype(np.float64))
+
+    @property
+    def largest_rank(self) -> int:
+        """Of all pairs."""
+        return max(held.pair.rank for held in self.stored.values())
+
+    @property
+    def numbers(self) -> int:
+        """In all pairs."""
+        return sum(sum(held.shape) * held.pair.rank for held in self.stored.values())

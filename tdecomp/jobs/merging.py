@@ -1,0 +1,292 @@
+"""Several adapters or fine-tuned models into one: a LoRA, or a model folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tdecomp.collections.merging import MergeMethod, merge_method
+from tdecomp.errors import ArgumentError, SiteError
+from tdecomp.files.atomic import output_file, output_folder
+from tdecomp.files.checkpoint import Update, check_unchanged, open_checkpoint, write_model
+from tdecomp.files.dtypes import code_of
+from tdecomp.files.loras import write_adapter
+from tdecomp.files.loras.full import is_adapter, tensor_of
+from tdecomp.files.statistics_file import load_statistics
+from tdecomp.jobs.members import Members, MissingPair, NotAPair, open_members, weights_for
+from tdecomp.jobs.merged_sites import Merging, WrittenPairs
+from tdecomp.jobs.reports import OPTIONAL, Report
+from tdecomp.jobs.steps import StepProgress, of_step, untold
+from tdecomp.statistics import Statistics
+
+__all__ = ["MergedMember", "MergeReport", "merge"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergedMember:
+    """A member, and what the merged delta has of it.
+
+    Attributes
+    ----------
+    name, path, weight
+        As given.
+    norm
+        ``‖ΔW‖`` over all sites.
+    cosine
+        Between its delta and the merged one.
+    departure
+        ``‖merged − ΔW‖ / ‖ΔW‖``.
+    lost
+        Of methods that keep a part of every member: ``‖kept − ΔW‖ / ‖ΔW‖``.
+    """
+
+    name: str
+    path: str
+    weight: float
+    norm: float
+    cosine: float
+    departure: float
+    lost: float | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeReport(Report):
+    """What `merge` wrote.
+
+    Attributes
+    ----------
+    out, method, where
+        The output, the row of the table, and what it works on: factors, cores or dense deltas.
+    members
+        In the order given.
+    sites
+        Number of weights that are changed.
+    norm
+        ``‖ΔW‖`` of the merged delta.
+    rank, numbers
+        Largest rank of a pair and numbers in all of them; None for a model.
+    error
+        ``‖written − merged‖ / ‖merged‖``, ranks and rounding together; None for a model.
+    missing, not_covered
+        Members without a pair at a site, and tensors that no pair stands for.
+    notes
+        Sentences on what a user should know.
+    """
+
+    out: str
+    method: str
+    where: str
+    members: tuple[MergedMember, ...]
+    sites: int
+    norm: float
+    rank: int | None
+    numbers: int | None
+    error: float | None
+    missing: tuple[MissingPair, ...]
+    not_covered: tuple[NotAPair, ...]
+    notes: tuple[str, ...]
+
+
+def merge(
+    adapters: Sequence[str | Path],
+    out: str | Path,
+    *,
+    method: str = "mean",
+    options: Mapping[str, float] | None = None,
+    weights: Sequence[float] | None = None,
+    names: Sequence[str] | None = None,
+    base: str | Path | None = None,
+    model: bool = False,
+    rank: int | None = None,
+    error: float | None = None,
+    missing: str = "zero",
+    statistics: Sequence[str | Path] = (),
+    seed: int = 0,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    progress: StepProgress = untold,
+) -> MergeReport:
+    """Merge adapters, factors or fine-tuned models, one weight at a time.
+
+    Parameters
+    ----------
+    adapters
+        Adapters of any scheme and rank, factors that `decompose` wrote, and, against `base`,
+        fine-tuned models.
+    out
+        The adapter to write, a folder or a file as the first one is; with `model` a model folder.
+    method, options
+        A row of `tdecomp.collections.merging.MERGES`, and options of its rule.
+    weights
+        One for every adapter; 1 by default.
+    names
+        Of the adapters; by default their folders' or files'.
+    base
+        The base model, for `model`, DoRA and fine-tuned models.
+    model
+        Write ``base + merged`` as a model folder, exactly.
+    rank, error
+        Of an adapter: largest rank, or relative error at every site. Without either it is exact,
+        which methods on dense deltas cannot be.
+    missing
+        ``"zero"``: an adapter without a pair at a site changes nothing there; or ``"refuse"``.
+    statistics
+        For `fisher` and `regmean`: a file of ``tdecomp capture`` for every adapter.
+    seed
+        Of methods that draw.
+    dtype
+        ``"float32"``, ``"bfloat16"`` or ``"float16"``; by default the first adapter's.
+    overwrite
+        Replace an existing output of this tool.
+    progress
+        Called with the fraction of a step and its name.
+
+    Raises
+    ------
+    ArgumentError
+        A method, option or number of weights that does not fit.
+    FileError
+        A file that cannot be read, or an output that may not be written.
+    SiteError
+        Adapters of different models, or of other sites where that is refused.
+    DataError
+        Numbers that are not finite.
+    """
+    row = merge_method(method)
+    rule = row.with_options(**(options or {}))
+    _check_how_small(row, model=model, rank=rank, error=error, base=base)
+    chosen = weights_for(weights, len(adapters))
+    members = open_members(adapters, names=names, base=base, missing=missing)
+    seen = tuple(load_statistics(path) for path in statistics)
+    _check_statistics(row, seen, len(adapters))
+    work = Merging(row, rule, members, chosen, seed, seen)
+    given = [*adapters, *statistics, *([] if base is None else [base])]
+    told = of_step(progress, "merging")
+    if model:
+        assert base is not None
+        with output_folder(out, overwrite=overwrite, inputs=given) as folder:
+            checkpoint = open_checkpoint(base)
+            updates = _updates(work, tensor_of(checkpoint))
+            code = None if dtype is None else code_of(dtype)
+            write_model(checkpoint, folder, updates, dtype=code, progress=told)
+            check_unchanged(checkpoint)
+        return _report(work, out, None)
+    with _adapter_output(Path(out), members, overwrite, given) as place:
+        code = members.dtype if dtype is None else code_of(dtype)
+        written = WrittenPairs(code, rank, error)
+        sites = members.together.sites
+        for number, site in enumerate(sites):
+            told(number / len(sites))
+            written.add(members, site, work.merged(site))
+        if not any(pair.pair.rank for pair in written.stored.values()):
+            raise ArgumentError("the merged delta is zero at every site: there is nothing to write")
+        write_adapter(place, members.to_write(Path(out), written.stored), scheme=members.scheme)
+    return _report(work, out, written)
+
+
+def _check_how_small(
+    row: MergeMethod, *, model: bool, rank: int | None, error: float | None, base: object
+) -> None:
+    if rank is not None and error is not None:
+        raise ArgumentError("give a rank or an error, not both")
+    if rank is not None and rank < 1:
+        raise ArgumentError(f"rank={rank}: expected 1 or more")
+    if error is not None and not 0 <= error < 1:
+        raise ArgumentError(f"error={error}: expected a share, 0 or more and below 1")
+    if model and (rank is not None or error is not None):
+        raise ArgumentError(
+            "a model holds the merged delta as it is: rank and error are of adapters"
+        )
+    if model and base is None:
+        raise ArgumentError("a model needs the base that the delta is added to", tip="give base=")
+    if row.where == "dense" and not model and rank is None and error is None:
+        raise ArgumentError(
+            f"{row.name} gives dense deltas, which are no pairs of low rank",
+            tip="say rank=, or error=, or write a model with model=True",
+        )
+
+
+def _check_statistics(row: MergeMethod, seen: Sequence[Statistics], count: int) -> None:
+    if row.needs and len(seen) != count:
+        raise ArgumentError(
+            f"{row.name} needs statistics of every adapter, got {len(seen)} for {count}",
+            tip="capture them with tdecomp capture, and give statistics=[...]",
+        )
+    if seen and not row.needs:
+        raise ArgumentError(f"{row.name} uses no statistics")
+
+
+def _report(work: Merging, out: str | Path, written: WrittenPairs | None) -> MergeReport:
+    """What was done, once all sites are merged."""
+    figures, sums = work.figures, work.members
+    norms, norm = np.sqrt(figures.energies), math.sqrt(figures.merged)
+    away = np.sqrt(np.maximum(figures.merged - 2 * figures.inner + figures.energies, 0.0))
+    rows = tuple(
+        MergedMember(
+            name=one.name,
+            path=str(one.path),
+            weight=work.weights[t],
+            norm=float(norms[t]),
+            cosine=_share(figures.inner[t], norms[t] * norm),
+            departure=_share(away[t], norms[t]),
+            lost=None if work.row.losses is None else _share(figures.lost[t] ** 0.5, norms[t]),
+        )
+        for t, one in enumerate(sums.sources)
+    )
+    silent = [f"{row.name} changes nothing" for row in rows if row.norm == 0]
+    return MergeReport(
+        out=str(out),
+        method=work.row.name,
+        where=work.row.where,
+        members=rows,
+        sites=figures.sites,
+        norm=norm,
+        rank=None if written is None else written.largest_rank,
+        numbers=None if written is None else written.numbers,
+        error=None if written is None else _share(written.lost**0.5, norm),
+        missing=sums.missing,
+        not_covered=sums.not_covered,
+        notes=(*sums.notes, *silent),
+    )
+
+
+def _share(part: float, whole: float) -> float:
+    return float(part) / float(whole) if whole else 0.0
+
+
+def _updates(work: Merging, tensor: Callable[[str], str]) -> dict[str, Update]:
+    """Tensor of the base -> the function that adds the merged delta to it."""
+
+    def adding(site: str) -> Update:
+        turned = work.members.first(site).transpose
+
+        def add(stored: np.ndarray) -> np.ndarray:
+            delta = work.merged(site).dense()
+            delta = delta.T if turned else delta
+            if delta.size != stored.size or (stored.ndim == 2 and delta.shape != stored.shape):
+                where = f"{tensor(site)} is {stored.shape} in the base"
+                raise SiteError(f"{where}, the adapters change {delta.shape}")
+            total = stored.astype(np.float64) + delta.reshape(stored.shape)
+            return total.astype(stored.dtype)
+
+        return add
+
+    return {tensor(site): adding(site) for site in work.members.together.sites}
+
+
+@contextmanager
+def _adapter_output(
+    out: Path, members: Members, overwrite: bool, inputs: Sequence[str | Path]
+) -> Generator[Path]:
+    """A folder or a file, as the scheme says."""
+    if members.scheme.in_folder:
+        with output_folder(out, overwrite=overwrite, inputs=inputs) as folder:
+            yield folder
+    else:
+        with output_file(out, ours=is_adapter, overwrite=overwrite, inputs=inputs) as file:
+            yield file
