@@ -11,6 +11,7 @@ from tdecomp import __version__, jobs
 from tdecomp._nearest import among
 from tdecomp.adapters import CATALOGUE, Spec
 from tdecomp.cli.extensions import add_commands
+from tdecomp.cli.merge_command import MERGE
 from tdecomp.cli.options import (
     DTYPE_NAMES,
     HOW_SMALL,
@@ -511,4 +512,5 @@ def _lora(rank: int, rank_pattern: bool) -> jobs.LoraOptions:
     return jobs.LoraOptions(max_rank=rank, rank_pattern=rank_pattern)
 
 
+app.command("merge", no_args_is_help=True, epilog=examples(*MERGE.examples))(MERGE.function)
 add_commands(app)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tdecomp._xp import to_numpy
-from tdecomp.collections import AdapterPair
+from tdecomp._xp import Array, to_numpy
 from tdecomp.collections.merging import Merged, MergeMethod, MergeRule, MergeSite
+from tdecomp.collections.resizing import PairSpectrum, choose_ranks, resized
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.files import safetensors
 from tdecomp.files.loras.adapter_file import HeldPair
 from tdecomp.jobs.members import Members
+from tdecomp.ranking.target import Target
 from tdecomp.statistics import Statistics
 
-__all__ = ["Figures", "Merging", "WrittenPairs"]
+__all__ = ["Figures", "Merging", "WrittenPairs", "ranks_of"]
 
 
 @dataclass
@@ -57,13 +58,19 @@ class Merging:
     def __post_init__(self) -> None:
         self.figures = Figures(len(self.weights))
 
-    def merged(self, site: str) -> Merged:
-        """The merged delta of one site, counted in the figures."""
+    def merged(self, site: str, *, counted: bool = True) -> Merged:
+        """The merged delta of one site; in the figures every site counts once."""
         asked = self._site(site)
         merged = self.row(asked, self.rule)
-        lost = () if self.row.losses is None else self.row.losses(self.rule, asked)
-        self.figures.add(asked, merged, lost)
+        if counted:
+            lost = () if self.row.losses is None else self.row.losses(self.rule, asked)
+            self.figures.add(asked, merged, lost)
         return merged
+
+    def spectrum(self, site: str) -> PairSpectrum:
+        """Singular values of the merged delta of one site, which is not counted."""
+        pair = self.merged(site, counted=False).pair()
+        return PairSpectrum(to_numpy(pair.spectrum()), pair.shape)
 
     def _site(self, site: str) -> MergeSite:
         out, in_ = self.members.together.shapes[site]
@@ -119,26 +126,26 @@ class WrittenPairs:
     ----------
     dtype
         Storage code of the factors.
-    rank, error
-        As of `Merged.cut`.
+    stored
+        The pair of every site so far.
+    lost
+        ``‖written − merged‖²`` of all of them.
     """
 
     dtype: str
-    rank: int | None = None
-    error: float | None = None
     stored: dict[str, HeldPair] = field(default_factory=dict[str, HeldPair])
     lost: float = 0.0
 
-    def add(self, members: Members, site: str, merged: Merged) -> None:
+    def add(self, members: Members, site: str, merged: Merged, rank: int) -> None:
         """Cut and round the delta of a site."""
         like = members.first(site)
-        b, a = (
-            safetensors.rounded(x.astype(np.float32), self.dtype)
-            for x in merged.cut(self.rank, self.error)
-        )
-        pair = AdapterPair(b=b, a=a, transpose=like.transpose, kernel=like.kernel)
-        self.stored[site] = members.held(site, pair, self.dtype)
-        self.lost += merged.away(b.astype(np.float64), a.astype(np.float64))
+        new = resized(merged.pair(), rank, rounding=self._rounded)
+        turned = replace(new.pair, transpose=like.transpose, kernel=like.kernel)
+        self.stored[site] = members.held(site, turned, self.dtype)
+        self.lost += new.departure
+
+    def _rounded(self, array: Array) -> np.ndarray:
+        return safetensors.rounded(to_numpy(array).astype(np.float32), self.dtype)
 
     @property
     def largest_rank(self) -> int:
@@ -149,3 +156,19 @@ class WrittenPairs:
     def numbers(self) -> int:
         """In all pairs."""
         return sum(sum(held.shape) * held.pair.rank for held in self.stored.values())
+
+
+def ranks_of(
+    spectra: Sequence[PairSpectrum], rank: int | None, error: float | None, budget: int | None
+) -> list[int]:
+    """A rank for every site: as asked for, or all that a delta has above the rounding of sums."""
+    own = [int((row.s > _ROUNDING * row.s.max(initial=0.0)).sum()) for row in spectra]
+    if rank is None and error is None and budget is None:
+        return own
+    if not any(own):
+        return own
+    chosen = choose_ranks(spectra, Target(rank, error, budget, None))
+    return [min(pair) for pair in zip(own, chosen, strict=True)]
+
+
+_ROUNDING = 1e-12

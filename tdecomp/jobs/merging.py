@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,10 @@ from tdecomp.files.loras import write_adapter
 from tdecomp.files.loras.full import is_adapter, tensor_of
 from tdecomp.files.statistics_file import load_statistics
 from tdecomp.jobs.members import Members, MissingPair, NotAPair, open_members, weights_for
-from tdecomp.jobs.merged_sites import Merging, WrittenPairs
+from tdecomp.jobs.merged_sites import Merging, WrittenPairs, ranks_of
 from tdecomp.jobs.reports import OPTIONAL, Report
 from tdecomp.jobs.steps import StepProgress, of_step, untold
+from tdecomp.ranking.target import Target
 from tdecomp.statistics import Statistics
 
 __all__ = ["MergedMember", "MergeReport", "merge"]
@@ -104,6 +106,7 @@ def merge(
     model: bool = False,
     rank: int | None = None,
     error: float | None = None,
+    budget: int | None = None,
     missing: str = "zero",
     statistics: Sequence[str | Path] = (),
     seed: int = 0,
@@ -130,9 +133,10 @@ def merge(
         The base model, for `model`, DoRA and fine-tuned models.
     model
         Write ``base + merged`` as a model folder, exactly.
-    rank, error
-        Of an adapter: largest rank, or relative error at every site. Without either it is exact,
-        which methods on dense deltas cannot be.
+    rank, error, budget
+        Of an adapter, at most one: the largest rank, or the relative error or the numbers of all
+        sites, by ranks that win most energy per number. Without any it is exact, which methods on
+        dense deltas cannot be.
     missing
         ``"zero"``: an adapter without a pair at a site changes nothing there; or ``"refuse"``.
     statistics
@@ -159,7 +163,7 @@ def merge(
     """
     row = merge_method(method)
     rule = row.with_options(**(options or {}))
-    _check_how_small(row, model=model, rank=rank, error=error, base=base)
+    _check_how_small(row, model=model, base=base, rank=rank, error=error, budget=budget)
     chosen = weights_for(weights, len(adapters))
     members = open_members(adapters, names=names, base=base, missing=missing)
     seen = tuple(load_statistics(path) for path in statistics)
@@ -178,44 +182,42 @@ def merge(
         return _report(work, out, None)
     with _adapter_output(Path(out), members, overwrite, given) as place:
         code = members.dtype if dtype is None else code_of(dtype)
-        written = WrittenPairs(code, rank, error)
+        written = WrittenPairs(code)
         sites = members.together.sites
-        for number, site in enumerate(sites):
-            told(number / len(sites))
-            written.add(members, site, work.merged(site))
+        spectra = [work.spectrum(site) for site in sites]
+        for done, (site, r) in enumerate(
+            zip(sites, ranks_of(spectra, rank, error, budget), strict=True)
+        ):
+            told(done / len(sites))
+            written.add(members, site, work.merged(site), r)
         if not any(pair.pair.rank for pair in written.stored.values()):
             raise ArgumentError("the merged delta is zero at every site: there is nothing to write")
         write_adapter(place, members.to_write(Path(out), written.stored), scheme=members.scheme)
     return _report(work, out, written)
 
 
-def _check_how_small(
-    row: MergeMethod, *, model: bool, rank: int | None, error: float | None, base: object
-) -> None:
-    if rank is not None and error is not None:
-        raise ArgumentError("give a rank or an error, not both")
-    if rank is not None and rank < 1:
-        raise ArgumentError(f"rank={rank}: expected 1 or more")
-    if error is not None and not 0 <= error < 1:
-        raise ArgumentError(f"error={error}: expected a share, 0 or more and below 1")
-    if model and (rank is not None or error is not None):
-        raise ArgumentError(
-            "a model holds the merged delta as it is: rank and error are of adapters"
-        )
+def _check_how_small(row: MergeMethod, *, model: bool, base: object, **small: Any) -> None:
+    given = [name for name, value in small.items() if value is not None]
+    if len(given) > 1:
+        raise ArgumentError(f"give one of {' and '.join(given)}, not both")
+    if model and given:
+        raise ArgumentError(f"a model holds the merged delta itself: {given[0]} is of adapters")
     if model and base is None:
-        raise ArgumentError("a model needs the base that the delta is added to", tip="give base=")
-    if row.where == "dense" and not model and rank is None and error is None:
+        raise ArgumentError("a model needs the base that deltas are added to", tip="add base=BASE")
+    if row.where == "dense" and not model and not given:
         raise ArgumentError(
             f"{row.name} gives dense deltas, which are no pairs of low rank",
-            tip="say rank=, or error=, or write a model with model=True",
+            tip="add rank=32, or error=0.1, or write a model",
         )
+    if given:
+        Target(**small)
 
 
 def _check_statistics(row: MergeMethod, seen: Sequence[Statistics], count: int) -> None:
     if row.needs and len(seen) != count:
         raise ArgumentError(
             f"{row.name} needs statistics of every adapter, got {len(seen)} for {count}",
-            tip="capture them with tdecomp capture, and give statistics=[...]",
+            tip="make them with tdecomp capture",
         )
     if seen and not row.needs:
         raise ArgumentError(f"{row.name} uses no statistics")

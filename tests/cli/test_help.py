@@ -28,6 +28,7 @@ PANELS = {
     "info": ("Output",),
     "report": ("Output",),
     "adapters": ("Output",),
+    "merge": ("How they are merged", "Which weights", "How small", "Output"),
     "heal": ("Texts", "How it learns", "Where it runs", "Output"),
     "capture": ("Texts", "What is captured", "Which weights", "Where it runs", "Output"),
 }

@@ -38,28 +38,16 @@ class Merged(NamedTuple):
         """``‖merged‖²``, of a product from the triangles of its factors."""
         if self.a is None:
             return float(np.sum(self.b**2))
-        return AdapterPair(b=self.b, a=self.a).energy()
+        return self.pair().energy()
 
-    def cut(self, rank: int | None = None, error: float | None = None) -> BareProduct:
-        """The best balanced pair: of a rank at most, or of the smallest rank within an error.
-
-        Without either of the rank that it has, up to the rounding of sums in float64.
-        """
-        a = np.eye(self.b.shape[1]) if self.a is None else self.a
-        svd = AdapterPair(b=self.b, a=a).svd()
-        tails = np.append(np.cumsum(np.asarray(svd.s)[::-1] ** 2)[::-1], 0.0)  # of every rank
-        needed = int(np.argmax(tails <= max(error or 0.0, _ROUNDING) ** 2 * tails[0]))
-        b, a = svd.pair(needed if rank is None else min(rank, needed))
-        return np.asarray(b), np.asarray(a)
-
-    def away(self, b: np.ndarray, a: np.ndarray) -> float:
-        """``‖merged − b a‖²``."""
-        if self.a is None:
-            return float(np.sum((self.b - b @ a) ** 2))
-        return Merged(np.hstack([self.b, -b]), np.vstack([self.a, a])).energy()
-
-
-_ROUNDING = 1e-13
+    def pair(self) -> AdapterPair:
+        """As a product; of a dense delta with an identity."""
+        if self.a is not None:
+            return AdapterPair(b=self.b, a=self.a)
+        out, in_ = self.b.shape
+        if in_ <= out:
+            return AdapterPair(b=self.b, a=np.eye(in_))
+        return AdapterPair(b=np.eye(out), a=self.b)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
