@@ -71,7 +71,7 @@ def merge(
     option: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=NUMBER",
+            metavar="SETTING",
             help="Of the method, 'density=0.3', 'scale=0.5'; can be repeated.",
             rich_help_panel=HOW_MERGED,
         ),
