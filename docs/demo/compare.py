@@ -8,10 +8,8 @@ it is trained on all of them with the reported seeds. It takes hours; every run 
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +27,12 @@ from docstrings import Item, task
 from quiet import quietly
 from rich.console import Console
 from rich.table import Table
+from runs import Results, Run, Sweep, deviation, markdown
 
 from tdecomp_torch import Adapter, attach
 
 RESULTS = Path(__file__).parent / "comparison.json"
 SIZE = 13_824  # LoRA of rank 1 on 18 matrices of 384 x 384
-GRID = (1e-3, 3e-3, 1e-2, 3e-2)
-WIDER = (1e-4, 3e-4, 1e-1, 3e-1)
-CHOOSING = (100,)
-REPORTED = (0, 1, 2, 3, 4)
 STEPS = 80
 PEFT = "PEFT LoRA"
 
@@ -53,31 +48,6 @@ METHODS: Mapping[str, dict[str, int] | None] = {
     "vera": {"r": 384},
     "lora_xs": {"r": 28},
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training: what was trained how, and how it went.
-
-    Attributes
-    ----------
-    accuracy
-        On the items held out: of the training items while a rate is chosen, else the test items.
-    """
-
-    method: str
-    lr: float
-    seed: int
-    choosing: bool
-    n_adapter: int
-    n_head: int
-    accuracy: float
-    loss: float
-
-    @property
-    def key(self) -> tuple[str, float, int, bool]:
-        """What makes it another run."""
-        return self.method, self.lr, self.seed, self.choosing
 
 
 def train(method: str, items: list[Item], recipe: finetune.Recipe) -> Trained:
@@ -118,57 +88,21 @@ def _train_peft(items: list[Item], recipe: finetune.Recipe) -> Trained:
     return Trained(model, None, sizes[0], sizes[1], seconds, loss)
 
 
-class Results:
+def results_in(path: Path) -> Results[Run]:
     """The runs so far, in a file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        plain = json.loads(path.read_text()) if path.exists() else {"runs": []}
-        self.runs = {run.key: run for run in (Run(**row) for row in plain["runs"])}
-
-    def add(self, run: Run) -> None:
-        """Keep one run; the file is replaced whole."""
-        self.runs[run.key] = run
-        plain = {
-            "command": "python docs/demo/compare.py",
-            "steps": STEPS,
-            "batch": finetune.Recipe.batch,
-            "size": SIZE,
-            "runs": [vars(r) for r in self.runs.values()],
-        }
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(plain, indent=1) + "\n")
-        temporary.replace(self.path)
-
-    def accuracy(self, method: str, lr: float, *, choosing: bool) -> list[float]:
-        """Accuracies of a method at a rate."""
-        return [
-            r.accuracy
-            for r in self.runs.values()
-            if (r.method, r.lr, r.choosing) == (method, lr, choosing)
-        ]
-
-    def reported(self, method: str) -> dict[int, Run]:
-        """Runs of a method that count, by seed."""
-        own = (r for r in self.runs.values() if r.method == method and not r.choosing)
-        return {r.seed: r for r in own}
-
-    def tried(self, method: str) -> list[float]:
-        """Rates that were tried, in ascending order."""
-        return sorted({r.lr for r in self.runs.values() if r.method == method and r.choosing})
-
-    def best(self, method: str) -> float:
-        """Rate with the best mean accuracy while choosing."""
-        return max(
-            self.tried(method),
-            key=lambda lr: statistics.mean(self.accuracy(method, lr, choosing=True)),
-        )
+    about = {
+        "command": "python docs/demo/compare.py",
+        "steps": STEPS,
+        "batch": finetune.Recipe.batch,
+        "size": SIZE,
+    }
+    return Results(path, about, Run)
 
 
-class Comparison:
-    """All trainings, in an order in which early ones already tell something."""
+class Comparison(Sweep[Run]):
+    """All trainings of the table."""
 
-    def __init__(self, results: Results, console: Console):
+    def __init__(self, results: Results[Run], console: Console):
         self.results, self.console = results, console
         data = task(0)
         cut = len(data.train) // 5
@@ -201,21 +135,6 @@ class Comparison:
             highlight=False,
         )
 
-    def choose(self, method: str) -> None:
-        """Try the grid, and beyond the edge where an edge is best."""
-        for lr in GRID:
-            for seed in CHOOSING:
-                self.run(method, lr, seed, choosing=True)
-        while True:
-            tried, best = self.results.tried(method), self.results.best(method)
-            low = [lr for lr in WIDER if lr < tried[0]][-1:] if best == tried[0] else []
-            high = [lr for lr in WIDER if lr > tried[-1]][:1] if best == tried[-1] else []
-            if not low + high:
-                return
-            for lr in low + high:
-                for seed in CHOOSING:
-                    self.run(method, lr, seed, choosing=True)
-
 
 HEADINGS = (
     "adapter",
@@ -228,7 +147,7 @@ HEADINGS = (
 )
 
 
-def rows(results: Results) -> list[tuple[str, ...]]:
+def rows(results: Results[Run]) -> list[tuple[str, ...]]:
     """Method, sizes, rate, accuracy over the reported seeds; a size that is off has a star.
 
     Accuracy is mean and standard deviation; what it is more than PEFT's LoRA with the same seeds,
@@ -248,8 +167,8 @@ def rows(results: Results) -> list[tuple[str, ...]]:
                 f"{share:.3f}{'' if abs(share - 1) <= 0.05 else ' *'}",
                 f"{own[0].n_head:,}",
                 f"{own[0].lr:g}",
-                f"{statistics.mean(accuracies):.3f} ± {_deviation(accuracies):.3f}",
-                f"{statistics.mean(more):+.3f} ± {_deviation(more) / len(more) ** 0.5:.3f}"
+                f"{statistics.mean(accuracies):.3f} ± {deviation(accuracies):.3f}",
+                f"{statistics.mean(more):+.3f} ± {deviation(more) / len(more) ** 0.5:.3f}"
                 if more and method != PEFT
                 else "",
                 str(len(own)),
@@ -258,17 +177,12 @@ def rows(results: Results) -> list[tuple[str, ...]]:
     return found
 
 
-def _deviation(values: list[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def markdown(results: Results) -> str:
+def table_text(results: Results[Run]) -> str:
     """The same as a table in markdown."""
-    lines = [("method", *HEADINGS), ("---", *["---:"] * len(HEADINGS)), *rows(results)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(("method", *HEADINGS), rows(results))
 
 
-def table(results: Results) -> Table:
+def table(results: Results[Run]) -> Table:
     """The same for the screen."""
     made = Table("method", title="Docstring task, MiniLM, query, key and value")
     for heading in HEADINGS:
@@ -287,7 +201,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="print it as markdown")
     options = parser.parse_args()
     quietly()
-    console, results = Console(), Results(options.results)
+    console, results = Console(), results_in(options.results)
     if not options.show:
         comparison = Comparison(results, console)
         methods = options.methods.split(",")
@@ -295,11 +209,9 @@ def main() -> None:
             raise SystemExit(f"error: no {unknown[0]!r} here: there are {', '.join(METHODS)}")
         for method in methods:
             comparison.choose(method)
-        for seed in REPORTED:
-            for method in methods:
-                comparison.run(method, results.best(method), seed, choosing=False)
+        comparison.report(methods)
     if options.markdown:
-        print(markdown(results))
+        print(table_text(results))
     else:
         console.print(table(results))
 

@@ -14,10 +14,10 @@ import json
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from docstrings import LABELS, Item
@@ -139,15 +139,9 @@ def train_steps(
     on_step: Callable[[float], None] = lambda loss: None,
 ) -> None:
     """Take the steps of `recipe` with the parameter groups given; dropout is drawn by torch."""
-    # without decay: what changes is what was learnt
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    warmup = max(1, round(recipe.warmup * recipe.steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / warmup, (recipe.steps - step) / recipe.steps),
-    )
+    optimizer, schedule = scheduled(groups, recipe)
     model.train()
-    for items in _batches(train, recipe):
+    for items in drawn(train, recipe):
         labels = torch.tensor([item.label for item in items])
         loss = model(**encode(tokens, items), labels=labels).loss
         loss.backward()
@@ -158,7 +152,24 @@ def train_steps(
     model.eval()
 
 
-def _batches(train: list[Item], recipe: Recipe) -> Iterator[list[Item]]:
+def scheduled(
+    groups: list[dict[str, Any]], recipe: Recipe
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW without decay (what changes is what was learnt), a warm-up and a linear schedule."""
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    warmup = max(1, round(recipe.warmup * recipe.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / warmup, (recipe.steps - step) / recipe.steps),
+    )
+    return optimizer, schedule
+
+
+T = TypeVar("T")
+
+
+def drawn(train: Sequence[T], recipe: Recipe) -> Iterator[list[T]]:
+    """The items of every step: all of them in a random order, and again."""
     order: list[int] = []
     generator = torch.Generator().manual_seed(recipe.seed)
     for _ in range(recipe.steps):

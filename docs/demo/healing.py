@@ -1,13 +1,16 @@
-"""What healing is worth: ``python docs/demo/healing.py --seeds 0 1 2 --output healing.json``.
+"""What healing is worth: ``python docs/demo/healing.py``.
 
 For every seed MiniLM is fine-tuned as in the demo. At every budget the delta is decomposed by
 independent SVDs, healed, and the same ranks are trained from a default start (B zero, A at random)
 on the same texts for the same steps. Texts are the docstrings that are not tested on, without
-labels. It needs no network; a seed takes some ten minutes on two cores.
+labels; a batch has texts of about one length. It needs no network; a seed takes some ten minutes
+on one core. Rows are kept in ``healing.json`` beside this file as soon as they are measured, and a
+second start goes on from there.
 """
 
 import argparse
 import json
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,15 +25,40 @@ from tdecomp import jobs
 from tdecomp.files import Factors, load_factors
 from tdecomp_torch import apply, heal
 
+RESULTS = Path(__file__).parent / "healing.json"
+SEEDS = (0, 1, 2)
+BUDGETS = (15_000, 60_000, 240_000)
 BATCH = 32
+NEAR = 8
+"""Batches whose texts are sorted by length: half of a batch would be padding otherwise."""
+HEALED, DEFAULT = "decomposed, healed", "default start, trained"
 
 
 def batches_of(tokens: Any, texts: list[str]) -> list[dict[str, torch.Tensor]]:
-    """Texts as padded batches, cut as in the demo."""
-    items = [Item(text, 0) for text in texts]
-    return [
-        dict(finetune.encode(tokens, items[k : k + BATCH])) for k in range(0, len(items), BATCH)
-    ]
+    """Texts as padded batches, cut as in the demo, in a random order of lengths."""
+    made, size = [], NEAR * BATCH
+    for start in range(0, len(texts), size):
+        near = sorted(texts[start : start + size], key=len)
+        items = [Item(text, 0) for text in near]
+        parts = [items[k : k + BATCH] for k in range(0, len(items), BATCH)]
+        order = np.random.default_rng(start).permutation(len(parts))
+        made += [dict(finetune.encode(tokens, parts[k])) for k in order]
+    return made
+
+
+def remembering(model: Any) -> Any:
+    """The model, which computes what it gives for a batch once."""
+    known: dict[bytes, Any] = {}
+    forward = model.forward
+
+    def once(**batch: torch.Tensor) -> Any:
+        key = batch["input_ids"].numpy().tobytes()
+        if key not in known:
+            known[key] = forward(**batch)
+        return known[key]
+
+    model.forward = once
+    return model
 
 
 def default_start(factors: Factors, seed: int) -> Factors:
@@ -55,52 +83,115 @@ def scores(model: Any, tokens: Any, test: list[Item]) -> dict[str, float]:
     return {"accuracy": finetune.accuracy(logits, test), "cross_entropy": entropy}
 
 
-def measure(folder: Path, seed: int, budgets: list[int], steps: int, rate: float) -> list[dict]:
+class Rows:
+    """What was measured so far, in a file."""
+
+    def __init__(self, path: Path, steps: int, rate: float):
+        self.path, self.settings = path, {"steps": steps, "rate": rate, "batch": BATCH}
+        plain = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self.rows: list[dict[str, Any]] = plain.pop("rows", [])
+        if plain and plain != self.settings:
+            raise SystemExit(f"error: {path} was measured with {plain}: give another --output")
+
+    def add(self, **row: Any) -> None:
+        """Keep one row; the file is replaced whole."""
+        self.rows.append(row)
+        print(row, flush=True)
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(
+            json.dumps({**self.settings, "rows": self.rows}, indent=1) + "\n", encoding="utf-8"
+        )
+        temporary.replace(self.path)
+
+    def known(self, seed: int, method: str, budget: int | None) -> bool:
+        """Whether that was measured."""
+        key = (seed, method, budget)
+        return key in {(r["seed"], r["method"], r.get("budget")) for r in self.rows}
+
+    def of(self, method: str, budget: int | None) -> list[dict[str, Any]]:
+        """One row for every seed."""
+        return [r for r in self.rows if (r["method"], r.get("budget")) == (method, budget)]
+
+
+def measure(rows: Rows, folder: Path, seed: int, budgets: list[int]) -> None:
     """All rows of one seed."""
     train, test = task(seed)
     finetune.cached_models(folder, train, finetune.Recipe(seed=seed))
     base, tuned = folder / "base", folder / "tuned"
     tokens = finetune.tokenizer(base)
-    ours, theirs = finetune.load(base), finetune.load(tuned)
+    ours, theirs = finetune.load(base), remembering(finetune.load(tuned))
+    for name, model in (("base", ours), ("tuned", theirs)):
+        if not rows.known(seed, name, None):
+            rows.add(seed=seed, method=name, **scores(model, tokens, test))
+    steps, rate = rows.settings["steps"], rows.settings["rate"]
     need = round(steps * BATCH / 0.8) + BATCH
     batches = batches_of(tokens, texts_beside(test, seed=seed)[:need])
-    rows: list[dict] = [{"seed": seed, "method": "tuned", **scores(theirs, tokens, test)}]
-    print(rows[-1], flush=True)
     for budget in budgets:
         out = folder.parent / f"svd-{seed}-{budget}"
         jobs.decompose(base, tuned, out, budget=budget, overwrite=True)
         made = load_factors(out)
-        starts = {"decomposed, healed": made, "default start, trained": default_start(made, seed)}
-        found = {"decomposed": made}
-        for name, start in starts.items():
-            healed = heal(ours, theirs, start, batches, steps=steps, rate=rate, seed=seed)
-            assert healed.factors is not None
-            found[name] = healed.factors
-        for name, factors in found.items():
-            row = {"seed": seed, "budget": budget, "method": name, "n_params": factors.n_params}
-            rows.append(row | scores(apply(finetune.load(base), factors), tokens, test))
-            print(rows[-1], flush=True)
-    return rows
+        starts = {"decomposed": made, HEALED: made, DEFAULT: default_start(made, seed)}
+        for method, start in starts.items():
+            if rows.known(seed, method, budget):
+                continue
+            found: Factors | None = start
+            if method != "decomposed":
+                found = heal(
+                    ours, theirs, start, batches, steps=steps, rate=rate, seed=seed
+                ).factors
+            assert found is not None
+            adapted = apply(finetune.load(base), found)
+            size = {"budget": budget, "n_params": found.n_params}
+            rows.add(seed=seed, method=method, **size, **scores(adapted, tokens, test))
+
+
+def markdown(rows: Rows) -> str:
+    """Mean and standard deviation over seeds, as a table."""
+    seeds = sorted({r["seed"] for r in rows.rows})
+    headings = ("numbers", "method", "test accuracy", "minus tuned", "cross entropy", "seeds")
+    lines = [headings, ("---:", "---", "---:", "---:", "---:", "---:")]
+    tuned = {r["seed"]: r["accuracy"] for r in rows.of("tuned", None)}
+    budgets = sorted({r["budget"] for r in rows.rows if "budget" in r})
+    whole = [("base", None), ("tuned", None)]
+    each = [(m, b) for b in budgets for m in ("decomposed", HEALED, DEFAULT)]
+    for method, budget in [*whole, *each]:
+        own = rows.of(method, budget)
+        numbers = f"{round(statistics.mean(r['n_params'] for r in own)):,}" if budget else ""
+        less = [r["accuracy"] - tuned[r["seed"]] for r in own]
+        lines.append(
+            (
+                numbers,
+                method,
+                _spread([r["accuracy"] for r in own]),
+                "" if method == "tuned" else _spread(less, sign="+"),
+                _spread([r["cross_entropy"] for r in own], digits=2),
+                str(len(own)) if len(own) == len(seeds) else f"{len(own)} of {len(seeds)}",
+            )
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _spread(values: list[float], *, digits: int = 3, sign: str = "") -> str:
+    mean, more = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{mean:{sign}.{digits}f} ± {more:.{digits}f}"
 
 
 def main() -> None:
-    """Measure, and write every number as JSON."""
+    """Measure what was not measured, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", type=Path, default=Path("demo-output/healing"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--budgets", type=int, nargs="+", default=[15_000, 60_000, 240_000])
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--output", type=Path, required=True, help="JSON file")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file")
+    parser.add_argument("--show", action="store_true", help="only print the table")
     options = parser.parse_args()
     quietly()
-    rows = []
-    for seed in options.seeds:
-        models = options.models / f"models-{seed}"
-        rows += measure(models, seed, options.budgets, options.steps, options.rate)
-        settings = {"steps": options.steps, "rate": options.rate}
-        text = json.dumps({**settings, "rows": rows}, indent=1) + "\n"
-        options.output.write_text(text, encoding="utf-8")
+    rows = Rows(options.output, options.steps, options.rate)
+    for seed in () if options.show else options.seeds:
+        measure(rows, options.models / f"models-{seed}", seed, options.budgets)
+    print(markdown(rows))
 
 
 if __name__ == "__main__":

@@ -14,4 +14,6 @@ def quietly() -> None:
     reports.disable_progress_bar()
     # transformers names its own deprecations when PEFT calls it, and that imports bitsandbytes
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # PEFT's LoRA-GA looks at modules whose inputs need no gradient
+    warnings.filterwarnings("ignore", message="Full backward hook is firing")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -15,8 +15,13 @@ DEMO = Path(__file__).parents[2] / "docs" / "demo"
 def compare(monkeypatch):
     monkeypatch.syspath_prepend(str(DEMO))
     yield __import__("compare")
-    for name in ("compare", "adapter", "finetune", "docstrings", "quiet"):
+    for name in ("compare", "adapter", "finetune", "docstrings", "quiet", "runs"):
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def runs(compare):
+    return __import__("runs")
 
 
 def run(*options):
@@ -62,7 +67,7 @@ def test_every_row_of_the_comparison_has_the_size(compare):
 
 
 @pytest.mark.slow
-def test_runs_are_kept_and_not_done_again(compare, tmp_path, monkeypatch):
+def test_runs_are_kept_and_not_done_again(compare, runs, tmp_path, monkeypatch):
     from rich.console import Console
 
     trained = []
@@ -74,35 +79,35 @@ def test_runs_are_kept_and_not_done_again(compare, tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "train", train)
     monkeypatch.setattr(compare, "test_accuracy", lambda model, items: 0.1 + trained[-1][1])
     file = tmp_path / "runs.json"
-    comparison = compare.Comparison(compare.Results(file), Console(quiet=True))
+    comparison = compare.Comparison(compare.results_in(file), Console(quiet=True))
     comparison.choose("lora")
     rates = sorted({lr for _, lr, _ in trained})
-    assert rates[:4] == sorted(compare.GRID)
-    assert rates[4:] == [lr for lr in compare.WIDER if lr > max(compare.GRID)]  # an edge won
-    again = compare.Comparison(compare.Results(file), Console(quiet=True))
+    assert rates[:4] == sorted(runs.GRID)
+    assert rates[4:] == [lr for lr in runs.WIDER if lr > max(runs.GRID)]  # an edge won
+    again = compare.Comparison(compare.results_in(file), Console(quiet=True))
     before = len(trained)
     again.choose("lora")
     assert len(trained) == before
-    assert again.results.best("lora") == max(compare.WIDER)
+    assert again.results.best("lora") == max(runs.WIDER)
 
 
-def test_the_table_of_the_documents_is_that_of_the_runs(compare):
+def test_the_table_of_the_documents_is_that_of_the_runs(compare, runs):
     page = Path(__file__).parents[2] / "docs" / "adapters.md"
-    results = compare.Results(compare.RESULTS)
-    assert compare.markdown(results) in page.read_text(encoding="utf-8")
+    results = compare.results_in(compare.RESULTS)
+    assert compare.table_text(results) in page.read_text(encoding="utf-8")
     for method in compare.METHODS:
-        runs = results.reported(method)
-        assert set(runs) == set(compare.REPORTED)
-        assert {run.lr for run in runs.values()} == {results.best(method)}
+        reported = results.reported(method)
+        assert set(reported) == set(runs.REPORTED)
+        assert {run.lr for run in reported.values()} == {results.best(method)}
         tried = results.tried(method)
-        assert set(compare.GRID) <= set(tried)
+        assert set(runs.GRID) <= set(tried)
         assert min(tried) < results.best(method) < max(tried)
 
 
 def test_validation_items_are_no_test_items(compare):
     from rich.console import Console
 
-    comparison = compare.Comparison(compare.Results(Path("none.json")), Console(quiet=True))
+    comparison = compare.Comparison(compare.results_in(Path("none.json")), Console(quiet=True))
     held_out, rest = (
         {item.text for item in part} for part in (comparison.held_out, comparison.rest)
     )
