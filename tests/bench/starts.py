@@ -3,7 +3,8 @@
 A random model of Llama's shape in bfloat16, short sequences of random tokens; the adapter goes on
 q, k, v and o. Every variant runs in a process of its own: what it takes beside a forward and
 backward pass of the same batches, which is a row of its own, as are a forward pass alone and what
-`capture` takes for one pass or several.
+`capture` takes for one pass or several. Of starts that take a part of the weights off them it says
+what share of their energy that part holds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 
-from tdecomp_torch import attach, capture, gradients
+from tdecomp_torch import Adapter, attach, capture, gradients
 from tests.bench.children import run_child
 from tests.bench.tables import Printer, installed, printing, say
 
@@ -81,11 +82,11 @@ def captures(**options: Any) -> Callable[[Any], None]:
     return run
 
 
-def ours(row: str, start: Callable[[], Any]) -> Callable[[Any], None]:
-    """`attach` with a start."""
+def ours(row: str, start: Callable[[], Any]) -> Callable[[Any], Adapter]:
+    """`attach` with a start; gives the adapter."""
 
-    def run(model: Any) -> None:
-        attach(model, row, rank=RANK, targets=TARGETS, start=start())
+    def run(model: Any) -> Adapter:
+        return attach(model, row, rank=RANK, targets=TARGETS, start=start())
 
     return run
 
@@ -131,7 +132,7 @@ def peft_lora_ga(model: Any) -> None:
     get_peft_model(model, config)
 
 
-VARIANTS: dict[str, Callable[[Any], None]] = {
+VARIANTS: dict[str, Callable[[Any], Adapter | None]] = {
     "forward and backward": passes,
     "forward": forward,
     "capture, inputs": captures(inputs="whole"),
@@ -146,8 +147,42 @@ VARIANTS: dict[str, Callable[[Any], None]] = {
 }
 
 
+def energy_held(model: Any, adapter: Adapter | None, shape: str) -> float:
+    """``1 - Σ ‖W - B A‖² / Σ ‖W‖²`` over the targets, for a start that takes BA off the weights W.
+
+    PEFT leaves the rest in the place of the weights; of ours the factors are read.
+    """
+    pairs = {} if adapter is None else lora_pairs(adapter)
+    rest = whole = 0.0
+    for path, module in model_of(shape).named_modules():
+        if path.rpartition(".")[2] in TARGETS:
+            weight = module.weight.detach().float()
+            if adapter is None:
+                left = model.get_submodule(path).base_layer.weight.detach().float()
+            else:
+                b, a = pairs[path]
+                left = weight - b @ a
+            rest += float(left.square().sum())
+            whole += float(weight.square().sum())
+    return 1 - rest / whole
+
+
+def lora_pairs(adapter: Adapter) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """B and A of every module, ``(out, r)`` and ``(r, in)``, as they are trained (scale 1)."""
+    found = {}
+    for m, grid in enumerate(adapter.grids):
+        factors = adapter.pool.factors(m)
+        for k, site in enumerate(grid.sites):
+            b, a = (factors[name][k].detach().float() for name in ("b", "a"))
+            found[site.path] = b, a
+    return found
+
+
 def measure(name: str, shape: str) -> dict[str, float]:
-    """Seconds, extra memory and the load of the machine for one variant, in this process."""
+    """Seconds, extra memory and the load of the machine for one variant, in this process.
+
+    With the share of the weights' energy where the start takes a part of them off.
+    """
     if "PEFT" in name:
         import peft  # noqa: F401 - its import is not its work
     model = model_of(shape)
@@ -155,9 +190,10 @@ def measure(name: str, shape: str) -> dict[str, float]:
     before, load = _memory("VmRSS"), os.getloadavg()[0]
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     start = time.perf_counter()
-    VARIANTS[name](model)
+    adapter = VARIANTS[name](model)
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "extra": _memory("VmHWM") - before, "load": load}
+    found = {"seconds": seconds, "extra": _memory("VmHWM") - before, "load": load}
+    return found | ({"held": energy_held(model, adapter, shape)} if "PiSSA" in name else {})
 
 
 def _memory(key: str) -> int:
@@ -187,9 +223,9 @@ def main() -> None:
         numbers = found["seconds"], ratio, found["extra"] / 1e6, found["load"]
         forms = (".2f", ".1f", ".0f", ".1f")
         cells = (format(n, form) for n, form in zip(numbers, forms, strict=True))
-        rows.append([name, *cells])
+        rows.append([name, *cells, f"{found['held']:.6f}" if "held" in found else ""])
     title = f"starts on a random model of Llama's shape, {options.shape}, rank {RANK}"
-    header = ["start", "s", "× forward and backward", "extra MB", "load"]
+    header = ["start", "s", "× forward and backward", "extra MB", "load", "energy held"]
     Printer(options.markdown).table(title, header, rows)
 
 

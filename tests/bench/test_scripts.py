@@ -149,3 +149,9 @@ def test_a_start_is_measured_beside_a_plain_pass():
         found = json.loads(run_child([*command, name]).output.splitlines()[-1])
         assert found["seconds"] > 0
         assert found["extra"] >= 0
+    held = {}
+    for name in ("lora, PiSSA's rule", "PEFT PiSSA, full"):
+        held[name] = json.loads(run_child([*command, name]).output.splitlines()[-1])["held"]
+    ours, exact = held.values()
+    assert 0.3 < ours <= 1
+    assert ours == pytest.approx(exact, abs=1e-3)  # bfloat16 is rounded in what PEFT leaves
