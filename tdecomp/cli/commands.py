@@ -10,6 +10,7 @@ import typer
 from tdecomp import __version__, jobs
 from tdecomp._nearest import among
 from tdecomp.adapters import CATALOGUE, Spec
+from tdecomp.cli.collection_commands import COLLECTION_COMMANDS
 from tdecomp.cli.extensions import add_commands
 from tdecomp.cli.merge_command import MERGE
 from tdecomp.cli.options import (
@@ -48,6 +49,7 @@ from tdecomp.cli.shown.model import model_table
 from tdecomp.cli.shown.tables import left_out_table, not_covered_table, unknown_lines
 from tdecomp.cli.shown.verification import agreement_line, verify_table
 from tdecomp.cli.words import (
+    check_one_of,
     parse_budget,
     parse_memory,
     parse_modes,
@@ -190,7 +192,7 @@ def decompose(
     as_json: Json = False,
 ) -> None:
     """Factorise TUNED - BASE, by exactly one of --rank, --error and --budget."""
-    _check_one_of({"--rank": rank, "--error": error, "--budget": budget})
+    check_one_of({"--rank": rank, "--error": error, "--budget": budget})
     if not lora and (rank_pattern or lora_rank != VLLM_RANKS[-1]):
         message = "--lora-rank and --rank-pattern say how --lora is written"
         raise ArgumentError(message, tip="add --lora")
@@ -497,20 +499,11 @@ def _adapter(name: str) -> Spec:
     raise ArgumentError(f"no adapter {name!r} is known", tip=tip)
 
 
-def _check_one_of(options: dict[str, object]) -> None:
-    given = [name for name, value in options.items() if value is not None]
-    if len(given) != 1:
-        *others, last = options
-        raise ArgumentError(
-            f"give exactly one of {', '.join(others)} and {last}, "
-            f"got {' and '.join(given) or 'none'}",
-            tip="" if given else "add --budget 60k, for example",
-        )
-
-
 def _lora(rank: int, rank_pattern: bool) -> jobs.LoraOptions:
     return jobs.LoraOptions(max_rank=rank, rank_pattern=rank_pattern)
 
 
-app.command("merge", no_args_is_help=True, epilog=examples(*MERGE.examples))(MERGE.function)
+for _name, _command in {**COLLECTION_COMMANDS, "merge": MERGE}.items():
+    _add = app.command(_name, no_args_is_help=True, epilog=examples(*_command.examples))
+    _add(_command.function)
 add_commands(app)

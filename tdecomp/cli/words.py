@@ -10,6 +10,7 @@ from tdecomp.errors import ArgumentError
 from tdecomp.stack import Selection, parse_layers, parse_targets
 
 __all__ = [
+    "check_one_of",
     "parse_budget",
     "parse_count",
     "parse_memory",
@@ -137,3 +138,15 @@ def parse_selection(
         patterns=tuple(pattern or ()),
         share=parse_share(share),
     )
+
+
+def check_one_of(options: dict[str, object]) -> None:
+    """Refuse none or several of options that exclude each other."""
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) != 1:
+        *others, last = options
+        raise ArgumentError(
+            f"give exactly one of {', '.join(others)} and {last}, "
+            f"got {' and '.join(given) or 'none'}",
+            tip="" if given else "add --budget 60k, for example",
+        )

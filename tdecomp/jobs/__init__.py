@@ -6,6 +6,7 @@ the fraction of a step that is done and the words that name the step.
 
 from tdecomp.jobs.applying import ApplyReport as ApplyReport
 from tdecomp.jobs.applying import apply as apply
+from tdecomp.jobs.comparing import compare as compare
 from tdecomp.jobs.decomposing import DecomposeReport as DecomposeReport
 from tdecomp.jobs.decomposing import decompose as decompose
 from tdecomp.jobs.exploring import ExploreReport as ExploreReport
@@ -15,6 +16,7 @@ from tdecomp.jobs.exporting import LoraOptions as LoraOptions
 from tdecomp.jobs.exporting import export as export
 from tdecomp.jobs.inspecting import InspectReport as InspectReport
 from tdecomp.jobs.inspecting import inspect as inspect
+from tdecomp.jobs.likeness import CompareReport as CompareReport
 from tdecomp.jobs.machine import Machine as Machine
 from tdecomp.jobs.merging import MergedMember as MergedMember
 from tdecomp.jobs.merging import MergeReport as MergeReport
@@ -22,6 +24,8 @@ from tdecomp.jobs.merging import merge as merge
 from tdecomp.jobs.reporting import PageReport as PageReport
 from tdecomp.jobs.reporting import PageSource as PageSource
 from tdecomp.jobs.reporting import report as report
+from tdecomp.jobs.resizing import ResizeReport as ResizeReport
+from tdecomp.jobs.resizing import resize as resize
 from tdecomp.jobs.stored_factors import FactorsReport as FactorsReport
 from tdecomp.jobs.stored_factors import info as info
 from tdecomp.jobs.verifying import VerifyReport as VerifyReport
@@ -30,6 +34,7 @@ from tdecomp.stack import Selection as Selection
 
 __all__ = [
     "ApplyReport",
+    "CompareReport",
     "DecomposeReport",
     "ExploreReport",
     "ExportReport",
@@ -41,9 +46,11 @@ __all__ = [
     "MergedMember",
     "PageReport",
     "PageSource",
+    "ResizeReport",
     "Selection",
     "VerifyReport",
     "apply",
+    "compare",
     "decompose",
     "explore",
     "export",
@@ -51,5 +58,6 @@ __all__ = [
     "inspect",
     "merge",
     "report",
+    "resize",
     "verify",
 ]

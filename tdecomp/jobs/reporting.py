@@ -19,7 +19,7 @@ from tdecomp.jobs.reports import Report
 from tdecomp.jobs.rereading import read_report
 from tdecomp.jobs.steps import StepProgress, of_step, untold
 
-__all__ = ["PageReport", "PageSource", "report"]
+__all__ = ["PageReport", "PageSource", "is_page", "report"]
 
 _HEAD = 512  # bytes, in which a page says what made it
 
@@ -86,7 +86,7 @@ def report(
     paths = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     if not paths:
         raise ArgumentError("a page needs something to show: name a folder or file to report on")
-    with output_file(out, ours=_is_page, overwrite=overwrite, inputs=paths) as file:
+    with output_file(out, ours=is_page, overwrite=overwrite, inputs=paths) as file:
         parts: list[str] = []
         told: list[PageSource] = []
         step = of_step(progress, "drawing")
@@ -125,6 +125,7 @@ def _of_factors(path: Path) -> str:
     return factored_part(factors, told, f"Factors: {path}", str(path))
 
 
-def _is_page(path: Path) -> bool:
+def is_page(path: Path) -> bool:
+    """Whether a file is a page of this tool."""
     with path.open("rb") as file:
         return f'content="{MADE_BY}"'.encode() in file.read(_HEAD)

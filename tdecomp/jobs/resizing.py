@@ -14,7 +14,7 @@ from tdecomp.collections import AdapterPair
 from tdecomp.collections.resizing import PairSpectrum, ResizedPair, choose_ranks, resized
 from tdecomp.errors import ArgumentError
 from tdecomp.files import safetensors
-from tdecomp.files.dtypes import code_of
+from tdecomp.files.dtypes import NAMES, code_of
 from tdecomp.files.loras import SCHEMES, AdapterFile, NamingScheme, read_adapter, write_adapter
 from tdecomp.files.loras.adapter_file import HeldPair, held
 from tdecomp.files.loras.several import adapters_in, outputs
@@ -23,7 +23,7 @@ from tdecomp.jobs.steps import StepProgress, of_step, untold
 from tdecomp.progress import Progress
 from tdecomp.ranking.target import Target
 
-__all__ = ["NotInPairs", "ResizeReport", "ResizedAdapter", "ResizedSite", "resize"]
+__all__ = ["NotInPairs", "ResizeReport", "ResizedAdapter", "ResizedSite", "dtype_of", "resize"]
 
 _WIDEST = 2**31
 
@@ -187,6 +187,11 @@ def resize(
         numbers=sum(one.numbers for one in made),
         error=_error([site for one in made for site in one.sites]),
     )
+
+
+def dtype_of(source: str | Path) -> str:
+    """Name of the dtype of most pairs of an adapter, or of the first of a folder."""
+    return NAMES.get(read_adapter(adapters_in(source)[0]).dtype, "float32")
 
 
 def _scheme(name: str | None, adapter: AdapterFile) -> NamingScheme:

@@ -29,6 +29,8 @@ PANELS = {
     "report": ("Output",),
     "adapters": ("Output",),
     "merge": ("How they are merged", "Which weights", "How small", "Output"),
+    "compare": ("Which weights", "Output"),
+    "resize": ("How small", "Which weights", "Output"),
     "heal": ("Texts", "How it learns", "Where it runs", "Output"),
     "capture": ("Texts", "What is captured", "Which weights", "Where it runs", "Output"),
 }

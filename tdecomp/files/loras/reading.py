@@ -29,7 +29,7 @@ from tdecomp.files.safetensors import FLOATS, Entry
 from tdecomp.files.unfused import unfused
 from tdecomp.files.weight_files import read_json
 
-__all__ = ["CONFIG", "WEIGHTS", "read_adapter"]
+__all__ = ["CONFIG", "WEIGHTS", "read_adapter", "weights_of"]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _OURS, _ATTACHED = "tdecomp", "tdecomp.adapter"  # metadata keys of our own files
@@ -88,8 +88,8 @@ def read_adapter(
         raise FileError(f"{file} has no {CONFIG} beside it, which says the scale of its pairs")
     taken = _take_apart(scheme, entries)
     scales, notes = _scales(scheme, config, metadata, config_file)
-    weights = _weights_of(base)
-    stored, left = _sites(taken, scales, weights)
+    weights_there = weights_of(base)
+    stored, left = _sites(taken, scales, weights_there)
     left = sorted({*taken.unknown, *left})
     if not stored:
         why = "; ".join(f"{key}: {reason}" for key, reason in left[:_SHOWN])
@@ -309,7 +309,7 @@ def _as_configured(
     }, ""
 
 
-def _weights_of(
+def weights_of(
     base: str | os.PathLike[str] | None,
 ) -> Callable[[str], Callable[[], np.ndarray] | None]:
     """Site -> what reads the weight of the base as it is stored; None where it has none."""
