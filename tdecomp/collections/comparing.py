@@ -15,7 +15,7 @@ __all__ = [
     "INTRUDER_COSINE",
     "INTRUDER_VECTORS",
     "Alikeness",
-    "Span",
+    "PairSpan",
     "alikeness",
     "intruders",
     "span",
@@ -26,7 +26,7 @@ INTRUDER_VECTORS, INTRUDER_COSINE = 10, 0.5
 
 
 @dataclass(frozen=True)
-class Span:
+class PairSpan:
     """ΔW of one adapter at one site, as its singular value decomposition: numpy, in float64.
 
     Attributes
@@ -45,14 +45,14 @@ class Span:
         return float(np.sum(self.s**2))
 
 
-def span(pair: AdapterPair | None, shape: tuple[int, int]) -> Span:
+def span(pair: AdapterPair | None, shape: tuple[int, int]) -> PairSpan:
     """The span of a pair; that of no pair is empty."""
     if pair is None:
-        return Span(np.zeros((shape[0], 0)), np.zeros(0), np.zeros((0, shape[1])))
+        return PairSpan(np.zeros((shape[0], 0)), np.zeros(0), np.zeros((0, shape[1])))
     svd = pair.svd()
     u, s, vh = to_numpy(svd.u), to_numpy(svd.s), to_numpy(svd.vh)
     k = int(np.sum(s > tol("float64", max(shape)) * s[:1].sum()))
-    return Span(u[:, :k], s[:k], vh[:k])
+    return PairSpan(u[:, :k], s[:k], vh[:k])
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Alikeness:
     second_in_first: float
 
 
-def alikeness(one: Span, two: Span) -> Alikeness:
+def alikeness(one: PairSpan, two: PairSpan) -> Alikeness:
     """Compare two spans, from the small matrices of products of their bases.
 
     Source: A. Björck and G. H. Golub (1973) for the angles.

@@ -26,7 +26,7 @@ from tdecomp.jobs.steps import StepProgress, of_step, untold
 
 __all__ = ["compare"]
 
-Weights = Callable[[str], Callable[[], np.ndarray] | None]
+WeightReader = Callable[[str], Callable[[], np.ndarray] | None]
 
 
 def compare(
@@ -102,7 +102,7 @@ def _report(
 ) -> CompareReport:
     told = of_step(progress, "comparing")
     weights = None if base is None else weights_of(base)
-    rows: list[_SiteFigures] = []
+    rows: list[_FiguresAt] = []
     for done, site in enumerate(together.sites):
         rows.append(_figures(together, site, weights))
         told((done + 1) / len(together.sites))
@@ -127,7 +127,7 @@ def _twos(count: int) -> Iterator[tuple[int, int]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _SiteFigures:
+class _FiguresAt:
     """What is known of one site."""
 
     site: str
@@ -147,10 +147,10 @@ class _SiteFigures:
         )
 
 
-def _figures(together: Collection, site: str, weights: Weights | None) -> _SiteFigures:
+def _figures(together: Collection, site: str, weights: WeightReader | None) -> _FiguresAt:
     pairs, shape = together.pairs(site), together.shapes[site]
     spans = [span(pair, shape) for pair in pairs]
-    return _SiteFigures(
+    return _FiguresAt(
         site=site,
         shape=shape,
         energies=tuple(one.energy for one in spans),
@@ -161,7 +161,7 @@ def _figures(together: Collection, site: str, weights: Weights | None) -> _SiteF
 
 
 def _intruders(
-    site: str, shape: tuple[int, int], pairs: Sequence[AdapterPair | None], weights: Weights
+    site: str, shape: tuple[int, int], pairs: Sequence[AdapterPair | None], weights: WeightReader
 ) -> tuple[int, ...] | None:
     """Intruder dimensions by member; None where the base has no such weight."""
     read = weights(site)
@@ -176,7 +176,7 @@ def _intruders(
     return tuple(intruders(weight, pairs))
 
 
-def _total(rows: Sequence[_SiteFigures], names: Sequence[str], i: int, j: int) -> ComparedPair:
+def _total(rows: Sequence[_FiguresAt], names: Sequence[str], i: int, j: int) -> ComparedPair:
     """Two members over sites: energies add up, angles are means over the sites of both."""
     both = [(row, row.alike[i, j]) for row in rows]
     one, two = (math.fsum(row.energies[k] for row in rows) for k in (i, j))
@@ -213,9 +213,9 @@ def _angles(cosines: Sequence[np.ndarray]) -> tuple[float, float]:
 def _member(
     member: AdapterFile,
     k: int,
-    rows: Sequence[_SiteFigures],
+    rows: Sequence[_FiguresAt],
     together: Collection,
-    seen: Sequence[_SiteFigures] | None,
+    seen: Sequence[_FiguresAt] | None,
 ) -> ComparedMember:
     return ComparedMember(
         name=member.name,

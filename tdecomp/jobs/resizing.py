@@ -70,8 +70,12 @@ class ResizedAdapter:
         In the pairs that were read, and in those that were written.
     error
         ``‖ΔW - B A‖ / ‖ΔW‖`` over all sites.
-    sites, not_covered, notes
+    sites
         One by one.
+    copied, not_covered
+        Tensors that are no part of a pair: those that were copied, and those that are left out.
+    notes
+        Sentences on what a user should know.
     """
 
     name: str
@@ -81,6 +85,7 @@ class ResizedAdapter:
     numbers: int
     error: float
     sites: tuple[ResizedSite, ...]
+    copied: tuple[str, ...]
     not_covered: tuple[NotInPairs, ...]
     notes: tuple[str, ...]
 
@@ -177,7 +182,7 @@ def resize(
         for adapter, row, place, wanted in zip(adapters, schemes, places, ranks, strict=True):
             narrow = _Narrowing(wanted, code, same_rank, told)
             new, sites = narrow(adapter)
-            write_adapter(place, new, scheme=row)
+            write_adapter(place, new, scheme=row, beside=True)
             path = Path(out) if single else Path(out) / place.name
             made.append(_told(adapter, path, row, sites))
     return ResizeReport(
@@ -284,6 +289,7 @@ def _site(site: str, before: int, new: ResizedPair) -> ResizedSite:
 def _told(
     adapter: AdapterFile, path: Path, scheme: NamingScheme, sites: tuple[ResizedSite, ...]
 ) -> ResizedAdapter:
+    copied = list(adapter.beside) if scheme is adapter.scheme else list[str]()
     return ResizedAdapter(
         name=adapter.name,
         path=str(path),
@@ -292,7 +298,10 @@ def _told(
         numbers=sum(sum(site.shape) * site.rank for site in sites),
         error=_error(sites),
         sites=sites,
-        not_covered=tuple(NotInPairs(tensor=t, reason=why) for t, why in adapter.not_covered),
+        copied=tuple(copied),
+        not_covered=tuple(
+            NotInPairs(tensor=t, reason=why) for t, why in adapter.not_covered if t not in copied
+        ),
         notes=adapter.notes,
     )
 

@@ -68,6 +68,8 @@ def resize_lines(report: ResizeReport) -> list[str]:
         empty = [site.site for site in one.sites if site.rank == 0]
         if empty:
             lines.append(f"Left out{where}, as rank 0: {_few(empty)}.")
+        if one.copied:
+            lines.append(f"Copied{where} as they are: {_few(one.copied)}.")
         if one.not_covered:
             lines.append(f"Not in the new adapter{where}, as no part of a pair:")
             rows = one.not_covered

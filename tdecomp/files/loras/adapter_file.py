@@ -142,6 +142,8 @@ class AdapterFile:
         ``base_model_name_or_path``; "" where nothing says it.
     not_covered
         (tensor, reason) of everything that no pair stands for.
+    beside
+        Those of them that stay true whatever becomes of the pairs: modules saved whole, biases.
     notes
         Sentences on what a user should know.
     config, metadata
@@ -154,6 +156,7 @@ class AdapterFile:
     stored: Mapping[str, SitePair]
     base: str = ""
     not_covered: tuple[tuple[str, str], ...] = ()
+    beside: Mapping[str, Entry] = field(default_factory=dict[str, Entry])
     notes: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -102,6 +102,7 @@ def read_adapter(
         stored=stored,
         base=said if isinstance(said, str) else metadata.get("ss_base_model_version", ""),
         not_covered=tuple(left),
+        beside={name: entries[name] for name, _ in taken.unknown if scheme.copies(name)},
         notes=(*notes, *_notes(stored)),
         config=config,
         metadata=metadata,

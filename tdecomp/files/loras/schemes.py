@@ -54,8 +54,12 @@ class NamingScheme:
         Ending -> kind and part. The first that is written for a part is the one that is used.
     besides
         Ending -> why such a tensor is not covered.
+    copied
+        Endings of tensors that are no part of a pair and stay true whatever becomes of the pairs.
     in_folder
         It lies in a folder with ``adapter_config.json``, which says the scales; else the file does.
+    last
+        Its names are any names: it is taken only where no other scheme knows one.
     """
 
     name: str
@@ -65,7 +69,9 @@ class NamingScheme:
     joint: str = "."
     endings: Mapping[str, PartOfKind]
     besides: Mapping[str, str] = field(default_factory=dict[str, str])
+    copied: tuple[str, ...] = ()
     in_folder: bool = False
+    last: bool = False
 
     def part(self, name: str) -> NamedPart | None:
         """What a tensor's name says; None where this scheme has no such names."""
@@ -80,6 +86,10 @@ class NamingScheme:
         """Why a tensor is not covered."""
         ending = _longest(self.besides, name.endswith)
         return "no known name" if ending is None else self.besides[ending]
+
+    def copies(self, name: str) -> bool:
+        """Whether a tensor that is no part of a pair belongs into a copy with other pairs."""
+        return _longest(self.besides, name.endswith) in self.copied
 
     def key(self, site: str, kind: str, part: str) -> str | None:
         """The name of a part; None where this scheme has no name for it or for the network."""
@@ -128,6 +138,11 @@ _LYCORIS: Mapping[str, PartOfKind] = {
 }
 _ALPHA: Mapping[str, PartOfKind] = {".alpha": ("", "alpha")}
 _MAGNITUDE: Mapping[str, PartOfKind] = {".dora_scale": ("", "magnitude")}
+_DEFAULT: Mapping[str, PartOfKind] = {
+    ".lora_A.default.weight": ("lora", "a"),
+    ".lora_B.default.weight": ("lora", "b"),
+}
+"""With the name that PEFT gives an adapter in memory."""
 _WHOLE = {".diff": "a whole difference, not a pair", ".diff_b": "a difference of a bias"}
 _BIAS = {
     ".lora_B.bias": "a bias of the pair (lora_bias)",
@@ -149,12 +164,14 @@ SCHEMES: tuple[NamingScheme, ...] = (
         networks={"base_model.model.": ""},
         endings={
             **_AB,
+            **_DEFAULT,
             ".lora_embedding_A": ("embedding", "a"),
             ".lora_embedding_B": ("embedding", "b"),
             ".lora_magnitude_vector": ("", "magnitude"),
             ".lora_magnitude_vector.weight": ("", "magnitude"),
         },
         besides={**_BIAS, ".weight": "a module saved whole (modules_to_save)"},
+        copied=(".bias", ".weight"),
         in_folder=True,
     ),
     NamingScheme(
@@ -171,6 +188,7 @@ SCHEMES: tuple[NamingScheme, ...] = (
         joint="_",
         endings={**_DOWN_UP, **_LYCORIS, **_ALPHA, **_MAGNITUDE},
         besides=_WHOLE | _BIAS,
+        copied=tuple(_WHOLE),
     ),
     NamingScheme(
         name="lycoris",
@@ -180,6 +198,7 @@ SCHEMES: tuple[NamingScheme, ...] = (
         joint="_",
         endings={**_DOWN_UP, **_LYCORIS, **_ALPHA, **_MAGNITUDE},
         besides=_WHOLE | _BIAS,
+        copied=tuple(_WHOLE),
     ),
     NamingScheme(
         name="diffusers",
@@ -222,6 +241,7 @@ SCHEMES: tuple[NamingScheme, ...] = (
         networks=_COMFY_NETWORKS,
         endings={**_DOWN_UP, **_LYCORIS, **_ALPHA, **_MAGNITUDE},
         besides=_WHOLE | _BIAS,
+        copied=tuple(_WHOLE),
     ),
     NamingScheme(
         name="ai_toolkit",
@@ -230,6 +250,27 @@ SCHEMES: tuple[NamingScheme, ...] = (
         networks=_COMFY_NETWORKS,
         endings={**_AB, **_ALPHA, **_MAGNITUDE},
         besides=_WHOLE | _BIAS,
+        copied=tuple(_WHOLE),
+    ),
+    NamingScheme(
+        name="bare",
+        says="modules without a network before them, as DiffSynth and releases of models write",
+        source="DiffSynth-Studio diffsynth/lora",
+        networks={"": ""},
+        endings={**_AB, **_DEFAULT, **_ALPHA, **_MAGNITUDE},
+        besides=_WHOLE | _BIAS,
+        copied=tuple(_WHOLE),
+        last=True,
+    ),
+    NamingScheme(
+        name="bare_down_up",
+        says="the same with down and up, as distilled models are released",
+        source="ComfyUI comfy/weight_adapter/lora.py",
+        networks={"": ""},
+        endings={**_DOWN_UP, **_LYCORIS, **_ALPHA, **_MAGNITUDE},
+        besides=_WHOLE | _BIAS,
+        copied=tuple(_WHOLE),
+        last=True,
     ),
 )
 """Every scheme; of two that know as many names of a file the first is taken."""
@@ -243,5 +284,8 @@ def scheme_of(names: Iterable[str]) -> NamingScheme | None:
         parts = map(scheme.part, known)
         return sum(part is not None and bool(part.kind) for part in parts)
 
-    best = max(SCHEMES, key=count)
-    return best if count(best) else None
+    for last in (False, True):
+        best = max((scheme for scheme in SCHEMES if scheme.last is last), key=count)
+        if count(best):
+            return best
+    return None

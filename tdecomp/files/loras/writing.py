@@ -19,6 +19,7 @@ from tdecomp.files.loras.adapter_file import AdapterFile, SitePair
 from tdecomp.files.loras.peft_scales import read_scales
 from tdecomp.files.loras.reading import CONFIG, WEIGHTS
 from tdecomp.files.loras.schemes import SCHEMES, NamingScheme
+from tdecomp.files.safetensors import Entry
 
 __all__ = ["PAIRS_KEY", "write_adapter"]
 
@@ -31,7 +32,11 @@ _SIZES = ("ss_network_dim", "ss_network_alpha")
 
 
 def write_adapter(
-    path: str | Path, adapter: AdapterFile, *, scheme: NamingScheme | None = None
+    path: str | Path,
+    adapter: AdapterFile,
+    *,
+    scheme: NamingScheme | None = None,
+    beside: bool = False,
 ) -> None:
     """Write an adapter's pairs; the caller makes that atomic.
 
@@ -46,6 +51,8 @@ def write_adapter(
         As read, or made: ``replace(adapter, stored={site: HeldPair(pair, "BF16")})``.
     scheme
         A row of `SCHEMES`; None: the adapter's own, and ``"peft"`` for our factors.
+    beside
+        Copy `AdapterFile.beside`, too, where the scheme is the adapter's own.
 
     Raises
     ------
@@ -58,10 +65,16 @@ def write_adapter(
     rows = _rows(adapter, scheme)
     if not rows:
         raise FileError(f"{adapter.name}: no pair can be written, all are of rank 0")
+    copied = adapter.beside if beside and scheme is adapter.scheme else dict[str, Entry]()
+    alpha = not scheme.in_folder and _needs_alpha(rows, scheme)
+    tensors = [t for row in rows for t in row.tensors(scheme, alpha=alpha)]
+    tensors += [_copy(entry) for entry in copied.values()]
     if scheme.in_folder:
-        _write_folder(Path(path), rows, adapter)
+        folder = Path(path)
+        _write(folder / WEIGHTS, tensors, {"format": "pt"})
+        text = json.dumps(_config(rows, adapter, copied=bool(copied)), indent=2) + "\n"
+        (folder / CONFIG).write_text(text, encoding="utf-8")
     else:
-        tensors = [t for row in rows for t in row.tensors(scheme, alpha=_needs_alpha(rows, scheme))]
         _write(Path(path), tensors, _metadata(adapter, rows))
 
 
@@ -112,12 +125,22 @@ class _WrittenPair:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor to be written: name, code and shape, and what makes its numbers."""
+    """A tensor to be written: name, code and shape, and what makes its numbers, or its bytes."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     make: Callable[[], np.ndarray]
+    is_bytes: bool = False
+
+    def encoded(self) -> np.ndarray:
+        """The stored bytes."""
+        made = self.make()
+        return made if self.is_bytes else safetensors.encode(made.reshape(self.shape), self.dtype)
+
+
+def _copy(entry: Entry) -> _Tensor:
+    return _Tensor(entry.name, entry.dtype, entry.shape, lambda: safetensors.raw(entry), True)
 
 
 def _rows(adapter: AdapterFile, scheme: NamingScheme) -> list[_WrittenPair]:
@@ -204,12 +227,8 @@ def _mixed(rows: Sequence[_WrittenPair]) -> bool:
 def _write(path: Path, tensors: Sequence[_Tensor], metadata: Mapping[str, str]) -> None:
     by_name = {tensor.name: tensor for tensor in tensors}
 
-    def data(name: str) -> np.ndarray:
-        tensor = by_name[name]
-        return safetensors.encode(tensor.make().reshape(tensor.shape), tensor.dtype)
-
     entries = [(t.name, t.dtype, t.shape) for t in tensors]
-    safetensors.write(path, entries, data, metadata)
+    safetensors.write(path, entries, lambda name: by_name[name].encoded(), metadata)
 
 
 def _metadata(adapter: AdapterFile, rows: Sequence[_WrittenPair]) -> dict[str, str]:
@@ -222,21 +241,13 @@ def _metadata(adapter: AdapterFile, rows: Sequence[_WrittenPair]) -> dict[str, s
     return kept
 
 
-def _write_folder(folder: Path, rows: Sequence[_WrittenPair], adapter: AdapterFile) -> None:
-    scheme = SCHEMES[0]
-    tensors = [t for row in rows for t in row.tensors(scheme, alpha=False)]
-    _write(folder / WEIGHTS, tensors, {"format": "pt"})
-    text = json.dumps(_config(rows, adapter), indent=2) + "\n"
-    (folder / CONFIG).write_text(text, encoding="utf-8")
-
-
-def _config(rows: Sequence[_WrittenPair], adapter: AdapterFile) -> dict[str, Any]:
+def _config(rows: Sequence[_WrittenPair], adapter: AdapterFile, *, copied: bool) -> dict[str, Any]:
     """The configuration: what the old one says of other things, and the ranks and scales."""
     rank = max(row.rank for row in rows)
     alpha, _ = Counter(row.alpha for row in rows if row.rank == rank).most_common(1)[0]
     inside = _parameters(rows, adapter)
     targets = sorted(row.site for row in rows if row.site not in inside)
-    usual = {"peft_type": "LORA", "task_type": None, "bias": "none", "lora_dropout": 0.0}
+    usual = {"peft_type": "LORA", "task_type": None, "lora_dropout": 0.0}
     ours = {
         "base_model_name_or_path": adapter.base or None,
         "inference_mode": True,
@@ -248,7 +259,8 @@ def _config(rows: Sequence[_WrittenPair], adapter: AdapterFile) -> dict[str, Any
         "exclude_modules": None,
         "layers_to_transform": None,
         "layers_pattern": None,
-        "modules_to_save": None,
+        "modules_to_save": adapter.config.get("modules_to_save") if copied else None,
+        "bias": adapter.config.get("bias", "none") if copied else "none",
         "fan_in_fan_out": any(row.transpose and row.kind == "lora" for row in rows),
         "use_rslora": False,
         "use_dora": False,

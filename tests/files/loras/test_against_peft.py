@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from tdecomp import jobs
 from tdecomp.collections import AdapterPair
 from tdecomp.files.loras import AdapterFile, read_adapter, write_adapter
 
@@ -148,3 +149,19 @@ def test_pairs_are_what_peft_adds(variant: str, tmp_path: Path):
             assert np.array_equal(pair.b, again.pairs[site].b)
             assert np.array_equal(pair.a, again.pairs[site].a)
             assert pair.scale == again.pairs[site].scale
+
+
+def test_what_is_no_pair_is_copied_where_pairs_are_made_narrower(tmp_path: Path):
+    options = {"modules_to_save": ["head"], "bias": "all", "init_lora_weights": False}
+    tuned = get_peft_model(model(), LoraConfig(r=4, target_modules=LINEAR, **options))
+    for name, parameter in tuned.named_parameters():
+        if "modules_to_save" in name or name.endswith("bias"):
+            parameter.data += 1
+    tuned.save_pretrained(tmp_path / "theirs")
+    report = jobs.resize(tmp_path / "theirs", tmp_path / "ours", rank=4)
+    theirs = change(tmp_path / "theirs")
+    assert {"head.weight", "layers.0.q.bias"} <= set(theirs)
+    assert_same(change(tmp_path / "ours"), theirs)
+    (one,) = report.adapters
+    assert not one.not_covered
+    assert len(one.copied) >= 2 + 4

@@ -16,7 +16,15 @@ from tdecomp.files import safetensors
 from tdecomp.files.loras import SCHEMES, AdapterFile, read_adapter, write_adapter
 from tdecomp.files.loras.adapter_file import HeldPair
 
-NETWORKS = {"peft": "", "lycoris": "", "kohya": "unet.", "comfyui": "unet.", "ai_toolkit": "unet."}
+NETWORKS = {
+    "peft": "",
+    "lycoris": "",
+    "bare": "",
+    "bare_down_up": "",
+    "kohya": "unet.",
+    "comfyui": "unet.",
+    "ai_toolkit": "unet.",
+}
 BY_NAME = {scheme.name: scheme for scheme in SCHEMES}
 
 
