@@ -118,6 +118,14 @@ class Method(ABC, Generic[State]):
     def ranks(self, x: Data[Any], target: Target) -> Choice:
         """Rank tuples for a target that names ranks."""
 
+    def takes_together(self, shape: tuple[int, ...]) -> bool:
+        """Whether several arrays of this shape are best taken as one, along a mode before these.
+
+        For a method that takes every matrix by itself, into a `LowRank`.
+        """
+        del shape
+        return False
+
     @abstractmethod
     def look(
         self, x: Data[Any], width: int, progress: Progress, passes: int = 0

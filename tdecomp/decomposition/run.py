@@ -10,11 +10,12 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 
 from tdecomp._xp import tol
+from tdecomp.decomposition.alike import bundles_of, unbundled
 from tdecomp.decomposition.fit import Fit, Fits
 from tdecomp.decomposition.in_numpy import by_numpy, wants_numpy
 from tdecomp.decomposition.method import Analysis, Choice, Method, Share, TooNarrow
 from tdecomp.errors import ArgumentError, NotReached
-from tdecomp.passes.data import Data, open_data
+from tdecomp.passes.data import Data
 from tdecomp.passes.slices import Input, at_work, check_shape
 from tdecomp.passes.stream import FIRST_WIDTH
 from tdecomp.progress import Progress, part, silent
@@ -46,7 +47,8 @@ def run(
     With a rank every input is visited once. With an error or a budget the inputs are visited
     twice, one in memory at a time: first for their frontiers, then for the factors. What the first
     visit can leave for the second is kept as long as it is no larger than the largest input; a
-    single input that is loaded whole stays in memory.
+    single input that is loaded whole stays in memory. Small arrays that are alike are one input,
+    where the method takes them so.
     """
     if not xs:
         raise ArgumentError("nothing to decompose: no array or stack was given")
@@ -55,8 +57,15 @@ def run(
     if wants_numpy(method, xs):
         return by_numpy(lambda arrays: run(method, arrays, target, progress), xs)
     with at_work(*xs):
-        data = [open_data(x, method.names, keep=len(xs) == 1) for x in xs]
-        return _Run(method, data, progress, target.rank_max).meet(target)
+        bundles = bundles_of(method, xs)
+        data = [bundle.data for bundle in bundles]
+        try:
+            fits = _Run(method, data, progress, target.rank_max).meet(target)
+        except NotReached as short:
+            if not isinstance(short.best, Fits):
+                raise
+            raise NotReached(short.message, unbundled(short.best, bundles)) from None
+        return unbundled(fits, bundles)
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,15 @@ def test_tiny_matrices_are_decomposed_in_pieces(n, target, monkeypatch):
     x, called = np.random.default_rng(0).standard_normal((n, 6, 5)), []
     form = method_of_svd.residual_of_pairs
     monkeypatch.setattr(method_of_svd, "residual_of_pairs", lambda *a: called.append(1) or form(*a))
-    fit = td.svd(x, **target | ({"budget": 20 * n} if "budget" in target else {}))
+    target = target | ({"budget": 20 * n} if "budget" in target else {})
+    fit = td.svd(x, **target)
     assert len(called) == 1
     difference = np.linalg.norm(x - fit.tensor.to_dense())
     assert fit.error == pytest.approx(difference / np.linalg.norm(x), rel=1e-12)
+    apart = td.decompose(list(x), td.svd, **target)
+    assert len(called) == 2
+    assert [f.tensor.ranks[0] for f in apart] == list(fit.tensor.ranks)
+    np.testing.assert_array_equal([f.residual[0] for f in apart], fit.residual)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
@@ -50,13 +55,32 @@ def test_tiny_matrices_are_decomposed_in_pieces(n, target, monkeypatch):
 def test_tiny_matrices_together_are_those_one_by_one(dtype, target, monkeypatch, xp):
     x = np.random.default_rng(0).standard_normal((4, 3, 6, 5)).astype(dtype)
     together = td.svd(xp.asarray(x), **target)
+    arrays = [xp.asarray(x[0]), xp.asarray(x[:2, 0]), xp.asarray(x[1])]
+    fits = td.decompose(arrays, td.svd, names="site out in", **target)
     monkeypatch.setattr(method_of_svd, "_TINY", 0)
     alone = td.svd(xp.asarray(x), **target)
+    for a, b in zip(fits, td.decompose(arrays, td.svd, names="site out in", **target), strict=True):
+        assert (a.tensor.modes, a.tensor.ranks) == (b.tensor.modes, b.tensor.ranks)
+        difference = np.linalg.norm(np.asarray(a.tensor) - np.asarray(b.tensor))
+        assert difference <= 1e-4 * b.energy.sum() ** 0.5
     assert together.tensor.ranks == alone.tensor.ranks
     assert together.residual == pytest.approx(alone.residual, rel=1e-4)
     assert together.energy == pytest.approx(alone.energy, rel=1e-5)
     for a, b in zip(together.spectra["sites"], alone.spectra["sites"], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "calls"), [((64, 128), 1), ((90, 92), 0), ((32, 256), 1), ((33, 256), 0)]
+)
+def test_which_matrices_are_tiny(shape, calls, monkeypatch):
+    """Whether many go together hangs on their numbers, and with that no sketch is ever tried."""
+    called, form = [], method_of_svd.residual_of_pairs
+    monkeypatch.setattr(method_of_svd, "residual_of_pairs", lambda *a: called.append(1) or form(*a))
+    x = np.random.default_rng(0).standard_normal((12, *shape))
+    fit = td.svd(x, error=0.9)
+    assert (len(called), fit.svd) == (calls, "exact")
+    assert 0 < fit.error <= 0.9
 
 
 @pytest.mark.parametrize("d", [3, 20, 200])

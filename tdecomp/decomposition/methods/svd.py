@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from tdecomp.linalg import Svd, Triplets, is_cheap, singular_values, svd_settled
 from tdecomp.passes.coordinates import Metric
 from tdecomp.passes.data import Data
 from tdecomp.passes.matrices import Matrix
-from tdecomp.passes.pieces import is_cut_finely, pieces_of
+from tdecomp.passes.pieces import pieces_of
 from tdecomp.passes.residual import residual_of_pairs
 from tdecomp.passes.slices import Input, check_matrices, dense
 from tdecomp.passes.stream import CLOSE, OVERSAMPLES
@@ -31,7 +32,9 @@ from tdecomp.ranking.target import Rank, Target
 __all__ = ["SvdMethod", "svd"]
 
 _MANY = 1_000_000  # matrices of a format
-_TINY = 32  # shorter side of matrices that are decomposed many in one call
+# Numbers of a matrix up to which many are decomposed in one call: further up each by itself is
+# faster, and all that are this small get an exact SVD, never a sketch (`is_cheap`).
+_TINY = 1 << 13
 
 
 def svd(
@@ -162,10 +165,15 @@ class SvdMethod(Method[_Found]):
                 s = to_numpy(singular_values(matrix.array))
                 yield s[None, :], floor(matrix.array.dtype)
 
+    def takes_together(self, shape: tuple[int, ...]) -> bool:
+        """Small matrices, without an option that has to see each by itself."""
+        plain = self.svd is None and self.metric is None and self.rounding is None
+        return plain and len(shape) > 1 and 0 < math.prod(shape[-2:]) <= _TINY
+
     def _go_together(self, x: Data[Any]) -> bool:
         """Whether the matrices are so small that many are decomposed in one call."""
         plain = self.svd is None and self.metric is None and not x.is_format
-        return plain and x.n_sites > 1 and min(x.shape[-2:]) <= _TINY and is_cut_finely(x.shape)
+        return plain and x.n_sites > 1 and math.prod(x.shape[-2:]) <= _TINY
 
     def fit(self, x: Data[Any], choice: Choice, state: _Found | None, progress: Progress) -> Fit:
         """Factors of every matrix and, while it is at hand, what they leave of it."""
