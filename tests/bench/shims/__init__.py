@@ -1,0 +1,1 @@
+"""Stand-ins for functions of peers, made of ours: what `tests.bench.peer_tests` runs."""
