@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sympy
 
-from tdecomp.adapters import CATALOGUE, method
+from tdecomp.adapters import CATALOGUE, Grid, bind, method
 from tests.adapters.cases import GRIDS, bound, fits
 from tests.adapters.test_counts import CLOSED_FORMS
 from tests.laws.cases import METHODS, SHAPES, planted
@@ -121,6 +121,10 @@ def test_break_even_is_where_the_counts_meet():
     sizes = {"out": 7, "in": 5, "layer": 3, "r": 2, "s": 4}
     meet = at(rank, sizes)
     assert at(stored_count(lora), sizes | {"k": meet}) == at(stored_count(shared), sizes)
+    grid = Grid.full((7, 5), layer=3)
+    trained = bind(method("lotr"), grid, {"r": 2, "s": 4}).n_trainable
+    below, above = (bind(method("lora"), grid, int(meet) + k).n_trainable for k in (0, 1))
+    assert below <= trained < above
 
 
 @pytest.mark.parametrize(

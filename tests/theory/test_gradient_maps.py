@@ -119,6 +119,14 @@ def test_lora_pro_from_the_best_bases_leaves_the_residual(rng):
     assert np.linalg.norm(g - done) ** 2 == pytest.approx(np.sum(s[4:] ** 2))
 
 
+def test_tangents_have_twice_the_rank_and_are_never_nearer_than_the_core(pair):
+    b, a, g, *_ = pair
+    dense, done = (np.array(m, dtype=float) for m in (g, tangent(b, a, g)))
+    assert td.svd(done, rank=2 * RANK).error < 1e-12 < td.svd(done, rank=2 * RANK - 1).error
+    sigma = np.linalg.svd(dense, compute_uv=False).tolist()
+    assert np.linalg.norm(dense - done) ** 2 >= float(tangent_residual(sigma, RANK)) - 1e-12
+
+
 def test_a_rank_above_half_the_side_is_refused():
     with pytest.raises(ArgumentError, match="ask for 2 or less"):
         best_bases(np.eye(5), 3)

@@ -8,6 +8,18 @@ import pytest
 from theory.steepest import along_entries, along_frobenius, along_spectrum
 
 
+def test_steps_and_falls_of_a_diagonal_are_exact():
+    g = np.diag([2.0, -1.0, 2.0])
+    for along, step, fall in (
+        (along_frobenius, g / -3, 3),
+        (along_entries, -np.sign(g), 5),
+        (along_spectrum, np.diag([-1.0, 1.0, -1.0]), 5),
+    ):
+        found = along(g)
+        np.testing.assert_array_equal(found[0], step)
+        assert found[1] == fall
+
+
 @pytest.mark.parametrize(
     ("along", "norm"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -102,6 +103,29 @@ def test_hosvd_reaches_its_bound(n_truncated, sequential):
     bound = float(hosvd_factor(n_truncated))
     assert 0.95 * bound <= ratio <= bound
     assert ratio == pytest.approx(math.sqrt(n_truncated / 1.05))
+
+
+@pytest.mark.parametrize("n_truncated", [2, 3])
+def test_errors_of_the_family_are_exact(n_truncated):
+    """In fractions: rows of an unfolding share no column, so that their norms are its values."""
+    x, better = tucker_family(n_truncated, 0.25)
+    kept = x.copy()
+    for mode in range(1, n_truncated + 1):
+        rows = np.moveaxis(x, mode, 0).reshape(3, -1)
+        assert np.count_nonzero(rows, axis=0).max() == 1
+        energy = [sum(map(exact_square, row)) for row in rows]
+        assert energy[1] == 1 < energy[2] == Fraction(5, 4) < energy[0]
+        np.moveaxis(kept, mode, 0)[1] = 0  # what each mode on its own drops
+    assert sum(map(exact_square, (x - kept).flat)) == n_truncated
+    assert sum(map(exact_square, (x - better).flat)) == Fraction(5, 4)
+    assert squared(td.hosvd(x, rank=(2,) * n_truncated, modes=range(1, n_truncated + 1)), x) == (
+        pytest.approx(n_truncated)
+    )
+
+
+def exact_square(entry):
+    """The square of an entry of the families, as the fraction that it stands for."""
+    return Fraction(float(entry) ** 2).limit_denominator(100)
 
 
 def test_tucker2_reaches_its_bound():

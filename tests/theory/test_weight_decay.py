@@ -9,6 +9,13 @@ import tdecomp as td
 from theory.weight_decay import balanced, decay
 
 
+def test_the_balanced_pair_of_a_diagonal_is_exact():
+    left, right = balanced(np.diag([9.0, 4.0]), np.eye(2))
+    np.testing.assert_array_equal(np.abs(left), np.diag([3.0, 2.0]))
+    np.testing.assert_array_equal(left @ right, np.diag([9.0, 4.0]))
+    assert decay(left, right) == 13 < decay(np.diag([9.0, 4.0]), np.eye(2)) == 49.5
+
+
 def test_the_balanced_pair_decays_least(rng):
     b, a = rng.standard_normal((7, 3)), rng.standard_normal((3, 5))
     left, right = balanced(b, a)
