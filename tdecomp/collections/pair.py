@@ -7,28 +7,49 @@ from dataclasses import dataclass
 from tdecomp._brief import brief, brief_array
 from tdecomp._xp import Array, double, namespace, sum_of_squares
 from tdecomp.errors import DataError
+from tdecomp.linalg import orthonormal
 
 __all__ = ["AdapterPair", "PairSvd"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PairSvd:
     """Singular value decomposition of a product: ``U diag(s) Vh``, thin, in float64.
 
     Attributes
     ----------
-    u, s, vh
-        ``(out, k)``, ``(k,)`` largest first, ``(k, in)`` with k the smallest of rank, out and in.
+    s
+        ``(k,)`` largest first, with k the smallest of rank, out and in.
+    bases
+        Orthonormal columns that ΔW lies between, ``(out, q)`` and ``(in, p)``.
+    small
+        Singular vectors of what lies there, ``(q, k)`` and ``(k, p)``.
     """
 
-    u: Array
     s: Array
-    vh: Array
+    bases: tuple[Array, Array]
+    small: tuple[Array, Array]
+
+    @property
+    def u(self) -> Array:
+        """Left singular vectors, ``(out, k)``."""
+        return self.bases[0] @ self.small[0]
+
+    @property
+    def vh(self) -> Array:
+        """Right singular vectors, ``(k, in)``."""
+        return self.small[1] @ self.bases[1].T
+
+    @property
+    def core(self) -> Array:
+        """ΔW between the bases, ``(q, p)``."""
+        return (self.small[0] * self.s[None, :]) @ self.small[1]
 
     def pair(self, rank: int) -> tuple[Array, Array]:
         """The best pair of a rank, balanced: ``(out, rank)`` and ``(rank, in)``."""
         root = namespace(self.s).sqrt(self.s[:rank])
-        return self.u[:, :rank] * root[None, :], root[:, None] * self.vh[:rank, :]
+        b = self.bases[0] @ (self.small[0][:, :rank] * root[None, :])
+        return b, (root[:, None] * self.small[1][:rank, :]) @ self.bases[1].T
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -109,13 +130,12 @@ class AdapterPair:
         return namespace(core).linalg.svdvals(core)
 
     def svd(self) -> PairSvd:
-        """Singular value decomposition of ΔW: two QRs and an SVD of rank by rank."""
+        """Singular value decomposition of ΔW: two orthonormal bases and an SVD of rank by rank."""
         b, a = self.folded()
         xp = namespace(b)
-        qb, rb = xp.linalg.qr(b, mode="reduced")  # (out, q), (q, r)
-        qa, ra = xp.linalg.qr(a.T, mode="reduced")  # (in, p), (p, r)
-        u, s, vh = xp.linalg.svd(rb @ ra.T, full_matrices=False)
-        return PairSvd(qb @ u, s, vh @ qa.T)
+        out, in_ = _basis(b), _basis(a.T)  # (out, q), (in, p)
+        u, s, vh = xp.linalg.svd((out.T @ b) @ (a @ in_), full_matrices=False)  # of (q, p)
+        return PairSvd(s=s, bases=(out, in_), small=(u, vh))
 
     def balanced(self, rank: int | None = None) -> tuple[Array, Array]:
         """``B = U √S`` and ``A = √S Vh`` with ``B A = ΔW``: of all pairs of ΔW the balanced one.
@@ -125,3 +145,8 @@ class AdapterPair:
         """
         svd = self.svd()
         return svd.pair(int(svd.s.shape[0]) if rank is None else rank)
+
+
+def _basis(columns: Array) -> Array:
+    """Orthonormal columns of the same span; of none, none."""
+    return orthonormal(columns) if columns.shape[1] else columns

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tdecomp._xp import Array, double, floor, namespace, sum_of_squares
-from tdecomp.collections.pair import AdapterPair
+from tdecomp.collections.pair import AdapterPair, PairSvd
 from tdecomp.errors import ArgumentError
 from tdecomp.ranking.allocate import allocate
 from tdecomp.ranking.frontier import spectrum_frontier
@@ -113,7 +113,7 @@ def resized(
     rounding: Callable[[Array], Array] | None = None,
     padded: bool = False,
 ) -> ResizedPair:
-    """The best pair of a rank, by two QRs and an SVD of rank by rank; ΔW is never formed.
+    """The best pair of a rank, by two bases and an SVD of rank by rank; ΔW is never formed.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def resized(
     b, a = svd.pair(width)
     if rounding is not None:
         b, a = rounding(b), rounding(a)
-    departure = _departure(svd.u, svd.s, svd.vh, double(b), double(a))
+    departure = _departure(svd, double(b), double(a))
     if padded and width < rank:
         xp = namespace(b)
         out, in_ = pair.shape
@@ -141,16 +141,18 @@ def resized(
     return ResizedPair(new, departure, sum_of_squares(svd.s))
 
 
-def _departure(u: Array, s: Array, vh: Array, b: Array, a: Array) -> float:
-    """``‖U diag(s) Vh - B A‖²``, from four parts that are at right angles; no difference cancels.
+def _departure(svd: PairSvd, b: Array, a: Array) -> float:
+    """``‖ΔW - B A‖²``, from four parts that are at right angles; no difference cancels.
 
-    With ``B = U Cb + B'`` and ``A = Ca Vh + A'``, B' and A' being outside the bases.
+    With ``B = Q Cb + B'`` and ``A = Ca Pᵀ + A'``, where Q and P are the bases that ΔW lies between,
+    and B' and A' at right angles to them.
     """
-    cb, ca = u.T @ b, a @ vh.T  # (k, r), (r, k)
-    outside_b, outside_a = b - u @ cb, a - ca @ vh
-    grams = [cb.T @ cb, ca @ ca.T, outside_b.T @ outside_b, outside_a @ outside_a.T]  # (r, r)
-    xp = namespace(u)
-    inside = sum_of_squares(xp.eye(s.shape[0], dtype=s.dtype) * s[None, :] - cb @ ca)
-    product = lambda x, y: float(xp.sum(x * y))
-    beside = product(grams[0], grams[3]) + product(grams[2], grams[1]) + product(grams[2], grams[3])
-    return inside + beside
+    q, p = svd.bases
+    cb, ca = q.T @ b, a @ p  # (q, r), (r, p)
+    outside_b, outside_a = b - q @ cb, a - ca @ p.T
+    inside_grams = cb.T @ cb, ca @ ca.T  # (r, r)
+    outside_grams = outside_b.T @ outside_b, outside_a @ outside_a.T
+    xp = namespace(b)
+    mixed = inside_grams[0] * outside_grams[1] + outside_grams[0] * inside_grams[1]
+    beside = float(xp.sum(mixed + outside_grams[0] * outside_grams[1]))
+    return sum_of_squares(svd.core - cb @ ca) + beside

@@ -11,8 +11,9 @@ import pytest
 
 import tdecomp as td
 from tdecomp.files.delta import open_delta
+from tdecomp.files.loras import read_adapter
 from tdecomp.stack import Selection
-from tests.bench import adapters, in_memory, limits, scaling, smooth, whole_model
+from tests.bench import adapters, in_memory, limits, loras, scaling, smooth, whole_model
 from tests.bench.children import run_child
 from tests.bench.synthetic import write_pair
 from tests.bench.tables import Printer
@@ -155,3 +156,17 @@ def test_a_start_is_measured_beside_a_plain_pass():
     ours, exact = held.values()
     assert 0.3 < ours <= 1
     assert ours == pytest.approx(exact, abs=1e-3)  # bfloat16 is rounded in what PEFT leaves
+
+
+def test_loras_are_made_narrower_and_compared_with_a_dense_svd(tmp_path, capsys, monkeypatch):
+    sites = {"model.layers.0.q": (40, 24), "model.layers.0.k": (24, 40)}
+    monkeypatch.setattr(loras, "SHAPES", {"tiny": ("peft", sites, "model.layers.0.q")})
+    printer = Printer(markdown=True)
+    path = loras.whole(printer, "tiny", 8, 2, tmp_path)
+    pair = loras.Planted((40, 24), 8, 0).read()
+    stored = read_adapter(path).pairs["model.layers.0.q"]
+    assert np.array_equal(pair.b, stored.b)
+    loras.beside_dense(printer, pair, "model.layers.0.q", 2)
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line[:2] == "| "]
+    error, dense = (float(cell) for cell in rows[-1][4:6])
+    assert error == pytest.approx(dense, abs=2e-6)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tdecomp import jobs
 from tdecomp.cli import main
@@ -164,6 +165,16 @@ def test_bad_input_leaves_nothing_behind(case: str, tmp_path: Path):
         jobs.resize(source, tmp_path / out, **options)
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
     assert source.read_bytes() == content
+
+
+def test_an_adapter_with_nan_is_named_and_nothing_is_written(tmp_path: Path):
+    arrays = {"lora_unet_x.lora_down.weight": np.full((2, 5), np.nan, np.float32)}
+    arrays["lora_unet_x.lora_up.weight"] = np.ones((6, 2), np.float32)
+    save_file(arrays, tmp_path / "a.safetensors")
+    for options in ({"rank": 1}, {"error": 0.1}):
+        with pytest.raises(TdecompError, match=r"lora_unet_x\.lora_down\.weight.*NaN"):
+            jobs.resize(tmp_path / "a.safetensors", tmp_path / "b.safetensors", **options)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
 def test_the_command_does_what_the_job_does(tmp_path: Path, capsys):

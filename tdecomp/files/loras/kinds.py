@@ -148,6 +148,7 @@ def _rebuild(parts: PairParts, left: str, right: str, middle: str) -> Matrices:
 # ------------------------------------------------------------------------------------------- LoKr
 
 
+_MOST = 2**31  # numbers of a pair as wide as its matrix: 32768 × 32768
 _LEFT = frozenset({"w1", "w1_a", "w1_b"})
 _LEFTS = (frozenset({"w1"}), frozenset({"w1_a", "w1_b"}))
 _RIGHTS = (
@@ -165,8 +166,11 @@ def _lokr_complete(names: frozenset[str]) -> bool:
 def _lokr_sizes(shapes: PartShapes) -> Sizes:
     one, _ = _factor_sizes(shapes, 1)
     two, kernel = _factor_sizes(shapes, 2)
+    out, in_ = one[0] * two[0], one[1] * two[1]
+    if min(out, in_) * (out + in_) > _MOST:  # a Kronecker product is far larger than what is stored
+        raise ValueError(f"a Kronecker product of {out} × {in_} is larger than what is read here")
     ranks = (shapes[part][0] for part in ("w1_b", "w2_b") if part in shapes)
-    return Sizes((one[0] * two[0], one[1] * two[1]), next(ranks, None), kernel)
+    return Sizes((out, in_), next(ranks, None), kernel)
 
 
 def _factor_sizes(shapes: PartShapes, k: int) -> tuple[tuple[int, int], tuple[int, ...]]:

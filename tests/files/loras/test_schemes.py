@@ -15,6 +15,7 @@ from tdecomp.errors import DataError, FileError, TdecompError
 from tdecomp.files import safetensors
 from tdecomp.files.loras import SCHEMES, AdapterFile, read_adapter, write_adapter
 from tdecomp.files.loras.adapter_file import HeldPair
+from tdecomp.files.loras.schemes import scheme_of
 
 NETWORKS = {
     "peft": "",
@@ -84,6 +85,51 @@ def test_a_round_trip_keeps_every_bit(scheme: str, dtype: str, tmp_path: Path, r
 
 def _plain(site: str) -> str:
     return " " + site.replace(".", "_")
+
+
+SDXL, FLUX = "mid_block_resnets_0_conv1", "single_transformer_blocks.0.attn.to_q"
+CLIP = "text_model.encoder.layers.0.self_attn.k_proj"
+PUBLISHED = [
+    ("peft", "base_model.model.", "", "model.layers.0.q_proj", ".lora_A.weight", "a"),
+    ("peft", "base_model.model.", "", "model.embed_tokens", ".lora_embedding_B", "b"),
+    ("kohya", "lora_unet_", "unet.", "double_blocks_0_img_attn_qkv", ".lora_down.weight", "a"),
+    ("kohya", "lora_unet_", "unet.", "single_blocks_37_linear2", ".lora_up.weight", "b"),
+    ("kohya", "lora_te1_", "te1.", "text_model_encoder_layers_0_mlp_fc1", ".alpha", "alpha"),
+    ("kohya", "lora_te_", "te.", "text_model_encoder_layers_0_mlp_fc1", ".lora_up.weight", "b"),
+    ("kohya", "lora_unet_", "unet.", SDXL, ".hada_t1", "t1"),
+    ("kohya", "lora_unet_", "unet.", SDXL, ".dora_scale", "magnitude"),
+    ("lycoris", "lycoris_", "", "layers_0_attn", ".lokr_w2_a", "w2_a"),
+    ("diffusers", "transformer.", "transformer.", FLUX, ".lora_A.weight", "a"),
+    ("diffusers", "text_encoder_2.", "text_encoder_2.", "encoder.q", ".lora_B.weight", "b"),
+    ("diffusers_old", "unet.", "unet.", "mid.attn1.processor.to_q", "_lora.down.weight", "a"),
+    (
+        "diffusers_linear",
+        "text_encoder.",
+        "text_encoder.",
+        CLIP,
+        ".lora_linear_layer.up.weight",
+        "b",
+    ),
+    ("comfyui", "diffusion_model.", "unet.", "blocks.0.cross_attn.k", ".lora_down.weight", "a"),
+    ("ai_toolkit", "diffusion_model.", "unet.", "blocks.0.attn.qkv", ".lora_A.weight", "a"),
+    ("bare", "", "", "transformer_blocks.0.img_mod.1", ".lora_A.weight", "a"),
+    ("bare", "", "", "blocks.0.self_attn.q", ".lora_B.default.weight", "b"),
+    ("bare_down_up", "", "", "blocks.0.self_attn.q", ".lora_up.weight", "b"),
+]
+"""Names as they are in public files, taken apart: scheme, prefix, network, module, ending, part."""
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row[0]}{row[4]}")
+def test_published_names_are_known(row: tuple[str, ...]):
+    scheme, prefix, network, module, ending, part = row
+    name, known = prefix + module + ending, BY_NAME[scheme]
+    found = known.part(name)
+    assert found is not None
+    assert (found.site, found.part) == (network + module, part)
+    if found.kind:
+        assert scheme_of([name]) is known
+        if ".default." not in name:
+            assert known.key(found.site, found.kind, part) == name
 
 
 PARTS = {
@@ -202,6 +248,11 @@ REFUSED = {
         "name the base",
     ),
     "an unknown scheme": ({"x.adapter_down": A, "x.adapter_up": B}, {}, "x.adapter_down"),
+    "a small file of a huge matrix": (
+        {f"lora_unet_x.lokr_w{k}": np.zeros((400, 400), np.float32) for k in (1, 2)},
+        {},
+        "larger than what is read",
+    ),
     "alpha that is no number": (KOHYA | {"lora_unet_x.alpha": NAN}, {}, "alpha must be one"),
 }
 
