@@ -16,7 +16,7 @@ from tdecomp.errors import DataError, FileError
 from tdecomp.files import safetensors
 from tdecomp.files.loras.kinds import KINDS, Sizes
 from tdecomp.files.loras.schemes import NamingScheme
-from tdecomp.files.safetensors import Entry
+from tdecomp.files.safetensors import FP8, Entry
 
 __all__ = ["AdapterFile", "Expert3d", "HeldPair", "SitePair", "StoredPair", "held"]
 
@@ -70,8 +70,11 @@ class StoredPair:
 
     @property
     def dtype(self) -> str:
-        """Storage code of the parts; of parts that are multiplied that of float32."""
-        codes = {entry.dtype for entry in self.entries.values()}
+        """Storage code of the parts; of parts that are multiplied that of float32.
+
+        Eight bits can be read and not written: bfloat16 holds the same numbers.
+        """
+        codes = {"BF16" if e.dtype in FP8 else e.dtype for e in self.entries.values()}
         plain = set(self.entries) == {"a", "b"} and self.magnitude is None and len(codes) == 1
         return codes.pop() if plain else "F32"
 

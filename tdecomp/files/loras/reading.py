@@ -162,7 +162,7 @@ def _take_apart(scheme: NamingScheme, entries: Mapping[str, Entry]) -> _Taken:
         part = scheme.part(name)
         if part is None:
             unknown.append((name, scheme.reason(name)))
-        elif entry.dtype not in FLOATS:
+        elif entry.dtype not in FLOATS and part.part != "alpha":  # which may be a whole number
             unknown.append((name, f"stored as {entry.dtype}, not as floating numbers"))
         elif part.kind:
             parts.setdefault(part.site, {}).setdefault(part.kind, {})[part.part] = entry
@@ -253,6 +253,8 @@ def _pairs_of(
     row = KINDS[kind]
     if not row.complete(frozenset(entries)):
         return {}, f"an incomplete pair: there are only {', '.join(sorted(entries))}"
+    if empty := next((e for e in entries.values() if 0 in e.shape), None):
+        return {}, f"a pair without numbers: one part is {empty.shape}"
     try:
         sizes = row.sizes({part: entry.shape for part, entry in entries.items()})
     except ValueError as error:

@@ -242,6 +242,11 @@ REFUSED = {
         {"bias": "none"},
         "do not fit each other",
     ),
+    "nothing in it": (
+        {"lora_unet_x.lora_down.weight": A[:0], "lora_unet_x.lora_up.weight": B[:, :0]},
+        {},
+        "without numbers",
+    ),
     "DoRA without the base": (
         PAIR | {f"{P}x.lora_magnitude_vector": B[:, 0]},
         {"use_dora": True},
@@ -304,6 +309,20 @@ def test_alpha_0_is_said_and_a_missing_one_is_scale_1(tmp_path: Path):
     assert silent.pairs["unet.x"].scale == 0
     assert "alpha is 0" in silent.notes[0]
     assert read_adapter(save(tmp_path / "none", KOHYA)).pairs["unet.x"].scale == 1
+    whole = read_adapter(save(tmp_path / "whole", KOHYA | {"lora_unet_x.alpha": np.array(4)}))
+    assert whole.pairs["unet.x"].scale == 2
+
+
+def test_eight_bits_are_read_and_written_as_bfloat16(tmp_path: Path):
+    codes = np.arange(0, 60, 6, dtype=np.uint8).reshape(2, 5)
+    parts = {"lora_unet_x.lora_down.weight": codes, "lora_unet_x.lora_up.weight": codes.T.copy()}
+    entries = [(name, "F8_E4M3", array.shape) for name, array in parts.items()]
+    path = tmp_path / "x.safetensors"
+    safetensors.write(path, entries, lambda name: parts[name].reshape(-1))
+    adapter = read_adapter(path)
+    again = written(adapter, tmp_path / "y.safetensors", "kohya")
+    assert again.dtype == "BF16"
+    assert_same_bits(adapter, again)
 
 
 def test_diffusers_configuration_in_the_metadata_says_the_scale(tmp_path: Path):
