@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import nn
 
 from tdecomp.adapters import Spec, method
-from tdecomp.adapters.site_grids import SiteGrid, grids_by_rank, make_grids, single_heads
 from tdecomp.errors import ArgumentError
-from tdecomp.progress import Progress, part
-from tdecomp.stack import Survey, Targets
-from tdecomp_torch.allocating import RankRequest, named_ranks, ranks_by_data
-from tdecomp_torch.attached import Settings
-from tdecomp_torch.decomposed import DecomposedStart
-from tdecomp_torch.forward.tasks import checked_tasks, sites_of_tasks
+from tdecomp.stack import Targets
+from tdecomp_torch.allocating import RankRequest
 from tdecomp_torch.handle import Adapter
-from tdecomp_torch.making.build import build
-from tdecomp_torch.making.filling import Starts
 from tdecomp_torch.making.installing import check_name, chosen_parameters, install
-from tdecomp_torch.making.plan import AdapterPlan, plan_adapter
 from tdecomp_torch.model.inventory import Inventory
-from tdecomp_torch.model.targets import chosen_sites
 from tdecomp_torch.plainly import plainly
+from tdecomp_torch.preparing import Asked, Chosen, StartFrom, prepare
 from tdecomp_torch.saving.adapter_file import load
-from tdecomp_torch.starting import DataStart, start_of, starts_of
 
 __all__ = ["attach", "load_adapter"]
-
-_DATA = 0.9
-"""Share of the progress that a start from data takes."""
 
 
 @plainly()
@@ -58,7 +43,7 @@ def attach(
     dtype: torch.dtype | None = None,
     seed: int = 0,
     given: Mapping[str, Any] | None = None,
-    start: DataStart | DecomposedStart | str | None = None,
+    start: StartFrom = None,
     tokens: int = 1024,
     fold: bool = False,
     tasks: Sequence[str] = (),
@@ -149,46 +134,26 @@ def attach(
             f" {type(spec).__name__}"
         )
     check_name(model, name)
-    _check_numbers(alpha=alpha, seed=seed, tokens=tokens, dtype=dtype)
-    _check_probabilities(dropout=dropout, rank_dropout=rank_dropout)
-    modes, sides = _shared(share)
-    request = rank if isinstance(rank, RankRequest) else None
-    settings = Settings(
-        rank=None if isinstance(rank, RankRequest) else rank,
+    asked = Asked(
+        rank=rank,
         alpha=alpha,
-        sides=sides,
         dropout=dropout,
         shared_dropout=shared_dropout,
         rank_dropout=rank_dropout,
+        share=share,
+        dtype=dtype,
         seed=seed,
+        given={} if given is None else given,
+        start=start,
         tokens=tokens,
         fold=fold,
-        tasks=checked_tasks(tasks, fold=fold),
+        tasks=tasks,
+        progress=progress,
     )
-    inventory, chosen = Inventory(model), _Chosen(targets, exclude, layers, patterns)
+    inventory = Inventory(model)
     trained = chosen_parameters(inventory, also_train)
-    if isinstance(start, DecomposedStart):
-        if request is not None:
-            raise ArgumentError("start=factors(...) keeps the ranks of the factors: leave out rank")
-        plan, of_groups = _from_factors(
-            inventory, spec, start, settings, chosen=chosen, share=modes, progress=progress
-        )
-    else:
-        spec, survey, grids = _surveyed(inventory, spec, settings, chosen=chosen, share=modes)
-        plan, of_groups = _from_data(
-            inventory,
-            spec,
-            grids,
-            settings,
-            start=start,
-            request=request,
-            notes=survey.notes,
-            progress=progress,
-        )
-    if start is not None:
-        progress = part(progress, _DATA, 1)
-    starts = Starts(given=given or {}, of_groups=of_groups, dtype=dtype, progress=progress)
-    attached = build(plan, name, starts)
+    chosen = Chosen(targets, exclude, layers, patterns)
+    attached = prepare(inventory, spec, asked, chosen=chosen, name=name)
     install(attached, trained)
     return Adapter(attached)
 
@@ -215,156 +180,3 @@ def load_adapter(
         The model is another one; the first module that differs is named. Nothing is changed.
     """
     return Adapter(load(model, folder, name))
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Which weights were asked for."""
-
-    targets: Targets | None
-    exclude: Targets | None
-    layers: Collection[int] | None
-    patterns: Sequence[str]
-
-    @property
-    def by_default(self) -> bool:
-        """Whether nothing was said."""
-        return self.targets is None and self.exclude is None and self.layers is None
-
-    def survey(self, inventory: Inventory, spec: Spec | None) -> Survey:
-        """The sites of a model that are meant."""
-        return chosen_sites(
-            inventory,
-            targets=self.targets,
-            exclude=self.exclude,
-            layers=self.layers,
-            patterns=self.patterns,
-            spec=spec,
-        )
-
-
-_OfGroups = Sequence[Mapping[str, Any]]
-
-
-def _surveyed(
-    inventory: Inventory,
-    spec: Spec,
-    settings: Settings,
-    *,
-    chosen: _Chosen,
-    share: Sequence[str] | None,
-) -> tuple[Spec, Survey, Sequence[SiteGrid]]:
-    """The method, the weights that are meant, and these on grids."""
-    over_heads = "head" in (share or ())
-    survey = chosen.survey(inventory, None if over_heads else spec)
-    sites = sites_of_tasks(survey.sites, settings.tasks)
-    if over_heads:
-        spec, sites = single_heads(spec, sites)
-    everywhere = inventory.known_sites if "head" in spec.weight_modes else ()
-    return spec, survey, make_grids(spec, sites, share=share, everywhere=everywhere)
-
-
-def _from_data(
-    inventory: Inventory,
-    spec: Spec,
-    grids: Sequence[SiteGrid],
-    settings: Settings,
-    *,
-    start: DataStart | str | None,
-    request: RankRequest | None,
-    notes: Sequence[str],
-    progress: Progress,
-) -> tuple[AdapterPlan, _OfGroups]:
-    """The plan of an adapter, and the factors that data give."""
-    data = None if start is None else start_of(start)
-    acting = spec if data is None else data.adapted(spec)
-    ranks = named_ranks(settings.rank, grids)
-    if request is not None:
-        ranks, data = ranks_by_data(
-            request,
-            spec,
-            grids,
-            inventory,
-            sides=settings.sides,
-            start=data,
-            progress=part(progress, 0, _DATA),
-        )
-    if ranks is not None:
-        grids, of_groups = grids_by_rank(spec, grids, ranks)
-        settings = replace(settings, rank=None, ranks=of_groups)
-        notes = [*notes, *_left_out(ranks)]
-    plan = plan_adapter(inventory, acting, grids, settings, notes=notes)
-    if data is None:
-        return plan, ()
-    plain = plan_adapter(inventory, spec, grids, replace(settings, fold=False))
-    seed = settings.seed
-    return plan, starts_of(data, plain, seed=seed, progress=part(progress, 0, _DATA))
-
-
-def _left_out(ranks: Mapping[str, int]) -> list[str]:
-    """A sentence on the weights that get no rank."""
-    none = [path for path, rank in ranks.items() if rank == 0]
-    if len(none) > 1:
-        return [f"{none[0]} and {len(none) - 1} more are left out: their rank is 0."]
-    return [f"{path} is left out: its rank is 0." for path in none]
-
-
-def _from_factors(
-    inventory: Inventory,
-    spec: Spec,
-    start: DecomposedStart,
-    settings: Settings,
-    *,
-    chosen: _Chosen,
-    share: Sequence[str] | None,
-    progress: Progress,
-) -> tuple[AdapterPlan, _OfGroups]:
-    """The plan of an adapter on the weights that decomposed factors change, and its factors."""
-    start.check(spec)
-    if settings.tasks or chosen.patterns or "head" in (share or ()):
-        raise ArgumentError(
-            "start=factors(...) takes the weights and groups of the factors: leave out tasks,"
-            " patterns and share=('head',)"
-        )
-    placed, modules = start.placed(inventory), None
-    if not chosen.by_default:
-        targets = chosen.targets if chosen.targets is not None else placed.modules()
-        survey = replace(chosen, targets=targets).survey(inventory, None)
-        modules = {site.module for site in survey.sites}
-    everywhere = inventory.known_sites if "head" in spec.weight_modes else ()
-    grids = placed.grids(spec, modules, share=share, everywhere=everywhere)
-    if settings.rank is None:
-        settings = replace(settings, rank=placed.rank(spec))
-    plan = plan_adapter(inventory, spec, grids, settings)
-    starts, notes = placed.starts(plan, seed=settings.seed, progress=part(progress, 0, _DATA))
-    left = len(placed.modules()) - len({s.module for grid in grids for s in grid.sites})
-    if left:
-        notes.append(f"The factors change {left} more modules, which are not among the targets.")
-    return replace(plan, notes=(*plan.notes, *notes)), starts
-
-
-def _check_probabilities(**given: Any) -> None:
-    for what, value in given.items():
-        if not isinstance(value, Real) or not 0 <= float(value) < 1:
-            raise ArgumentError(f"{what}={value!r} must be 0 or more and below 1")
-
-
-def _check_numbers(*, alpha: Any, seed: Any, tokens: Any, dtype: torch.dtype | None) -> None:
-    for what, value, least in (("seed", seed, 0), ("tokens", tokens, 1)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-            raise ArgumentError(f"{what}={value!r} must be a whole number, {least} or more")
-    if alpha is not None and not (isinstance(alpha, Real) and math.isfinite(alpha)):
-        raise ArgumentError(f"alpha={alpha!r} must be a number")
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ArgumentError(f"dtype={dtype!r} must be a floating dtype, such as torch.float32")
-
-
-def _shared(share: Sequence[str] | None) -> tuple[Sequence[str] | None, frozenset[str]]:
-    """`share` as site modes and weight modes."""
-    if share is None:
-        return None, frozenset()
-    if isinstance(share, str) or not isinstance(share, Collection):
-        raise ArgumentError(f"share={share!r} must be a sequence of modes, such as ({share!r},)")
-    sides = frozenset(share) & {"in", "out"}
-    modes = [mode for mode in share if mode not in sides]
-    return (modes if modes or not sides else None), sides

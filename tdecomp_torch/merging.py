@@ -22,6 +22,7 @@ __all__ = [
     "merge_adapter",
     "merged_hooks",
     "merged_state_dict",
+    "merged_weight",
     "put_back",
     "tied",
     "unmerge_adapter",
@@ -75,7 +76,7 @@ def merge_adapter(attached: Attached, *, keep: Keep = "cpu", untie: bool = False
             where = torch.device("cpu") if keep == "cpu" else parameter.device
             originals.weights[target.path] = parameter.detach().to(where, copy=True)
     for target in targets:
-        parameter, merged = target.weight, _merged(target)
+        parameter, merged = target.weight, merged_weight(target)
         if any(target.path == path for path, _ in shared):
             originals.parameters[target.path] = parameter
             target.module.weight = nn.Parameter(merged, parameter.requires_grad)
@@ -85,7 +86,7 @@ def merge_adapter(attached: Attached, *, keep: Keep = "cpu", untie: bool = False
     return originals.n_bytes
 
 
-def _merged(target: AdaptedModule) -> Tensor:
+def merged_weight(target: AdaptedModule) -> Tensor:
     """The adapted weight of one module, in the layout and dtype that it is stored in."""
     stored = target.weight.detach()
     result = target.kind.as_matrix(stored).clone()
@@ -158,7 +159,7 @@ def merged_state_dict(attached: Attached) -> dict[str, Tensor]:
     named = {plain_name(model, name): value for name, value in model.state_dict().items()}
     state = {name: value for name, value in named.items() if ".tdecomp_" not in f".{name}"}
     for target in targets:
-        state[f"{target.path}.weight"] = _merged(target)
+        state[f"{target.path}.weight"] = merged_weight(target)
     return state
 
 

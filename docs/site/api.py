@@ -26,6 +26,7 @@ _MODULES = {
     "tdecomp.modes": "Named modes and equations",
     "tdecomp.adapters": "Adapters as data",
     "tdecomp_torch": "Adapters on torch models",
+    "tdecomp_torch.peft": "Adapters as a method of PEFT",
     "tdecomp.jobs": "The commands as functions",
     "tdecomp.stack": "Weights by name",
     "tdecomp.files": "Files",

@@ -16,7 +16,7 @@ from tdecomp_torch.model.names import guests_of, named, parameters_of
 from tdecomp_torch.model.offload import offloaded
 from tdecomp_torch.standing import Standing
 
-__all__ = ["START", "check_name", "chosen_parameters", "install", "uninstall"]
+__all__ = ["START", "check_name", "chosen_parameters", "install", "uninstall", "watch_model"]
 
 START = "start__"
 """Before the key of a factor: its start, kept where it was folded into the weights."""
@@ -90,22 +90,27 @@ def install(attached: Attached, trained: Sequence[str] = ()) -> None:
     for name, parameter in own.items():
         if name in kept:
             parameter.requires_grad_(True)
-    standing = Standing(model, pool, [(t.path, t.module) for t in attached.targets])
+    watch_model(attached)
     model.add_module(_pool_name(attached.name), pool)
-    attached.standing = standing
-    attached.handles = [
-        model.register_forward_pre_hook(standing),
-        model.register_forward_pre_hook(pool.begin),
-        model.register_forward_hook(pool.end, always_call=True),
-        model.register_forward_pre_hook(attached.watch.begin),
-        model.register_forward_hook(attached.watch.end, always_call=True),
-    ]
     attached.handles += [
         target.module.register_forward_hook(target.hook, with_kwargs=True)
         for target in attached.targets
     ]
     if attached.settings.fold:
         _fold(attached)
+
+
+def watch_model(attached: Attached) -> None:
+    """Hook what looks on at every forward pass of the whole model; the layers are not hooked."""
+    model, pool = attached.model, attached.pool
+    attached.standing = Standing(model, pool, [(t.path, t.module) for t in attached.targets])
+    attached.handles = [
+        model.register_forward_pre_hook(attached.standing),
+        model.register_forward_pre_hook(pool.begin),
+        model.register_forward_hook(pool.end, always_call=True),
+        model.register_forward_pre_hook(attached.watch.begin),
+        model.register_forward_hook(attached.watch.end, always_call=True),
+    ]
 
 
 def uninstall(attached: Attached) -> None:

@@ -1,0 +1,183 @@
+"""What a user asks PEFT for: the configuration of an adapter, in memory and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass, field, fields
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from peft.utils import PeftType
+
+from tdecomp.adapters import Spec
+from tdecomp.adapters import method as row_of
+from tdecomp.adapters.from_weights import FROM_WEIGHTS
+from tdecomp.errors import ArgumentError, TdecompError
+from tdecomp_torch.peft.names import METHOD
+from tdecomp_torch.preparing import Asked
+
+__all__ = ["TensorAdapterConfig"]
+
+_GIVEN = "given"
+"""Kind of the factors whose numbers a user gives."""
+_FROM_ELSEWHERE = {_GIVEN, *FROM_WEIGHTS} - {"weight"}
+"""Kinds of those that need more than a seed to be made."""
+
+
+@dataclass
+class TensorAdapterConfig(PeftConfig):
+    """An adapter of the language on a model, as PEFT configures it.
+
+    Parameters
+    ----------
+    method
+        A row of the catalogue by name, a `tdecomp.adapters.Spec`, or what its ``to_json`` gave.
+    rank, r
+        As in `tdecomp_torch.attach`; ``r`` is another name for a whole number.
+    alpha, dropout, shared_dropout, rank_dropout, share, patterns, tasks, seed, dtype, tokens
+        As in `tdecomp_torch.attach`. Dtypes may be named as text: ``"float32"``.
+    start, given
+        As in `tdecomp_torch.attach`. A saved configuration is without `start` and has the names of
+        what was given only, as the numbers are in the file beside it: until that is loaded, those
+        are NaN.
+    target_modules, exclude_modules, layers_to_transform, layers_pattern, modules_to_save
+        As in PEFT. Without `target_modules`: what `attach` takes by default.
+    rank_pattern
+        Regex or end of a module path -> rank of these, for methods that share no factors between
+        weights.
+    init_weights
+        False: factors that start as zeros or ones are made random, so that the adapter acts at
+        once; for tests.
+
+    Raises
+    ------
+    ArgumentError
+        An unknown method, a specification that cannot be read, values that cannot be.
+
+    Examples
+    --------
+    >>> config = TensorAdapterConfig(method="lotr", r=8, target_modules=["q_proj", "v_proj"])
+    >>> config.rank, config.to_dict()["method"]["name"]
+    (8, 'lotr')
+    """
+
+    method: str | Mapping[str, Any] | Spec = "lotr"
+    rank: Any = None
+    alpha: float | None = None
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    modules_to_save: list[str] | None = None
+    dropout: float = 0.0
+    shared_dropout: bool = False
+    rank_dropout: float = 0.0
+    share: Sequence[str] | None = None
+    patterns: Sequence[str] = ()
+    tasks: Sequence[str] = ()
+    seed: int = 0
+    dtype: torch.dtype | str | None = None
+    tokens: int = 1024
+    start: Any = None
+    given: Mapping[str, Any] | list[str] | None = None
+    init_weights: bool = True
+    target_parameters: list[str] | None = None
+    library: str = "tdecomp_torch.peft"
+    r: InitVar[int | None] = None
+
+    def __post_init__(self, r: int | None = None):
+        super().__post_init__()
+        self.peft_type = PeftType(METHOD)
+        if r is not None and self.rank is not None and r != self.rank:
+            raise ArgumentError(
+                f"r={r!r} and rank={self.rank!r} are given, which is the same thing"
+            )
+        self.rank = r if self.rank is None else self.rank
+        if isinstance(self.method, Mapping):
+            self.method = _spec_of(self.method)
+        if not isinstance(self.method, str | Spec):
+            raise ArgumentError(
+                f"method={self.method!r} must be the name of a row of the catalogue or a Spec"
+            )
+        if self.target_parameters:
+            raise ArgumentError(
+                f"target_parameters={self.target_parameters!r}: tensor adapters act on modules, not"
+                " on single parameters; name modules in target_modules, or merge experts into"
+                " Linear modules first"
+            )
+        for what in ("target_modules", "exclude_modules"):
+            if isinstance(getattr(self, what), list | tuple):
+                setattr(self, what, set(getattr(self, what)))
+        self.spec  # noqa: B018 - an unknown row is refused here
+        self.asked()
+
+    @property
+    def spec(self) -> Spec:
+        """The method."""
+        return row_of(self.method) if isinstance(self.method, str) else self.method  # pyright: ignore[reportArgumentType,reportReturnType]
+
+    def asked(self, rank: Any = None, *, empty: bool = False) -> Asked:
+        """The same for `tdecomp_torch`.
+
+        Parameters
+        ----------
+        rank
+            In place of the configured one.
+        empty
+            A file is about to bring all numbers: nothing is made of the weights.
+        """
+        named = [*self.given] if isinstance(self.given, list) else []
+        made = [f.name for f in self.spec.expanded.factors if f.init.kind in _FROM_ELSEWHERE]
+        return Asked(
+            rank=self.rank if rank is None else rank,
+            alpha=self.alpha,
+            dropout=self.dropout,
+            shared_dropout=self.shared_dropout,
+            rank_dropout=self.rank_dropout,
+            share=self.share,
+            dtype=_dtype_of(self.dtype),
+            seed=self.seed,
+            given={} if self.given is None or named else self.given,  # pyright: ignore[reportArgumentType]
+            absent=made if empty else named,
+            start=self.start,
+            tokens=self.tokens,
+            tasks=tuple(self.tasks),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: the method as its equation, without what factors started from."""
+        plain = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        given = [f.name for f in self.spec.factors if f.init.kind == _GIVEN]
+        return plain | {"method": self.spec.to_json(), "start": None, "given": given or None}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, Mapping):
+        return {key: _plain(own) for key, own in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, tuple):
+        return list(value)
+    return value
+
+
+def _spec_of(plain: Mapping[str, Any]) -> Spec:
+    try:
+        return Spec.from_json(dict(plain))
+    except (TdecompError, TypeError, KeyError, AttributeError) as error:
+        raise ArgumentError(
+            f"the method of this configuration cannot be read ({error}): give the name of a row, a"
+            " Spec, or what its to_json gave"
+        ) from error
+
+
+def _dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if isinstance(dtype, str) and not isinstance(found, torch.dtype):
+        raise ArgumentError(f"dtype={dtype!r} is not one of torch: give 'float32', for example")
+    return found

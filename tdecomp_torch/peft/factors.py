@@ -1,0 +1,158 @@
+"""The factors of all adapters on a model, each once: a layer of PEFT that adapts nothing itself.
+
+PEFT walks over its layers to switch, freeze, cast, move, delete and save adapters. One of them
+holds what all others share.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from tdecomp.errors import ArgumentError
+from tdecomp_torch.attached import Attached
+from tdecomp_torch.making.installing import watch_model
+from tdecomp_torch.model.guest import Guest
+from tdecomp_torch.peft.names import POOLS
+
+__all__ = ["SharedFactors"]
+
+
+class SharedFactors(Guest, BaseTunerLayer):
+    """The factors of every adapter by name, and the adapters themselves.
+
+    Attributes
+    ----------
+    attached
+        Every adapter by name.
+    """
+
+    adapter_layer_names = (POOLS,)
+    other_param_names = ("attached",)
+
+    def __init__(self):
+        super().__init__()
+        self.tdecomp_factors = nn.ModuleDict()
+        self.attached: dict[str, Attached] = {}
+        self._active_adapter, self.merged_adapters = [], []
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """None: there is no layer beneath."""
+        raise AttributeError("weight")
+
+    @property
+    def bias(self) -> torch.Tensor:
+        """None, as `weight`."""
+        raise AttributeError("bias")
+
+    def add(self, attached: Attached, *, empty: bool = False) -> None:
+        """Hold the factors of an adapter; its layers are not hooked.
+
+        Parameters
+        ----------
+        attached
+            Not on its model yet.
+        empty
+            Without values, which a file will bring.
+        """
+        pool = attached.pool
+        if empty:
+            for key, parameter in list(pool.named_parameters(recurse=False)):
+                setattr(pool, key, nn.Parameter(parameter.detach().to("meta")))
+        pool.state.active = False
+        self.tdecomp_factors[attached.name] = pool
+        self.attached[attached.name] = attached
+        watch_model(attached)
+
+    # -- what PEFT calls on every layer ------------------------------------------------------
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Say which adapters act, and train them unless `inference_mode`.
+
+        Raises
+        ------
+        ArgumentError
+            Two that do not add up.
+        """
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        self._check_sum(names)
+        super().set_adapter(names, inference_mode)
+        for name, attached in self.attached.items():
+            attached.pool.state.active = name in names
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Switch all adapters on or off."""
+        super().enable_adapters(enabled)
+        for name, attached in self.attached.items():
+            attached.pool.state.active = enabled and name in self.active_adapters
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Take an adapter off; nothing of it is left."""
+        if adapter_name in self.attached:
+            self._unhook(adapter_name)
+        super().delete_adapter(adapter_name)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Remember which adapters are in the weights: nothing need be computed for them."""
+        del safe_merge
+        names = self.active_adapters if adapter_names is None else adapter_names
+        for name in names:
+            if name in self.attached and name not in self.merged_adapters:
+                self.merged_adapters.append(name)
+                self.attached[name].pool.state.merged = True
+
+    def unmerge(self) -> None:
+        """They are out of the weights again."""
+        for name in self.merged_adapters:
+            self.attached[name].pool.state.merged = False
+        self.merged_adapters = []
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """It does not stand in the way."""
+        del adapter_name
+        return True
+
+    def get_delta_weight(self, adapter_name: str) -> Any:
+        """There is no weight here."""
+        raise ArgumentError(f"the factors of {adapter_name!r} are no layer: ask one of the layers")
+
+    def _move_adapter_to_device_of_base_layer(
+        self, adapter_name: str, device: torch.device | None = None
+    ) -> None:
+        """Factors lie where the first of their weights does."""
+        attached = self.attached.get(adapter_name)
+        if attached is not None:
+            where = device or next(iter(attached.targets[0].module.parameters())).device
+            if where.type != "meta" and not any(p.is_meta for p in attached.pool.parameters()):
+                attached.pool.to(where)
+
+    def take_off(self) -> None:
+        """Unhook the model from every adapter."""
+        for name in self.attached:
+            self._unhook(name)
+
+    def _unhook(self, name: str) -> None:
+        attached = self.attached[name]
+        for handle in attached.handles:
+            handle.remove()
+        attached.handles.clear()
+        attached.standing = None
+
+    def _check_sum(self, names: list[str]) -> None:
+        present = [self.attached[name] for name in names if name in self.attached]
+        for one in present if len(present) > 1 else ():
+            if all(target.hook.adds for target in one.targets):
+                continue
+            own = {target.path for target in one.targets}
+            for other in present:
+                both = own & {target.path for target in other.targets}
+                if other is not one and both:
+                    raise ArgumentError(
+                        f"{one.name!r} ({one.spec.name}) does not add to {min(both)} but changes or"
+                        f" replaces its weight, and cannot act together with {other.name!r}: set"
+                        " one of them only"
+                    )

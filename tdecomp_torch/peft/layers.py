@@ -1,0 +1,185 @@
+"""What PEFT puts in the place of an adapted module: the module itself, and the hooks of adapters.
+
+The forward pass is the one of every adapter (`tdecomp_torch.forward.layer.Hook`); here is only
+which of them act.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import Tensor, nn
+
+from tdecomp.errors import ArgumentError, SiteError
+from tdecomp_torch.attached import AdaptedModule, Attached
+from tdecomp_torch.merging import merged_weight, tied, write
+from tdecomp_torch.model.writing import why_not_written
+from tdecomp_torch.plainly import plainly
+
+__all__ = ["TensorConv2d", "TensorEmbedding", "TensorLayer", "TensorLinear", "layer_for"]
+
+
+class TensorLayer(nn.Module, BaseTunerLayer):
+    """An adapted module.
+
+    Attributes
+    ----------
+    base_layer
+        The module that was there.
+    adapted
+        By adapter name: the module as that adapter knows it.
+    homes
+        By adapter name: the adapter.
+    """
+
+    other_param_names = ("adapted", "homes")
+
+    def __init__(self, base_layer: nn.Module, shape: tuple[int, int]):
+        super().__init__()
+        self.base_layer = base_layer
+        self.out_features, self.in_features = shape
+        self.adapted: dict[str, AdaptedModule] = {}
+        self.homes: dict[str, Attached] = {}
+        self.merged_adapters: list[str] = []
+        self._original: nn.Parameter | Tensor | None = None
+        self._handle = base_layer.register_forward_hook(self._onto, with_kwargs=True)
+
+    def add(self, attached: Attached, target: AdaptedModule) -> None:
+        """Let one more adapter act here."""
+        self.adapted[attached.name], self.homes[attached.name] = target, attached
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module gives; adapters act from its hook, as they do without PEFT."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        return self.base_layer(*args, **kwargs)
+
+    def _onto(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
+    ) -> Any:
+        """The output of the module with the part of every adapter that acts."""
+        if self.disable_adapters:
+            return output
+        for name in self.active_adapters:
+            if name in self.adapted and name not in self.merged_adapters:
+                changed = self.adapted[name].hook(module, args, kwargs, output)
+                output = output if changed is None else changed
+        return output
+
+    def take_off(self) -> None:
+        """Let go of the module."""
+        self._handle.remove()
+
+    @torch.no_grad()
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """W' - W, in the layout of the weight."""
+        target = self.adapted[adapter]
+        before = target.kind.stored(target.module).detach()
+        matrix = target.kind.as_matrix(before)
+        change = torch.zeros_like(matrix, dtype=torch.promote_types(matrix.dtype, torch.float32))
+        for place in target.hook.places:
+            rows = slice(place.start, place.stop)
+            if target.hook.adds:
+                change[rows] = target.hook.delta(place, matrix.device).to(change.dtype)
+            else:
+                new = target.hook.adapted_weight(target.module, place)
+                change[rows] = new.to(change.dtype) - matrix[rows]
+        return target.kind.as_stored(change, before.to(change.dtype))
+
+    @plainly()
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Write the adapted weight into the module; the weight that was there is kept.
+
+        Raises
+        ------
+        ValueError
+            With `safe_merge`: the adapted weight is not finite. Nothing is changed then.
+        SiteError
+            The weight cannot be written.
+        """
+        names = check_adapters_to_merge(self, adapter_names)
+        for name in [name for name in names or () if name in self.adapted]:
+            target = self.adapted[name]
+            reason, advice = why_not_written(target.kind, target.module)
+            if reason:
+                raise SiteError(f"{target.path} {reason}, its weight cannot be written: {advice}")
+            self._check_above(name)
+            merged = merged_weight(target)
+            if safe_merge and not torch.isfinite(merged).all():
+                raise ValueError(
+                    f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
+                )
+            self._write(self.homes[name], target, merged)
+            self.merged_adapters.append(name)
+
+    def _write(self, attached: Attached, target: AdaptedModule, merged: Tensor) -> None:
+        """In place; a weight that another module has, too, becomes one of its own."""
+        parameter = target.weight
+        if tied(attached.model, [target]):
+            self._original = parameter if self._original is None else self._original
+            target.module.weight = nn.Parameter(merged, parameter.requires_grad)
+            return
+        if self._original is None:
+            self._original = parameter.detach().to("cpu", copy=True)
+        write(parameter, merged)
+
+    def _check_above(self, name: str) -> None:
+        """Refuse a merge onto another adapter that does not add up with it."""
+        for other in self.merged_adapters:
+            if not (self.adapted[other].hook.adds and self.adapted[name].hook.adds):
+                raise ArgumentError(
+                    f"{name!r} cannot be merged onto {other!r}, as they do not add up: unmerge it"
+                    " first"
+                )
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Put the weight back that was there before, bit by bit."""
+        if self._original is not None:
+            target = self.adapted[self.merged_adapters[0]]
+            if isinstance(self._original, nn.Parameter):
+                target.module.weight = self._original
+            else:
+                write(target.weight, self._original)
+        self._original, self.merged_adapters = None, []
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Whether a pair of matrices can stand in for it."""
+        target = self.adapted.get(adapter_name)
+        return target is None or target.kind.is_matrix
+
+    def _get_available_adapters(self) -> set[str]:
+        return {*self.adapted}
+
+    def __repr__(self) -> str:
+        """The module with its adapters, under the name that PEFT looks for."""
+        return super().__repr__().replace(type(self).__name__, f"tdecomp.{type(self).__name__}", 1)
+
+    def extra_repr(self) -> str:
+        """Which adapters there are."""
+        return ", ".join(f"{name}={own.spec.name}" for name, own in self.homes.items())
+
+
+class TensorLinear(TensorLayer):
+    """In the place of a Linear or Conv1D module, of any precision."""
+
+
+class TensorEmbedding(TensorLayer):
+    """In the place of an embedding."""
+
+
+class TensorConv2d(TensorLayer):
+    """In the place of a convolution."""
+
+
+def layer_for(target: AdaptedModule) -> TensorLayer:
+    """A layer around a module."""
+    shape = target.kind.shape(target.module)
+    assert shape is not None
+    kind = target.kind
+    made = TensorEmbedding if kind.looks_up else TensorLinear if kind.is_matrix else TensorConv2d
+    return made(target.module, shape)

@@ -1,0 +1,188 @@
+"""The method as PEFT runs it: adapters are made as everywhere, and put where PEFT looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils.integrations import skip_init_on_device
+from torch import nn
+
+from tdecomp.errors import ArgumentError
+from tdecomp_torch.attached import AdaptedModule, Attached
+from tdecomp_torch.handle import Adapter
+from tdecomp_torch.peft.choosing import made
+from tdecomp_torch.peft.config import TensorAdapterConfig
+from tdecomp_torch.peft.factors import SharedFactors
+from tdecomp_torch.peft.layers import TensorLayer, layer_for
+from tdecomp_torch.peft.names import PREFIX, ROOM
+from tdecomp_torch.peft.shaking import shake
+from tdecomp_torch.plainly import plainly
+
+__all__ = ["TensorAdapterModel", "adapter_of"]
+
+
+class TensorAdapterModel(BaseTuner):
+    """A model with tensor adapters; made by ``get_peft_model``."""
+
+    prefix = PREFIX
+    tuner_layer_cls = (TensorLayer, SharedFactors)  # pyright: ignore[reportAssignmentType]
+    target_module_mapping: dict[str, list[str]] = {}
+
+    _waiting: Attached | None
+    """The adapter that is being put on."""
+    _empty: bool
+    """Whether a file is about to bring its numbers."""
+
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Make an adapter and put it on; where that fails, the model is as it was before."""
+        del state_dict  # names of shared factors do not tell modules: the configuration does
+        config: Any = self.peft_config[adapter_name]
+        empty = low_cpu_mem_usage or nn.Linear(1, 1).weight.is_meta  # as PEFT is loading
+        attached = self._made(model, config, adapter_name, empty)
+        vars(self).update(_waiting=attached, _empty=empty)
+        try:
+            super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
+        finally:
+            self._waiting = None
+
+    @skip_init_on_device
+    @plainly()
+    def _made(
+        self, model: nn.Module, config: TensorAdapterConfig, name: str, empty: bool
+    ) -> Attached | None:
+        attached = made(model, config, name, empty=empty)
+        if attached is not None and not config.init_weights:
+            shake(attached, config.seed)
+        return attached
+
+    def _prepare_adapter_config(
+        self, peft_config: PeftConfig, model_config: dict[str, Any]
+    ) -> PeftConfig:
+        """The configuration names its modules by now."""
+        del model_config
+        return peft_config
+
+    def _create_and_replace(
+        self,
+        peft_config: PeftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        """Put the adapter on one module."""
+        attached = self._waiting
+        if attached is None:
+            raise ArgumentError(
+                f"{current_key} cannot be adapted: name Linear, Conv1D, Conv2d or"
+                " Embedding modules in target_modules"
+            )
+        room = _room(self.model)
+        if adapter_name not in room.attached:
+            room.add(attached, empty=self._empty)
+        own = _of_module(attached, getattr(target, "base_layer", target))
+        if own is None:
+            return  # its rank is 0
+        if isinstance(target, TensorLayer):
+            target.add(attached, own)
+        else:
+            layer = layer_for(own)
+            layer.add(attached, own)
+            layer.set_adapter(self.active_adapters)
+            self._replace_module(parent, target_name, layer, target)
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
+        """The plain model, with the adapters merged or without them."""
+        room = getattr(self.model, ROOM, None)
+        layers = [module for module in self.model.modules() if isinstance(module, TensorLayer)]
+        plain = super()._unload_and_optionally_merge(*args, **kwargs)
+        if room is not None:
+            for one in (room, *layers):
+                one.take_off()
+            delattr(self.model, ROOM)
+        return plain
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Factors are float32, or of the dtype of their weights without `autocast_adapter_dtype`.
+
+        A dtype that the configuration names is kept.
+        """
+        config: Any = self.peft_config[adapter_name]
+        attached = _room(self.model).attached.get(adapter_name)
+        if attached is None or config.dtype is not None:
+            return
+        dtype = attached.targets[0].kind.stored(attached.targets[0].module).dtype
+        if not autocast_adapter_dtype:
+            attached.pool.to(dtype)
+        elif next(attached.pool.parameters()).dtype in (torch.float16, torch.bfloat16):
+            attached.pool.float()
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Refuse what would otherwise be passed over without a word."""
+        del args
+        if kwargs.get("adapter_names") is not None:
+            raise ArgumentError(
+                "adapter_names= (an adapter for every example) is for LoRA: write the adapters as"
+                " LoRA with adapter_of(model, name).save_lora(folder), or train one adapter with"
+                " tasks=[...], whose task may differ by example"
+            )
+        yield
+
+
+def adapter_of(model: nn.Module, name: str | None = None) -> Adapter:
+    """The handle of an adapter that PEFT put on a model: exports, ΔW, tasks, schedules, groups.
+
+    Switching, merging, saving and deleting are PEFT's own.
+
+    Parameters
+    ----------
+    model
+        A ``PeftModel``, or a model with adapters injected.
+    name
+        Of the adapter; default is the first that acts.
+
+    Raises
+    ------
+    ArgumentError
+        There is none of that name.
+    """
+    rooms = [module for module in model.modules() if isinstance(module, SharedFactors)]
+    if not rooms:
+        raise ArgumentError("no tensor adapter is on this model: make it with get_peft_model")
+    room = rooms[0]
+    names = list(room.attached)
+    wanted = name if name is not None else next(iter(room.active_adapters or names), None)
+    if wanted not in room.attached:
+        raise ArgumentError(f"no adapter {wanted!r} is on this model: it has {', '.join(names)}")
+    return Adapter(room.attached[wanted])
+
+
+def _room(model: nn.Module) -> SharedFactors:
+    """What holds the factors of all adapters on a model."""
+    room = getattr(model, ROOM, None)
+    if room is None:
+        room = SharedFactors()
+        model.add_module(ROOM, room)
+    if not isinstance(room, SharedFactors):
+        raise ArgumentError(f"the model has a {ROOM!r} of its own, which is where factors would go")
+    return room
+
+
+def _of_module(attached: Attached, module: nn.Module) -> AdaptedModule | None:
+    """The module as an adapter knows it; None if it leaves it out."""
+    return next((target for target in attached.targets if target.module is module), None)

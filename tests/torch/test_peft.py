@@ -1,0 +1,360 @@
+"""Laws of the method as PEFT runs it: what its users may do with it, and may not."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model, inject_adapter_in_model
+from peft.utils import PeftType
+from safetensors.torch import load_file
+from torch import nn
+
+from tdecomp import ArgumentError, SiteError
+from tdecomp.adapters import CATALOGUE
+from tdecomp_torch import attach
+from tdecomp_torch.model.guest import Guest
+from tdecomp_torch.peft import TensorAdapterConfig, adapter_of
+from tdecomp_torch.peft.registering import check_version, register
+from tests.torch.cases import (
+    HIDDEN,
+    METHODS,
+    MODELS,
+    assert_close,
+    inputs,
+    seeded,
+    set_random,
+    start_given,
+    tiny,
+)
+
+NAMED = {"targets": "target_modules", "exclude": "exclude_modules"}
+
+
+def config_of(method: str, **options: Any) -> TensorAdapterConfig:
+    """The configuration of a row, with what it needs besides."""
+    own = {"rank": 2, "tokens": 64, **start_given(method), **options}
+    return TensorAdapterConfig(method=method, **{NAMED.get(k, k): v for k, v in own.items()})
+
+
+def on(model: nn.Module, method: str, *, seed: int = 2, **options: Any) -> PeftModel:
+    """A model with an adapter full of random numbers, by way of PEFT."""
+    found = get_peft_model(model, config_of(method, **options))
+    set_random(adapter_of(found), seed)
+    return found
+
+
+def x_of() -> torch.Tensor:
+    return inputs(2, 5, HIDDEN)
+
+
+def left_behind(model: nn.Module) -> list[str]:
+    """What an adapter would leave on a model: modules, hooks."""
+    found = [name for name, m in model.named_modules() if "tdecomp" in name or isinstance(m, Guest)]
+    return found + [str(hook) for hook in model._forward_hooks.values()]
+
+
+# -- one forward path: what PEFT runs is what attach runs -----------------------------------------
+
+
+def rows() -> list[Any]:
+    """Every row; a few of them stand for the rest in the quick part."""
+    quick = ("lora", "lotr", "vera", "fact_tt", "lorta", "dora", "loha", "eigenlorax")
+    return [m if m in quick else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
+
+
+@pytest.mark.parametrize("method", rows())
+def test_every_row_is_what_it_is_without_peft(method, tmp_path):
+    plain = tiny()
+    x, before = x_of(), plain(x_of())
+    own = {k: v for k, v in {"rank": 2, "tokens": 64, **start_given(method)}.items()}
+    adapter = attach(copy.deepcopy(plain), method, **own)
+    model = get_peft_model(copy.deepcopy(plain), config_of(method))
+    assert torch.equal(model(x), adapter.model(x))  # at the start
+    set_random(adapter)
+    set_random(adapter_of(model))
+    expected = adapter.model(x)
+    assert torch.equal(model(x), expected)
+    assert model.get_nb_trainable_parameters()[0] == adapter.n_trainable
+    with model.disable_adapter():
+        assert torch.equal(model(x), before)
+    model.save_pretrained(tmp_path)
+    for low in (False, True):
+        loaded = PeftModel.from_pretrained(
+            copy.deepcopy(plain), str(tmp_path), low_cpu_mem_usage=low
+        )
+        assert_close(loaded(x), expected)
+        assert not any(p.requires_grad for p in loaded.parameters())
+    model.merge_adapter()
+    assert_close(model(x), expected)
+    model.unmerge_adapter()
+    assert torch.equal(model(x), expected)
+    merged = model.merge_and_unload()
+    assert_close(merged(x), expected)
+    assert not left_behind(merged)
+    assert {n: type(m) for n, m in merged.named_modules()} == {
+        n: type(m) for n, m in plain.named_modules()
+    }
+
+
+@pytest.mark.parametrize("case", ["conv1d", "embeddings", "convolutions", "parts of two shapes"])
+def test_other_kinds_of_modules(case):
+    own = MODELS[case]
+    plain, x = seeded(own.make).double(), own.read()
+    adapter = attach(copy.deepcopy(plain), "lora", rank=2, **own.options)
+    model = on(copy.deepcopy(plain), "lora", **own.options)
+    set_random(adapter)
+    expected = adapter.model(x)
+    assert torch.equal(model(x), expected)
+    assert_close(model.merge_and_unload()(x), expected)
+
+
+@pytest.mark.parametrize("method", ["lotr", "tenslora_att_qkv_depth", "lorta", "vera"])
+def test_a_file_is_its_numbers_and_a_header(method, tmp_path):
+    """Every shared factor once, and as much as `save` writes of numbers."""
+    model = on(tiny(torch.float32), method)
+    model.save_pretrained(tmp_path)
+    adapter = adapter_of(model)
+    adapter.save(tmp_path / "plain")
+    file = tmp_path / "adapter_model.safetensors"
+    header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
+    state = load_file(file)
+    extra = sum(v.numel() for k, v in state.items() if k.endswith("_extra_state"))
+    kept = sum(v.numel() for v in adapter.pool.stored().values())
+    assert file.stat().st_size == header + 4 * kept + extra
+    assert kept == adapter.n_trainable
+    assert adapter.n_trainable == sum(
+        v.numel() for v in load_file(tmp_path / "plain" / "factors.safetensors").values()
+    )
+
+
+# -- several adapters ------------------------------------------------------------------------
+
+
+def test_a_second_adapter_has_factors_of_its_own():
+    plain, x = tiny(), x_of()
+    model = on(copy.deepcopy(plain), "lotr")
+    first = model(x)
+    model.add_adapter("second", config_of("lora", targets=["q_proj"], seed=5))
+    set_random(adapter_of(model, "second"), 7)
+    assert torch.equal(model(x), first)
+    model.set_adapter("second")
+    second = model(x)
+    alone = on(copy.deepcopy(plain), "lora", seed=7, targets=["q_proj"])
+    assert torch.equal(second, alone(x))
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trained == {n for n in trained if ".second." in n} != set()
+    model.set_adapter("default")
+    assert torch.equal(model(x), first)
+    model.base_model.set_adapter(["default", "second"])
+    both = model(x)
+    model.merge_adapter()
+    assert_close(model(x), both)
+    model.unmerge_adapter()
+    assert torch.equal(model(x), both)
+    model.delete_adapter("second")
+    assert not [n for n, _ in model.named_modules() if "second" in n]
+    assert model.active_adapters == ["default"]
+    assert torch.equal(model(x), first)
+    assert torch.equal(model.unload()(x), plain(x))
+
+
+def test_adapters_that_do_not_add_up_take_turns():
+    model = on(tiny(), "dora")
+    x = x_of()
+    first = model(x)
+    model.add_adapter("second", config_of("lora"))
+    with pytest.raises(ArgumentError, match="does not add .*'second'"):
+        model.base_model.set_adapter(["default", "second"])
+    assert torch.equal(model(x), first)
+    model.set_adapter("second")
+    assert not torch.equal(model(x), first)
+
+
+def test_saving_and_loading_under_other_names(tmp_path):
+    model = on(tiny(), "lotr")
+    model.save_pretrained(tmp_path)
+    x, expected = x_of(), model(x_of())
+    other = PeftModel.from_pretrained(tiny(), str(tmp_path), adapter_name="a")
+    other.load_adapter(str(tmp_path), "b", is_trainable=True)
+    assert torch.equal(other(x), expected)
+    other.set_adapter("b")
+    assert torch.equal(other(x), expected)
+    copied = copy.deepcopy(other)
+    set_random(adapter_of(copied, "b"), 9)
+    assert torch.equal(other(x), expected)
+    assert not torch.equal(copied(x), expected)
+
+
+def test_injected_without_a_peft_model():
+    plain, x = tiny(), x_of()
+    model = inject_adapter_in_model(config_of("lotr"), copy.deepcopy(plain))
+    set_random(adapter_of(model))
+    assert torch.equal(model(x), on(plain, "lotr")(x))
+
+
+# -- the configuration -----------------------------------------------------------------------
+
+
+def test_a_configuration_holds_the_equation_and_no_start(tmp_path):
+    config = TensorAdapterConfig(method="lotr", r=4, start="pissa", target_modules="all-linear")
+    config.save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert said["method"] == CATALOGUE["lotr"].to_json()
+    assert said["start"] is None
+    assert said["library"] == "tdecomp_torch.peft"
+    loaded = TensorAdapterConfig.from_pretrained(str(tmp_path))
+    assert loaded.spec == CATALOGUE["lotr"]
+    assert loaded.rank == 4
+
+
+def test_a_start_is_made_once(tmp_path):
+    """PiSSA subtracts what it starts from: the file says so, and brings the numbers."""
+    plain, x = tiny(), x_of()
+    model = get_peft_model(copy.deepcopy(plain), config_of("lora", start="pissa"))
+    assert_close(model(x), plain(x))
+    set_random(adapter_of(model))
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(copy.deepcopy(plain), str(tmp_path))
+    assert_close(loaded(x), model(x))
+
+
+def test_which_modules_are_meant():
+    def paths(**options: Any) -> set[str]:
+        model = get_peft_model(tiny(), TensorAdapterConfig(method="lora", rank=2, **options))
+        return {target.path for target in adapter_of(model).targets}
+
+    every = {f"layers.{k}.self_attn.{p}_proj" for k in (0, 1) for p in "qkvo"}
+    assert paths() == every
+    assert paths(layers_to_transform=[1]) == {p for p in every if ".1." in p}
+    chosen = {
+        "target_modules": ["q_proj", "k_proj"],
+        "exclude_modules": ["layers.0.self_attn.k_proj"],
+    }
+    assert paths(**chosen) == {p for p in every if "q_proj" in p} | {"layers.1.self_attn.k_proj"}
+    assert paths(target_modules="all-linear") == every | {"head"}
+    assert paths(target_modules=r".*\.1\..*(q|v)_proj") == {
+        "layers.1.self_attn.q_proj",
+        "layers.1.self_attn.v_proj",
+    }
+
+
+def test_ranks_by_pattern(tmp_path):
+    options = {"rank_pattern": {"q_proj": 3, r"layers\.1\.self_attn\.o_proj": 1}}
+    model = on(tiny(), "lora", **options)
+    ranks = adapter_of(model).ranks
+    assert ranks["layers.0.self_attn.q_proj"] == 3
+    assert ranks["layers.1.self_attn.o_proj"] == 1
+    assert ranks["layers.0.self_attn.v_proj"] == 2
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny(), str(tmp_path))
+    assert torch.equal(loaded(x_of()), model(x_of()))
+    with pytest.raises(ArgumentError, match="rank"):
+        get_peft_model(tiny(), config_of("lotr", **options))
+
+
+def test_modules_to_save(tmp_path):
+    model = on(tiny(), "lotr", modules_to_save=["head"])
+    with torch.no_grad():
+        model.base_model.model.head.modules_to_save["default"].weight.fill_(0.5)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny(), str(tmp_path))
+    assert torch.equal(loaded(x_of()), model(x_of()))
+    merged = model.merge_and_unload()
+    assert (merged.head.weight == 0.5).all()
+
+
+# -- dtypes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_dtypes_follow_the_rules_of_peft(dtype):
+    def dtypes(**options: Any) -> set[torch.dtype]:
+        model = get_peft_model(tiny(dtype), config_of("lotr"), **options)
+        assert model(inputs(2, 5, HIDDEN, dtype=dtype)).dtype == dtype
+        return {p.dtype for p in adapter_of(model).factors().values()}
+
+    assert dtypes() == {torch.float32}
+    assert dtypes(autocast_adapter_dtype=False) == {dtype}
+    model = get_peft_model(tiny(torch.float32), config_of("lotr", dtype="bfloat16"))
+    assert {p.dtype for p in adapter_of(model).factors().values()} == {torch.bfloat16}
+
+
+# -- what cannot be ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"method": "lotrr"}, "lotr"),
+        ({"method": 3}, "method=3"),
+        ({"method": {"name": "x"}}, "cannot be read"),
+        ({"method": "lora", "r": 2, "rank": 3}, "r=2 and rank=3"),
+        ({"method": "lora", "dropout": 1.5}, "dropout"),
+        ({"method": "lora", "dtype": "float99"}, "float99"),
+        ({"method": "lora", "target_parameters": ["experts.w"]}, "target_parameters"),
+    ],
+)
+def test_configurations_that_cannot_be(options, says):
+    with pytest.raises(ArgumentError, match=says):
+        TensorAdapterConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"target_modules": ["nothing"]}, "nothing"),
+        ({"target_modules": ["self_attn"]}, "self_attn"),
+        ({"rank": 0}, "rank"),
+    ],
+)
+def test_a_model_is_as_before_after_an_error(options, says):
+    model = tiny()
+    before = {n: (p.requires_grad, p.clone()) for n, p in model.named_parameters()}
+    with pytest.raises(ValueError, match=says):
+        get_peft_model(model, TensorAdapterConfig(**{"method": "lotr", "rank": 2, **options}))
+    assert not left_behind(model)
+    assert {n: p.requires_grad for n, p in model.named_parameters()} == {
+        n: flag for n, (flag, _) in before.items()
+    }
+
+
+def test_another_model_is_refused_by_a_file(tmp_path):
+    on(tiny(), "lotr").save_pretrained(tmp_path)
+    other = tiny()
+    other.layers[0].self_attn.q_proj = nn.Linear(HIDDEN, 4).double()
+    with pytest.raises((SiteError, RuntimeError, ValueError)):
+        PeftModel.from_pretrained(other, str(tmp_path))
+
+
+def test_one_adapter_per_example_names_what_can():
+    model = on(tiny(), "lotr")
+    with pytest.raises(ArgumentError, match="save_lora"):
+        model(x_of(), adapter_names=["default", "default"])
+
+
+def test_versions_of_peft(recwarn):
+    with pytest.raises(ArgumentError, match=r"0\.19.*0\.18\.1 is installed"):
+        check_version("0.18.1")
+    check_version("0.21.2")
+    assert not recwarn
+    with pytest.warns(UserWarning, match=r"0\.22\.0 is installed"):
+        check_version("0.22.0")
+
+
+def test_registering_twice_is_once():
+    register()
+    assert [m for m in PeftType if m.value == "TDECOMP_TORCH_PEFT"] == [
+        PeftType("TDECOMP_TORCH_PEFT")
+    ]
+
+
+def test_a_process_without_the_import_is_told_what_to_import(tmp_path):
+    on(tiny(), "lotr").save_pretrained(tmp_path)
+    said = Path(tmp_path, "adapter_config.json").read_text()
+    assert '"library": "tdecomp_torch.peft"' in said
+    assert '"peft_type": "TDECOMP_TORCH_PEFT"' in said
