@@ -16,12 +16,15 @@ from torch import nn
 from tdecomp.errors import ArgumentError
 from tdecomp.stack.select import ALL_LINEAR
 from tdecomp_torch.attached import Attached
+from tdecomp_torch.decomposed import DecomposedStart
 from tdecomp_torch.model.inventory import Inventory
 from tdecomp_torch.model.targets import chosen_sites
 from tdecomp_torch.peft.config import TensorAdapterConfig
 from tdecomp_torch.preparing import Chosen, prepare
 
 __all__ = ["made"]
+
+_USUAL_RANK = 8
 
 
 def made(
@@ -43,6 +46,8 @@ def made(
         return None
     targets = "|".join(map(re.escape, paths))  # a regex for whole paths: these and no others
     chosen = Chosen(targets, None, None, config.patterns)
+    if config.rank is None and _needs_rank(config):
+        config.rank = _USUAL_RANK
     asked = config.asked(_ranks(config, paths), empty=empty)
     attached = prepare(inventory, config.spec, asked, chosen=chosen, name=name)
     if attached.spec != config.spec:  # a start may change what stands beside ΔW
@@ -50,6 +55,11 @@ def made(
     if asked.request is not None:
         config.rank = _found_ranks(attached)
     return attached
+
+
+def _needs_rank(config: TensorAdapterConfig) -> bool:
+    """Whether nothing else says how large the ranks are."""
+    return bool(config.spec.open_ranks()) and not isinstance(config.start, DecomposedStart)
 
 
 def _paths(model: nn.Module, inventory: Inventory, config: TensorAdapterConfig) -> list[str]:

@@ -34,7 +34,8 @@ class TensorAdapterConfig(PeftConfig):
     method
         A row of the catalogue by name, a `tdecomp.adapters.Spec`, or what its ``to_json`` gave.
     rank, r
-        As in `tdecomp_torch.attach`; ``r`` is another name for a whole number.
+        As in `tdecomp_torch.attach`; ``r`` is another name for a whole number. Without one a method
+        that leaves a rank open has 8, as everywhere in PEFT.
     alpha, dropout, shared_dropout, rank_dropout, share, patterns, tasks, seed, dtype, tokens
         As in `tdecomp_torch.attach`. Dtypes may be named as text: ``"float32"``.
     start, given

@@ -32,6 +32,7 @@ class SharedFactors(Guest, BaseTunerLayer):
 
     adapter_layer_names = (POOLS,)
     other_param_names = ("attached",)
+    in_features = out_features = 0
 
     def __init__(self):
         super().__init__()
