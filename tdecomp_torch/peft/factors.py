@@ -38,7 +38,12 @@ class SharedFactors(Guest, BaseTunerLayer):
         super().__init__()
         self.tdecomp_factors = nn.ModuleDict()
         self.attached: dict[str, Attached] = {}
-        self._active_adapter, self.merged_adapters = [], []
+        self._active_adapter = []
+
+    @property
+    def merged_adapters(self) -> list[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Adapters that are in the weights."""
+        return [name for name, own in self.attached.items() if own.pool.state.merged]
 
     @property
     def weight(self) -> torch.Tensor:
@@ -102,15 +107,13 @@ class SharedFactors(Guest, BaseTunerLayer):
         del safe_merge
         names = self.active_adapters if adapter_names is None else adapter_names
         for name in names:
-            if name in self.attached and name not in self.merged_adapters:
-                self.merged_adapters.append(name)
+            if name in self.attached:
                 self.attached[name].pool.state.merged = True
 
     def unmerge(self) -> None:
         """They are out of the weights again."""
         for name in self.merged_adapters:
             self.attached[name].pool.state.merged = False
-        self.merged_adapters = []
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """It does not stand in the way."""

@@ -145,6 +145,8 @@ class TensorLayer(nn.Module, BaseTunerLayer):
                 target.module.weight = self._original
             else:
                 write(target.weight, self._original)
+        for name in self.merged_adapters:
+            self.homes[name].pool.state.merged = False
         self._original, self.merged_adapters = None, []
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
