@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import torch
 from peft.tuners.tuners_utils import (
     _maybe_include_all_linear_layers,
     check_target_module_exists,
@@ -48,13 +49,18 @@ def made(
     chosen = Chosen(targets, None, None, config.patterns)
     if config.rank is None and _needs_rank(config):
         config.rank = _USUAL_RANK
-    asked = config.asked(_ranks(config, paths), empty=empty)
+    asked = config.asked(_ranks(config, paths), seed=_drawn_seed(), empty=empty)
     attached = prepare(inventory, config.spec, asked, chosen=chosen, name=name)
     if attached.spec != config.spec:  # a start may change what stands beside ΔW
         config.method = attached.spec
     if asked.request is not None:
         config.rank = _found_ranks(attached)
     return attached
+
+
+def _drawn_seed() -> int:
+    """A seed that follows from torch's."""
+    return int(torch.randint(1 << 31, (1,), device="cpu"))
 
 
 def _needs_rank(config: TensorAdapterConfig) -> bool:

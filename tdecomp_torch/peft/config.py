@@ -36,8 +36,10 @@ class TensorAdapterConfig(PeftConfig):
     rank, r
         As in `tdecomp_torch.attach`; ``r`` is another name for a whole number. Without one a method
         that leaves a rank open has 8, as everywhere in PEFT.
-    alpha, dropout, shared_dropout, rank_dropout, share, patterns, tasks, seed, dtype, tokens
+    alpha, dropout, shared_dropout, rank_dropout, share, patterns, tasks, dtype, tokens
         As in `tdecomp_torch.attach`. Dtypes may be named as text: ``"float32"``.
+    seed
+        Of random factors; default is a number of torch's generator, as everywhere in PEFT.
     start, given
         As in `tdecomp_torch.attach`. A saved configuration is without `start` and has the names of
         what was given only, as the numbers are in the file beside it: until that is loaded, those
@@ -78,7 +80,7 @@ class TensorAdapterConfig(PeftConfig):
     share: Sequence[str] | None = None
     patterns: Sequence[str] = ()
     tasks: Sequence[str] = ()
-    seed: int = 0
+    seed: int | None = None
     dtype: torch.dtype | str | None = None
     tokens: int = 1024
     start: Any = None
@@ -119,11 +121,13 @@ class TensorAdapterConfig(PeftConfig):
         """The method."""
         return row_of(self.method) if isinstance(self.method, str) else self.method  # pyright: ignore[reportArgumentType,reportReturnType]
 
-    def asked(self, rank: Any = None, *, empty: bool = False) -> Asked:
+    def asked(self, rank: Any = None, *, seed: int = 0, empty: bool = False) -> Asked:
         """The same for `tdecomp_torch`.
 
         Parameters
         ----------
+        seed
+            Where none is configured.
         rank
             In place of the configured one.
         empty
@@ -139,7 +143,7 @@ class TensorAdapterConfig(PeftConfig):
             rank_dropout=self.rank_dropout,
             share=self.share,
             dtype=_dtype_of(self.dtype),
-            seed=self.seed,
+            seed=seed if self.seed is None else self.seed,
             given={} if self.given is None or named else self.given,  # pyright: ignore[reportArgumentType]
             absent=made if empty else named,
             start=self.start,

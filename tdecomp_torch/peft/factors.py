@@ -6,8 +6,6 @@ holds what all others share.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -116,13 +114,9 @@ class SharedFactors(Guest, BaseTunerLayer):
             self.attached[name].pool.state.merged = False
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """It does not stand in the way."""
+        """No: PEFT takes every layer for a weight. `Adapter.save_lora` writes exact pairs."""
         del adapter_name
-        return True
-
-    def get_delta_weight(self, adapter_name: str) -> Any:
-        """There is no weight here."""
-        raise ArgumentError(f"the factors of {adapter_name!r} are no layer: ask one of the layers")
+        return False
 
     def _move_adapter_to_device_of_base_layer(
         self, adapter_name: str, device: torch.device | None = None

@@ -64,7 +64,7 @@ class TensorAdapterModel(BaseTuner):
     ) -> Attached | None:
         attached = made(model, config, name, empty=empty)
         if attached is not None and not config.init_weights:
-            shake(attached, config.seed)
+            shake(attached)
         return attached
 
     def _prepare_adapter_config(

@@ -37,7 +37,7 @@ NAMED = {"targets": "target_modules", "exclude": "exclude_modules"}
 
 def config_of(method: str, **options: Any) -> TensorAdapterConfig:
     """The configuration of a row, with what it needs besides."""
-    own = {"rank": 2, "tokens": 64, **start_given(method), **options}
+    own = {"rank": 2, "tokens": 64, "seed": 0, **start_given(method), **options}
     return TensorAdapterConfig(method=method, **{NAMED.get(k, k): v for k, v in own.items()})
 
 
@@ -221,6 +221,22 @@ def test_a_start_is_made_once(tmp_path):
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(copy.deepcopy(plain), str(tmp_path))
     assert_close(loaded(x), model(x))
+
+
+def test_random_starts_follow_torchs_seed(tmp_path):
+    def start(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        model = get_peft_model(tiny(), config_of("vera", seed=None, init_weights=False))
+        model.save_pretrained(tmp_path / str(seed))
+        return model(x_of())
+
+    with torch.random.fork_rng():
+        first, second, again = start(1), start(2), start(1)
+        assert torch.equal(first, again)
+        assert not torch.equal(first, second)
+        for seed, expected in ((1, first), (2, second)):  # the seed of constants is in the file
+            loaded = PeftModel.from_pretrained(tiny(), str(tmp_path / str(seed)))
+            assert_close(loaded(x_of()), expected)
 
 
 def test_which_modules_are_meant():
