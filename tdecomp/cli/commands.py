@@ -10,6 +10,7 @@ import typer
 from tdecomp import __version__, jobs
 from tdecomp._nearest import among
 from tdecomp.adapters import CATALOGUE, Spec
+from tdecomp.cli.basis_command import BASIS
 from tdecomp.cli.collection_commands import COLLECTION_COMMANDS
 from tdecomp.cli.extensions import add_commands
 from tdecomp.cli.merge_command import MERGE
@@ -36,6 +37,7 @@ from tdecomp.cli.options import (
     RankPattern,
     Share,
     Targets,
+    Task,
     Tuned,
     examples,
     to_write,
@@ -46,6 +48,7 @@ from tdecomp.cli.shown.exploration import explore_lines, explore_table
 from tdecomp.cli.shown.factors import factors_table, left_out_lines, size_line
 from tdecomp.cli.shown.lora import lora_lines
 from tdecomp.cli.shown.model import model_table
+from tdecomp.cli.shown.shared import task_line
 from tdecomp.cli.shown.tables import left_out_table, not_covered_table, unknown_lines
 from tdecomp.cli.shown.verification import agreement_line, verify_table
 from tdecomp.cli.words import (
@@ -355,11 +358,19 @@ def apply(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    task: Task = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Write BASE + decoded delta as a model folder: same shards, dtype and extra files."""
     screen = Screen(quiet)
+    if task is not None:
+        with screen.steps() as progress:
+            told = jobs.apply_task(
+                out, task, base, model, dtype=dtype, overwrite=overwrite, progress=progress
+            )
+        screen.lines([task_line(told)])
+        return
     with screen.steps() as progress:
         report = jobs.apply(out, base, model, dtype=dtype, overwrite=overwrite, progress=progress)
     for line in (*(f"Note: {note}" for note in report.notes), *unknown_lines(report.unknown)):
@@ -393,12 +404,20 @@ def export(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    task: Task = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Write the factors as a LoRA adapter that PEFT and vLLM load."""
     screen = Screen(quiet, as_json)
+    if task is not None:
+        if dtype is not None or rank_pattern or lora_rank != VLLM_RANKS[-1]:
+            raise ArgumentError("a member of a basis is written as it is: --task stands alone")
+        told = jobs.export_task(out, task, lora, overwrite=overwrite)
+        screen.lines([task_line(told)])
+        screen.report(told.to_json())
+        return
     report = jobs.export(
         out, lora, lora=_lora(lora_rank, rank_pattern), dtype=dtype, overwrite=overwrite
     )
@@ -503,7 +522,7 @@ def _lora(rank: int, rank_pattern: bool) -> jobs.LoraOptions:
     return jobs.LoraOptions(max_rank=rank, rank_pattern=rank_pattern)
 
 
-for _name, _command in {**COLLECTION_COMMANDS, "merge": MERGE}.items():
+for _name, _command in {**COLLECTION_COMMANDS, "basis": BASIS, "merge": MERGE}.items():
     _add = app.command(_name, no_args_is_help=True, epilog=examples(*_command.examples))
     _add(_command.function)
 add_commands(app)

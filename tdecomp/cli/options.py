@@ -35,6 +35,7 @@ __all__ = [
     "RankPattern",
     "Share",
     "Targets",
+    "Task",
     "Tuned",
     "examples",
     "to_write",
@@ -180,6 +181,15 @@ RankPattern = Annotated[
         "--rank-pattern",
         metavar=NO_VALUE,
         help="Keep every module's own rank in 'rank_pattern' (PEFT only), in the place of padding.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Which adapter of a folder that 'basis' wrote.",
+        show_default=False,
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -16,7 +16,7 @@ _FLAGS = {"patterns": "--pattern", "allow_missing": "--allow-missing", "max_memo
 _OPTIONS = (
     *("targets", "exclude", "layers", "patterns", "share", "method", "modes", "rank", "error"),
     *("budget", "dtype", "overwrite", "allow_missing", "device", "max_memory"),
-    *("rate", "steps", "seed", "base", "missing"),
+    *("rate", "steps", "seed", "base", "missing", "task"),
 )
 _POSSIBLE = re.compile(r"\s*\(Possible options: [^)]*\)")
 _TEXT = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""

@@ -165,6 +165,8 @@ def factors_path(path: str | Path) -> Path:
     """The factors file that `path` means: itself, or the one in the folder."""
     path = Path(path)
     file = path / FACTORS if path.is_dir() else path
+    if (path / "bases.safetensors").is_file():
+        raise FileError(f"{path} holds several adapters in common bases", tip="add task=NAME")
     if not file.is_file():
         raise FileError(f"{path} holds no {FACTORS}: give a folder that tdecomp decompose wrote")
     return file

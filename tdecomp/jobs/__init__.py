@@ -26,6 +26,15 @@ from tdecomp.jobs.reporting import PageSource as PageSource
 from tdecomp.jobs.reporting import report as report
 from tdecomp.jobs.resizing import ResizeReport as ResizeReport
 from tdecomp.jobs.resizing import resize as resize
+from tdecomp.jobs.sharing import BasisReport as BasisReport
+from tdecomp.jobs.sharing import SharedMember as SharedMember
+from tdecomp.jobs.sharing import TaskReport as TaskReport
+from tdecomp.jobs.sharing import add_to_basis as add_to_basis
+from tdecomp.jobs.sharing import apply_task as apply_task
+from tdecomp.jobs.sharing import basis as basis
+from tdecomp.jobs.sharing import basis_info as basis_info
+from tdecomp.jobs.sharing import export_task as export_task
+from tdecomp.jobs.sharing import remove_from_basis as remove_from_basis
 from tdecomp.jobs.stored_factors import FactorsReport as FactorsReport
 from tdecomp.jobs.stored_factors import info as info
 from tdecomp.jobs.verifying import VerifyReport as VerifyReport
@@ -34,6 +43,7 @@ from tdecomp.stack import Selection as Selection
 
 __all__ = [
     "ApplyReport",
+    "BasisReport",
     "CompareReport",
     "DecomposeReport",
     "ExploreReport",
@@ -48,15 +58,23 @@ __all__ = [
     "PageSource",
     "ResizeReport",
     "Selection",
+    "SharedMember",
+    "TaskReport",
     "VerifyReport",
+    "add_to_basis",
     "apply",
+    "apply_task",
+    "basis",
+    "basis_info",
     "compare",
     "decompose",
     "explore",
     "export",
+    "export_task",
     "info",
     "inspect",
     "merge",
+    "remove_from_basis",
     "report",
     "resize",
     "verify",

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from tdecomp.collections import AdapterPair, Collection, collect
-from tdecomp.errors import ArgumentError
+from tdecomp.errors import ArgumentError, FileError, SiteError
+from tdecomp.files.atomic import output_file, output_folder
+from tdecomp.files.basis_folder import is_basis
+from tdecomp.files.checkpoint import Update
 from tdecomp.files.loras import AdapterFile, NamingScheme, read_adapter
 from tdecomp.files.loras.adapter_file import HeldPair, held
 from tdecomp.files.loras.full import FullMember, is_adapter, open_full
 from tdecomp.files.loras.schemes import SCHEMES
 
-__all__ = ["Members", "MissingPair", "NotAPair", "open_members", "weights_for"]
+__all__ = [
+    "Members",
+    "MissingPair",
+    "NotAPair",
+    "adapter_output",
+    "adding",
+    "open_members",
+    "weights_for",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +123,10 @@ def open_members(
     """Open adapters, factors and checkpoints; a checkpoint is a member against `base`."""
     if names is not None and len(names) != len(paths):
         raise ArgumentError(f"{len(names)} names for {len(paths)} adapters: give one for each")
+    for path in paths:
+        if is_basis(path):
+            message = f"{path} holds several adapters in common bases: export it first"
+            raise FileError(message, tip=f"tdecomp export {path} --task NAME --lora DIR")
     called = names or [None] * len(paths)
     sources = tuple(
         read_adapter(path, name=name, base=base)
@@ -127,3 +145,28 @@ def weights_for(weights: Sequence[float] | None, count: int) -> tuple[float, ...
     if not all(map(math.isfinite, chosen)):
         raise ArgumentError(f"weights {chosen}: expected finite numbers")
     return chosen
+
+
+@contextmanager
+def adapter_output(
+    out: str | Path, scheme: NamingScheme, *, overwrite: bool, inputs: Sequence[str | Path]
+) -> Generator[Path]:
+    """Where an adapter of a scheme is written: a folder or a file, whole or not at all."""
+    if scheme.in_folder:
+        with output_folder(out, overwrite=overwrite, inputs=inputs) as folder:
+            yield folder
+    else:
+        with output_file(out, ours=is_adapter, overwrite=overwrite, inputs=inputs) as file:
+            yield file
+
+
+def adding(tensor: str, delta: Callable[[], np.ndarray], transpose: bool) -> Update:
+    """What adds a delta ``(out, in)`` to a weight as it is stored."""
+
+    def add(stored: np.ndarray) -> np.ndarray:
+        change = delta().T if transpose else delta()
+        if change.size != stored.size or (stored.ndim == 2 and change.shape != stored.shape):
+            raise SiteError(f"{tensor} is {stored.shape} in the base, its delta {change.shape}")
+        return (stored.astype(np.float64) + change.reshape(stored.shape)).astype(stored.dtype)
+
+    return add

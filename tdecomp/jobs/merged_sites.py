@@ -13,6 +13,7 @@ from tdecomp.collections.resizing import PairSpectrum, choose_ranks, resized
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.files import safetensors
 from tdecomp.files.loras.adapter_file import HeldPair
+from tdecomp.files.loras.full import alike
 from tdecomp.jobs.members import Members
 from tdecomp.ranking.target import Target
 from tdecomp.statistics import Statistics
@@ -98,13 +99,9 @@ def _weight_in(seen: Statistics, site: str) -> str:
     """What statistics call the weight of a site."""
     names = (site, site.partition(".")[2])
     for weight in seen.sites:
-        if any(_alike(weight.removesuffix(".weight")) == _alike(name) for name in names):
+        if any(alike(weight.removesuffix(".weight")) == alike(name) for name in names):
             return weight
     raise SiteError(f"the statistics of {seen.model or 'the model'} hold nothing of {site}")
-
-
-def _alike(name: str) -> str:
-    return name.replace(".", "_")
 
 
 def _fisher(seen: Statistics, weight: str) -> np.ndarray:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,21 @@ from typing import Any
 import numpy as np
 
 from tdecomp.collections.merging import MergeMethod, merge_method
-from tdecomp.errors import ArgumentError, SiteError
-from tdecomp.files.atomic import output_file, output_folder
+from tdecomp.errors import ArgumentError
+from tdecomp.files.atomic import output_folder
 from tdecomp.files.checkpoint import Update, check_unchanged, open_checkpoint, write_model
 from tdecomp.files.dtypes import code_of
 from tdecomp.files.loras import write_adapter
-from tdecomp.files.loras.full import is_adapter, tensor_of
+from tdecomp.files.loras.full import tensor_of
 from tdecomp.files.statistics_file import load_statistics
-from tdecomp.jobs.members import Members, MissingPair, NotAPair, open_members, weights_for
+from tdecomp.jobs.members import (
+    MissingPair,
+    NotAPair,
+    adapter_output,
+    adding,
+    open_members,
+    weights_for,
+)
 from tdecomp.jobs.merged_sites import Merging, WrittenPairs, ranks_of
 from tdecomp.jobs.reports import OPTIONAL, Report
 from tdecomp.jobs.steps import StepProgress, of_step, untold
@@ -180,7 +186,7 @@ def merge(
             write_model(checkpoint, folder, updates, dtype=code, progress=told)
             check_unchanged(checkpoint)
         return _report(work, out, None)
-    with _adapter_output(Path(out), members, overwrite, given) as place:
+    with adapter_output(out, members.scheme, overwrite=overwrite, inputs=given) as place:
         code = members.dtype if dtype is None else code_of(dtype)
         written = WrittenPairs(code)
         sites = members.together.sites
@@ -263,32 +269,8 @@ def _share(part: float, whole: float) -> float:
 
 def _updates(work: Merging, tensor: Callable[[str], str]) -> dict[str, Update]:
     """Tensor of the base -> the function that adds the merged delta to it."""
-
-    def adding(site: str) -> Update:
-        turned = work.members.first(site).transpose
-
-        def add(stored: np.ndarray) -> np.ndarray:
-            delta = work.merged(site).dense()
-            delta = delta.T if turned else delta
-            if delta.size != stored.size or (stored.ndim == 2 and delta.shape != stored.shape):
-                where = f"{tensor(site)} is {stored.shape} in the base"
-                raise SiteError(f"{where}, the adapters change {delta.shape}")
-            total = stored.astype(np.float64) + delta.reshape(stored.shape)
-            return total.astype(stored.dtype)
-
-        return add
-
-    return {tensor(site): adding(site) for site in work.members.together.sites}
-
-
-@contextmanager
-def _adapter_output(
-    out: Path, members: Members, overwrite: bool, inputs: Sequence[str | Path]
-) -> Generator[Path]:
-    """A folder or a file, as the scheme says."""
-    if members.scheme.in_folder:
-        with output_folder(out, overwrite=overwrite, inputs=inputs) as folder:
-            yield folder
-    else:
-        with output_file(out, ours=is_adapter, overwrite=overwrite, inputs=inputs) as file:
-            yield file
+    found: dict[str, Update] = {}
+    for site in work.members.together.sites:
+        delta = lambda site=site: work.merged(site).dense()
+        found[tensor(site)] = adding(tensor(site), delta, work.members.first(site).transpose)
+    return found

@@ -28,6 +28,7 @@ PANELS = {
     "info": ("Output",),
     "report": ("Output",),
     "adapters": ("Output",),
+    "basis": ("How small", "Which weights", "Output"),
     "merge": ("How they are merged", "Which weights", "How small", "Output"),
     "compare": ("Which weights", "Output"),
     "resize": ("How small", "Which weights", "Output"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,38 @@ def adapter(
     scheme: str = "peft",
 ) -> Path:
     """Write one; the last site has one rank more."""
-    rng, stored = np.random.default_rng(seed), {}
+    rng, pairs = np.random.default_rng(seed), {}
     for number, (site, (out, in_)) in enumerate(sites.items()):
         r = rank + (number == len(sites) - 1)
-        parts = rng.standard_normal((out, r)), rng.standard_normal((r, in_))
+        pairs[site] = rng.standard_normal((out, r)), rng.standard_normal((r, in_))
+    return write(place, pairs, scale=scale, dtype=dtype, base=base, scheme=scheme)
+
+
+def related(place: Path, seed: int, *, directions: int = 3) -> Path:
+    """Write one of a collection that lives in few common directions, but for a little noise."""
+    common, own = np.random.default_rng(0), np.random.default_rng(seed)
+    pairs = {}
+    for site, (out, in_) in SITES.items():
+        left = common.standard_normal((out, directions))
+        right = common.standard_normal((directions, in_))
+        noise = 0.02 * own.standard_normal((out, 2))
+        b = left @ own.standard_normal((directions, 2)) + noise
+        pairs[site] = b, own.standard_normal((2, directions)) @ right
+    return write(place, pairs)
+
+
+def write(
+    place: Path,
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    scale: float = 1.0,
+    dtype: str = "F32",
+    base: str = "base",
+    scheme: str = "peft",
+) -> Path:
+    """Write pairs in a naming scheme."""
+    stored = {}
+    for site, parts in pairs.items():
         b, a = (safetensors.rounded(x.astype(np.float32), dtype) for x in parts)
         stored[site] = HeldPair(AdapterPair(b=b, a=a, scale=scale), dtype)
     row = next(row for row in SCHEMES if row.name == scheme)

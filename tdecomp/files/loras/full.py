@@ -22,7 +22,7 @@ from tdecomp.files.loras.schemes import scheme_of
 from tdecomp.files.peft_config import facts
 from tdecomp.files.places import is_there
 
-__all__ = ["FullMember", "is_adapter", "open_full", "tensor_of"]
+__all__ = ["FullMember", "alike", "is_adapter", "open_full", "tensor_of"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -141,13 +141,13 @@ def tensor_of(base: Checkpoint) -> Callable[[str], str]:
     The function raises a SiteError where the checkpoint has no such module.
     """
     weights = [name for name in base.floats if name.endswith(".weight")]
-    known = {_alike(site): tensor for site, tensor in _sites(weights, base).items()}
-    known |= {_alike(tensor.removesuffix(".weight")): tensor for tensor in weights}
+    known = {alike(site): tensor for site, tensor in _sites(weights, base).items()}
+    known |= {alike(tensor.removesuffix(".weight")): tensor for tensor in weights}
 
     def find(site: str) -> str:
         for name in (site, site.partition(".")[2]):  # the second without the network's name
-            if _alike(name) in known:
-                return known[_alike(name)]
+            if alike(name) in known:
+                return known[alike(name)]
         raise SiteError(f"{base.path} has no module {site}, which the adapters change")
 
     return find
@@ -160,5 +160,6 @@ def _sites(tensors: Mapping[str, object] | list[str], base: Checkpoint) -> dict[
     return {names[module]: tensor for module, tensor in modules.items()}
 
 
-def _alike(name: str) -> str:
+def alike(name: str) -> str:
+    """A name of a module, whatever stands between its parts."""
     return name.replace(".", "_")
