@@ -45,6 +45,8 @@ __all__ = [
 BASES, MEMBERS = "bases.safetensors", "members"
 _KEY, _MEMBER_KEY = "tdecomp.basis", "tdecomp.basis.member"
 _VERSION = 1
+_MISFITS = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
+"""What any JSON may raise that was written by others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +82,14 @@ class BasisSite:
     def from_json(cls, plain: Mapping[str, Any]) -> BasisSite:
         """Read what `to_json` wrote."""
         expert = plain["expert"]
-        dtype = str(plain["dtype"])
-        if dtype not in FLOATS:
-            raise ValueError(dtype)
+        dtype, kind = str(plain["dtype"]), str(plain["kind"])
+        kernel = tuple(int(n) for n in plain["kernel"])
+        if dtype not in FLOATS or kind not in ("lora", "embedding") or min(kernel, default=1) < 1:
+            raise ValueError(plain)
         return cls(
             transpose=bool(plain["transpose"]),
-            kernel=tuple(int(n) for n in plain["kernel"]),
-            kind=str(plain["kind"]),
+            kernel=kernel,
+            kind=kind,
             expert=expert and Expert3d(str(expert[0]), int(expert[1]), int(expert[2])),
             dtype=dtype,
         )
@@ -184,6 +187,8 @@ class BasisFolder:
             if cores[site].shape != common.shape:
                 raise FileError(f"{self._file(name)}: the core of {site} does not fit its bases")
             pair = recovered(common, cores[site], row.dtype)
+            if pair.shape[1] % math.prod(row.kernel):
+                raise FileError(f"{self._file(name)}: {site} has no kernel of {row.kernel}")
             turned = replace(pair, transpose=row.transpose, kernel=row.kernel)
             stored[site] = HeldPair(turned, row.dtype, row.kind, row.expert)
         scheme = next((one for one in SCHEMES if one.name == member.scheme), SCHEMES[0])
@@ -242,8 +247,10 @@ def open_basis(path: str | Path) -> BasisFolder:
             if _file_name(member.name) != file.name or not {*member.sites} <= known & {*entries}:
                 raise FileError(f"{file} does not belong to {path / BASES}")
             members[member.name] = member
-        return BasisFolder(path, groups, members, str(plain["dtype"]))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if plain["dtype"] not in FLOATS:
+            raise ValueError(plain["dtype"])
+        return BasisFolder(path, groups, members, plain["dtype"])
+    except _MISFITS as error:
         raise FileError(f"{path} holds no readable list of its groups and members") from error
 
 
@@ -311,13 +318,16 @@ def _group(plain: object) -> SharedSites:
 
 
 def _member(plain: Mapping[str, Any]) -> BasisMember:
+    energy, lost = float(plain["energy"]), float(plain["lost"])
+    if not (0 <= energy < math.inf and 0 <= lost < math.inf):
+        raise ValueError(plain)
     return BasisMember(
         name=str(plain["name"]),
         base=str(plain["base"]),
         scheme=str(plain["scheme"]),
         numbers=int(plain["numbers"]),
-        energy=float(plain["energy"]),
-        lost=float(plain["lost"]),
+        energy=energy,
+        lost=lost,
         sites={str(s): BasisSite.from_json(row) for s, row in plain["sites"].items()},
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from tdecomp._xp import Array, to_numpy
+from tdecomp.collections import AdapterPair
 from tdecomp.collections.merging import Merged, MergeMethod, MergeRule, MergeSite
 from tdecomp.collections.resizing import PairSpectrum, choose_ranks, resized
 from tdecomp.errors import ArgumentError, SiteError
@@ -137,7 +138,7 @@ class WrittenPairs:
         """Cut and round the delta of a site."""
         like = members.first(site)
         new = resized(merged.pair(), rank, rounding=self._rounded)
-        turned = replace(new.pair, transpose=like.transpose, kernel=like.kernel)
+        turned = replace(_used(new.pair), transpose=like.transpose, kernel=like.kernel)
         self.stored[site] = members.held(site, turned, self.dtype)
         self.lost += new.departure
 
@@ -155,17 +156,23 @@ class WrittenPairs:
         return sum(sum(held.shape) * held.pair.rank for held in self.stored.values())
 
 
-def ranks_of(
-    spectra: Sequence[PairSpectrum], rank: int | None, error: float | None, budget: int | None
-) -> list[int]:
-    """A rank for every site: as asked for, or all that a delta has above the rounding of sums."""
-    own = [int((row.s > _ROUNDING * row.s.max(initial=0.0)).sum()) for row in spectra]
-    if rank is None and error is None and budget is None:
-        return own
-    if not any(own):
-        return own
-    chosen = choose_ranks(spectra, Target(rank, error, budget, None))
-    return [min(pair) for pair in zip(own, chosen, strict=True)]
+def ranks_of(work: Merging, rank: int | None, error: float | None, budget: int | None) -> list[int]:
+    """The largest rank of every site; an error or a budget needs all spectra, and merges twice."""
+    sites = work.members.together.sites
+    if error is None and budget is None:
+        return [_WIDEST if rank is None else rank] * len(sites)
+    spectra = [work.spectrum(site) for site in sites]
+    if not any(row.s.any() for row in spectra):
+        return [0] * len(sites)
+    return choose_ranks(spectra, Target(None, error, budget, None))
 
 
+def _used(pair: AdapterPair) -> AdapterPair:
+    """A balanced pair without the columns that only rounding fills."""
+    squares = (np.asarray(pair.b) ** 2).sum(axis=0)  # singular values
+    kept = int((squares > _ROUNDING * squares.max(initial=0.0)).sum())
+    return replace(pair, b=pair.b[:, :kept], a=pair.a[:kept, :])
+
+
+_WIDEST = 2**31
 _ROUNDING = 1e-12

@@ -190,10 +190,8 @@ def merge(
         code = members.dtype if dtype is None else code_of(dtype)
         written = WrittenPairs(code)
         sites = members.together.sites
-        spectra = [work.spectrum(site) for site in sites]
-        for done, (site, r) in enumerate(
-            zip(sites, ranks_of(spectra, rank, error, budget), strict=True)
-        ):
+        ranks = ranks_of(work, rank, error, budget)
+        for done, (site, r) in enumerate(zip(sites, ranks, strict=True)):
             told(done / len(sites))
             written.add(members, site, work.merged(site), r)
         if not any(pair.pair.rank for pair in written.stored.values()):

@@ -40,16 +40,23 @@ def adapter(
     return write(place, pairs, scale=scale, dtype=dtype, base=base, scheme=scheme)
 
 
-def related(place: Path, seed: int, *, directions: int = 3) -> Path:
+def related(
+    place: Path,
+    seed: int,
+    *,
+    directions: int = 3,
+    rank: int = 2,
+    sites: dict[str, tuple[int, int]] = SITES,
+) -> Path:
     """Write one of a collection that lives in few common directions, but for a little noise."""
     common, own = np.random.default_rng(0), np.random.default_rng(seed)
     pairs = {}
-    for site, (out, in_) in SITES.items():
+    for site, (out, in_) in sites.items():
         left = common.standard_normal((out, directions))
         right = common.standard_normal((directions, in_))
-        noise = 0.02 * own.standard_normal((out, 2))
-        b = left @ own.standard_normal((directions, 2)) + noise
-        pairs[site] = b, own.standard_normal((2, directions)) @ right
+        noise = 0.02 * own.standard_normal((out, rank))
+        b = left @ own.standard_normal((directions, rank)) + noise
+        pairs[site] = b, own.standard_normal((rank, directions)) @ right
     return write(place, pairs)
 
 

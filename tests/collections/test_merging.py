@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -361,7 +363,21 @@ def test_random_rules_draw_by_seed_and_site():
     assert abs(mean - 1) < 5 * np.sqrt(0.7 / 0.3 / 2000)
 
 
+@pytest.mark.parametrize("name", MERGES)
+def test_members_that_change_nothing_stay_nothing(name):
+    site = site_of((2, 2), (1.0, 2.0))
+    zeros = tuple((0 * b, a) for b, a in site.pairs)
+    nothing = replace(site, pairs=zeros)
+    found = MERGES[name](nothing)
+    assert found.dense().shape == (OUT, IN)
+    assert not found.dense().any()
+    one = replace(site, pairs=(site.pairs[0], zeros[1]))
+    assert np.isfinite(MERGES[name](one).dense()).all()
+
+
 REFUSED = [
+    (lambda: MERGES["model_stock"](opposite()), "members cancel"),
+    (lambda: MERGES["lore"](site_of((1, 1), (1, -1))), "add up to 0"),
     (lambda: merge_method("tiess"), "'tiess'.*ties"),
     (lambda: MERGES["ties"].with_options(densty=0.2), "no option 'densty'.*density"),
     (lambda: MERGES["ties"].with_options(density=0.0), "density=0.0: expected a share"),

@@ -107,6 +107,18 @@ def test_what_is_planted_is_found_and_sharing_is_told_to_win_or_lose(three, tmp_
     assert apart.resized_error == pytest.approx(best, rel=0.1)
 
 
+@pytest.mark.slow
+def test_a_hundred_adapters_that_share_take_a_quarter_of_the_room(tmp_path):
+    sites = {f"model.layers.{layer}.mlp.up_proj": (96, 80) for layer in range(3)}
+    options = {"directions": 12, "rank": 4, "sites": sites}
+    paths = [related(tmp_path / f"t{seed}", seed, **options) for seed in range(100)]
+    report = jobs.basis(paths, tmp_path / "basis", error=0.02)
+    assert report.rank == 12
+    assert 4 * report.numbers < report.separate_numbers
+    assert max(row.lost for row in report.members) < 0.03
+    assert report.resized_error > 10 * report.error
+
+
 def test_members_come_and_go_without_a_byte_of_the_others(three, tmp_path):
     folder = tmp_path / "basis"
     jobs.basis(three[:2], folder, rank=1000)
@@ -168,6 +180,15 @@ def damaged(folder) -> None:
     safetensors.write(file, rows, lambda n: safetensors.encode(arrays[n], "F32"), metadata)
 
 
+def renamed(folder) -> None:
+    file = next((folder / "members").glob("*.safetensors"))
+    entries, metadata = safetensors.read_header(file)
+    arrays = {name: safetensors.load(entry) for name, entry in entries.items()}
+    changed = {key: text.replace('"energy"', '"energy": -1, "_"') for key, text in metadata.items()}
+    rows = [(name, "F32", array.shape) for name, array in arrays.items()]
+    safetensors.write(file, rows, lambda n: safetensors.encode(arrays[n], "F32"), changed)
+
+
 REFUSED = {
     "no target": (lambda t: jobs.basis([t / "a"], t / "new"), "exactly one of rank"),
     "a name twice": (lambda t: jobs.add_to_basis(t / "a", t / "basis"), "'a' already"),
@@ -176,6 +197,7 @@ REFUSED = {
     "unknown task": (lambda t: jobs.export_task(t / "basis", "x", t / "new"), "no member 'x'"),
     "other weights": (lambda t: jobs.add_to_basis(t / "other", t / "basis"), "bases of none"),
     "other shapes": (lambda t: jobs.add_to_basis(t / "wide", t / "basis"), r"\(16, 12\)"),
+    "no list": (lambda t: (renamed(t / "basis"), jobs.basis_info(t / "basis")), "no readable list"),
     "damaged": (
         lambda t: (damaged(t / "basis"), jobs.export_task(t / "basis", "a", t / "new")),
         "does not fit its bases",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tdecomp.collections.merging.rule import Combination
+from tdecomp.collections.merging.rule import Combination, shares
 from tdecomp.errors import ArgumentError
 
 __all__ = ["TaskDifference", "Karcher", "Mean", "ModelStock", "MultiSlerp", "Slerp", "WeightedSum"]
@@ -25,7 +25,7 @@ class Mean(Combination):
     """
 
     def coefficients(self, gram: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return _shares(weights)
+        return shares(weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Slerp(Combination):
             raise ArgumentError(
                 f"slerp takes two members, got {len(weights)}", tip="take multi_slerp or karcher"
             )
-        share = _shares(weights)
+        share = shares(weights)
         angle = np.arccos(np.clip(_cosines(gram)[0, 1], -1.0, 1.0))
         if np.sin(angle) < _PARALLEL:
             return share
@@ -91,7 +91,7 @@ class MultiSlerp(Combination):
     """
 
     def coefficients(self, gram: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        norms, share = np.sqrt(np.diag(gram)), _shares(weights)
+        norms, share = np.sqrt(np.diag(gram)), shares(weights)
         along = share / _positive(norms)  # of the members in the mean of their directions
         return along * (norms @ share) / _length(along, gram)
 
@@ -113,7 +113,7 @@ class Karcher(Combination):
     sweeps: int = 100
 
     def coefficients(self, gram: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        norms, share = np.sqrt(np.diag(gram)), _shares(weights)
+        norms, share = np.sqrt(np.diag(gram)), shares(weights)
         cosines = _cosines(gram)
         mean = share / _length(share, cosines)  # of the unit deltas, as all below
         for _ in range(self.sweeps):
@@ -145,21 +145,15 @@ class ModelStock(Combination):
         if count < 2:
             raise ArgumentError("model_stock needs two members or more")
         cosine = _cosines(gram)[np.triu_indices(count, 1)].mean()
-        ratio = count * cosine / (1 + (count - 1) * cosine)
+        whole = 1 + (count - 1) * cosine
+        if whole < _PARALLEL:
+            raise ArgumentError("the members cancel: no mean of them can be drawn to the base")
+        ratio = count * cosine / whole
         return np.full(count, ratio / count)
 
 
 _PARALLEL = 1e-7  # a sine below which an arc is a line
 _STILL = 1e-13  # a step that is rounding
-
-
-def _shares(weights: np.ndarray) -> np.ndarray:
-    total = weights.sum()
-    if abs(total) < np.finfo(float).eps * np.abs(weights).sum() or total == 0:
-        raise ArgumentError(
-            "the weights add up to 0, a mean needs another sum", tip="take weighted_sum"
-        )
-    return weights / total
 
 
 def _cosines(gram: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tdecomp.collections.merging.rule import MergeRule, StackRule
+from tdecomp.collections.merging.rule import MergeRule, StackRule, shares
 from tdecomp.collections.merging.site import Merged, MergeSite
 from tdecomp.errors import ArgumentError
 
@@ -25,7 +25,7 @@ class FisherMean(StackRule):
     """
 
     def merged(self, stack: np.ndarray, site: MergeSite) -> np.ndarray:
-        weights = np.asarray(site.weights)[:, None, None]
+        weights = shares(np.asarray(site.weights))[:, None, None]
         each = weights * np.stack(_given(site, site.fishers, site.shape, "Fisher diagonal"))
         unknown = each.sum(axis=0) == 0
         each = np.where(unknown, weights, each)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tdecomp.collections.merging.site import MergeSite
+from tdecomp.errors import ArgumentError
 
-__all__ = ["Combination", "MergeRule", "StackRule"]
+__all__ = ["Combination", "MergeRule", "StackRule", "shares"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,3 +42,13 @@ class StackRule(MergeRule, ABC):
     @abstractmethod
     def merged(self, stack: np.ndarray, site: MergeSite) -> np.ndarray:
         """``(p, q)`` from ``(task, p, q)``."""
+
+
+def shares(weights: np.ndarray) -> np.ndarray:
+    """Weights that add up to 1; refuses those that add up to 0."""
+    total = weights.sum()
+    if abs(total) < np.finfo(float).eps * np.abs(weights).sum() or total == 0:
+        raise ArgumentError(
+            "the weights add up to 0, a mean needs another sum", tip="take weighted_sum"
+        )
+    return weights / total

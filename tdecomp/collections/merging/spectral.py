@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tdecomp.collections.merging.rule import StackRule
+from tdecomp.collections.merging.rule import StackRule, shares
 from tdecomp.collections.merging.site import MergeSite
 from tdecomp.decomposition import tucker
 
@@ -86,7 +86,7 @@ class LowRankEstimate(StackRule):
     sweeps: int = 1000
 
     def merged(self, stack: np.ndarray, site: MergeSite) -> np.ndarray:
-        weights = np.asarray(site.weights) / sum(site.weights)
+        weights = shares(np.asarray(site.weights))
         offset, rests = self.estimated(stack)
         return offset + np.tensordot(weights, rests, axes=1)
 
