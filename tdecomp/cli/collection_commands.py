@@ -108,6 +108,15 @@ def resize(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    network: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="With --scheme: the network of all sites, 'unet' or 'transformer', where LORA "
+            "names none.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -128,6 +137,7 @@ def resize(
             rank_max=rank_max,
             same_rank=same_rank,
             scheme=scheme,
+            network=network,
             dtype=dtype,
             base=base,
             overwrite=overwrite,

@@ -121,6 +121,7 @@ def resize(
     rank_max: int | None = None,
     same_rank: bool = False,
     scheme: str | None = None,
+    network: str = "",
     dtype: str | None = None,
     base: str | Path | None = None,
     overwrite: bool = False,
@@ -148,6 +149,8 @@ def resize(
         One rank for all sites of all adapters, as servers like it.
     scheme
         Name of a naming scheme to write in; None: that of the source.
+    network
+        Of all sites, ``"unet"``, where that scheme names one and the source does not.
     dtype
         ``"float32"``, ``"bfloat16"`` or ``"float16"``; None: as it is stored.
     base
@@ -182,7 +185,7 @@ def resize(
         for adapter, row, place, wanted in zip(adapters, schemes, places, ranks, strict=True):
             narrow = _Narrowing(wanted, code, same_rank, told)
             new, sites = narrow(adapter)
-            write_adapter(place, new, scheme=row, beside=True)
+            write_adapter(place, new, scheme=row, network=network, beside=True)
             path = Path(out) if single else Path(out) / place.name
             made.append(_told(adapter, path, row, sites))
     return ResizeReport(

@@ -73,6 +73,11 @@ class NamingScheme:
     in_folder: bool = False
     last: bool = False
 
+    @property
+    def names_networks(self) -> bool:
+        """Whether a prefix says which network a module is in."""
+        return any(self.networks.values())
+
     def part(self, name: str) -> NamedPart | None:
         """What a tensor's name says; None where this scheme has no such names."""
         prefix = _longest(self.networks, name.startswith)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def write_adapter(
     adapter: AdapterFile,
     *,
     scheme: NamingScheme | None = None,
+    network: str = "",
     beside: bool = False,
 ) -> None:
     """Write an adapter's pairs; the caller makes that atomic.
@@ -51,6 +52,9 @@ def write_adapter(
         As read, or made: ``replace(adapter, stored={site: HeldPair(pair, "BF16")})``.
     scheme
         A row of `SCHEMES`; None: the adapter's own, and ``"peft"`` for our factors.
+    network
+        Of all sites, ``"unet"`` or ``"transformer"``, where the adapter names none and the scheme
+        does.
     beside
         Copy `AdapterFile.beside`, too, where the scheme is the adapter's own.
 
@@ -62,7 +66,7 @@ def write_adapter(
         Numbers that do not fit the dtype.
     """
     scheme = scheme or adapter.scheme or SCHEMES[0]
-    rows = _rows(adapter, scheme)
+    rows = _rows(adapter, scheme, network)
     if not rows:
         raise FileError(f"{adapter.name}: no pair can be written, all are of rank 0")
     copied = adapter.beside if beside and scheme is adapter.scheme else dict[str, Entry]()
@@ -143,7 +147,7 @@ def _copy(entry: Entry) -> _Tensor:
     return _Tensor(entry.name, entry.dtype, entry.shape, lambda: safetensors.raw(entry), True)
 
 
-def _rows(adapter: AdapterFile, scheme: NamingScheme) -> list[_WrittenPair]:
+def _rows(adapter: AdapterFile, scheme: NamingScheme, network: str) -> list[_WrittenPair]:
     together: dict[str, list[SitePair]] = {}
     for site, stored in adapter.stored.items():
         one = stored.expert is None or not scheme.in_folder
@@ -151,7 +155,7 @@ def _rows(adapter: AdapterFile, scheme: NamingScheme) -> list[_WrittenPair]:
             stored
         )
     _check_dots(adapter, scheme)
-    names = _plain_names(together, scheme)
+    names = _names(together, adapter.scheme, scheme, network)
     rows = (_row(names[site], members, scheme) for site, members in together.items())
     return [row for row in rows if row.rank]
 
@@ -178,7 +182,11 @@ def _key_of(site: str, scheme: NamingScheme) -> Callable[[str, str], str]:
     def key(kind: str, part: str) -> str:
         found = scheme.key(site, kind, part)
         if found is None:
-            raise SiteError(f"the naming scheme {scheme.name!r} has no name for the {kind} {site}")
+            known = ", ".join(filter(None, scheme.networks.values()))
+            raise SiteError(
+                f"the naming scheme {scheme.name!r} has no name for the {kind} pair of {site}",
+                tip=f"say which network it is of, network=: {known}" if known else "",
+            )
         return found
 
     return key
@@ -204,12 +212,20 @@ def _check_dots(adapter: AdapterFile, scheme: NamingScheme) -> None:
         )
 
 
-def _plain_names(sites: Mapping[str, object], scheme: NamingScheme) -> dict[str, str]:
-    """Names of the sites; without the network where the scheme names none and all are in one."""
-    known = {network for row in SCHEMES for network in row.networks.values() if network}
-    networks = {site.partition(".")[0] for site in sites}
-    one = set(scheme.networks.values()) == {""} and len(networks) == 1 and networks <= known
-    return {site: site.partition(".")[2] if one else site for site in sites}
+def _names(
+    sites: Iterable[str], own: NamingScheme | None, scheme: NamingScheme, network: str
+) -> dict[str, str]:
+    """What sites are called in another scheme: with a network, or without one if all are in one."""
+    names = {site: site for site in sites}
+    if scheme is own:
+        return names
+    named = own is not None and own.names_networks
+    if scheme.names_networks and not named and network:
+        return {site: f"{network}.{site}" for site in names}
+    one = len({site.partition(".")[0] for site in names}) == 1
+    if named and one and not scheme.names_networks:
+        return {site: site.partition(".")[2] for site in names}
+    return names
 
 
 def _needs_alpha(rows: Sequence[_WrittenPair], scheme: NamingScheme) -> bool:

@@ -335,3 +335,49 @@ def test_diffusers_configuration_in_the_metadata_says_the_scale(tmp_path: Path):
     again = written(adapter, tmp_path / "y.safetensors", "diffusers")
     assert_same_bits(adapter, again)
     assert "lora_adapter_metadata" not in again.metadata  # diffusers takes it or alphas, not both
+
+
+def test_metadata_stays_but_for_what_it_says_of_the_old_tensors(tmp_path: Path):
+    said = {
+        "ss_network_dim": "64",
+        "ss_network_alpha": "1.0",
+        "sshs_model_hash": "0",
+        "ss_tag": "a",
+    }
+    save_file(KOHYA, tmp_path / "x.safetensors", metadata=said)
+    again = written(read_adapter(tmp_path / "x.safetensors"), tmp_path / "y.safetensors", "kohya")
+    kept = {key: text for key, text in again.metadata.items() if key.startswith("ss")}
+    assert kept == {"ss_network_dim": "2", "ss_network_alpha": "2", "ss_tag": "a"}
+
+
+CONVERTED = [
+    ("peft", "", "diffusers", "transformer", "transformer."),
+    ("peft", "", "kohya", "unet", "unet."),
+    ("peft", "transformer.", "bare", "", "transformer."),  # the first segment of GPT-2's modules
+    ("diffusers", "transformer.", "peft", "", ""),
+    ("diffusers", "transformer.", "comfyui", "", "unet."),
+    ("ai_toolkit", "unet.", "kohya", "", "unet."),
+    ("kohya", "unet.", "lycoris", "", ""),
+]
+
+
+@pytest.mark.parametrize("row", CONVERTED, ids=lambda row: f"{row[0]}-{row[2]}")
+def test_a_file_of_one_scheme_is_written_in_another(row, tmp_path: Path, rng):
+    scheme, before, other, network, after = row
+    adapter = written(made(before, rng, "BF16"), tmp_path / "a.safetensors", scheme)
+    place = tmp_path / "b"
+    if BY_NAME[other].in_folder:
+        place.mkdir()
+    write_adapter(place, adapter, scheme=BY_NAME[other], network=network)
+    again = read_adapter(place)
+    for site, pair in adapter.pairs.items():
+        name = after + site.removeprefix(before).replace(".", BY_NAME[other].joint)
+        assert np.array_equal(pair.b, again.pairs[name].b)
+        assert pair.scale == pytest.approx(again.pairs[name].scale, rel=1e-7)
+
+
+def test_a_scheme_of_networks_asks_which_it_is(tmp_path: Path, rng):
+    adapter = written(made("", rng, "F32"), tmp_path / "a", "peft")
+    with pytest.raises(TdecompError, match="network=: unet, te"):
+        write_adapter(tmp_path / "b.safetensors", adapter, scheme=BY_NAME["kohya"])
+    assert not (tmp_path / "b.safetensors").exists()
