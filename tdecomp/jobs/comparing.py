@@ -231,6 +231,13 @@ def _member(
 
 def _notes(together: Collection, members: Sequence[AdapterFile]) -> Iterator[str]:
     yield from together.notes
+    for i, j in _twos(len(members)):
+        if not any(keys[i] and keys[j] for keys in together.keys.values()):
+            one, two = members[i], members[j]
+            yield (
+                f"{one.name} and {two.name} have no site in common: {next(iter(one.stored))} is a"
+                f" name of the one, {next(iter(two.stored))} of the other"
+            )
     for member in members:
         yield from (f"{member.name}: {note}" for note in member.notes)
         if member.not_covered:

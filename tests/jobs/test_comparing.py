@@ -107,6 +107,15 @@ def test_totals_are_those_of_all_sites_together(tmp_path: Path, rng):
     assert "x.out" in page
 
 
+def test_adapters_without_a_site_in_common_are_named(tmp_path: Path, rng):
+    paths = [save(tmp_path / name, {f"{name}.q": pair(rng, (5, 4), 2)}) for name in ("one", "two")]
+    report = jobs.compare(paths)
+    assert report.pairs[0].cosine == 0
+    assert report.notes == (
+        "one and two have no site in common: one.q is a name of the one, two.q of the other",
+    )
+
+
 BAD = {
     "one alone": (["one"], {}, "two or more"),
     "not there": (["one", "nothing"], {}, "nothing does not exist"),

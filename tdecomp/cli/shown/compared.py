@@ -41,7 +41,7 @@ def compare_lines(report: CompareReport) -> list[str]:
     """What the columns are, and notes."""
     lines = [
         "1 in 2: energy of the first in the columns and rows of the second. out, in: mean squared"
-        " cosine of the principal angles; below them the smallest angle, on average over sites."
+        " cosine of the principal angles. least °: the smallest of them, on average over sites."
     ]
     lines += [f"Note: {note}" for note in report.notes]
     return [*lines, *([f"Written to {report.page}."] if report.page else [])]
