@@ -46,6 +46,11 @@ WRONG = {
         2: "largest_rank = 5",
         3: "overlaps = [overlap(right, np.linalg.svd(g)[0][:, :3]) for g in stack]",
     },
+    "10": {
+        1: "forgetful = pairs[0][0] - 0.5 * pairs[2][0], pairs[0][1] + pairs[2][1]",
+        2: "cosine = np.vdot(cores.stack[0], cores.stack[1])",
+        3: "adapters = 6",
+    },
     "11": {
         1: "def output_error(change):\n    return np.linalg.norm(change - delta)",
         2: "fair_inputs = inputs",
