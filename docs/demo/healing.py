@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from docstrings import Item, task, texts_beside
 from quiet import quietly
+from runs import deviation, markdown
 
 from tdecomp import jobs
 from tdecomp.files import Factors, load_factors
@@ -32,6 +33,7 @@ BATCH = 32
 NEAR = 8
 """Batches whose texts are sorted by length: half of a batch would be padding otherwise."""
 HEALED, DEFAULT = "decomposed, healed", "default start, trained"
+METHODS = ("decomposed", HEALED, DEFAULT)
 
 
 def batches_of(tokens: Any, texts: list[str]) -> list[dict[str, torch.Tensor]]:
@@ -108,9 +110,18 @@ class Rows:
         key = (seed, method, budget)
         return key in {(r["seed"], r["method"], r.get("budget")) for r in self.rows}
 
+    def whole_seeds(self) -> list[int]:
+        """Seeds of which everything was measured."""
+        asked = [(method, budget) for budget in BUDGETS for method in METHODS]
+        asked += [("base", None), ("tuned", None)]
+        seeds = sorted({r["seed"] for r in self.rows})
+        return [seed for seed in seeds if all(self.known(seed, *what) for what in asked)]
+
     def of(self, method: str, budget: int | None) -> list[dict[str, Any]]:
-        """One row for every seed."""
-        return [r for r in self.rows if (r["method"], r.get("budget")) == (method, budget)]
+        """One row for every seed that is whole."""
+        seeds = self.whole_seeds()
+        own = [r for r in self.rows if (r["method"], r.get("budget")) == (method, budget)]
+        return [r for r in own if r["seed"] in seeds]
 
 
 def measure(rows: Rows, folder: Path, seed: int, budgets: list[int]) -> None:
@@ -145,35 +156,36 @@ def measure(rows: Rows, folder: Path, seed: int, budgets: list[int]) -> None:
             rows.add(seed=seed, method=method, **size, **scores(adapted, tokens, test))
 
 
-def markdown(rows: Rows) -> str:
-    """Mean and standard deviation over seeds, as a table."""
-    seeds = sorted({r["seed"] for r in rows.rows})
-    headings = ("numbers", "method", "test accuracy", "minus tuned", "cross entropy", "seeds")
-    lines = [headings, ("---:", "---", "---:", "---:", "---:", "---:")]
+HEADINGS = ("method", "numbers", "test accuracy", "minus tuned", "cross entropy", "seeds")
+
+
+def table_text(rows: Rows) -> str:
+    """Mean and standard deviation over the seeds that are whole, in markdown."""
     tuned = {r["seed"]: r["accuracy"] for r in rows.of("tuned", None)}
-    budgets = sorted({r["budget"] for r in rows.rows if "budget" in r})
-    whole = [("base", None), ("tuned", None)]
-    each = [(m, b) for b in budgets for m in ("decomposed", HEALED, DEFAULT)]
-    for method, budget in [*whole, *each]:
+    each = [(method, budget) for budget in BUDGETS for method in METHODS]
+    lines = []
+    for method, budget in [("base", None), ("tuned", None), *each]:
         own = rows.of(method, budget)
-        numbers = f"{round(statistics.mean(r['n_params'] for r in own)):,}" if budget else ""
+        if not own:
+            continue
         less = [r["accuracy"] - tuned[r["seed"]] for r in own]
         lines.append(
             (
-                numbers,
                 method,
+                f"{round(statistics.mean(r['n_params'] for r in own)):,}" if budget else "",
                 _spread([r["accuracy"] for r in own]),
                 "" if method == "tuned" else _spread(less, sign="+"),
                 _spread([r["cross_entropy"] for r in own], digits=2),
-                str(len(own)) if len(own) == len(seeds) else f"{len(own)} of {len(seeds)}",
+                str(len(own)),
             )
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(HEADINGS, lines)
 
 
 def _spread(values: list[float], *, digits: int = 3, sign: str = "") -> str:
-    mean, more = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{mean:{sign}.{digits}f} ± {more:.{digits}f}"
+    """Mean, and with more than one value their standard deviation."""
+    mean = f"{statistics.mean(values):{sign}.{digits}f}"
+    return f"{mean} ± {deviation(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def main() -> None:
@@ -191,7 +203,7 @@ def main() -> None:
     rows = Rows(options.output, options.steps, options.rate)
     for seed in () if options.show else options.seeds:
         measure(rows, options.models / f"models-{seed}", seed, options.budgets)
-    print(markdown(rows))
+    print(table_text(rows))
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ class Digits(Problem):
     name = "digits"
     targets = ("q_proj", "k_proj", "v_proj")
     looks = tuple(range(5, 101, 5))
-    goals = (0.7, 0.8, 0.9)
+    goals = (0.7, 0.8)
     contenders = {
         "lora": Contender("lora", {"r": 4}),
         "lora, gradients": Contender("lora", {"r": 4}, rule="zero"),
@@ -164,7 +164,8 @@ class Docstrings(Problem):
     contenders = {
         "lora": Contender("lora", {"r": 1}, rate_of="lora"),
         "lotr": Contender("lotr", {"r": 14, "s": 14}, rate_of="lotr"),
-        "lotr_narrow": Contender("lotr_narrow", {"r": 14, "s": 14}),
+        # theory says that it takes LoRA's rate (docs/theory.md)
+        "lotr_narrow": Contender("lotr_narrow", {"r": 14, "s": 14}, rate_of="lora"),
         "lotr_narrow, gradients": Contender("lotr_narrow", {"r": 14, "s": 14}, rule="zero"),
         "lotr_narrow, a fifth": Contender("lotr_narrow", {"r": 3, "s": 3}),
         "tenslora_qkv_depth, alpha 1.4": Contender(

@@ -42,6 +42,7 @@ WIDEST = 4096
 """Width up to which the second moment of inputs is held whole unless asked otherwise."""
 SPARE_COLUMNS = 10
 """Columns of a sketched gradient beyond the rank."""
+_CHECKPOINTS = "if it checkpoints, give use_reentrant=False"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,9 +310,10 @@ class _Capturing:
         if not bool(torch.isfinite(value).all()):
             raise DataError(f"batch {number}: the loss is {value.item()}; nothing was kept")
         if not value.requires_grad:
+            hint = f": {_CHECKPOINTS}" if self.watcher.without else ""
             raise SiteError(
                 "no gradient reaches any of the chosen weights: the loss does not depend on them,"
-                " or was computed where no gradients are kept"
+                f" or was computed where no gradients are kept{hint}"
             )
 
     # -- what a module sees --------------------------------------------------------------------
@@ -395,8 +397,8 @@ class _Capturing:
         more = f" and {len(paths) - 1} more" if paths[1:] else ""
         if paths[0] in self.watcher.without:
             return (
-                f"{what} {paths[0]}{more}, which the model calls where no gradients are kept: if it"
-                " checkpoints, give use_reentrant=False"
+                f"{what} {paths[0]}{more}, which the model calls where no gradients are kept:"
+                f" {_CHECKPOINTS}"
             )
         return f"{what} {paths[0]}{more}: leave it out with exclude="
 

@@ -280,12 +280,13 @@ def test_checkpointing_changes_nothing():
     assert all(own.tokens == 30 for own in found.inputs.values())
 
 
-def test_checkpointing_that_gives_gradients_to_all_is_refused():
-    model = checkpointed(tiny(), reentrant=True)
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("tracked", [True, False], ids=["tracked", "plain"])
+def test_checkpointing_without_a_graph_is_refused(tracked):
+    model = checkpointed(tiny(), reentrant=True).requires_grad_(tracked)
+    batches = [x.requires_grad_(tracked) for x in inputs(1, 2, 5, HIDDEN)]
     with pytest.raises(SiteError, match="use_reentrant=False"):
-        capture(
-            model, [x.requires_grad_() for x in inputs(1, 2, 5, HIDDEN)], loss=loss, gradients=2
-        )
+        capture(model, batches, loss=loss, gradients=2)
 
 
 def test_half_precision_and_autocast_are_close():
