@@ -95,6 +95,14 @@ def _mask(ask: Request) -> np.ndarray:
     return flat.reshape(ask.shape)
 
 
+def _pick(ask: Request) -> np.ndarray:
+    """One number at a random place of every row, each place as often as any other, or once more."""
+    n, d = math.prod(ask.shape[:-1]), ask.shape[-1]
+    found = np.zeros((n, d))
+    found[np.arange(n), ask.rng.permutation(n) % d] = ask.arg(0, 1.0)
+    return found.reshape(ask.shape)
+
+
 def _circulant(ask: Request) -> np.ndarray:
     """``(z, x, y)``: 1 where ``z = (y - x) mod b``."""
     z, x, y = np.indices(ask.shape)
@@ -117,12 +125,37 @@ def _rotation(ask: Request) -> np.ndarray:
     return found
 
 
-def _wave(ask: Request, wave: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Columns of a DFT at frequencies drawn without repetition from the (n, m) grid.
+@dataclass(frozen=True, kw_only=True)
+class _Coefficients:
+    """Places of an (n, m) grid of coefficients, drawn without repetition, along one axis.
 
-    Arguments: n, m, and the axis whose frequency is meant; the array is ``(size, k)`` for axis 0
-    and ``(k, size)`` for axis 1.
+    Attributes
+    ----------
+    row, column
+        Where they stand.
+    axis
+        The axis that is meant; the array is ``(size, k)`` for axis 0 and ``(k, size)`` for axis 1.
+    grid
+        n and m.
     """
+
+    row: np.ndarray
+    column: np.ndarray
+    axis: int
+    grid: tuple[int, int]
+
+    @property
+    def size(self) -> int:
+        """Length of the axis."""
+        return self.grid[self.axis]
+
+    def along(self, waves: np.ndarray) -> np.ndarray:
+        """Waves ``(size, k)`` with the axes in the order that is wanted."""
+        return waves.T if self.axis else waves
+
+
+def _coefficients(ask: Request) -> _Coefficients:
+    """The places of a factor with the arguments n, m, axis; those of both axes are the same."""
     n, m, axis = (int(a) for a in ask.args)
     if axis not in (0, 1):
         raise ArgumentError(f"{ask.name!r} is made of waves along axis 0 or 1, not {axis}")
@@ -137,9 +170,33 @@ def _wave(ask: Request, wave: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
             f"{ask.name!r} asks for {k} frequencies, a grid of {n} x {m} has {n * m}: choose fewer"
         )
     chosen = ask.stream("frequencies").choice(n * m, size=k, replace=False)
-    frequency = chosen // m if axis == 0 else chosen % m
-    grid = np.outer(np.arange(size), frequency) % size * (2 * math.pi / size)
-    return wave(grid if axis == 0 else grid.T)
+    return _Coefficients(row=chosen // m, column=chosen % m, axis=axis, grid=(n, m))
+
+
+def _wave(ask: Request, wave: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Columns of a DFT at random frequencies."""
+    at = _coefficients(ask)
+    frequency = at.column if at.axis else at.row
+    return at.along(
+        wave(np.outer(np.arange(at.size), frequency) % at.size * (2 * math.pi / at.size))
+    )
+
+
+def _haar(ask: Request) -> np.ndarray:
+    """Haar wavelets of one level: sums in the first half of both axes, differences in the second.
+
+    As in the transform, the coefficients right above hold differences along axis 0, those left
+    below along axis 1. The last row or column of an odd grid is cut off.
+    """
+    at = _coefficients(ask)
+    half = [(n + 1) // 2 for n in at.grid]
+    place = (at.row, at.column)[at.axis] % half[at.axis]
+    other = (at.column, at.row)[at.axis] >= half[1 - at.axis]  # differences
+    found = np.zeros((2 * half[at.axis], len(place)))
+    k = np.arange(len(place))
+    found[2 * place, k] = math.sqrt(0.5)
+    found[2 * place + 1, k] = np.where(other, -math.sqrt(0.5), math.sqrt(0.5))
+    return at.along(found[: at.size])
 
 
 SEEDED: Mapping[str, StartRule[[Request]]] = {
@@ -154,9 +211,11 @@ SEEDED: Mapping[str, StartRule[[Request]]] = {
     "cyclic": StartRule(_cyclic, axes=(2, 2)),
     "banded": StartRule(_banded, arguments=(0, 1), axes=(2, 2)),
     "mask": StartRule(_mask, arguments=(0, 1)),
+    "pick": StartRule(_pick, arguments=(0, 1), axes=(2, math.inf)),
     "circulant": StartRule(_circulant, axes=(3, 3)),
     "rotation": StartRule(_rotation, arguments=(0, 1), axes=(3, 3)),
     "cos": StartRule(lambda ask: _wave(ask, np.cos), arguments=(3, 3), axes=(2, 2)),
     "sin": StartRule(lambda ask: _wave(ask, np.sin), arguments=(3, 3), axes=(2, 2)),
+    "haar": StartRule(_haar, arguments=(3, 3), axes=(2, 2)),
 }
 """Rules that need a seed and a shape. A new one is a function and a row here."""

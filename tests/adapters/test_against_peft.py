@@ -5,15 +5,18 @@ One small model for all: a layer with out > in, and one with out < in.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import peft
 import pytest
 import torch
+from peft.tuners.lora.variants import QALoraLinearVariant
 from torch import nn
 
 from tdecomp._xp import tol
@@ -26,10 +29,10 @@ LARGEST = {"out": 36, "in": 36}  # what the layers share is as large as this
 
 
 class TwoLayers(nn.Module):
-    def __init__(self):
+    def __init__(self, bias: bool = True):
         super().__init__()
         for name, (n_out, n_in) in LAYERS.items():
-            setattr(self, name, nn.Linear(n_in, n_out))
+            setattr(self, name, nn.Linear(n_in, n_out, bias=bias))
 
     def forward(self, x):
         return self.down(self.up(x))
@@ -50,6 +53,88 @@ def vera(layer: Any) -> Arrays:
         "d": layer.vera_lambda_d["default"],
         "down": layer.vera_A["default"],
     }
+
+
+def pvera(layer: Any) -> Arrays:
+    """The second half of what makes the mean gives the variance, which is not drawn from here."""
+    return {
+        "b": layer.pvera_lambda_b["default"],
+        "up": layer.pvera_B["default"],
+        "d": layer.pvera_lambda_d["default"],
+        "down": layer.pvera_A["default"][: layer.pvera_lambda_d["default"].numel() // 2],
+    }
+
+
+def ia3(layer: Any) -> Arrays:
+    return {"l": layer.ia3_l["default"].flatten() - 1}
+
+
+def glora(layer: Any) -> Arrays:
+    sides = {"a": layer.glora_A["default"], "b": layer.glora_B["default"]}
+    found = {f"{name}_up": side.Xd for name, side in sides.items()}
+    return found | {f"{name}_down": side.Xu for name, side in sides.items()}
+
+
+def osf(layer: Any) -> Arrays:
+    names = {"u": "U_low", "sigma": "S_low", "vh": "V_low"}
+    found = {n: layer.osf_svd_params["default"][theirs] for n, theirs in names.items()}
+    start = {f"{n}_0": getattr(layer, f"_osf_{theirs}_init") for n, theirs in names.items()}
+    return found | {n: kept["default"] for n, kept in start.items()}
+
+
+def adamss(layer: Any) -> Arrays:
+    """PEFT keeps the rows of each cluster apart."""
+    clusters = layer.seg_result["default"]
+    b = torch.zeros(layer.out_features, 1, dtype=torch.float64)
+    assign = torch.zeros(layer.out_features, len(clusters))
+    for k, (rows, part) in enumerate(
+        zip(clusters.values(), layer.adamss_B["default"], strict=True)
+    ):
+        assign[rows, k], b[rows] = 1, part.detach().double()
+    return {
+        "assign": assign,
+        "b": b,
+        "a": torch.stack([*layer.adamss_A["default"]]),
+        "vh": layer.adamss_newB["default"],
+    }
+
+
+def uni_lora(layer: Any) -> Arrays:
+    """PEFT keeps which number stands where, and by what it is divided."""
+    theta = layer.unilora_theta_d["default"]
+    found: Arrays = {"theta": theta}
+    for side in "AB":
+        scales = getattr(layer, f"unilora_scales_{side}")["default"].double()
+        places = getattr(layer, f"unilora_indices_{side}")["default"].long()
+        found[f"pick_{side.lower()}"] = (
+            nn.functional.one_hot(places, len(theta)) * scales[..., None]
+        )
+    return found
+
+
+def waveft(layer: Any) -> Arrays:
+    """What every coefficient gives alone, as the product of a column and a row."""
+    n = layer.waveft_n_frequency["default"]
+    spectrum = layer.waveft_spectrum["default"].detach().clone()
+    rows, columns = [], []
+    with torch.no_grad():
+        for one in torch.eye(n, dtype=spectrum.dtype):
+            layer.waveft_spectrum["default"].copy_(one)
+            wave = layer.get_delta_weight("default") / layer.waveft_scaling["default"]
+            rows.append(wave[:, wave.abs().sum(0).argmax()])
+            columns.append(rows[-1] @ wave / rows[-1].square().sum())
+        layer.waveft_spectrum["default"].copy_(spectrum)
+    return {"spectrum": spectrum, "rows": torch.stack(rows, 1), "columns": torch.stack(columns)}
+
+
+def bd_lora(layer: Any) -> Arrays:
+    a = layer.lora_A["default"].weight.unflatten(0, (2, -1))
+    return {"b": layer.lora_B["default"].weight.unflatten(1, (2, -1)), "a": a}
+
+
+def bd_lora_out(layer: Any) -> Arrays:
+    a = layer.lora_A["default"].weight.unflatten(0, (2, -1))
+    return {"b": layer.lora_B["default"].weight.unflatten(0, (2, -1)), "a": a}
 
 
 def hira(layer: Any) -> Arrays:
@@ -142,13 +227,15 @@ class Case:
     alpha: float | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     dtype: str = "float64"  # that PEFT computes in
+    bias: bool = True
 
     def __str__(self) -> str:
         return f"{self.row}-{'-'.join(map(str, self.options.values()))}"
 
     def bound(self, shape: tuple[int, int]) -> Bound:
         grid = Grid.full(shape, layer=1)
-        return bind(method(self.row), grid, self.rank, alpha=self.alpha, sizes=self.sizes)
+        rank = self.rank(min(shape)) if callable(self.rank) else self.rank
+        return bind(method(self.row), grid, rank, alpha=self.alpha, sizes=self.sizes)
 
     def arrays(self, layer: Any) -> Arrays:
         """PEFT's factors as ours, float64; constants that PEFT does not store as we start them."""
@@ -165,11 +252,32 @@ _LORA = {"r": 4, "lora_alpha": 6}
 _GRALORA = {"r": 4, "alpha": 6, "gralora_k": 2}
 _SPLIT = {"r": 4, "k": 2}
 _FOURIER = {"n_frequency": 30, "scaling": 7.0}
+_NO_BIAS = {"config_C": "none", "config_D_E": "none"}
+_BLOCKS = peft.tuners.lora.config.BdLoraConfig
+_SPLIT_IN = {"use_bdlora": _BLOCKS(target_modules_bd_a=list(LAYERS), nblocks=2)}
+_SPLIT_OUT = {"use_bdlora": _BLOCKS(target_modules_bd_b=list(LAYERS), nblocks=2)}
 CASES = (
     Case("lora", peft.LoraConfig, _LORA, lora, 4, 6),
     Case("rslora", peft.LoraConfig, _LORA | {"use_rslora": True}, lora, 4, 6),
     Case("dora", peft.LoraConfig, _LORA | {"use_dora": True}, dora, 4, 6),
     Case("vera", peft.VeraConfig, {"r": 4}, vera, 4, sizes=LARGEST),
+    Case("mica", peft.LoraConfig, _LORA | {"init_lora_weights": "mica"}, lora, 4, 6),
+    Case("pvera", peft.PveraConfig, {"r": 4}, pvera, 4, sizes=LARGEST),
+    Case("ia3", peft.IA3Config, {"feedforward_modules": []}, ia3, bias=False),  # scaled, too
+    Case("ia3_in", peft.IA3Config, {"feedforward_modules": list(LAYERS)}, ia3),
+    Case("glora", peft.GloraConfig, {"r": 4} | _NO_BIAS, glora, 4),
+    Case("osf", peft.OSFConfig, {"effective_rank": 8}, osf, lambda short: short - 8),
+    Case(
+        "adamss",
+        peft.AdamssConfig,
+        {"r": 6, "num_subspaces": 3},
+        adamss,
+        {"r": 6, "k": 3},
+        bias=False,  # is a column of the weight
+    ),
+    Case(
+        "uni_lora", peft.UniLoraConfig, {"r": 4, "theta_d_length": 50}, uni_lora, {"r": 4, "d": 50}
+    ),
     Case("hira", peft.HiraConfig, {"r": 4}, hira, 4),
     Case("loha", peft.LoHaConfig, {"r": 4, "alpha": 6}, loha, 4, 6),
     Case("lokr", peft.LoKrConfig, {"r": 2, "alpha": 6}, lokr, 2, 6),
@@ -185,10 +293,20 @@ CASES = (
     ),
     Case("miss", peft.MissConfig, {"r": 4}, miss, 4),
     Case("miss", peft.MissConfig, {"r": 5}, miss, 5),  # divides neither width
+    Case(
+        "miss_mini",
+        peft.MissConfig,
+        {"r": 5, "init_weights": "mini", "mini_r": 6},
+        miss,
+        {"r": 5, "m": 6},
+    ),
     Case("bat", peft.MissConfig, {"r": 4, "init_weights": "bat"}, bat, 4),
     Case("c3a", peft.C3AConfig, {"block_size": 4}, c3a, {"b": 4}, dtype="float32"),
     Case("c3a", peft.C3AConfig, {"block_size": 12}, c3a, {"b": 12}, dtype="float32"),
     Case("fourierft", peft.FourierFTConfig, _FOURIER, fourierft, 30, 7.0, dtype="float32"),
+    Case("waveft", peft.WaveFTConfig, _FOURIER, waveft, 30, 7.0, dtype="float32"),
+    Case("bd_lora", peft.LoraConfig, _LORA | _SPLIT_IN, bd_lora, {"r": 4, "n": 2}, 6),
+    Case("bd_lora_out", peft.LoraConfig, _LORA | _SPLIT_OUT, bd_lora_out, {"r": 4, "n": 2}, 6),
     Case("randlora", peft.RandLoraConfig, {"r": 4, "randlora_alpha": 6}, randlora, 4, 6),
     Case("randlora", peft.RandLoraConfig, {"r": 5, "randlora_alpha": 6}, randlora, 5, 6),
 )
@@ -202,7 +320,11 @@ def adapted(case: Case) -> Any:
     """PEFT's model as it starts, float64."""
     torch.manual_seed(0)
     config = case.config(target_modules=list(LAYERS), **case.options)
-    return peft.get_peft_model(TwoLayers(), config).double()
+    model = peft.get_peft_model(TwoLayers(case.bias), config).double().eval()
+    for layer in layers(model):
+        if hasattr(layer, "dtype"):  # AdaMSS keeps that of its start
+            layer.dtype = torch.float64
+    return model
 
 
 def filled(case: Case) -> Any:
@@ -223,7 +345,10 @@ def weight(layer: Any) -> np.ndarray:
     return layer.base_layer.weight.detach().numpy().copy()
 
 
-table = pytest.mark.parametrize("case", CASES, ids=str)
+SLOW = {"adamss": [pytest.mark.slow]}  # imports scikit-learn
+table = pytest.mark.parametrize(
+    "case", [pytest.param(case, id=str(case), marks=SLOW.get(case.row, [])) for case in CASES]
+)
 
 
 def assert_close(found: np.ndarray, expected: np.ndarray, case: Case) -> None:
@@ -248,7 +373,7 @@ def test_the_adapted_weight_multiplies_x_as_peft_does(case):
         x = torch.randn(5, 3, w.shape[1], dtype=torch.float64)
         with torch.no_grad():
             expected = layer(x).numpy()
-        bias = layer.base_layer.bias.detach().numpy()
+        bias = layer.base_layer.bias.detach().numpy() if case.bias else 0
         found = x.numpy() @ case.bound(w.shape).weight(w, case.arrays(layer), 0).T + bias
         assert_close(found, expected, case)
 
@@ -257,7 +382,11 @@ def test_the_adapted_weight_multiplies_x_as_peft_does(case):
 def test_as_much_is_trained_as_in_peft(case):
     model = adapted(case)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert sum(case.bound(shape).n_trainable for shape in LAYERS.values()) == trained
+    bounds = [case.bound(shape) for shape in LAYERS.values()]
+    shared = sum(  # held once for all layers
+        math.prod(bounds[0].shapes[f.name]) for f in bounds[0].factors if f.across and f.trainable
+    )
+    assert sum(b.n_trainable for b in bounds) - (len(bounds) - 1) * shared == trained
 
 
 @table
@@ -323,6 +452,45 @@ def test_kasa_takes_off_what_peft_does():
         np.testing.assert_allclose(
             bound.weight(w, start, 0), expected, rtol=0, atol=5 * tol("float32", 36 * 36)
         )
+
+
+def test_qa_lora_pools_its_inputs_as_peft_does():
+    """PEFT has it for GPTQ's weights alone, with nothing to merge: its forward pass by itself."""
+    a, b = nn.Linear(6, 4, bias=False).double(), nn.Linear(4, 12, bias=False).double()
+    dropout = nn.Identity()
+    layer = SimpleNamespace(
+        **{name: {"default": x} for name, x in [("lora_A", a), ("lora_B", b)]},
+        lora_dropout={"default": dropout},
+        scaling={"default": 1.5},
+        qalora_group_size={"default": 4},
+        in_features=24,
+        training=False,
+    )
+    x = torch.randn(5, 3, 24, dtype=torch.float64)
+    zero = torch.zeros(5, 3, 12, dtype=torch.float64)
+    expected = QALoraLinearVariant.forward(layer, "default", x, zero).detach().numpy()
+    row = bind(method("qa_lora"), Grid.full((12, 24), layer=1), {"r": 4, "g": 4}, alpha=6)
+    arrays = {n: m.weight.detach().numpy()[None] for n, m in (("a", a), ("b", b))}
+    found = x.numpy() @ row.delta(row.start(given=arrays), 0).T
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tol("float64", 36 * 36) * 10)
+    assert row.n_trainable == a.weight.numel() + b.weight.numel()
+
+
+def test_our_wavelets_are_those_of_peft_at_our_places():
+    case = case_of("waveft")
+    for layer in layers(filled(case)):
+        bound = case.bound(layer.base_layer.weight.shape)
+        spectrum = layer.waveft_spectrum["default"].detach().numpy()
+        arrays = bound.start() | {"spectrum": spectrum[None]}
+        waves = [arrays["rows"], arrays["columns"].T]  # (size, k), two neighbours of each are not 0
+        pairs = [np.abs(wave).argmax(0) // 2 for wave in waves]
+        high = [wave.sum(0) < 0.5 for wave in waves]  # of the other axis, as in the transform
+        halves = [n // 2 for n in bound.grid.shape]
+        places = [pairs[0] + halves[0] * high[1], pairs[1] + halves[1] * high[0]]
+        assert len(set(zip(*places, strict=True))) == 30
+        layer.waveft_indices["default"] = torch.from_numpy(np.stack(places))
+        expected = layer.get_delta_weight("default").detach().numpy()
+        assert_close(bound.delta(arrays, 0), expected, case)
 
 
 def test_scales_are_those_of_peft_by_default():

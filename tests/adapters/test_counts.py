@@ -84,6 +84,8 @@ CLOSED_FORMS = {
     "aslora": "P r (g o + i)",
     "reslora": "P m r (o + i)",
     "itl": "L P k (o + task + i)",
+    "mica": "N r i",
+    "uni_lora": "d",
     "eigenlorax": "N r (k + j)",
     "flora": "L P task r (o + i)",
     "hira": "N r (o + i)",
@@ -100,11 +102,15 @@ CLOSED_FORMS = {
     "lamda": "N r (o + s)",
     "tinylora": "N u",
     "vera": "N (o + r)",
+    "pvera": "N (o + both)",
     "aflora": "N (o + r + r o + r i)",
     "svfit": "N r",
     "loldu": "N r",
     "kasa": "N r (o + i + 1)",
+    "osf": "N r (o + i + 1)",
+    "adamss": "N s (o + k r)",
     "pmss": "N r s",
+    "glora": "2 N r (o + i)",
     "dota": "N (o1 i1 r1 + r1 o2 i2 r2 + r2 o3 i3)",
 }
 QUANTITIES = {"out": "o", "in": "i", "layer": "L", "proj": "P", "site": "N"} | {
@@ -191,7 +197,9 @@ def test_closed_forms_on_a_grid(name, shape):
     parts = {24: (2, 3, 4), 36: (3, 3, 4)}
     sizes |= {f"o{k + 1}": n for k, n in enumerate(parts[shape[0]])}
     sizes |= {f"i{k + 1}": n for k, n in enumerate(parts[shape[1]])}
-    sizes |= {"nola": {"k": 512, "m": 512}, "aslora": {"g": 4}}.get(name, {})
+    own = {"nola": {"k": 512, "m": 512}, "aslora": {"g": 4}, "uni_lora": {"d": 256}}
+    own |= {"adamss": {"k": 5, "s": 1}, "pvera": {"both": 4}}
+    sizes |= own.get(name, {})
     expected = formula(CLOSED_FORMS[name]).subs(
         {sympy.Symbol(n, positive=True, integer=True): size for n, size in sizes.items()}
     )

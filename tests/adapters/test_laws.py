@@ -19,7 +19,7 @@ from .cases import GRIDS, METHODS, bound, cases, filled, start, weights
 STEP = 4
 """Where a schedule is neither at its start nor at its end."""
 
-RANDOM = ("normal", "uniform", "orthogonal", "mask", "cos", "sin")
+RANDOM = ("normal", "uniform", "orthogonal", "mask", "pick", "cos", "sin", "haar")
 
 
 def close(a, b, n: int = 1) -> bool:

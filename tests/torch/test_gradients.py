@@ -34,7 +34,7 @@ def x_of() -> torch.Tensor:
     return inputs(2, 5, HIDDEN)
 
 
-@every_method
+@pytest.mark.parametrize("name", CATALOGUE)
 def test_gradients_are_those_of_a_dense_computation(name):
     """By the chain rule: the gradient of every W', through the ΔW that autograd forms alone."""
     plain = tiny()

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from tdecomp.adapters import CATALOGUE
 from tdecomp_torch import attach
 from tests.torch.cases import (
+    AKIN,
     HIDDEN,
     MODELS,
     Tiny,
@@ -486,7 +487,7 @@ def test_a_factor_that_groups_share_is_in_one_parameter_group():
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in CATALOGUE if n not in ("singlora", "c3a", "fourierft")]
+    "name", [n for n in CATALOGUE if n not in (*AKIN, "singlora", "c3a", "fourierft")]
 )
 def test_a_few_steps_lower_the_loss(name):
     """Along the gradient, at a rate that is lowered until it does.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from tdecomp._nearest import among, nearest
+from tdecomp.adapters.catalogue.multiplied import MULTIPLIED
 from tdecomp.adapters.catalogue.pairs import PAIRS
 from tdecomp.adapters.catalogue.spectral import SPECTRAL
 from tdecomp.adapters.catalogue.structured import STRUCTURED
@@ -18,7 +19,11 @@ from tdecomp.errors import ArgumentError
 __all__ = ["CATALOGUE", "method"]
 
 CATALOGUE: Mapping[str, Spec] = MappingProxyType(
-    {spec.name: spec for table in (PAIRS, TENSORS, SPECTRAL, STRUCTURED, WRAPPED) for spec in table}
+    {
+        spec.name: spec
+        for table in (PAIRS, TENSORS, SPECTRAL, STRUCTURED, MULTIPLIED, WRAPPED)
+        for spec in table
+    }
 )
 """Every row by its name."""
 

@@ -41,6 +41,29 @@ PAIRS: tuple[Spec, ...] = (
         alpha="2 * r",
         source="arXiv:2402.16842",
     ),
+    # B is the left singular vectors of the r smallest singular values.
+    Spec.parse(
+        "mica",
+        "*b: site out r, a: site r in",
+        {"b": "svd_u(0, short - r)", "a": "zeros"},
+        scale="alpha / r",
+        alpha="r",
+        source="arXiv:2604.01694",
+    ),
+    # One vector of d numbers for the whole model: every entry of A and B is one of them. PEFT
+    # counts how often a number is used over the whole model, here over the weights of one shape.
+    Spec.parse(
+        "uni_lora",
+        "theta: d, *pick_b: site out r d, theta: e, *pick_a: site r in e",
+        {
+            "theta": "uniform(0.02)",
+            "pick_b": "pick(sqrt(d / (site * r * (out + in))))",
+            "pick_a": "pick(sqrt(d / (site * r * (out + in))))",
+        },
+        where={"d": 256, "e": "d"},
+        across=("theta",),
+        source="arXiv:2506.00799",
+    ),
     # The inner pair trains between singular vectors of the weight (in the paper's second version
     # of one scaled by activations: give them as `b_outer` and `a_outer`). The start of the inner
     # pair and alpha are LoRA's, the paper's are not known here.

@@ -48,6 +48,17 @@ SPECTRAL: tuple[Spec, ...] = (
         across=("up", "down"),
         source="arXiv:2310.11454",
     ),
+    # VeRA with the mean of a distribution for d: its second half, the logarithms of the variances,
+    # acts only while it is sampled from.
+    Spec.parse(
+        "pvera",
+        "b: site out, *up: out r, d: site r, *down: r in",
+        {"b": "zeros", "up": _UP, "d": "constant(0.1)", "down": _DOWN},
+        modes={"d": "site both"},
+        where={"both": "2 * r"},
+        across=("up", "down"),
+        source="arXiv:2512.07703",
+    ),
     # The share that no longer trains rises from 0 at step t0 to 1 at step t1. The public code
     # freezes whole matrices by a score, those of square weights at once; here it is the leading
     # columns.
@@ -67,6 +78,25 @@ SPECTRAL: tuple[Spec, ...] = (
         {"u": "svd_u", "sigma": "svd_s", "vh": "svd_vh"},
         base="residual",
         source="arXiv:2409.05926",
+    ),
+    # All but the leading directions train; r is how many. The paper keeps the gradients of `u` and
+    # `vh` orthogonal to the others: that is a rule of training, not here.
+    Spec.parse(
+        "osf",
+        "u: site out r, sigma: site r, vh: site r in",
+        {"u": "svd_u(0, short - r)", "sigma": "svd_s(1, short - r)", "vh": "svd_vh(0, short - r)"},
+        base="residual",
+        source="arXiv:2504.07097",
+    ),
+    # Each of k clusters of rows has a pair of rank s between right singular vectors and its rows.
+    # The paper takes clusters by k-means of the rows of the left singular vectors (give them as
+    # `assign`) and `a` along the main directions of each; here neighbours and random directions.
+    Spec.parse(
+        "adamss",
+        "*assign: site out k, b: site out s, a: site k s r, *vh: site r in",
+        {"assign": "one_hot", "b": "zeros", "a": "orthogonal", "vh": "svd_vh"},
+        where={"k": "min(5, out)", "s": 1},
+        source="openreview:8ZdWmpYxT0",
     ),
     Spec.parse(  # the permutation is in `lower`
         "loldu",

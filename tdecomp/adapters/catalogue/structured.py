@@ -106,12 +106,52 @@ _BLOCKS = (
         alpha="r",
         source="arXiv:2501.16720",
     ),
+    # A block-diagonal in n blocks, for weights whose inputs are sharded
+    Spec.parse(
+        "bd_lora",
+        "b: site out n s, a: site n s y -> out (n y)",
+        {"b": "zeros", "a": "uniform(sqrt(6 / y))"},
+        where={"n": "divisor(gcd(in, r), 4)", "s": "r / n"},
+        scale="alpha / r",
+        alpha="r",
+        source="arXiv:2510.23346",
+    ),
+    # and B, for weights whose outputs are
+    Spec.parse(
+        "bd_lora_out",
+        "b: site n x s, a: site n s in -> (n x) in",
+        {"b": "zeros", "a": _DOWN},
+        where={"n": "divisor(gcd(out, r), 4)", "s": "r / n"},
+        scale="alpha / r",
+        alpha="r",
+        source="arXiv:2510.23346",
+    ),
+    # inputs are averaged over the groups that share a scale of the quantised weight, and scaled by
+    # the number p of groups
+    Spec.parse(
+        "qa_lora",
+        "b: site out r, a: site r p, *pool: g -> out (p g)",
+        {"b": "zeros", "a": "uniform(1/sqrt(p))", "pool": "ones"},
+        where={"g": "divisor(in, 16)"},
+        scale="alpha / r * p / g",
+        alpha="r",
+        source="arXiv:2309.14717",
+    ),
     # one r columns wide block, again and again along in
     Spec.parse(
         "miss",
         "block: site out r, *tile: g -> out (g r)",
         {"block": "zeros", "tile": "ones"},
         where={"g": "ceil(in / r)"},
+        crop=("in",),
+        source="arXiv:2409.15371",
+    ),
+    # m rows of the block, again and again along out, too
+    Spec.parse(
+        "miss_mini",
+        "block: site m r, *tile_out: h, *tile: g -> (h m) (g r)",
+        {"block": "zeros", "tile_out": "ones", "tile": "ones"},
+        where={"m": "divisor(out, 64)", "g": "ceil(in / r)"},
         crop=("in",),
         source="arXiv:2409.15371",
     ),
@@ -186,6 +226,15 @@ _SPECTRA = (
         alpha="150",
         fast="fourier",
         source="arXiv:2405.03003",
+    ),
+    # k coefficients of a 2D Haar wavelet transform of one level
+    Spec.parse(
+        "waveft",
+        "spectrum: site k, *rows: out k, *columns: k in",
+        {"spectrum": "zeros", "rows": "haar(out, in, 0)", "columns": "haar(out, in, 1)"},
+        scale="alpha",
+        alpha="25",
+        source="arXiv:2505.12532",
     ),
     # n random pairs of rank r, scaled and added to full rank
     Spec.parse(
