@@ -195,6 +195,21 @@ def _cur_rows(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
     return ask.arranged(w[chosen], (*ask.ranks, *ask.sides[1]))
 
 
+def _least(norms: np.ndarray, n: int) -> np.ndarray:
+    """The n smallest, in ascending order of where they are."""
+    return np.sort(np.argsort(norms, kind="stable")[:n])
+
+
+def _least_columns(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
+    chosen = _least((w * w).sum(0), ask.rank)
+    return ask.arranged(w[:, chosen], (*ask.sides[0], *ask.ranks))
+
+
+def _least_rows(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
+    chosen = _least((w * w).sum(1), ask.rank)
+    return ask.arranged(w[chosen], (*ask.ranks, *ask.sides[1]))
+
+
 def _weight(w: np.ndarray, ask: WeightRequest) -> np.ndarray:
     return ask.arranged(w, (*ask.sides[0], *ask.sides[1]))
 
@@ -247,6 +262,8 @@ FROM_WEIGHTS: Mapping[str, StartRule[[np.ndarray, WeightRequest]]] = {
     "ldu_u": StartRule(_ldu_u),
     "cur_columns": StartRule(_cur_columns),
     "cur_rows": StartRule(_cur_rows),
+    "least_columns": StartRule(_least_columns),
+    "least_rows": StartRule(_least_rows),
     "weight": StartRule(_weight),
     "norm": StartRule(_norm),
     "mpo": StartRule(_mpo, arguments=(1, 1)),

@@ -146,7 +146,9 @@ def fits(method: str, grid: str) -> bool:
     spec, case = METHODS[method], GRIDS[grid]
     if case.heads_in:
         return "head" in spec.weight_modes
-    if method == "block_lora" and case.rank % 2:  # it divides its rank in two
+    if method in ("block_lora", "rasa") and case.rank % 2:  # it divides its rank in two
+        return False
+    if method == "svft" and min(case.shape) == 1:  # nothing is beside the diagonal
         return False
     whole = (
         axis == side or side in spec.crop

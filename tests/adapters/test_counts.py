@@ -62,6 +62,14 @@ PUBLISHED = {
     "lora of llama2 7b": Published("lora", LLAMA2_7B_QV, 64, 33_554_432),
     "fourierft of llama2 7b": Published("fourierft", LLAMA2_7B_QV, 1000, 64_000),
     "mora of one matrix": Published("mora", (Grid.full((4096, 4096), layer=1),), 8, 256**2),
+    # as many numbers as the arrays of the public code have
+    "loretta_rep of one matrix": roberta("loretta_rep", {"r": 8, "t": 5}, 1, 12 * 2 * 580),
+    "svft of one matrix": roberta("svft", {}, 1, 12 * (768 * 3 - 2)),
+    "more of one matrix": roberta("more", 4, 1, 12 * 4 * 2 * 768),
+    "surm of one matrix": roberta("surm", 8, 1, 12 * 2 * 768),
+    "cara of vit-b": roberta("cara", 16, 3, 16 * (36 + 768 + 12 + 64 + 1)),
+    "quanta of one matrix": Published("quanta", (Grid.full((4096, 4096), layer=1),), {}, 3 * 16**4),
+    "rasa of q and v": roberta("rasa", 8, 2, 24 * 8 * 2 * 768 + 24 * (7 + 12)),
     # the tensor (4, 5, 6) of TensLoRA's tests, as `in out layer` of one projection
     "small cp": Published("tenslora_depth_cp", (Grid.full((5, 4), layer=6, proj=1),), 2, 30),
     "small tucker": Published(
@@ -86,6 +94,9 @@ CLOSED_FORMS = {
     "itl": "L P k (o + task + i)",
     "mica": "N r i",
     "uni_lora": "d",
+    "sharelora": "N r o + P r i",
+    "tied_lora": "N o + P r o + L r + r i",
+    "rasa": "N p (o + i + 1) + P m (o + i) + N m",
     "eigenlorax": "N r (k + j)",
     "flora": "L P task r (o + i)",
     "hira": "N r (o + i)",
@@ -99,6 +110,7 @@ CLOSED_FORMS = {
     "metatt": "i r1 + L r1 r2 + P r2 r3 + r3 o",
     "metatt_heads": "i r1 + L r1 r2 + P r2 r3 + H r3 r4 + r4 D",
     "lora_xs": "N r s",
+    "lora_sb": "N r s",
     "lamda": "N r (o + s)",
     "tinylora": "N u",
     "vera": "N (o + r)",
@@ -109,6 +121,12 @@ CLOSED_FORMS = {
     "kasa": "N r (o + i + 1)",
     "osf": "N r (o + i + 1)",
     "adamss": "N s (o + k r)",
+    "curlora": "N r s",
+    "abba": "N (r (o + i) + s (o + i))",
+    "flora_core": "N (s o + s r + r i)",
+    "cara": "r (1 + N + i + H + D)",
+    "wegeft": "2 P r i",
+    "ffn_low_rank": "N r (o + i)",
     "pmss": "N r s",
     "glora": "2 N r (o + i)",
     "dota": "N (o1 i1 r1 + r1 o2 i2 r2 + r2 o3 i3)",
@@ -198,6 +216,7 @@ def test_closed_forms_on_a_grid(name, shape):
     sizes |= {f"o{k + 1}": n for k, n in enumerate(parts[shape[0]])}
     sizes |= {f"i{k + 1}": n for k, n in enumerate(parts[shape[1]])}
     own = {"nola": {"k": 512, "m": 512}, "aslora": {"g": 4}, "uni_lora": {"d": 256}}
+    own |= {"rasa": {"p": 1, "m": 4}}
     own |= {"adamss": {"k": 5, "s": 1}, "pvera": {"both": 4}}
     sizes |= own.get(name, {})
     expected = formula(CLOSED_FORMS[name]).subs(

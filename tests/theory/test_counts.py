@@ -48,6 +48,13 @@ RESOLVED = {
         "site * min(out, in) * (floor(sqrt(min(out, in)))"
         " + ceil(max(out, in) / floor(sqrt(min(out, in)))))"
     ),
+    "surm": "site * (out + in)",
+    "more": "site * r * (out + in)",
+    "quanta": "3 * site * ceil(max(out, in) ** (1 / 3) - 1 / 1000000) ** 4",
+    "loretta_rep": (
+        "site * (t * (part(in, 3, 1) + t * part(in, 3, 2) + t * part(in, 3, 3) + 2 * r)"
+        " + t * (t * part(out, 3, 1) + t * part(out, 3, 3) + part(out, 3, 2)))"
+    ),
     "melora": "site * r * (out + in)",
     "gralora": "site * r * (out + in)",
     "gralora_hybrid": "site * (r + t) * (out + in)",
@@ -64,6 +71,9 @@ RESOLVED = {
     "fourierft": "site * k",
     "waveft": "site * k",
     "randlora": "site * ceil(min(out, in) / r) * (r + min(out, in))",
+    "ffn_block_dense": "site * r * (out + in / divisor(gcd(in, r), 4))",
+    "svft": "site * (3 * min(out, in) - 2)",
+    "lorma": "2 * site * r * out",
     "ia3": "site * out",
     "ia3_in": "site * in",
     "dora": "site * (r * (out + in) + out)",

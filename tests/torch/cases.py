@@ -20,6 +20,9 @@ from tdecomp_torch import Adapter, attach
 SEED = 0
 AKIN = (
     *("mica", "uni_lora", "pvera", "osf", "adamss", "ia3", "ia3_in", "glora"),
+    *("sharelora", "tied_lora", "rasa", "lora_sb", "svft", "curlora", "lorma", "wegeft", "abba"),
+    *("surm", "more", "cara", "flora_core", "quanta", "loretta_rep"),
+    *("ffn_low_rank", "ffn_block_dense"),
     *("miss_mini", "bd_lora", "bd_lora_out", "qa_lora", "waveft"),
 )
 """Rows made as others are: what is computed is tested of them too, what follows by `METHODS`."""
@@ -102,7 +105,8 @@ def inputs(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> Te
 
 def start_given(name: str) -> dict[str, Any]:
     """Arguments of `attach` that a row needs besides, or in place of, a rank."""
-    if name in ("lokr_full", "kradapter", "c3a", "ia3", "ia3_in"):  # they have none
+    none = ("lokr_full", "kradapter", "c3a", "ia3", "ia3_in", "svft", "quanta")
+    if name in none:
         return {"rank": None}
     if name == "randlora":  # its own is too large for float16 when all factors are random
         return {"alpha": 1.0}

@@ -23,6 +23,28 @@ MULTIPLIED: tuple[Spec, ...] = (
         {"w": "weight", "l": "zeros"},
         source="arXiv:2205.05638",
     ),
+    # LoRMA+: the weight times 1 + BA
+    Spec.parse(
+        "lorma",
+        "b: site out r, a: site r m, *w: site m in",
+        {"b": "zeros", "a": "uniform(1/sqrt(out))", "w": "weight"},
+        where={"m": "out"},
+        modes={"w": "site out in"},
+        scale="alpha / r",
+        alpha="2 * r",
+        source="arXiv:2506.07621",
+    ),
+    # The same from the side of the inputs, with one pair for all layers. alpha is LoRA's.
+    Spec.parse(
+        "wegeft",
+        "*w: site out m, phi: proj r m, psi: proj r in",
+        {"w": "weight", "phi": "zeros", "psi": _DOWN},
+        where={"m": "in"},
+        modes={"w": "site out in", "phi": "proj r in"},
+        scale="alpha / r",
+        alpha="r",
+        source="arXiv:2312.00700",
+    ),
     # The two paths that change the weight, both low-rank (PEFT's default); those of the bias are no
     # update of a weight.
     Spec.parse(

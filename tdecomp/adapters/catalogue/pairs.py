@@ -50,6 +50,43 @@ PAIRS: tuple[Spec, ...] = (
         alpha="r",
         source="arXiv:2604.01694",
     ),
+    # A of all layers in one (ShareA), of queries, keys and values each its own.
+    Spec.parse(
+        "sharelora",
+        "b: site out r, a: proj r in",
+        {"b": "zeros", "a": _DOWN},
+        scale="alpha / r",
+        alpha="r",
+        source="arXiv:2406.10785",
+    ),
+    # The paper adapts a weight that holds queries, keys and values: one A, a B for each of them.
+    # There is no public code: the starts and alpha are LoRA's, vectors of ones.
+    Spec.parse(
+        "tied_lora",
+        "v: site out, b: proj out r, u: layer r, a: r in",
+        {"v": "ones", "b": "zeros", "u": "ones", "a": _DOWN},
+        scale="alpha / r",
+        alpha="r",
+        source="arXiv:2311.09578",
+    ),
+    # Every layer gives k of its r ranks away; all layers use what they have given, each weighted in
+    # its own way.
+    Spec.parse(
+        "rasa",
+        "b: site out p, d: site p, a: site p in"
+        " + b_shared: proj out m, d_shared: site m, a_shared: proj m in",
+        {
+            "b": "zeros",
+            "d": "constant(alpha / (2 * p))",
+            "a": _DOWN,
+            "b_shared": "zeros",
+            "d_shared": "constant(alpha / (2 * m))",
+            "a_shared": _DOWN,
+        },
+        where={"k": 1, "p": "r - k", "m": "k * layer"},
+        alpha="8",
+        source="arXiv:2503.12576",
+    ),
     # One vector of d numbers for the whole model: every entry of A and B is one of them. PEFT
     # counts how often a number is used over the whole model, here over the weights of one shape.
     Spec.parse(

@@ -19,6 +19,15 @@ SPECTRAL: tuple[Spec, ...] = (
         alpha="16",
         source="arXiv:2405.17604",
     ),
+    # LoRA-XS between orthonormal bases that stay. The paper's start needs gradients, it is the rule
+    # `start="lora_sb"`; without it the bases are those of the weight.
+    Spec.parse(
+        "lora_sb",
+        "*b: site out r, core: site r s, *a: site s in",
+        {"b": "svd_u", "core": "zeros", "a": "svd_vh"},
+        where={"s": "r"},
+        source="arXiv:2411.19557",
+    ),
     # B stops to train column by column until 30 % of the T steps. The start is the paper's singular
     # vectors with an identity between them, taken off again; the public code starts as LoRA does,
     # with a random core.
@@ -98,6 +107,25 @@ SPECTRAL: tuple[Spec, ...] = (
         where={"k": "min(5, out)", "s": 1},
         source="openreview:8ZdWmpYxT0",
     ),
+    # All coefficients between singular vectors on the diagonal and right beside it. The public code
+    # has a trained gate in front, 1 / (1 + exp(-g)), and starts from random coefficients.
+    Spec.parse(
+        "svft",
+        "*u: site out m, s: site m, *vh: site m in"
+        " + *u: site out n, up: site n, *vh_next: site n in"
+        " + *u_next: site out n, low: site n, *vh: site n in",
+        {
+            "u": "svd_u",
+            "s": "zeros",
+            "vh": "svd_vh",
+            "up": "zeros",
+            "vh_next": "svd_vh(0, 1)",
+            "u_next": "svd_u(0, 1)",
+            "low": "zeros",
+        },
+        where={"m": "short", "n": "m - 1"},
+        source="arXiv:2405.19597",
+    ),
     Spec.parse(  # the permutation is in `lower`
         "loldu",
         "*lower: site out r, z: site r, *upper: site r in",
@@ -124,6 +152,16 @@ SPECTRAL: tuple[Spec, ...] = (
         {"columns": "cur_columns", "core": "zeros", "rows": "cur_rows"},
         where={"s": "r"},
         source="arXiv:2409.16722",
+    ),
+    # Columns and rows of small norm. The public code draws them, the smaller the likelier; here
+    # they are the r smallest.
+    Spec.parse(
+        "curlora",
+        "*columns: site out r, core: site r s, *rows: site s in",
+        {"columns": "least_columns", "core": "zeros", "rows": "least_rows"},
+        where={"s": "r"},
+        scale="alpha",
+        source="arXiv:2408.14572",
     ),
     Spec.parse(  # there is no public code: three parts of a side, ascending, are ours
         "dota",

@@ -31,6 +31,32 @@ _PRODUCTS = (
         alpha="r",
         source="arXiv:2309.14859",
     ),
+    # LoHa whose first pair starts as the leading part of the weight
+    Spec.parse(
+        "abba",
+        "b1: site out r, a1: site r in, b2: site out s, a2: site s in",
+        {
+            "b1": "svd_u(1/2)",
+            "a1": "svd_vh(1/2)",
+            "b2": "zeros",
+            "a2": "uniform(sqrt(6 / in))",
+        },
+        where={"s": "r"},
+        scale="alpha",
+        alpha="8",
+        source="arXiv:2505.14238",
+    ),
+    # a Kronecker product of an r wide and an r high factor, of those of the paper (`c3a` is the
+    # circulant one)
+    Spec.parse(
+        "surm",
+        "left: site p q, right: site x y -> (p x) (q y)",
+        {"left": "zeros", "right": "uniform(1/sqrt(y))"},
+        where={"q": "r", "x": "r"},
+        scale="alpha / r",
+        alpha="1",
+        source="arXiv:2406.17740",
+    ),
     # both factors whole: what PEFT makes of it where r is half a side of the second or more
     Spec.parse(
         "lokr_full",
@@ -84,6 +110,15 @@ _BLOCKS = (
         scale="alpha / r",
         alpha="2 * r",
         source="arXiv:2505.20355",
+    ),
+    # Monarch: a pair of block-diagonal factors with r blocks, and a permutation between them; the
+    # outputs of a block are r apart
+    Spec.parse(
+        "more",
+        "b: site q x r, a: site r q y -> (x q) (r y)",
+        {"b": "zeros", "a": "uniform(1/sqrt(y))"},
+        where={"q": "r"},
+        source="arXiv:2408.17383",
     ),
     # and an ordinary LoRA of rank t beside it
     Spec.parse(
@@ -254,4 +289,24 @@ _SPECTRA = (
     ),
 )
 
-STRUCTURED: tuple[Spec, ...] = _PRODUCTS + _BLOCKS + _SQUARES + _SPECTRA
+_LAYERS = (
+    # Layers in the place of the weights (of an MLP, for the paper), trained from scratch there. The
+    # low-rank one starts as the nearest to the weight, the other at random.
+    Spec.parse(
+        "ffn_low_rank",
+        "b: site out r, a: site r in",
+        {"b": "svd_u(1/2)", "a": "svd_vh(1/2)"},
+        base="replace",
+        source="arXiv:2406.16450",
+    ),
+    Spec.parse(
+        "ffn_block_dense",
+        "b: site out n s, a: site n s y -> out (n y)",
+        {"b": "normal(1/sqrt(r))", "a": "normal(1/sqrt(y))"},
+        where={"n": "divisor(gcd(in, r), 4)", "s": "r / n"},
+        base="replace",
+        source="arXiv:2406.16450",
+    ),
+)
+
+STRUCTURED: tuple[Spec, ...] = _PRODUCTS + _BLOCKS + _SQUARES + _SPECTRA + _LAYERS

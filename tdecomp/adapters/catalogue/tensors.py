@@ -94,6 +94,43 @@ TENSORS: tuple[Spec, ...] = (
         alpha="16",
         source="arXiv:2410.04060",
     ),
+    # CP over inputs, heads and all queries, keys and values; the same tensor of other weights, cut
+    # into squares, is not here. The public code stores alpha as its `scale`.
+    Spec.parse(
+        "cara",
+        "lam: r, a_site: site r, a: in r, a_head: head r, a_hd: hd r -> (head hd) in",
+        {
+            "lam": "ones",
+            "a_site": "normal(sqrt(2 / (site + r)))",
+            "a": "zeros",
+            "a_head": "orthogonal",
+            "a_hd": "orthogonal",
+        },
+        scale="alpha",
+        source="openreview:vexHifrbJg",
+    ),
+    # FLoRA's core space of a matrix (of a convolution its kernel is a part of `in` here)
+    Spec.parse(
+        "flora_core",
+        "b: site out s, core: site s r, a: site in r",
+        {"b": "normal(1/sqrt(2 * s))", "core": "zeros", "a": "normal(1/sqrt(2 * r))"},
+        where={"s": "r"},
+        scale="alpha",
+        source="arXiv:2405.14739",
+    ),
+    # Gates on every two of three axes, as in a circuit; sides are filled up to n x n x n.
+    Spec.parse(
+        "quanta",
+        "g23: site b2 b3 i2 i3, g13: site b1 o3 i1 b3, g12: site o1 o2 b1 b2"
+        " -> (o1 o2 o3) (i1 i2 i3)",
+        "uniform(1/n)",
+        where={"n": "ceil(long ** (1 / 3) - 1 / 1000000)"}
+        | {f"{axis}{k}": "n" for axis in "oi" for k in (1, 2, 3)}
+        | {f"b{k}": "n" for k in (1, 2, 3)},
+        base="residual",
+        crop=("out", "in"),
+        source="arXiv:2406.00132",
+    ),
     # Weights are cut into squares (`bo` blocks of `out`, `bi` of `in`) where one side is a multiple
     # of the other; u and v are the same for all squares of a model, as in the public code.
     Spec.parse(
@@ -139,6 +176,26 @@ TENSORS: tuple[Spec, ...] = (
         scale="alpha",
         alpha="16",
         source="arXiv:2408.01008",
+    ),
+    # Both factors of LoRA are trains of t ranks. The last core of B starts as zeros, in the public
+    # code it is random, and the order of the parts follows from a table there.
+    Spec.parse(
+        "loretta_rep",
+        "g1: site i1 a1, g2: site a1 i2 a2, g3: site a2 i3 a3, g4: site a3 r,"
+        " h1: site r b1, h2: site b1 o1 b2, h3: site b2 o2 b3, h4: site b3 o3"
+        " -> (o1 o2 o3) (i1 i2 i3)",
+        {
+            **dict.fromkeys(("g1", "g2", "g3"), "normal((in + r) ** (-1 / 8) / sqrt(t))"),
+            "g4": "normal((in + r) ** (-1 / 8))",
+            **dict.fromkeys(("h1", "h2", "h3"), "normal((out + r) ** (-1 / 8) / sqrt(t))"),
+            "h4": "zeros",
+        },
+        where=_PARTS
+        | {"o2": "part(out, 3, 3)", "o3": "part(out, 3, 2)"}
+        | dict.fromkeys(("a1", "a2", "a3", "b1", "b2", "b3"), "t"),
+        scale="alpha / r",
+        alpha="r",
+        source="arXiv:2402.11417",
     ),
     Spec.parse(  # there is no public code: the start and alpha are not the paper's for certain
         "metatt",
