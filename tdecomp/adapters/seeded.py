@@ -126,7 +126,7 @@ def _rotation(ask: Request) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Coefficients:
+class _WavePlaces:
     """Places of an (n, m) grid of coefficients, drawn without repetition, along one axis.
 
     Attributes
@@ -154,7 +154,7 @@ class _Coefficients:
         return waves.T if self.axis else waves
 
 
-def _coefficients(ask: Request) -> _Coefficients:
+def _wave_places(ask: Request) -> _WavePlaces:
     """The places of a factor with the arguments n, m, axis; those of both axes are the same."""
     n, m, axis = (int(a) for a in ask.args)
     if axis not in (0, 1):
@@ -170,12 +170,12 @@ def _coefficients(ask: Request) -> _Coefficients:
             f"{ask.name!r} asks for {k} frequencies, a grid of {n} x {m} has {n * m}: choose fewer"
         )
     chosen = ask.stream("frequencies").choice(n * m, size=k, replace=False)
-    return _Coefficients(row=chosen // m, column=chosen % m, axis=axis, grid=(n, m))
+    return _WavePlaces(row=chosen // m, column=chosen % m, axis=axis, grid=(n, m))
 
 
 def _wave(ask: Request, wave: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Columns of a DFT at random frequencies."""
-    at = _coefficients(ask)
+    at = _wave_places(ask)
     frequency = at.column if at.axis else at.row
     return at.along(
         wave(np.outer(np.arange(at.size), frequency) % at.size * (2 * math.pi / at.size))
@@ -188,7 +188,7 @@ def _haar(ask: Request) -> np.ndarray:
     As in the transform, the coefficients right above hold differences along axis 0, those left
     below along axis 1. The last row or column of an odd grid is cut off.
     """
-    at = _coefficients(ask)
+    at = _wave_places(ask)
     half = [(n + 1) // 2 for n in at.grid]
     place = (at.row, at.column)[at.axis] % half[at.axis]
     other = (at.column, at.row)[at.axis] >= half[1 - at.axis]  # differences

@@ -14,7 +14,12 @@ from tdecomp.adapters import Bound, Grid, bind, method
 
 Arrays = Mapping[str, np.ndarray]
 SHAPE = (24, 36)
-RANKS: dict[str, Any] = {"svft": None, "quanta": None, "loretta_rep": {"r": 4, "t": 3}}
+RANKS: dict[str, Any] = {
+    "lorta_public": {"r": 4, "h": 3},
+    "svft": None,
+    "quanta": None,
+    "loretta_rep": {"r": 4, "t": 3},
+}
 
 
 def smallest(norms: np.ndarray, n: int) -> list[int]:
@@ -43,6 +48,12 @@ def cara(f: Arrays, w: np.ndarray) -> np.ndarray:
         for k in range(len(f["lam"]))
     )
     return np.asarray(whole).reshape(w.shape[::-1]).T
+
+
+def lorta(f: Arrays, w: np.ndarray) -> np.ndarray:
+    """Every head its own columns."""
+    gates = f["c_head"] * f["c_proj"] * f["c_layer"]  # (h, r)
+    return 4 * np.concatenate([f["a"] @ np.diag(gate) @ f["b"].T for gate in gates], 1)
 
 
 def circuit(f: Arrays, w: np.ndarray, ending: str = "") -> np.ndarray:
@@ -107,6 +118,7 @@ FORMULAS: dict[str, Callable[[Arrays, np.ndarray], np.ndarray]] = {
     "surm": lambda f, w: np.kron(f["left"], f["right"]) / len(f["right"]),
     "more": monarch,
     "cara": cara,
+    "lorta_public": lorta,
     "flora_core": lambda f, w: f["b"] @ f["core"] @ f["a"].T,
     "quanta": lambda f, w: circuit(f, w) - circuit(f, w, "_0"),
     "loretta_rep": loretta,

@@ -64,6 +64,7 @@ PUBLISHED = {
     "mora of one matrix": Published("mora", (Grid.full((4096, 4096), layer=1),), 8, 256**2),
     # as many numbers as the arrays of the public code have
     "loretta_rep of one matrix": roberta("loretta_rep", {"r": 8, "t": 5}, 1, 12 * 2 * 580),
+    "lorta of q, k, v and o in one tensor": roberta("lorta_public", 1, 4, 860),
     "svft of one matrix": roberta("svft", {}, 1, 12 * (768 * 3 - 2)),
     "more of one matrix": roberta("more", 4, 1, 12 * 4 * 2 * 768),
     "surm of one matrix": roberta("surm", 8, 1, 12 * 2 * 768),

@@ -18,6 +18,7 @@ RESOLVED = {
     "singlora": "site * r * max(out, in)",
     "denselora": "proj * r * (out + in) + site * r ** 2",
     "lorta": "r * (in + out / head + head + proj + layer)",
+    "lorta_public": "r * (out + divisor(in, 64) + in / divisor(in, 64) + proj + layer)",
     "tenslora_att": "site * (in * r + out / head * s + head * t + r * s * t)",
     "tenslora_qkv": "layer * (in * r + out * s + proj * u + r * s * u)",
     "tenslora_depth": "proj * (in * r + out * s + layer * v + r * s * v)",

@@ -22,6 +22,7 @@ AKIN = (
     *("mica", "uni_lora", "pvera", "osf", "adamss", "ia3", "ia3_in", "glora"),
     *("sharelora", "tied_lora", "rasa", "lora_sb", "svft", "curlora", "lorma", "wegeft", "abba"),
     *("surm", "more", "cara", "flora_core", "quanta", "loretta_rep"),
+    "lorta_public",
     *("ffn_low_rank", "ffn_block_dense"),
     *("miss_mini", "bd_lora", "bd_lora_out", "qa_lora", "waveft"),
 )

@@ -94,6 +94,19 @@ TENSORS: tuple[Spec, ...] = (
         alpha="16",
         source="arXiv:2410.04060",
     ),
+    # As the public code has it: queries, keys, values and outputs in one tensor, none of them
+    # turned, h heads on the columns of all four. A head is taken to have 64 numbers, or the largest
+    # divisor below: give `h` where that is not so.
+    Spec.parse(
+        "lorta_public",
+        "a: out r, b: d r, c_head: h r, c_proj: proj r, c_layer: layer r -> out (h d)",
+        {"b": "zeros", "a": "uniform(1/sqrt(r))"}
+        | dict.fromkeys(("c_head", "c_proj", "c_layer"), "uniform(sqrt(6 / r))"),
+        where={"h": "in / divisor(in, 64)"},
+        scale="alpha / r",
+        alpha="16",
+        source="arXiv:2410.04060",
+    ),
     # CP over inputs, heads and all queries, keys and values; the same tensor of other weights, cut
     # into squares, is not here. The public code stores alpha as its `scale`.
     Spec.parse(
