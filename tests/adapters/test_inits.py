@@ -125,6 +125,19 @@ def test_rotations_are_powers_of_the_first():
     assert np.abs(turn[1] @ turn[2] - turn[3]).max() < TOL
 
 
+def test_picked_places_are_as_many_of_each():
+    picked = made("pick(3)", 5, 6, 4)
+    assert set(picked.sum(-1).ravel()) == {3}
+    assert set((picked == 3).sum((0, 1))) == {7, 8}  # of 30 numbers
+    assert np.count_nonzero(picked) == 30
+
+
+def test_all_wavelets_of_an_even_grid_are_an_orthonormal_basis():
+    rows, columns = made("haar(6, 4, 0)", 6, 24), made("haar(6, 4, 1)", 24, 4)
+    basis = np.einsum("ok,ki->koi", rows, columns).reshape(24, 24)
+    assert np.abs(basis @ basis.T - np.eye(24)).max() < TOL
+
+
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (1, 5)])
 def test_waves_sum_to_the_inverse_fourier_transform(shape, rng):
     n, m = shape
@@ -236,6 +249,18 @@ def test_skeletons_are_columns_and_rows_of_the_weight(shape):
         assert all(column in w[site].T.tolist() for column in columns)
         assert all(row in w[site].tolist() for row in rows)
         assert len({*map(tuple, columns)}) == len({*map(tuple, rows)}) == 3
+
+
+def test_the_columns_and_rows_of_least_norm_are_taken():
+    found, (w,) = on_weights(
+        "c: site out r, m: site r s, w: site s in",
+        ["least_columns", "zeros", "least_rows"],
+        (7, 4),
+        rank=3,
+    )
+    lengths, heights = (np.linalg.norm(w, axis=axis) for axis in (1, 0))
+    assert np.array_equal(found["c"][0], w[:, heights < heights.max()])
+    assert np.array_equal(found["w"][0], w[lengths <= np.sort(lengths)[2]])
 
 
 def test_skeletons_of_a_weight_of_low_rank_span_it(rng):
@@ -360,7 +385,8 @@ def test_weights_are_not_changed():
 # -- errors ---------------------------------------------------------------------------------------
 
 
-ARGUMENTS = {"cos": "(out, in, 0)", "sin": "(out, in, 1)", "mpo": "(1)", "copy": "(a)"}
+ARGUMENTS = {"cos": "(out, in, 0)", "sin": "(out, in, 1)", "haar": "(out, in, 0)"}
+ARGUMENTS |= {"mpo": "(1)", "copy": "(a)"}
 
 
 @pytest.mark.parametrize("kind", INITS)
