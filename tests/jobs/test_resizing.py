@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,18 @@ def test_a_narrower_pair_is_the_best_one_and_its_error_is_true(rank, dtype, rng)
     if dtype == "F64":
         assert measured == pytest.approx(np.sum(s[rank:] ** 2), rel=1e-9, abs=1e-25)
         assert np.allclose(new.pair.b.T @ new.pair.b, new.pair.a @ new.pair.a.T)
+
+
+def test_no_matrix_of_the_size_of_the_weight_is_made(rng):
+    b, a = rng.standard_normal((3000, 4)), rng.standard_normal((4, 4000))
+    resized(AdapterPair(b=b[:5], a=a[:, :5]), 2)  # what is imported on the way does not count
+    tracemalloc.start()
+    try:
+        resized(AdapterPair(b=b, a=a), 2)
+        used = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert used < 8 * (b.nbytes + a.nbytes)
 
 
 def test_ranks_go_where_the_energy_per_number_is():
