@@ -196,6 +196,27 @@ class BasisFolder:
             path=self.path, name=name, scheme=scheme, stored=stored, base=member.base
         )
 
+    def directions(self) -> dict[str, dict[str, np.ndarray]]:
+        """The bases of every weight, as `tdecomp.adapters.principal_directions` gives its own.
+
+        To be passed on as ``given=`` with ``rank={"k": ..., "r": ...}`` for the row ``eigenlorax``:
+        a new adapter made of what the collection has in common.
+
+        Raises
+        ------
+        ArgumentError
+            The bases are of several ranks; ``basis --rank`` makes them of one.
+        """
+        by_site = {site: self.bases(k) for site, k in self.group_of.items()}
+        ranks = {rank for bases in by_site.values() for rank in bases.shape}
+        if len(ranks) != 1:
+            told = ", ".join(map(str, sorted(ranks)))
+            raise ArgumentError(f"{self.path} has bases of the ranks {told}, one is needed")
+        return {
+            "directions_out": {site: bases.left for site, bases in by_site.items()},
+            "directions_in": {site: bases.right for site, bases in by_site.items()},
+        }
+
     def numbers(self) -> tuple[int, dict[str, int]]:
         """In the bases, and in the cores of every member."""
         cores = {name: _numbers(self._file(name)) for name in self.members}

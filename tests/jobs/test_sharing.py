@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tdecomp import jobs
+from tdecomp.adapters import LoRAModule, principal_directions
 from tdecomp.errors import TdecompError
 from tdecomp.files import safetensors
 from tdecomp.files.basis_folder import open_basis
@@ -159,6 +160,31 @@ def test_a_member_is_the_same_bits_whatever_multiplies(three, tmp_path, monkeypa
                 total[i] += rows[i, k] * right[k]
         assert np.array_equal(held.pair.b, left.astype(np.float32))
         assert np.array_equal(held.pair.a, total.astype(np.float32))
+
+
+def test_the_bases_are_directions_for_a_new_adapter(tmp_path):
+    paths = [related(tmp_path / f"t{seed}", seed) for seed in range(4)]
+    jobs.basis(paths, tmp_path / "basis", rank=3)
+    found = open_basis(tmp_path / "basis").directions()
+    members = [
+        [
+            LoRAModule(module=s, a=p.a, b=p.b, transpose=False, departure=0.0, energy=p.energy())
+            for s, p in read_adapter(path).pairs.items()
+        ]
+        for path in paths
+    ]
+    known = principal_directions(members, 3)
+    assert found.keys() == known.keys()
+    for side, by_site in known.items():
+        for site, wanted in by_site.items():
+            mine = found[side][site]
+            assert mine.shape == wanted.shape
+            one, two = (x if side == "directions_out" else x.T for x in (mine, wanted))
+            cosines = np.linalg.svd(one.T @ two, compute_uv=False)
+            assert cosines.min() > 0.99  # both hold what was planted
+    jobs.basis(paths, tmp_path / "uneven", error=0.3)
+    with pytest.raises(TdecompError, match="one is needed"):
+        open_basis(tmp_path / "uneven").directions()
 
 
 def test_a_member_is_applied_to_its_base(three, tmp_path):
