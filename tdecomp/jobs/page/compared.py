@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from tdecomp.jobs.commands import typed
 from tdecomp.jobs.likeness import ComparedPair, CompareReport
 from tdecomp.jobs.page.html import heading, heat_table, paragraph, plain_table, whole_page
 
@@ -32,8 +33,8 @@ def compared_page(report: CompareReport) -> str:
         _by_site(report, lambda pair: pair.in_overlap),
         *(paragraph(f"Note: {note}") for note in report.notes),
     ]
-    paths = " ".join(member.path for member in report.members)
-    return whole_page("Adapters beside each other", parts, f"Made by: tdecomp compare {paths}")
+    command = typed("tdecomp", "compare", *(member.path for member in report.members))
+    return whole_page("Adapters beside each other", parts, f"Made by: {command}")
 
 
 def _members(report: CompareReport) -> str:
