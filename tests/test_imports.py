@@ -66,6 +66,7 @@ TORCH_LEVELS = {
     "healing": 8,
     "together": 8,
     "peft": 9,
+    "trainer": 8,
     "_public": 10,
     "jobs": 10,
     "commands": 11,
