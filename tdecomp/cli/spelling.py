@@ -12,15 +12,16 @@ from tdecomp.jobs.commands import typed_layers
 
 __all__ = ["as_typed", "usage_error"]
 
-_FLAGS = {"patterns": "--pattern", "allow_missing": "--allow-missing", "max_memory": "--max-memory"}
+_FLAGS = {"patterns": "--pattern"}
 _OPTIONS = (
     *("targets", "exclude", "layers", "patterns", "share", "method", "modes", "rank", "error"),
     *("budget", "dtype", "overwrite", "allow_missing", "device", "max_memory"),
-    *("rate", "steps", "seed", "base", "missing", "task"),
+    *("rate", "steps", "seed", "base", "missing", "task", "rank_max"),
 )
 _POSSIBLE = re.compile(r"\s*\(Possible options: [^)]*\)")
 _TEXT = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _VALUE = rf"{_TEXT}|\[(?:{_TEXT}|[^\]'\"])*\]|\((?:{_TEXT}|[^)'\"])*\)|[\w.+-]*\w"
+_ATTRIBUTE = " (attribute best)"
 _GIVEN = re.compile(rf"\b({'|'.join(_OPTIONS)})=({_VALUE})")
 
 
@@ -29,8 +30,10 @@ def as_typed(text: str) -> str:
 
     >>> as_typed("no site matches targets=['q_prj', 'k'], layers=(0, 1, 5): give overwrite=True")
     'no site matches --targets q_prj,k, --layers 0-1,5: give --overwrite'
+    >>> as_typed("the best is 0.5 (attribute best); raise rank_max=4 or the error")
+    'the best is 0.5; raise --rank-max 4 or the error'
     """
-    return _GIVEN.sub(lambda found: _option(found[1], found[2]), text)
+    return _GIVEN.sub(lambda found: _option(found[1], found[2]), text.replace(_ATTRIBUTE, ""))
 
 
 def _option(name: str, written: str) -> str:
@@ -38,7 +41,7 @@ def _option(name: str, written: str) -> str:
         value = ast.literal_eval(written)
     except (ValueError, SyntaxError):  # a bare word: nan
         value = written
-    flag = _FLAGS.get(name, f"--{name}")
+    flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
     if value is True:
         return flag
     if name == "patterns" and isinstance(value, list | tuple):

@@ -231,3 +231,18 @@ def test_the_hashes_are_of_the_files_that_were_read(
     done("decompose", base, tuned, "-o", tmp_path / "after", "--rank", 1)
     one, two = (load_factors(tmp_path / name).sources for name in ("before", "after"))
     assert one == two
+
+
+def test_no_rank_is_above_the_largest_allowed(base, tuned, tmp_path, report, refused):
+    def ranks(folder) -> set[int]:
+        return {r for part in load_factors(folder).parts for r in part.tensor.ranks}
+
+    asked, small = ["decompose", base, tuned, "--method", "svd"], ["--rank-max", 1]
+    report(*asked, "--error", 0.2, "-o", tmp_path / "free")
+    told = report(*asked, "--budget", "60k", *small, "-o", tmp_path / "capped")
+    assert max(ranks(tmp_path / "free")) > 1
+    assert ranks(tmp_path / "capped") == {1}
+    assert told["error"] == pytest.approx(true_error(base, tuned, tmp_path / "capped"), rel=1e-4)
+    best = f"the best is {told['error']:.3g}; raise --rank-max 1 or the error"
+    missed = [*asked, "--error", "0.01", *small, "-o", tmp_path / "missed"]
+    refused(missed, f"--error 0.01 was not reached: {best}")

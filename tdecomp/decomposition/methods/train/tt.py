@@ -310,8 +310,8 @@ def _within(chain: TrainChain, target: Target) -> TT:
     small = chain.train(usable_cores(sweep))
     if (reached := math.sqrt(sweep.lost / energy)) > error:
         raise NotReached(
-            f"error={error:g} was not reached with rank_max={target.rank_max}: the best is"
-            f" {reached:.3g} (attribute best); raise rank_max or the error",
+            f"error={error:g} was not reached: the best is {reached:.3g} (attribute best);"
+            f" raise rank_max={target.rank_max} or the error",
             small,
         )
     return small
