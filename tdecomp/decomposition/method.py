@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,6 +55,16 @@ class Analysis(Generic[State]):
         """Whether one of the positions on the frontiers has a rank at its limit."""
         pairs = zip(self.frontiers, positions, strict=True)
         return bool(self.limits) and any((f.ranks[i] >= self.limits).any() for f, i in pairs)
+
+    def growth(self, missing: float) -> float:
+        """How many times as wide a sketch must be at least to win a squared error more than this.
+
+        Singular values fall: as many ranks again win no more than those seen did, and where two
+        modes are sketched, twice the width is four times as many entries of the core.
+        """
+        won = math.fsum(float(f.lost[0] - f.lost[-1]) for f in self.frontiers)
+        modes = sum(limit == self.width for limit in self.limits)
+        return (1 + missing / won) ** (1 / modes) if won > 0 and modes else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

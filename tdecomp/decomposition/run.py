@@ -147,8 +147,8 @@ class _Run(Generic[State]):
         if fits.error <= error:
             return fits
         raise NotReached(
-            f"error={error:g} was not reached with rank_max={rank_max}: the best is"
-            f" {fits.error:.3g} (attribute best); raise rank_max or the error",
+            f"error={error:g} was not reached: the best is {fits.error:.3g} (attribute best);"
+            f" raise rank_max={rank_max} or the error",
             fits,
         )
 
@@ -168,11 +168,17 @@ class _Run(Generic[State]):
                     narrow.append(i)
             if not narrow:
                 return analyses, chosen
+            missing = _missing(analyses, target.get("lost", math.inf))
             for i in narrow:
-                analyses[i] = self._wider(i, analyses[i])
+                analyses[i] = self._wider(i, analyses[i], analyses[i].growth(missing[i]))
 
-    def _wider(self, i: int, seen: Analysis[State] | TooNarrow) -> Analysis[State]:
-        return self._capped(self.method.look(self.xs[i], 2 * seen.width, silent, seen.passes))
+    def _wider(
+        self, i: int, seen: Analysis[State] | TooNarrow, growth: float = 1.0
+    ) -> Analysis[State]:
+        """A look twice as wide as seems needed, which is as wide as before where nobody knows."""
+        most = max(self.method.cut_sizes(self.xs[i])) if self.rank_max is None else self.rank_max
+        width = max(2 * seen.width, min(math.ceil(2 * growth * seen.width), most + 1))
+        return self._capped(self.method.look(self.xs[i], width, silent, seen.passes))
 
     def _capped(self, analysis: Analysis[State]) -> Analysis[State]:
         """Without ranks above the largest allowed."""
@@ -208,6 +214,13 @@ def _choices(analyses: list[Analysis[Any]], positions: list[int]) -> list[Choice
     """Chosen rank tuples, one list per input."""
     at = iter(positions)
     return [[tuple(f.ranks[next(at)].tolist()) for f in a.frontiers] for a in analyses]
+
+
+def _missing(analyses: list[Analysis[Any]], lost: float) -> list[float]:
+    """How much of a squared error is beyond all that was seen, divided as what is left is."""
+    left = [math.fsum(float(f.lost[-1]) for f in a.frontiers) for a in analyses]
+    whole = math.fsum(left)
+    return [(whole - lost) * of / whole if whole > lost else 0.0 for of in left]
 
 
 def _shares(

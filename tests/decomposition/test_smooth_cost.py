@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import numpy as np
 import pytest
 
 import tdecomp as td
+from tdecomp import linalg
 from tdecomp.decomposition.methods import svd as method_of_svd
 from tdecomp.decomposition.methods.train import sweeps
+from tdecomp.decomposition.methods.tucker.hosvd import project
+from tdecomp.decomposition.run import _Run
 from tdecomp.passes import residual
 from tdecomp.passes.pieces import cut
+
+hooi = importlib.import_module("tdecomp.decomposition.methods.tucker.hooi")
 
 SPLITS = [(1024, 1024), (340, 342, 3, 3), (8,) * 7, (4,) * 10, (2,) * 20, (2,) * 21, (2,) * 24]
 
@@ -94,3 +100,50 @@ def test_decompositions_per_core_of_a_train(d, monkeypatch):
     tt = td.TT(tuple((f"m{k}",) for k in range(d)), cores)
     td.tt_round(tt + tt, error=1e-8)
     assert len(called) == d - 1
+
+
+@pytest.mark.parametrize("method", [td.svd, td.hosvd, td.tucker, td.tucker2, td.tensor_train])
+@pytest.mark.parametrize("shape", [(2, 300, 400), (3, 40, 2000)], ids=str)
+def test_noise_is_looked_at_twice(method, shape, monkeypatch):
+    """A sketch says how much is missing: sketches doubled in width would each be thrown away."""
+    looks, wider = [], _Run._wider
+    monkeypatch.setattr(_Run, "_wider", lambda *a: looks.append(1) or wider(*a))
+    monkeypatch.setattr(linalg, "_EXACT_FLOPS", 1e6)
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    assert 0.38 < method(x, error=0.4).error <= 0.4
+    assert len(looks) <= 1
+
+
+def test_what_an_error_leaves_room_for_goes_at_once(monkeypatch):
+    """As many looks for a hundred directions as for one, and the same are dropped."""
+    called, basis = [], hooi.left_basis
+    monkeypatch.setattr(hooi, "left_basis", lambda *a: called.append(1) or basis(*a))
+    rng = np.random.default_rng(0)
+    for room in (-1.0, 0.0, 0.01, 0.1, 0.5):
+        core = rng.standard_normal((3, 60, 40))
+        bases = {k: np.linalg.qr(rng.standard_normal((n, n)))[0] for k, n in ((1, 60), (2, 40))}
+        room *= np.linalg.norm(core) ** 2
+        called.clear()
+        found, kept = hooi.trimmed(core, bases, room, core.shape)
+        assert len(called) <= 8
+        shape, one_by_one = _dropped_one_by_one(core, room)
+        assert found.shape == shape
+        assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(one_by_one))
+        assert [kept[k].shape for k in (1, 2)] == [(60, shape[1]), (40, shape[2])]
+
+
+def _dropped_one_by_one(core, room):
+    """Of the modes 1 and 2: the column that saves the most numbers and fits, again and again."""
+    sizes = core.shape
+    while True:
+        options = []
+        for k in (1, 2):
+            u, s, _ = np.linalg.svd(np.moveaxis(core, k, 0).reshape(core.shape[k], -1))
+            least = s[-1] ** 2 if len(s) == core.shape[k] else 0.0
+            if core.shape[k] > 1 and least <= room:
+                saved = core.size // core.shape[k] + sizes[k]
+                options.append((saved, -k, u[:, : core.shape[k] - 1], least))
+        if not options:
+            return core.shape, core
+        _, k, u, lost = max(options, key=lambda option: option[:2])
+        core, room = project(core, {-k: u}), room - lost

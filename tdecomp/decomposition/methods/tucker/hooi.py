@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tdecomp._threads import threads_by_size
-from tdecomp._xp import Array, adjoint, floor, namespace, sum_of_squares
+from tdecomp._xp import Array, adjoint, floor, namespace, sum_of_squares, to_numpy
 from tdecomp.decomposition.fit import Trace
 from tdecomp.decomposition.methods.tucker.hosvd import Bases, leading, project, sequential_bases
 from tdecomp.errors import ArgumentError
@@ -116,27 +116,34 @@ def _improved(projected: Array, mode: int, basis: Array) -> Array:
 
 
 def trimmed(core: Array, bases: Bases, room: float, sizes: Sequence[int]) -> tuple[Array, Bases]:
-    """Drop singular directions of the core, one at a time, while `room` of squared error is left.
+    """Drop singular directions of the core while `room` of squared error is left.
 
     What a dropped direction carries is added to the squared error exactly, because the bases are
-    orthonormal. Of the modes that fit, the one whose column saves the most numbers goes first; when
+    orthonormal. Of the modes that fit, the one whose columns save the most numbers goes first, with
+    all that fit: a column of it saves as much after as before, one of another mode less. When
     nothing fits, no single mode can be cut by one within the error.
     """
     bases = dict(bases)
     while True:
         found = None
         for k in bases:
-            if core.shape[k] < 2:
-                continue
             directions, s = left_basis(core, k)
-            whole = directions.shape[1] == core.shape[k]
-            least = float(s[-1]) ** 2 if whole else 0.0
+            n, least = _fitting(to_numpy(s), core.shape[k], room)
             saved = math.prod(core.shape) // core.shape[k] + sizes[k]
-            if least <= room and (found is None or saved > found[0]):
-                found = saved, k, directions[:, : core.shape[k] - 1], least
+            if n and (found is None or saved > found[0]):
+                found = saved, k, directions[:, : core.shape[k] - n], least
         if found is None:
             return core, bases
         _, k, kept, least = found
         room -= least
         core = project(core, {k: kept})
         bases[k] = bases[k] @ kept
+
+
+def _fitting(s: np.ndarray, n: int, room: float) -> tuple[int, float]:
+    """How many of the last of `n` directions fit, the first never, and what they carry."""
+    energies = np.zeros(n)  # those beyond the singular values carry nothing
+    energies[: len(s)] = s.astype(np.float64) ** 2
+    lost = np.cumsum(energies[:0:-1])
+    fitting = int(np.searchsorted(lost, room, side="right"))
+    return fitting, float(lost[fitting - 1]) if fitting else 0.0
