@@ -28,6 +28,11 @@ def convergence():
 
 
 @pytest.fixture(scope="module")
+def runs(convergence):
+    return sys.modules["runs"]
+
+
+@pytest.fixture(scope="module")
 def problem(convergence):
     return convergence.PROBLEMS["digits"]()
 
@@ -124,3 +129,14 @@ def test_a_rate_is_chosen_by_the_height_of_the_curve(convergence, problem, tmp_p
     assert results.best("lora") == 1e-2
     race = convergence.Race(problem, results)
     assert not {id(i) for i in race.held_out} & {id(i) for i in race.rest}
+
+
+def test_the_table_of_the_documents_is_that_of_the_runs(convergence, problem, runs):
+    results = convergence.results_in(DEMO / "convergence-digits.json", problem)
+    page = DEMO.parent / "adapters.md"
+    assert convergence.table_text(problem, results) in page.read_text(encoding="utf-8")
+    for name in problem.contenders:
+        reported = results.reported(name)
+        assert set(reported) == set(runs.REPORTED)
+        assert {run.lr for run in reported.values()} == {results.best(name)}
+        assert min(results.tried(name)) < results.best(name) < max(results.tried(name))
