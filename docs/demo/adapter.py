@@ -94,6 +94,26 @@ def train_adapter(
     return Trained(model, adapter, adapter.n_trainable, head, seconds, losses)
 
 
+def cached_lora(folder: Path, items: list[Item], recipe: finetune.Recipe, *, rank: int = 8) -> bool:
+    """Make `folder` hold MiniLM with a trained LoRA of query, key and value in its weights.
+
+    The weights are float32; whether the folder was there already, as `finetune.cached_models`.
+    """
+
+    def put(model: Any) -> Adapter:
+        return attach(model, "lora", rank=rank, targets=TARGETS, also_train=["classifier"])
+
+    def save(new: Path) -> None:
+        done = train_adapter(put, items, recipe)
+        assert done.adapter is not None
+        done.adapter.merge(keep=None)
+        done.adapter.detach()
+        done.model.save_pretrained(new)
+        finetune.tokenizer(finetune.minilm()).save_pretrained(new)
+
+    return finetune.cached(folder, {**recipe.key(items), "rank": rank}, save)
+
+
 def timed_steps(
     model: Any,
     items: list[Item],

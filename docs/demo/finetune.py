@@ -216,14 +216,28 @@ def cached_models(
     bool
         True if the folder was there already, False if the model was trained now.
     """
-    key = recipe.key(train)
+
+    def save(new: Path) -> None:
+        _save(new, train=train, recipe=recipe, on_step=on_step)
+
+    return cached(folder, recipe.key(train), save)
+
+
+def cached(folder: Path, key: dict[str, Any], save: Callable[[Path], None]) -> bool:
+    """Let `save` make a folder, whole or not at all, unless it was made from the same `key`.
+
+    Returns
+    -------
+    bool
+        True if it was there already.
+    """
     settings = folder / "settings.json"
     if settings.exists() and json.loads(settings.read_text()) == key:
         return True
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".models-") as scratch:
         new = Path(scratch) / "models"
-        _save(new, train=train, recipe=recipe, on_step=on_step)
+        save(new)
         (new / settings.name).write_text(json.dumps(key, indent=2) + "\n")
         if folder.exists():
             shutil.rmtree(folder)

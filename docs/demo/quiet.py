@@ -8,6 +8,7 @@ import warnings
 def quietly() -> None:
     """No network, and no reports of what is loaded how; before the models are."""
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm, in a notebook
     from transformers.utils import logging as reports
 
     reports.set_verbosity_error()

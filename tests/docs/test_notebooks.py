@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 
@@ -12,8 +13,9 @@ from tests.docs.notebooks import FOLDER, Notebook, Session, same_form, same_text
 from tests.docs.wrong_answers import WRONG
 
 GUIDE = FOLDER.parent / "guide.md"
+DEMO = FOLDER.parent / "demo"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
-DELTAS = "07"
+TRAINED = {"07", "12"}
 SLOW = {"09"}
 READ = [Notebook(path) for path in PATHS]
 RUN = [
@@ -23,7 +25,7 @@ RUN = [
         marks=[pytest.mark.slow] if notebook.path.stem[:2] in SLOW else [],
     )
     for notebook in READ
-    if notebook.path.stem[:2] != DELTAS
+    if notebook.path.stem[:2] not in TRAINED
 ]
 every = pytest.mark.parametrize("notebook", READ, ids=lambda n: n.path.stem)
 
@@ -74,14 +76,26 @@ def test_shows_what_is_committed_and_checks_its_exercises(notebook):
     check_exercises(notebook, shown, session)
 
 
+@pytest.fixture(scope="module")
+def few_steps(tmp_path_factory):
+    """A folder for notebooks beside the demo and its models, after three steps."""
+    place = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(DEMO, place / "docs" / "demo")
+    make_models(place / "demo-output")
+    folder = place / "docs" / "notebooks"
+    folder.mkdir()
+    yield folder
+    for path in DEMO.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
 @pytest.mark.slow
-def test_the_notebook_of_deltas_runs_on_a_pair_of_few_steps(tmp_path):
-    """Its numbers are those of the demo's pair, which takes minutes to make."""
-    (notebook,) = (n for n in READ if n.path.stem[:2] == DELTAS)
-    folder = tmp_path / "docs" / "notebooks"
-    folder.mkdir(parents=True)
-    make_pair(tmp_path / "demo-output" / "models")
-    session = Session(folder)
+@pytest.mark.parametrize("number", sorted(TRAINED))
+def test_notebooks_of_trained_models_run_on_models_of_few_steps(number, few_steps, monkeypatch):
+    """Their numbers are those of the demo's models, which take minutes to make."""
+    (notebook,) = (n for n in READ if n.path.stem[:2] == number)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    session = Session(few_steps)
     shown = notebook.run(session)
     compare(notebook, shown, same_form)
     check_exercises(notebook, shown, session)
@@ -105,15 +119,16 @@ def check_exercises(notebook, shown, session):
         assert right == f"Exercise {number}: right.\n", right
 
 
-def make_pair(models):
-    """MiniLM before and after three steps of the demo's fine-tuning."""
+def make_models(place):
+    """MiniLM before and after three steps of the demo's fine-tuning, and with a LoRA."""
     code = (
         "import sys; from pathlib import Path; import quiet; quiet.quietly();"
-        "import finetune; from docstrings import task;"
-        "finetune.cached_models(Path(sys.argv[1]), task(0).train, finetune.Recipe(steps=3))"
+        "import adapter, finetune; from docstrings import task;"
+        "place, train, few = Path(sys.argv[1]), task(0).train, finetune.Recipe(steps=3);"
+        "finetune.cached_models(place / 'models', train, few);"
+        "adapter.cached_lora(place / 'lora', train, few)"
     )
-    demo = FOLDER.parent / "demo"
-    subprocess.run([sys.executable, "-c", code, str(models)], cwd=demo, check=True)
+    subprocess.run([sys.executable, "-c", code, str(place)], cwd=DEMO, check=True)
 
 
 def test_examples_of_the_checker():

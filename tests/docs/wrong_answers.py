@@ -56,4 +56,16 @@ WRONG = {
         2: "fair_inputs = inputs",
         3: "enough = 12",
     },
+    "12": {
+        1: "def nearest_inputs(before, after):\n    return nearest(before, after)",
+        2: (
+            "weight = np.diag(np.arange(40, 0, -1.0))\n"
+            "change = np.full((40, 40), 1 / 40)\n"
+            "strength = 17"
+        ),
+        3: (
+            "values = np.linalg.svd(changes['all weights'][5, 0], compute_uv=False)\n"
+            "held = values[:8].sum() / values.sum()"
+        ),
+    },
 }
