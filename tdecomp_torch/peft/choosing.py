@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from tdecomp_torch.model.inventory import Inventory
 from tdecomp_torch.model.targets import chosen_sites
 from tdecomp_torch.peft.config import TensorAdapterConfig
 from tdecomp_torch.preparing import Chosen, prepare
+from tdecomp_torch.training.schedule import Schedule
 
 __all__ = ["made"]
 
@@ -51,11 +53,23 @@ def made(
         config.rank = _USUAL_RANK
     asked = config.asked(_ranks(config, paths), seed=_drawn_seed(), empty=empty)
     attached = prepare(inventory, config.spec, asked, chosen=chosen, name=name)
+    attached.schedule.move_to(config.step)
+    config.follow(_StepOf(attached.schedule))
     if attached.spec != config.spec:  # a start may change what stands beside ΔW
         config.method = attached.spec
     if asked.request is not None:
         config.rank = _found_ranks(attached)
     return attached
+
+
+@dataclass
+class _StepOf:
+    """The step that a schedule is at."""
+
+    schedule: Schedule
+
+    def __call__(self) -> float:
+        return self.schedule.at_step
 
 
 def _drawn_seed() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
 from typing import Any
 
@@ -49,6 +49,8 @@ class TensorAdapterConfig(PeftConfig):
     rank_pattern
         Regex or end of a module path -> rank of these, for methods that share no factors between
         weights.
+    step
+        How many steps were trained, for methods with a schedule; kept up by the adapter.
     init_weights
         False: factors that start as zeros or ones are made random, so that the adapter acts at
         once; for tests.
@@ -86,6 +88,7 @@ class TensorAdapterConfig(PeftConfig):
     start: Any = None
     given: Mapping[str, Any] | list[str] | None = None
     init_weights: bool = True
+    step: float = 0.0
     target_parameters: list[str] | None = None
     library: str = "tdecomp_torch.peft"
     r: InitVar[int | None] = None
@@ -155,7 +158,16 @@ class TensorAdapterConfig(PeftConfig):
         """Plain values: the method as its equation, without what factors started from."""
         plain = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
         given = [f.name for f in self.spec.factors if f.init.kind == _GIVEN]
-        return plain | {"method": self.spec.to_json(), "start": None, "given": given or None}
+        own = {"method": self.spec.to_json(), "start": None, "given": given or None}
+        return plain | own | {"step": self._trained()}
+
+    def follow(self, at_step: Callable[[], float]) -> None:
+        """Let a saved configuration say the step that its adapter is at."""
+        self.__dict__["_at_step"] = at_step
+
+    def _trained(self) -> float:
+        at_step = self.__dict__.get("_at_step")
+        return self.step if at_step is None else at_step()
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from tdecomp_torch.peft.factors import SharedFactors
 from tdecomp_torch.peft.layers import TensorLayer, layer_for
 from tdecomp_torch.peft.names import PREFIX, ROOM
 from tdecomp_torch.peft.shaking import shake
+from tdecomp_torch.peft.weighted import check_summable, fill_with_sum, summed_ranks
 from tdecomp_torch.plainly import plainly
 
 __all__ = ["TensorAdapterModel", "adapter_of"]
@@ -130,6 +132,54 @@ class TensorAdapterModel(BaseTuner):
             attached.pool.to(dtype)
         elif next(attached.pool.parameters()).dtype in (torch.float16, torch.bfloat16):
             attached.pool.float()
+
+    def add_weighted_adapter(
+        self,
+        adapters: list[str],
+        weights: list[float],
+        adapter_name: str,
+        combination_type: str = "exact",
+    ) -> None:
+        """Add the adapter whose ΔW is the weighted sum of those of others, exactly.
+
+        Its ranks are the sums of theirs. It does not act yet, and is not trained.
+
+        Parameters
+        ----------
+        adapters, weights
+            Of one method on the same weights, whose ΔW is one product of trained factors: LoRA,
+            LoTR, TensLoRA, LoRTA, FacT, trains.
+        adapter_name
+            New.
+        combination_type
+            ``"exact"``, the only one.
+
+        Raises
+        ------
+        ArgumentError
+            No adapter of the method is the sum; the message says why, and what to do instead.
+        """
+        room = _room(self.model)
+        if combination_type != "exact":
+            raise ArgumentError(f"combination_type={combination_type!r}: expected 'exact'")
+        if adapter_name in self.peft_config:
+            raise ArgumentError(f"there is an adapter {adapter_name!r} already: give another name")
+        if not adapters or len(adapters) != len(weights):
+            raise ArgumentError(f"{len(weights)} weights are given for {len(adapters)} adapters")
+        if unknown := [name for name in adapters if name not in room.attached]:
+            raise ArgumentError(f"there is no adapter {unknown[0]!r} to be added up")
+        parts = [room.attached[name] for name in adapters]
+        check_summable(parts)
+        config: Any = copy(self.peft_config[adapters[0]])
+        config.method, config.rank, config.rank_pattern = parts[0].spec, summed_ranks(parts), {}
+        config.start, config.given, config.step = None, None, parts[0].schedule.at_step
+        self.peft_config[adapter_name] = config
+        try:
+            self.inject_adapter(self.model, adapter_name)
+        except Exception:
+            del self.peft_config[adapter_name]
+            raise
+        fill_with_sum(room.attached[adapter_name], parts, weights)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:

@@ -197,6 +197,40 @@ def test_injected_without_a_peft_model():
     assert torch.equal(model(x), on(plain, "lotr")(x))
 
 
+@pytest.mark.parametrize("method", ["lora", "lotr", "lorta", "fact_tt", "tenslora_att_qkv_depth"])
+def test_a_weighted_adapter_is_the_sum(method):
+    model = on(tiny(), method, alpha=3.0)
+    model.add_adapter("second", config_of(method, rank=3, alpha=5.0))
+    set_random(adapter_of(model, "second"), 7)
+    model.base_model.add_weighted_adapter(["default", "second"], [0.5, -2.0], "sum")
+    one, two, found = (adapter_of(model, name) for name in ("default", "second", "sum"))
+    for target in found.targets:
+        path = target.path
+        assert_close(found.delta(path), 0.5 * one.delta(path) - 2 * two.delta(path))
+    assert model.active_adapters == ["default"]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "says"),
+    [
+        ("vera", {}, "not all trained"),
+        ("loha", {}, "hang together"),
+        ("dora", {}, "base weight"),
+        ("lora", {"targets": ["q_proj"]}, "different weights"),
+        ("lotr", {"method": "lora"}, "not of one method"),
+    ],
+)
+def test_adapters_without_a_sum(method, options, says):
+    model = on(tiny(), method)
+    other = config_of(
+        options.get("method", method), **{k: v for k, v in options.items() if k != "method"}
+    )
+    model.add_adapter("second", other)
+    with pytest.raises(ArgumentError, match=f"(?s){says}.*merge_adapter"):
+        model.base_model.add_weighted_adapter(["default", "second"], [1.0, 1.0], "sum")
+    assert "sum" not in model.peft_config
+
+
 # -- the configuration -----------------------------------------------------------------------
 
 
@@ -210,6 +244,17 @@ def test_a_configuration_holds_the_equation_and_no_start(tmp_path):
     loaded = TensorAdapterConfig.from_pretrained(str(tmp_path))
     assert loaded.spec == CATALOGUE["lotr"]
     assert loaded.rank == 4
+
+
+def test_a_schedule_goes_on_where_it_was(tmp_path):
+    model = on(tiny(), "itl")
+    adapter_of(model).step(3)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny(), str(tmp_path))
+    assert adapter_of(loaded).at_step == 3
+    assert_close(loaded(x_of()), model(x_of()))
+    assert model.peft_config["default"].to_dict()["step"] == 3
+    assert copy.deepcopy(model).peft_config["default"].to_dict()["step"] == 3
 
 
 def test_a_start_is_made_once(tmp_path):
