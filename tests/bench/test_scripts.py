@@ -13,7 +13,7 @@ import tdecomp as td
 from tdecomp.files.delta import open_delta
 from tdecomp.files.loras import read_adapter
 from tdecomp.stack import Selection
-from tests.bench import adapters, in_memory, limits, loras, scaling, smooth, whole_model
+from tests.bench import adapters, datasets, in_memory, limits, loras, scaling, smooth, whole_model
 from tests.bench.children import run_child
 from tests.bench.synthetic import write_pair
 from tests.bench.tables import Printer
@@ -170,3 +170,22 @@ def test_loras_are_made_narrower_and_compared_with_a_dense_svd(tmp_path, capsys,
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line[:2] == "| "]
     error, dense = (float(cell) for cell in rows[-1][4:6])
     assert error == pytest.approx(dense, abs=2e-6)
+
+
+@pytest.mark.parametrize("name", datasets.TABLES)
+def test_tables_of_scikit_learn_are_tensors(name):
+    pytest.importorskip("sklearn")
+    x = datasets.data(name)
+    assert x.shape == datasets.TABLES[name][1]
+    if name not in ("digits", "iris"):  # pictures as they are; flowers of all species in a column
+        np.testing.assert_allclose(np.linalg.norm(x, axis=0), 1)
+
+
+def test_errors_beside_tensorly_are_counted(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["datasets", "--data", "linnerud", "--markdown"])
+    datasets.main()
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line[:2] == "| "]
+    assert [row[4].strip() for row in rows if row[2].strip() in ("7", "10")] == ["fails"] * 2
+    compared, larger, largest = (cell.strip() for cell in rows[-1][1:4])
+    assert (compared, larger) == ("5", "0")
+    assert 0.9 < float(largest) <= 1.0001
