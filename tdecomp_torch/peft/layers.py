@@ -104,9 +104,7 @@ class TensorLayer(nn.Module, BaseTunerLayer):
         names = check_adapters_to_merge(self, adapter_names)
         for name in [name for name in names or () if name in self.adapted]:
             target = self.adapted[name]
-            reason, advice = why_not_written(target.kind, target.module)
-            if reason:
-                raise SiteError(f"{target.path} {reason}, its weight cannot be written: {advice}")
+            self.check_writable()
             self._check_above(name)
             merged = merged_weight(target)
             if safe_merge and not torch.isfinite(merged).all():
@@ -115,6 +113,19 @@ class TensorLayer(nn.Module, BaseTunerLayer):
                 )
             self._write(self.homes[name], target, merged)
             self.merged_adapters.append(name)
+
+    def check_writable(self) -> None:
+        """Refuse a weight that can be read only.
+
+        Raises
+        ------
+        SiteError
+            Says why, and what to do.
+        """
+        for target in self.adapted.values():
+            reason, advice = why_not_written(target.kind, target.module)
+            if reason:
+                raise SiteError(f"{target.path} {reason}, its weight cannot be written: {advice}")
 
     def _write(self, attached: Attached, target: AdaptedModule, merged: Tensor) -> None:
         """In place; a weight that another module has, too, becomes one of its own."""

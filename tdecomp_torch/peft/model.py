@@ -107,6 +107,13 @@ class TensorAdapterModel(BaseTuner):
             layer.set_adapter(self.active_adapters)
             self._replace_module(parent, target_name, layer, target)
 
+    def _check_merge_allowed(self) -> None:
+        """Refuse before any weight is written what would be refused at one of them."""
+        super()._check_merge_allowed()
+        for layer in self.model.modules():
+            if isinstance(layer, TensorLayer):
+                layer.check_writable()
+
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
         """The plain model, with the adapters merged or without them."""
         room = getattr(self.model, ROOM, None)

@@ -345,6 +345,31 @@ def test_dtypes_follow_the_rules_of_peft(dtype):
     assert {p.dtype for p in adapter_of(model).factors().values()} == {torch.bfloat16}
 
 
+def test_a_quantised_base_is_adapted_and_not_written():
+    """Refused before the first weight is merged, so that none is."""
+    bnb = pytest.importorskip("bitsandbytes")
+
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.plain = nn.Linear(64, 64)
+            self.packed = bnb.nn.Linear4bit(64, 64, compute_dtype=torch.float32)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.packed(torch.relu(self.plain(x)))
+
+    model, x = seeded(Half).to("cpu"), inputs(3, 64, dtype=torch.float32)
+    before = model(x)
+    found = on(model, "lotr", targets=["plain", "packed"])
+    expected = found(x)
+    assert not torch.allclose(expected, before)
+    with pytest.raises(SiteError, match="packed is quantised.*save_lora"):
+        found.merge_adapter()
+    assert torch.equal(found(x), expected)
+    expected.square().sum().backward()
+    assert all(f.grad is not None for f in adapter_of(found).factors().values())
+
+
 # -- what cannot be ---------------------------------------------------------------------------
 
 
