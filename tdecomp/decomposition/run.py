@@ -21,6 +21,7 @@ from tdecomp.passes.stream import FIRST_WIDTH
 from tdecomp.progress import Progress, part, silent
 from tdecomp.ranking.allocate import allocate
 from tdecomp.ranking.target import Target
+from tdecomp.stack import Stack
 
 __all__ = ["run", "run_one"]
 
@@ -175,10 +176,16 @@ class _Run(Generic[State]):
     def _wider(
         self, i: int, seen: Analysis[State] | TooNarrow, growth: float = 1.0
     ) -> Analysis[State]:
-        """A look twice as wide as seems needed, which is as wide as before where nobody knows."""
-        most = max(self.method.cut_sizes(self.xs[i])) if self.rank_max is None else self.rank_max
-        width = max(2 * seen.width, min(math.ceil(2 * growth * seen.width), most + 1))
-        return self._capped(self.method.look(self.xs[i], width, silent, seen.passes))
+        """A look twice as wide, or as much wider as seems needed.
+
+        Of what is in memory twice that much, because singular values fall. A stack that is read in
+        slices would be loaded whole where a sketch is too wide.
+        """
+        x = self.xs[i]
+        most = max(self.method.cut_sizes(x)) if self.rank_max is None else self.rank_max
+        needed = math.ceil((1 if isinstance(x.given, Stack) else 2) * growth * seen.width)
+        width = max(2 * seen.width, min(needed, most + 1))
+        return self._capped(self.method.look(x, width, silent, seen.passes))
 
     def _capped(self, analysis: Analysis[State]) -> Analysis[State]:
         """Without ranks above the largest allowed."""

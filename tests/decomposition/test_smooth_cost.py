@@ -13,6 +13,7 @@ from tdecomp import linalg
 from tdecomp.decomposition.methods import svd as method_of_svd
 from tdecomp.decomposition.methods.train import sweeps
 from tdecomp.decomposition.methods.tucker.hosvd import project
+from tdecomp.decomposition.methods.tucker.tucker2 import Tucker2Method
 from tdecomp.decomposition.run import _Run
 from tdecomp.passes import residual
 from tdecomp.passes.pieces import cut
@@ -112,6 +113,25 @@ def test_noise_is_looked_at_twice(method, shape, monkeypatch):
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     assert 0.38 < method(x, error=0.4).error <= 0.4
     assert len(looks) <= 1
+
+
+def test_a_stack_is_sketched_no_wider_than_seems_needed(monkeypatch):
+    """Where a sketch is too wide, all of it would be loaded at once."""
+    widths, look = [], Tucker2Method.look
+    monkeypatch.setattr(
+        Tucker2Method, "look", lambda m, x, width, *a: widths.append(width) or look(m, x, width, *a)
+    )
+    monkeypatch.setattr(linalg, "_EXACT_FLOPS", 1e6)
+    rng, x = np.random.default_rng(0), {}
+    left, right = (np.linalg.qr(rng.standard_normal((n, 96)))[0] for n in (480, 600))
+    for k in range(2):
+        matrix = left @ rng.standard_normal((96, 96)) @ right.T
+        x[f"model.layers.{k}.self_attn.q_proj.weight"] = matrix
+    (stack,) = td.Stack.from_arrays(x)
+    assert td.tucker2(np.asarray(stack.dense()), error=0.3).error <= 0.3
+    in_memory, widths[:] = widths[1], []
+    assert td.tucker2(stack, error=0.3).error <= 0.3
+    assert widths[1] < in_memory
 
 
 def test_what_an_error_leaves_room_for_goes_at_once(monkeypatch):
