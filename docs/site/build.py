@@ -9,12 +9,16 @@ Nothing is fetched, and a warning is an error.
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import shutil
 import sys
 from pathlib import Path
 
 from sphinx.cmd.build import build_main
+
+# PEFT, of the page on its adapters, imports it; what it lacks for speed is no warning of the site
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 SITE = Path(__file__).resolve().parent
 DOCS = SITE.parent
