@@ -27,6 +27,7 @@ _MODULES = {
     "tdecomp.adapters": "Adapters as data",
     "tdecomp_torch": "Adapters on torch models",
     "tdecomp_torch.peft": "Adapters as a method of PEFT",
+    "tdecomp_torch.trainer": "Adapters under Trainer",
     "tdecomp.jobs": "The commands as functions",
     "tdecomp.stack": "Weights by name",
     "tdecomp.files": "Files",
