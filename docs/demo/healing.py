@@ -110,16 +110,14 @@ class Rows:
         key = (seed, method, budget)
         return key in {(r["seed"], r["method"], r.get("budget")) for r in self.rows}
 
-    def whole_seeds(self) -> list[int]:
-        """Seeds of which everything was measured."""
-        asked = [(method, budget) for budget in BUDGETS for method in METHODS]
-        asked += [("base", None), ("tuned", None)]
+    def seeds(self, budget: int) -> list[int]:
+        """Seeds of which all methods were measured at a budget."""
+        asked = [("tuned", None), *((method, budget) for method in METHODS)]
         seeds = sorted({r["seed"] for r in self.rows})
         return [seed for seed in seeds if all(self.known(seed, *what) for what in asked)]
 
-    def of(self, method: str, budget: int | None) -> list[dict[str, Any]]:
-        """One row for every seed that is whole."""
-        seeds = self.whole_seeds()
+    def of(self, method: str, budget: int | None, seeds: list[int]) -> list[dict[str, Any]]:
+        """One row for each of some seeds."""
         own = [r for r in self.rows if (r["method"], r.get("budget")) == (method, budget)]
         return [r for r in own if r["seed"] in seeds]
 
@@ -160,12 +158,13 @@ HEADINGS = ("method", "numbers", "test accuracy", "minus tuned", "cross entropy"
 
 
 def table_text(rows: Rows) -> str:
-    """Mean and standard deviation over the seeds that are whole, in markdown."""
-    tuned = {r["seed"]: r["accuracy"] for r in rows.of("tuned", None)}
-    each = [(method, budget) for budget in BUDGETS for method in METHODS]
+    """Mean and standard deviation in markdown; at a budget all methods have the same seeds."""
+    every = sorted({seed for budget in BUDGETS for seed in rows.seeds(budget)})
+    tuned = {r["seed"]: r["accuracy"] for r in rows.of("tuned", None, every)}
+    each = [(m, budget, rows.seeds(budget)) for budget in BUDGETS for m in METHODS]
     lines = []
-    for method, budget in [("base", None), ("tuned", None), *each]:
-        own = rows.of(method, budget)
+    for method, budget, seeds in [("base", None, every), ("tuned", None, every), *each]:
+        own = rows.of(method, budget, seeds)
         if not own:
             continue
         less = [r["accuracy"] - tuned[r["seed"]] for r in own]

@@ -21,14 +21,17 @@ def healing(monkeypatch):
 def test_the_table_of_the_guide_is_that_of_the_rows(healing):
     rows = healing.Rows(healing.RESULTS, 60, 3e-3)
     guide = (DEMO.parent / "guide.md").read_text(encoding="utf-8")
-    assert rows.whole_seeds()
     assert healing.table_text(rows) in guide
-    for method in healing.METHODS:
-        for budget in healing.BUDGETS:
-            assert all(r["n_params"] <= budget for r in rows.of(method, budget))
+    for budget in healing.BUDGETS:
+        seeds = rows.seeds(budget)
+        assert seeds
+        for method in healing.METHODS:
+            own = rows.of(method, budget, seeds)
+            assert [r["seed"] for r in own] == seeds
+            assert all(r["n_params"] <= budget for r in own)
 
 
-def test_only_seeds_that_are_whole_are_in_the_table(healing, tmp_path, monkeypatch):
+def test_methods_are_compared_over_the_same_seeds(healing, tmp_path, monkeypatch):
     monkeypatch.setattr(healing, "BUDGETS", (100,))
     file = tmp_path / "rows.json"
     rows = healing.Rows(file, 60, 3e-3)
@@ -39,7 +42,7 @@ def test_only_seeds_that_are_whole_are_in_the_table(healing, tmp_path, monkeypat
             size = {"budget": 100, "n_params": 90}
             rows.add(seed=seed, method=method, **size, accuracy=0.875 - less, cross_entropy=1.0)
     again = healing.Rows(file, 60, 3e-3)
-    assert again.whole_seeds() == [0, 1]
+    assert again.seeds(100) == [0, 1]
     line = "| decomposed, healed | 90 | 0.375 ± 0.354 | -0.500 ± 0.354 | 1.00 ± 0.00 | 2 |"
     assert line in healing.table_text(again)
     with pytest.raises(SystemExit, match="measured with"):
