@@ -96,7 +96,7 @@ def left_basis(x: Array, mode: int) -> tuple[Array, Array]:
         q = orthonormal(rows)  # (n, width)
         u, s = left_basis(adjoint(q) @ rows, 0)
         return q @ u, s
-    values, u = xp.linalg.eigh(gram(x, mode))
+    values, u = _eigh(gram(x, mode))
     s = xp.sqrt(xp.clip(xp.flip(values), min=0.0))
     return xp.astype(xp.flip(u, axis=1), x.dtype), s
 
@@ -108,7 +108,7 @@ def singular_values(x: Array) -> Array:
     _check_matrix(x)
     if _is_double(x):
         return xp.linalg.svdvals(x)
-    values = xp.linalg.eigvalsh(gram(x, 0 if x.shape[0] <= x.shape[1] else 1))
+    values = _eigvalsh(gram(x, 0 if x.shape[0] <= x.shape[1] else 1))
     return xp.sqrt(xp.clip(xp.flip(values), min=0.0))
 
 
@@ -181,7 +181,7 @@ def svd_gram(x: Array, rank: int) -> Triplets:
         return _nothing(x)
     if x.shape[0] > x.shape[1]:
         return _flipped(svd_gram(x.T, rank))
-    _, u = xp.linalg.eigh(gram(x, 0))
+    _, u = _eigh(gram(x, 0))
     basis = xp.astype(xp.flip(u, axis=1)[:, :rank], x.dtype)  # (out, rank)
     return _from_basis(basis, adjoint(basis) @ x)
 
@@ -632,6 +632,17 @@ def _check_rank(x: Array, rank: int) -> None:
         raise ArgumentError(
             f"rank {rank!r} of a {tuple(x.shape)} matrix must be 0 to {min(x.shape)}"
         )
+
+
+@threads_by_size
+def _eigh(matrix: Array) -> tuple[Array, Array]:
+    """LAPACK makes many small calls: on the threads of this matrix, not of what it was made of."""
+    return namespace(matrix).linalg.eigh(matrix)
+
+
+@threads_by_size
+def _eigvalsh(matrix: Array) -> Array:
+    return namespace(matrix).linalg.eigvalsh(matrix)
 
 
 @threads_by_size

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import threading
+from functools import partial
 
+import array_api_compat.numpy as compat
 import numpy as np
 import pytest
 from threadpoolctl import ThreadpoolController, threadpool_limits
@@ -43,6 +45,19 @@ def test_by_the_size_of_the_work():
         with threads_for(SMALL):
             assert in_use() == {1}
         assert in_use() == {2}
+
+
+@pytest.mark.parametrize("of", [linalg.singular_values, lambda x: linalg.left_basis(x, 0)])
+def test_eigenvalues_take_the_threads_of_the_small_matrix_they_are_of(of, monkeypatch):
+    """The products with all of the tensor do not: LAPACK's many small calls wait for no one."""
+    seen, product = {}, linalg.gram
+    for name in ("eigh", "eigvalsh"):
+        solve = getattr(np.linalg, name)
+        counted = partial(lambda solve, x: seen.update(solved=in_use()) or solve(x), solve)
+        monkeypatch.setattr(compat.linalg, name, counted)
+    monkeypatch.setattr(linalg, "gram", lambda *a: seen.update(formed=in_use()) or product(*a))
+    of(np.ones((8, 1 << 18), dtype=np.float32))
+    assert seen == {"formed": {2}, "solved": {1}}
 
 
 def test_never_more_than_the_user_allows():
