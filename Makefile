@@ -1,6 +1,7 @@
 # Two commands are all a newcomer needs: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS := --numprocesses auto --dist loadgroup
 
 .PHONY: demo test docs notebooks examples lint format kills bench bench-long fuzz clean
 
@@ -8,8 +9,8 @@ demo: .venv/ready
 	$(BIN)/python docs/demo/run.py
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto  # one core per worker
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m "slow or gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)  # one core per worker
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m "slow or gpu"
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kernels  # a quick part, on another kernel of OpenBLAS
 
 # The documentation as a site, build/docs/html/index.html: nothing is fetched, a warning is an error.

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tdecomp import jobs
-from tests.imports import ROOT
 from tests.pairs import make_pair
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
@@ -53,20 +50,11 @@ def seen(folder: Path, *options: str) -> dict:
     return told
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("site")
-    subprocess.run(
-        [sys.executable, str(ROOT / "docs" / "site" / "build.py"), str(folder)],
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    return folder / "html"
-
-
+@pytest.mark.xdist_group("site")
 @pytest.mark.parametrize("options", [(), (DARK,)], ids=["day", "night"])
 def test_the_site(site, options):
-    assert seen(site, *options) == {str(width): {} for width in WIDTHS}
+    html, _ = site
+    assert seen(html, *options) == {str(width): {} for width in WIDTHS}
 
 
 @pytest.mark.parametrize("options", [(), (DARK,)], ids=["day", "night"])

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
-import subprocess
 import sys
 from html.parser import HTMLParser
 
@@ -162,15 +160,10 @@ class Links(HTMLParser):
 
 
 @pytest.mark.slow
-def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
-    run = subprocess.run(
-        [sys.executable, str(SITE / "build.py"), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "no_proxy": "*"},
-    )
+@pytest.mark.xdist_group("site")
+def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(site):
+    html, run = site
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
-    html = tmp_path / "html"
     pages = {path: Links(path.read_text(encoding="utf-8")) for path in html.rglob("*.html")}
     assert len(pages) > len(CATALOGUE) + 20
     for path, page in pages.items():
