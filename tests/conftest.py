@@ -19,6 +19,8 @@ settings.register_profile("fixed", derandomize=True, database=None)
 settings.register_profile("drawn", print_blob=True)
 settings.load_profile("fixed")
 
+collect_ignore_glob = ["bench/shims/*"]  # they import libraries that are only compared with
+
 BACKENDS = ("numpy", "torch", "array_api_strict")
 
 
