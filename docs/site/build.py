@@ -75,7 +75,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "build" / "docs")
     folder = parser.parse_args().folder.resolve()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of kernels that no page needs
     for name in ("html", "doctrees"):
         shutil.rmtree(folder / name, ignore_errors=True)  # what was renamed is to go
     source = staged(folder / "source")
