@@ -6,10 +6,12 @@ import re
 import shlex
 
 import pytest
+from rich.console import Console
 from typer.main import get_command
 
 from tdecomp.adapters import CATALOGUE
 from tdecomp.cli.commands import app
+from tdecomp.cli.shown.tables import name_cell, plain_table
 from tdecomp.jobs.methods import EXPLORED, METHODS
 from tests.cli import models
 
@@ -193,6 +195,17 @@ def test_names_are_not_broken_where_there_is_room(columns, base, done, monkeypat
 def test_a_name_without_room_is_broken_and_not_cut(base, done, monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
     assert "…" not in done("inspect", base).out
+
+
+def test_numbers_beside_long_names_are_whole():
+    table = plain_table("resized", "site", right=["was", "rank", "of ‖ΔW‖²", "error"])
+    name = name_cell("model.layers.*.self_attn.q_proj.weight")
+    table.add_row(name, "128", "4..32", "100.0%", "0.7563")
+    console = Console(width=60)
+    with console.capture() as shown:
+        console.print(table)
+    assert "…" not in shown.get()
+    assert {"128", "4..32", "100.0%", "0.7563"} <= set(shown.get().split())
 
 
 def test_one_command_for_a_winner_of_several_budgets(base, tuned, done):

@@ -17,8 +17,8 @@ _SHOWN = 6
 
 def resize_table(report: ResizeReport) -> Table:
     """Kinds of sites, those that differ in numbers only in one row; a section for each adapter."""
-    right = ["sites", "was", "rank", "of ‖ΔW‖²", "error"]
-    table = plain_table("resized", "site", "shape", right=right)
+    right = ["shape", "sites", "was", "rank", "of ‖ΔW‖²", "error"]
+    table = plain_table("resized", "site", right=right)
     energy = sum(site.energy for one in report.adapters for site in one.sites)
     for one in report.adapters:
         table.add_section()

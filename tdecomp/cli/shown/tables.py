@@ -20,9 +20,12 @@ _Kind = tuple[str, str]
 
 
 def plain_table(title: str, names: str, *columns: str, right: Sequence[str] = ()) -> Table:
-    """A table whose first column holds names, of `name_cell`; `right` are columns of numbers."""
+    """A table whose first column holds names, of `name_cell`; `right` are columns of numbers.
+
+    Where the screen is narrow the other words give way, and beside numbers only the names do.
+    """
     table = Table(title=title)
-    table.add_column(names, no_wrap=True)
+    table.add_column(names, no_wrap=bool(columns))
     for name in columns:
         table.add_column(name, overflow="fold")
     for name in right:
