@@ -40,6 +40,7 @@ from tdecomp.cli.options import (
     Task,
     Tuned,
     examples,
+    to_draw,
     to_write,
 )
 from tdecomp.cli.screen import Screen, printable
@@ -427,14 +428,22 @@ def export(
     screen.report(report.to_json())
 
 
-@app.command(no_args_is_help=True, epilog=examples("info OUT", "info OUT --json"))
-def info(out: Out, quiet: Quiet = False, as_json: Json = False) -> None:
+@app.command(no_args_is_help=True, epilog=examples("info OUT", "info OUT --picture factors.svg"))
+def info(
+    out: Out,
+    picture: Annotated[Path | None, to_draw("the factors")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
     """Show what a factors file holds."""
     screen = Screen(quiet, as_json)
-    report = jobs.info(out)
+    report = jobs.info(out, picture=picture, overwrite=overwrite)
     screen.lines(unknown_lines(report.unknown))
     screen.out.print(factors_table(report))
     screen.lines([size_line(report)])
+    if picture is not None:
+        screen.lines([f"Written to {picture}."])
     screen.report(report.to_json())
 
 
@@ -473,15 +482,7 @@ Name = Annotated[
 @app.command(epilog=examples("adapters", "adapters lotr --picture lotr.svg"))
 def adapters(
     name: Name = None,
-    picture: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="SVG file to draw the row to.",
-            show_default=False,
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
+    picture: Annotated[Path | None, to_draw("the row")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,

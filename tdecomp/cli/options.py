@@ -38,6 +38,7 @@ __all__ = [
     "Task",
     "Tuned",
     "examples",
+    "to_draw",
     "to_write",
 ]
 
@@ -59,6 +60,17 @@ def to_write(metavar: str, text: str) -> Any:
     """The option that says where a command writes, for one that cannot do without."""
     return typer.Option(
         "--out", "-o", metavar=metavar, help=text, show_default=False, rich_help_panel=OUTPUT
+    )
+
+
+def to_draw(what: str) -> Any:
+    """The option that names a file for a picture."""
+    return typer.Option(
+        "--picture",
+        metavar="FILE",
+        help=f"SVG file to draw {what} to.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
     )
 
 

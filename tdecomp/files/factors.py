@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from tdecomp._brief import brief, brief_count
+from tdecomp.drawing import Diagram, Drawable
 from tdecomp.errors import FileError
 from tdecomp.files import safetensors
 from tdecomp.files.plain import is_list, is_object
@@ -63,8 +65,8 @@ class GroupFactors:
     energy: np.ndarray  # (sites,)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Factors:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Factors(Drawable):
     """A decomposed model as it stands in a file.
 
     Attributes
@@ -118,6 +120,23 @@ class Factors:
     def nbytes(self) -> int:
         """Bytes of the stored arrays."""
         return safetensors.size_in_bytes(self.dtype, (self.n_params,))
+
+    def diagram(self) -> Diagram:
+        """What `td.draw` draws: one panel for each group, under its name."""
+        return Diagram(
+            tuple(
+                replace(panel, title=f"{part.group.name}: {panel.title}")
+                for part in self.parts
+                for panel in part.tensor.diagram().panels
+            )
+        )
+
+    def __repr__(self) -> str:
+        groups, numbers = (
+            brief_count(len(self.parts), "group"),
+            brief_count(self.n_params, "number"),
+        )
+        return brief("Factors", self.method, groups, numbers)
 
 
 def save_factors(path: Path, factors: Factors) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tdecomp.files.factors import Factors, GroupFactors, load_factors
 from tdecomp.jobs.reports import Report, Unknown, relative_error, unknown_of
+from tdecomp.picture import draw
 
 __all__ = [
     "ErrorOfGroup",
@@ -100,20 +101,29 @@ class FactorsReport(OfFactors):
     """What a factors file holds."""
 
 
-def info(out: str | Path) -> FactorsReport:
+def info(
+    out: str | Path, *, picture: str | Path | None = None, overwrite: bool = False
+) -> FactorsReport:
     """Tell what a factors file holds, with the errors that it claims.
 
     Parameters
     ----------
     out
         Folder that `decompose` wrote, or the file in it.
+    picture
+        SVG file to draw the factors to.
+    overwrite
+        Replace an existing picture.
 
     Raises
     ------
     FileError
-        If it is missing, damaged, or not such a file.
+        If it is missing, damaged, or not such a file, or the picture may not be written.
     """
-    return FactorsReport(**of_factors(load_factors(out)))
+    factors = load_factors(out)
+    if picture is not None:
+        draw(factors).save(picture, overwrite=overwrite)
+    return FactorsReport(**of_factors(factors))
 
 
 def of_factors(factors: Factors) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typer.main import get_command
 from tdecomp.adapters import CATALOGUE
 from tdecomp.cli.commands import app
 from tdecomp.cli.shown.tables import name_cell, plain_table
+from tdecomp.files import load_factors
 from tdecomp.jobs.methods import EXPLORED, METHODS
 from tests.cli import models
 
@@ -195,6 +196,18 @@ def test_names_are_not_broken_where_there_is_room(columns, base, done, monkeypat
 def test_a_name_without_room_is_broken_and_not_cut(base, done, monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
     assert "…" not in done("inspect", base).out
+
+
+def test_factors_are_drawn(base, tuned, tmp_path, done):
+    done(
+        "decompose", base, tuned, "-o", tmp_path / "out", "--method", "tucker", "--rank", "2", "-q"
+    )
+    picture = tmp_path / "factors.svg"
+    groups = done("info", tmp_path / "out", "--picture", picture).out
+    drawn = picture.read_text(encoding="utf-8")
+    names = {group.name for group in load_factors(tmp_path / "out").groups}
+    assert names
+    assert all(f"{name}: Tucker" in drawn and name in groups for name in names)
 
 
 def test_numbers_beside_long_names_are_whole():
