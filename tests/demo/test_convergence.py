@@ -140,3 +140,15 @@ def test_the_table_of_the_documents_is_that_of_the_runs(convergence, problem, ru
         assert set(reported) == set(runs.REPORTED)
         assert {run.lr for run in reported.values()} == {results.best(name)}
         assert min(results.tried(name)) < results.best(name) < max(results.tried(name))
+
+
+def test_the_table_of_the_docstrings_is_that_of_their_runs(convergence, runs):
+    kind = convergence.PROBLEMS["docstrings"]
+    problem = kind.__new__(kind)  # without its texts
+    results = convergence.results_in(DEMO / "convergence-docstrings.json", problem)
+    page = DEMO.parent / "adapters.md"
+    assert convergence.table_text(problem, results) in page.read_text(encoding="utf-8")
+    for name in {run.method for run in results.runs.values()}:
+        reported, known = results.reported(name), problem.tuned_rate(problem.contenders[name])
+        assert set(reported) == set(runs.REPORTED)
+        assert {run.lr for run in reported.values()} == {known or results.best(name)}
