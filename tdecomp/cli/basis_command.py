@@ -18,6 +18,9 @@ from tdecomp.cli.options import (
     Json,
     Overwrite,
     Quiet,
+    as_budget,
+    as_error,
+    as_rank,
 )
 from tdecomp.cli.screen import Screen
 from tdecomp.cli.shown.shared import basis_lines, basis_table
@@ -37,25 +40,10 @@ def basis(
         ),
     ],
     *,
-    rank: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Rank of every basis.", rich_help_panel=HOW_SMALL),
-    ] = None,
-    error: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help="Relative error over all adapters, 0 to 1.",
-            rich_help_panel=HOW_SMALL,
-        ),
-    ] = None,
+    rank: Annotated[int | None, as_rank("Rank of every basis.")] = None,
+    error: Annotated[float | None, as_error("Relative error over all adapters, 0 to 1.")] = None,
     budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="Numbers in bases and cores, '5M', or bytes, '20MB'.",
-            rich_help_panel=HOW_SMALL,
-        ),
+        str | None, as_budget("Numbers in bases and cores, '5M', or bytes, '20MB'.")
     ] = None,
     over_layers: Annotated[
         bool,

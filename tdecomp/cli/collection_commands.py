@@ -18,6 +18,9 @@ from tdecomp.cli.options import (
     Json,
     Overwrite,
     Quiet,
+    as_budget,
+    as_error,
+    as_rank,
     to_write,
 )
 from tdecomp.cli.screen import Screen
@@ -50,25 +53,10 @@ def resize(
         ),
     ],
     *,
-    rank: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Rank of every site.", rich_help_panel=HOW_SMALL),
-    ] = None,
-    error: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help="Relative error of ΔW over all sites, 0 to 1.",
-            rich_help_panel=HOW_SMALL,
-        ),
-    ] = None,
+    rank: Annotated[int | None, as_rank("Rank of every site.")] = None,
+    error: Annotated[float | None, as_error("Relative error of ΔW over all sites, 0 to 1.")] = None,
     budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="Numbers in all pairs, '5M', or bytes at the file's dtype, '20MB'.",
-            rich_help_panel=HOW_SMALL,
-        ),
+        str | None, as_budget("Numbers in all pairs, '5M', or bytes at the file's dtype, '20MB'.")
     ] = None,
     rank_max: Annotated[
         int | None,

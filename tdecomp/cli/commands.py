@@ -39,6 +39,8 @@ from tdecomp.cli.options import (
     Targets,
     Task,
     Tuned,
+    as_budget,
+    as_error,
     examples,
     to_draw,
     to_write,
@@ -141,20 +143,11 @@ def decompose(
         ),
     ] = None,
     error: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help="Relative error over everything covered, 0 to 1.",
-            rich_help_panel=HOW_SMALL,
-        ),
+        float | None, as_error("Relative error over everything covered, 0 to 1.")
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="Numbers to store, '60000', '60k', '1.5M', or bytes at the file's dtype, '2MB'.",
-            rich_help_panel=HOW_SMALL,
-        ),
+        as_budget("Numbers to store, '60000', '60k', '1.5M', or bytes at the file's dtype, '2MB'."),
     ] = None,
     rank_max: Annotated[
         int | None,

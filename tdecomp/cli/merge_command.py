@@ -13,13 +13,15 @@ from tdecomp import jobs
 from tdecomp.cli.extensions import Extension
 from tdecomp.cli.options import (
     DTYPE_NAMES,
-    HOW_SMALL,
     NO_VALUE,
     OUTPUT,
     WHICH,
     Json,
     Overwrite,
     Quiet,
+    as_budget,
+    as_error,
+    as_rank,
     to_write,
 )
 from tdecomp.cli.screen import Screen
@@ -111,25 +113,10 @@ def merge(
             rich_help_panel=WHICH,
         ),
     ] = "zero",
-    rank: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Largest rank of a site.", rich_help_panel=HOW_SMALL),
-    ] = None,
-    error: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help="Relative error over all sites, 0 to 1.",
-            rich_help_panel=HOW_SMALL,
-        ),
-    ] = None,
+    rank: Annotated[int | None, as_rank("Largest rank of a site.")] = None,
+    error: Annotated[float | None, as_error("Relative error over all sites, 0 to 1.")] = None,
     budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="Numbers in all pairs, '5M', or bytes, '20MB'.",
-            rich_help_panel=HOW_SMALL,
-        ),
+        str | None, as_budget("Numbers in all pairs, '5M', or bytes, '20MB'.")
     ] = None,
     dtype: Annotated[
         str | None,

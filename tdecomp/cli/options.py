@@ -38,6 +38,9 @@ __all__ = [
     "Task",
     "Tuned",
     "examples",
+    "as_budget",
+    "as_error",
+    "as_rank",
     "to_draw",
     "to_write",
 ]
@@ -61,6 +64,21 @@ def to_write(metavar: str, text: str) -> Any:
     return typer.Option(
         "--out", "-o", metavar=metavar, help=text, show_default=False, rich_help_panel=OUTPUT
     )
+
+
+def as_rank(text: str) -> Any:
+    """The option that says how small by a rank."""
+    return typer.Option("--rank", metavar="N", min=1, help=text, rich_help_panel=HOW_SMALL)
+
+
+def as_error(text: str) -> Any:
+    """The option that says how small by a relative error."""
+    return typer.Option("--error", metavar="SHARE", help=text, rich_help_panel=HOW_SMALL)
+
+
+def as_budget(text: str) -> Any:
+    """The option that says how small by numbers or bytes."""
+    return typer.Option("--budget", metavar="SIZE", help=text, rich_help_panel=HOW_SMALL)
 
 
 def to_draw(what: str) -> Any:
