@@ -11,6 +11,7 @@ from tdecomp import __version__, jobs
 from tdecomp._nearest import among
 from tdecomp.adapters import CATALOGUE, Spec
 from tdecomp.cli.basis_command import BASIS
+from tdecomp.cli.check_command import CHECK
 from tdecomp.cli.collection_commands import COLLECTION_COMMANDS
 from tdecomp.cli.extensions import add_commands
 from tdecomp.cli.merge_command import MERGE
@@ -516,7 +517,12 @@ def _lora(rank: int, rank_pattern: bool) -> jobs.LoraOptions:
     return jobs.LoraOptions(max_rank=rank, rank_pattern=rank_pattern)
 
 
-for _name, _command in {**COLLECTION_COMMANDS, "basis": BASIS, "merge": MERGE}.items():
+for _name, _command in {
+    **COLLECTION_COMMANDS,
+    "basis": BASIS,
+    "check": CHECK,
+    "merge": MERGE,
+}.items():
     _add = app.command(_name, no_args_is_help=True, epilog=examples(*_command.examples))
     _add(_command.function)
 add_commands(app)

@@ -6,6 +6,8 @@ the fraction of a step that is done and the words that name the step.
 
 from tdecomp.jobs.applying import ApplyReport as ApplyReport
 from tdecomp.jobs.applying import apply as apply
+from tdecomp.jobs.checking import CheckReport as CheckReport
+from tdecomp.jobs.checking import check as check
 from tdecomp.jobs.comparing import compare as compare
 from tdecomp.jobs.decomposing import DecomposeReport as DecomposeReport
 from tdecomp.jobs.decomposing import decompose as decompose
@@ -44,6 +46,7 @@ from tdecomp.stack import Selection as Selection
 __all__ = [
     "ApplyReport",
     "BasisReport",
+    "CheckReport",
     "CompareReport",
     "DecomposeReport",
     "ExploreReport",
@@ -66,6 +69,7 @@ __all__ = [
     "apply_task",
     "basis",
     "basis_info",
+    "check",
     "compare",
     "decompose",
     "explore",

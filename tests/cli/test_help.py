@@ -32,6 +32,7 @@ PANELS = {
     "report": ("Output",),
     "adapters": ("Output",),
     "basis": ("How small", "Which weights", "Output"),
+    "check": ("Output",),
     "merge": ("How they are merged", "Which weights", "How small", "Output"),
     "compare": ("Which weights", "Output"),
     "resize": ("How small", "Which weights", "Output"),

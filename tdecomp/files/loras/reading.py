@@ -29,7 +29,7 @@ from tdecomp.files.safetensors import FLOATS, Entry
 from tdecomp.files.unfused import unfused
 from tdecomp.files.weight_files import read_json
 
-__all__ = ["CONFIG", "WEIGHTS", "read_adapter", "weights_of"]
+__all__ = ["CONFIG", "WEIGHTS", "adapter_weights", "read_adapter", "weights_of"]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _OURS, _ATTACHED = "tdecomp", "tdecomp.adapter"  # metadata keys of our own files
@@ -69,7 +69,7 @@ def read_adapter(
         An ``alpha`` that is not finite; and for any other number when its pair is read.
     """
     path = Path(path)
-    file = _weights(path)
+    file = adapter_weights(path)
     entries, metadata = safetensors.read_header(file)
     called = name or (path.name if path.is_dir() else path.stem) or str(path)
     if _OURS in metadata:
@@ -112,7 +112,7 @@ def read_adapter(
 # ---------------------------------------------------------------------------------- which file
 
 
-def _weights(path: Path) -> Path:
+def adapter_weights(path: Path) -> Path:
     """The weight file that a path stands for."""
     if not path.exists():
         raise FileError(f"{path} does not exist")

@@ -1,0 +1,79 @@
+"""The command that says whether an adapter will act where it is to be loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tdecomp import jobs
+from tdecomp.cli.extensions import Extension
+from tdecomp.cli.options import NO_VALUE, OUTPUT, Json, Quiet
+from tdecomp.cli.screen import Screen, printable
+from tdecomp.cli.shown.checked import check_lines, check_table
+from tdecomp.files.loaders import LOADERS
+
+__all__ = ["CHECK", "TARGETS_HELP"]
+
+TARGETS_HELP = ", ".join(LOADERS)
+"""The names of all loaders."""
+
+
+def check(
+    adapter: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ADAPTER",
+            help="A LoRA: PEFT folder or .safetensors file.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            help="The model it is for; its config.json and index are enough.",
+            show_default=False,
+        ),
+    ],
+    *,
+    loader: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            metavar="LOADER",
+            help=f"What will load it: {TARGETS_HELP}.",
+            show_default=False,
+        ),
+    ],
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            metavar=NO_VALUE,
+            help="Show the tensors that act, too.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Say which tensors of a LoRA will act; exit code 1 if any would not."""
+    screen = Screen(quiet, as_json)
+    report = jobs.check(adapter, model, loader=loader)
+    if every or not report.acts:
+        screen.table(check_table(report, whole=every))
+    screen.lines(check_lines(report))
+    screen.report(report.to_json())
+    if not report.acts:
+        lost = report.tensors - report.acting
+        what = f"{lost} of {report.tensors} tensors" if lost else "settings of the configuration"
+        line = f"tdecomp: {what} of {adapter} would not act in {report.loader}"
+        typer.echo(printable(line), err=True)
+        raise typer.Exit(1)
+
+
+CHECK = Extension(
+    check, ("check ADAPTER MODEL --for vllm", "check ADAPTER MODEL --for peft --quiet && echo acts")
+)

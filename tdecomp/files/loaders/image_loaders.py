@@ -1,0 +1,105 @@
+"""diffusers and ComfyUI: modules of a network by its name, with dots or without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tdecomp.files.loaders.flux import original_name
+from tdecomp.files.loaders.loader import ERROR, WARNING, LoaderPlace, ModelView, Verdict
+from tdecomp.files.loaders.model_names import ModelNames, Shape
+from tdecomp.files.loaders.sizes import size_of
+
+__all__ = ["comfyui_view", "diffusers_view"]
+
+_DIFFUSERS = "diffusers/loaders/lora_pipeline.py"
+_PREFIXED = "diffusers/loaders/peft.py: PeftAdapterMixin.load_lora_adapter"
+_COMFY = "ComfyUI comfy/lora.py: model_lora_keys_unet, load_lora"
+_INSIDE = ("model.diffusion_model.", "diffusion_model.")
+_KOHYA_NETWORKS = {
+    "transformer": "lora_unet_",
+    "unet": "lora_unet_",
+    "text_encoder": "lora_te1_",
+    "text_encoder_2": "lora_te2_",
+}
+
+
+def diffusers_view(names: ModelNames) -> ModelView:
+    """A pipeline, or one network, as diffusers loads adapters into it."""
+    places: dict[str, LoaderPlace] = {}
+    for network, module, shape in _modules(names):
+        stem = f"{network}.{module}"
+        places[stem] = LoaderPlace(stem=stem, sizes=size_of(shape))
+        if network == "transformer" and (original := original_name(module)) and _is_flux(names):
+            alike = f"lora_unet_{original}".replace(".", "_")
+            places[alike] = LoaderPlace(stem=alike)
+    return ModelView(
+        places=places,
+        reads=lambda stem: stem,
+        lost=lambda name: Verdict(
+            why="no network of the pipeline has such a module", told=WARNING, rule=_PREFIXED
+        ),
+        refused=_refused(names, "diffusers", f"{_DIFFUSERS}: LoraBaseMixin"),
+    )
+
+
+def comfyui_view(names: ModelNames) -> ModelView:
+    """A model as ComfyUI names its modules for adapters."""
+    places: dict[str, LoaderPlace] = {}
+    for network, module, shape in _modules(names):
+        for stem, sizes in _comfy_stems(names, network, module, shape):
+            places[stem] = LoaderPlace(stem=stem, sizes=sizes)
+    return ModelView(
+        places=places,
+        reads=lambda stem: stem,
+        lost=lambda name: Verdict(
+            why="ComfyUI knows no module by that name", told=WARNING, rule=_COMFY
+        ),
+        refused=_refused(names, "ComfyUI", "ComfyUI comfy/model_detection.py"),
+    )
+
+
+def _modules(names: ModelNames) -> Iterator[tuple[str, str, Shape]]:
+    """Network, module and shape; single files of a network have no network before them."""
+    for name, shape in names.modules.items():
+        network, _, module = name.partition(".")
+        if network in names.networks:
+            yield network, module, shape
+            continue
+        inside = next((p for p in _INSIDE if name.startswith(p)), "")
+        yield ("unet" if "UNet" in names.kind else "transformer"), name[len(inside) :], shape
+
+
+def _comfy_stems(
+    names: ModelNames, network: str, module: str, shape: Shape
+) -> Iterator[tuple[str, tuple[tuple[int, int], ...]]]:
+    """Every name that ComfyUI knows a module by, with the sizes of a pair."""
+    flat, sizes = module.replace(".", "_"), size_of(shape)
+    if network.startswith("text_encoder"):
+        yield f"{_KOHYA_NETWORKS.get(network, 'lora_te3_')}{flat}", sizes
+        yield f"{network}.{module}", sizes
+        return
+    original = original_name(module) if _is_flux(names) else None
+    if original is None:
+        yield f"lora_unet_{flat}", sizes
+        yield f"diffusion_model.{module}", sizes
+        return
+    yield f"transformer.{module}", sizes
+    yield f"lycoris_{flat}", sizes
+    yield f"lora_transformer_{flat}", sizes
+    yield module, sizes
+    yield f"lora_unet_{original}".replace(".", "_"), ()
+    yield f"diffusion_model.{original}", ()
+
+
+def _is_flux(names: ModelNames) -> bool:
+    return "Flux" in names.kind
+
+
+def _refused(names: ModelNames, loader: str, rule: str) -> Verdict | None:
+    if names.networks or "model_type" not in names.config:
+        return None
+    return Verdict(
+        why=f"{loader} makes images, and this is a model of type {names.kind}",
+        told=ERROR,
+        rule=rule,
+    )
