@@ -36,6 +36,7 @@ def write_lora(
     rank_pattern: bool = False,
     model: Mapping[str, Any] | None = None,
     saved: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    loaded: bool = False,
 ) -> int:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` into an existing folder.
 
@@ -63,6 +64,9 @@ def write_lora(
     saved
         Module -> its parameters by name, for modules that were trained whole (a head):
         ``modules_to_save``.
+    loaded
+        The modules have the names of a model in memory, whose configuration may still speak of the
+        checkpoint: they stay as they are.
 
     Returns
     -------
@@ -75,8 +79,9 @@ def write_lora(
         raise FileError(f"no module can be written as LoRA to {folder}")
     rank = max(m.rank for m in kept)
     kept = _with_partners(kept, model)
-    names = loaded_names([m.module for m in kept], model)
-    kept = [replace(m, module=names[m.module]) for m in kept]
+    if not loaded:
+        names = loaded_names([m.module for m in kept], model)
+        kept = [replace(m, module=names[m.module]) for m in kept]
     shared = [not rank_pattern or expert_of(m.module, model) is not None for m in kept]
     stored = [_widened(m, rank) if wide else m for m, wide in zip(kept, shared, strict=True)]
     arrays: dict[str, tuple[str, np.ndarray]] = {}

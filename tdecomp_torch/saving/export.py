@@ -123,7 +123,7 @@ def save_lora(
     saved = trained_modules(attached)
     inputs = files_in(str(getattr(attached.model, "name_or_path", "") or ""))
     with output_folder(Path(folder), overwrite=overwrite, inputs=inputs) as temporary:
-        write_lora(temporary, modules, base=name, model=model, saved=saved)
+        write_lora(temporary, modules, base=name, model=model, saved=saved, loaded=True)
     return modules
 
 

@@ -87,6 +87,19 @@ def test_what_is_trained_besides_is_in_the_folder(
     assert written["modules_to_save"] == modules
 
 
+def test_a_head_on_a_base_models_checkpoint_keeps_the_names_of_the_model(tmp_path: Path):
+    torch.manual_seed(0)
+    tf.BertModel(tf.BertConfig(**TEXT)).save_pretrained(tmp_path / "base")
+    kind = tf.BertForSequenceClassification
+    model, fresh = (kind.from_pretrained(tmp_path / "base") for _ in range(2))
+    fresh.classifier.load_state_dict(model.classifier.state_dict())
+    assert model.config.architectures == ["BertModel"]
+    adapter = attach(model, "lora", rank=2, targets=["query"], also_train=["classifier"])
+    check(model, adapter, fresh, tmp_path / "lora")
+    written = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    assert written["target_modules"] == sorted(target.path for target in adapter.targets)
+
+
 def test_a_tied_head_is_in_the_folder_under_both_names(tmp_path: Path):
     torch.manual_seed(0)
     model = CASES["gpt2"].make()
