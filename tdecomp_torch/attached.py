@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tdecomp._brief import brief, brief_count
 from tdecomp.adapters import Bound, Spec
+from tdecomp.adapters.settings import Settings
 from tdecomp.adapters.site_grids import SiteGrid
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp_torch.forward.layer import Hook
@@ -31,40 +32,7 @@ from tdecomp_torch.standing import Standing
 from tdecomp_torch.training.schedule import Schedule
 from tdecomp_torch.watch import BypassWatch
 
-__all__ = ["Attached", "Originals", "Settings", "AdaptedModule"]
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Settings:
-    """What an adapter was attached with, besides the method and the weights.
-
-    Attributes
-    ----------
-    rank, alpha, dropout, shared_dropout, rank_dropout, seed, tokens, fold, tasks
-        As in `attach`.
-    ranks
-        Of every group, where these differ; empty: `rank` is that of all.
-    sides
-        Weight modes whose factors are held once for all groups of equal width.
-    """
-
-    rank: int | Mapping[str, int] | None = None
-    ranks: tuple[int, ...] = ()
-    alpha: float | None = None
-    sides: frozenset[str] = frozenset()
-    dropout: float = 0.0
-    shared_dropout: bool = False
-    rank_dropout: float = 0.0
-    seed: int = 0
-    tokens: int = 1024
-    fold: bool = False
-    tasks: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        """What differs from the defaults."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        said = [f"{f.name}={own[f.name]!r}" for f in fields(self) if own[f.name] != f.default]
-        return f"{type(self).__name__}({', '.join(said)})"
+__all__ = ["Attached", "Originals", "AdaptedModule"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -11,16 +11,18 @@ from torch import Tensor, nn
 
 from tdecomp._brief import brief, brief_count
 from tdecomp.adapters import Bound, LoRAModule, Spec
+from tdecomp.adapters.settings import Settings
 from tdecomp.adapters.site_grids import SiteGrid
 from tdecomp.drawing import Diagram, Drawable
 from tdecomp.errors import ArgumentError
-from tdecomp_torch.attached import AdaptedModule, Attached, Settings
+from tdecomp.files.loras import AdapterFile
+from tdecomp_torch.attached import AdaptedModule, Attached
 from tdecomp_torch.forward.pool import FactorPool
 from tdecomp_torch.forward.tasks import Examples, numbers_of
 from tdecomp_torch.making.installing import uninstall
 from tdecomp_torch.merging import merge_adapter, merged_state_dict, unmerge_adapter
 from tdecomp_torch.saving.adapter_file import save_adapter
-from tdecomp_torch.saving.export import save_lora, to_lora
+from tdecomp_torch.saving.export import save_lora, to_file, to_lora
 from tdecomp_torch.training.rates import param_groups
 
 __all__ = ["Adapter"]
@@ -297,6 +299,10 @@ class Adapter(Drawable):
     def to_lora(self, *, max_rank: int | None = None) -> list[LoRAModule]:
         """LoRA pairs of every adapted module; see `tdecomp_torch.saving.export.to_lora`."""
         return to_lora(self.attached, max_rank=max_rank)
+
+    def to_file(self, name: str = "") -> AdapterFile:
+        """Its pairs as a source of `tdecomp.jobs.merge` and its kin; `saving.export.to_file`."""
+        return to_file(self.attached, name or self.name)
 
     def save_lora(
         self,

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 from tdecomp.adapters import Bound, Spec
+from tdecomp.adapters.settings import Settings
 from tdecomp.adapters.site_grids import SiteGrid, grids_by_rank, make_grids, single_heads
 from tdecomp.errors import ArgumentError
 from tdecomp.progress import Progress, part
 from tdecomp.stack import Survey, Targets
 from tdecomp_torch.allocating import RankRequest, named_ranks, ranks_by_data
-from tdecomp_torch.attached import Attached, Settings
+from tdecomp_torch.attached import Attached
 from tdecomp_torch.decomposed import DecomposedStart
 from tdecomp_torch.forward.tasks import checked_tasks, sites_of_tasks
 from tdecomp_torch.making.build import build

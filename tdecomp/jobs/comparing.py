@@ -16,9 +16,9 @@ from tdecomp.collections import AdapterPair, Collection, collect
 from tdecomp.collections.comparing import Alikeness, alikeness, intruders, span
 from tdecomp.errors import ArgumentError, FileError
 from tdecomp.files.atomic import output_file
-from tdecomp.files.loras import AdapterFile, read_adapter
+from tdecomp.files.loras import AdapterFile
 from tdecomp.files.loras.reading import weights_of
-from tdecomp.files.loras.several import adapters_in
+from tdecomp.files.loras.several import AdapterSource, adapters_in, on_disk, opened
 from tdecomp.jobs.likeness import ComparedMember, ComparedPair, ComparedSite, CompareReport
 from tdecomp.jobs.page.compared import compared_page
 from tdecomp.jobs.reporting import is_page
@@ -30,7 +30,7 @@ WeightReader = Callable[[str], Callable[[], np.ndarray] | None]
 
 
 def compare(
-    sources: Sequence[str | Path],
+    sources: Sequence[AdapterSource],
     *,
     base: str | Path | None = None,
     out: str | Path | None = None,
@@ -43,7 +43,8 @@ def compare(
     Parameters
     ----------
     sources
-        Two or more adapters as `tdecomp.files.loras.read_adapter` takes them, or folders of them.
+        Two or more adapters as `tdecomp.files.loras.read_adapter` takes them or gives them, on a
+        model (``adapter.to_file()``), or folders of them.
     base
         The base model: DoRA is read against it, and intruder dimensions are counted, which takes
         one dense SVD of every weight.
@@ -69,11 +70,11 @@ def compare(
     """
     if isinstance(sources, str | os.PathLike):
         raise ArgumentError("compare takes a list of adapters, got one path")
-    members = _members([path for source in sources for path in adapters_in(source)], base)
+    members = _members([one for source in sources for one in adapters_in(source)], base)
     if len(members) < 2:
         raise ArgumentError(f"{len(members)} adapter was given: two or more can be compared")
     together = collect(members, missing=missing)
-    inputs = [*sources, *([] if base is None else [base])]
+    inputs = on_disk([*sources, base])
     if out is None:
         return _report(together, members, base, progress, None)
     with output_file(out, ours=is_page, overwrite=overwrite, inputs=inputs) as file:
@@ -82,14 +83,21 @@ def compare(
     return report
 
 
-def _members(paths: Sequence[Path], base: str | Path | None) -> list[AdapterFile]:
+def _members(sources: Sequence[AdapterSource], base: str | Path | None) -> list[AdapterFile]:
     """Adapters by the names of their files, or by their paths where those are the same."""
-    names = Counter(_name(path) for path in paths)
-    called = [_name(path) if names[_name(path)] == 1 else str(path) for path in paths]
-    return [read_adapter(p, name=name, base=base) for p, name in zip(paths, called, strict=True)]
+    names = Counter(_name(one) for one in sources)
+    called = [_name(one) if names[_name(one)] == 1 else str(_path(one)) for one in sources]
+    return [opened(one, name=name, base=base) for one, name in zip(sources, called, strict=True)]
 
 
-def _name(path: Path) -> str:
+def _path(source: AdapterSource) -> Path:
+    return source.path if isinstance(source, AdapterFile) else Path(source)
+
+
+def _name(source: AdapterSource) -> str:
+    if isinstance(source, AdapterFile):
+        return source.name
+    path = Path(source)
     return path.name if path.is_dir() else path.stem
 
 

@@ -15,10 +15,11 @@ from tdecomp.errors import ArgumentError, FileError, SiteError
 from tdecomp.files.atomic import output_file, output_folder
 from tdecomp.files.basis_folder import is_basis
 from tdecomp.files.checkpoint import Update
-from tdecomp.files.loras import AdapterFile, NamingScheme, read_adapter
+from tdecomp.files.loras import AdapterFile, NamingScheme
 from tdecomp.files.loras.adapter_file import HeldPair, held
 from tdecomp.files.loras.full import FullMember, is_adapter, open_full
 from tdecomp.files.loras.schemes import SCHEMES
+from tdecomp.files.loras.several import AdapterSource, opened
 
 __all__ = [
     "Members",
@@ -114,27 +115,27 @@ class Members:
 
 
 def open_members(
-    paths: Sequence[str | Path],
+    sources: Sequence[AdapterSource],
     *,
     names: Sequence[str] | None = None,
     base: str | Path | None = None,
     missing: str = "zero",
 ) -> Members:
     """Open adapters, factors and checkpoints; a checkpoint is a member against `base`."""
-    if names is not None and len(names) != len(paths):
-        raise ArgumentError(f"{len(names)} names for {len(paths)} adapters: give one for each")
-    for path in paths:
-        if is_basis(path):
+    if names is not None and len(names) != len(sources):
+        raise ArgumentError(f"{len(names)} names for {len(sources)} adapters: give one for each")
+    for path in sources:
+        if not isinstance(path, AdapterFile) and is_basis(path):
             message = f"{path} holds several adapters in common bases: export it first"
             raise FileError(message, tip=f"tdecomp export {path} --task NAME --lora DIR")
-    called = names or [None] * len(paths)
-    sources = tuple(
-        read_adapter(path, name=name, base=base)
-        if is_adapter(path) or base is None
-        else open_full(path, base, name=name)
-        for path, name in zip(paths, called, strict=True)
+    called = names or [None] * len(sources)
+    members = tuple(
+        opened(one, name=name, base=base)
+        if isinstance(one, AdapterFile) or base is None or is_adapter(one)
+        else open_full(one, base, name=name)
+        for one, name in zip(sources, called, strict=True)
     )
-    return Members(sources, collect(sources, missing=missing))
+    return Members(members, collect(members, missing=missing))
 
 
 def weights_for(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ from tdecomp.files.checkpoint import Update, check_unchanged, open_checkpoint, w
 from tdecomp.files.dtypes import code_of
 from tdecomp.files.loras import write_adapter
 from tdecomp.files.loras.full import tensor_of
+from tdecomp.files.loras.several import AdapterSource, on_disk
 from tdecomp.files.statistics_file import load_statistics
 from tdecomp.jobs.members import (
     MissingPair,
@@ -101,7 +102,7 @@ class MergeReport(Report):
 
 
 def merge(
-    adapters: Sequence[str | Path],
+    adapters: Sequence[AdapterSource],
     out: str | Path,
     *,
     method: str = "mean",
@@ -125,7 +126,8 @@ def merge(
     Parameters
     ----------
     adapters
-        Adapters of any scheme and rank, factors that `decompose` wrote, and, against `base`,
+        Adapters of any scheme and rank, factors that `decompose` wrote, adapters of any method that
+        `tdecomp_torch` saved or that are on a model (``adapter.to_file()``) and, against `base`,
         fine-tuned models.
     out
         The adapter to write, a folder or a file as the first one is; with `model` a model folder.
@@ -175,7 +177,7 @@ def merge(
     seen = tuple(load_statistics(path) for path in statistics)
     _check_statistics(row, seen, len(adapters))
     work = Merging(row, rule, members, chosen, seed, seen)
-    given = [*adapters, *statistics, *([] if base is None else [base])]
+    given = on_disk([*adapters, *statistics, base])
     told = of_step(progress, "merging")
     if model:
         assert base is not None

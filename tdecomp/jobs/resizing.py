@@ -15,9 +15,9 @@ from tdecomp.collections.resizing import PairSpectrum, ResizedPair, choose_ranks
 from tdecomp.errors import ArgumentError
 from tdecomp.files import safetensors
 from tdecomp.files.dtypes import NAMES, code_of
-from tdecomp.files.loras import SCHEMES, AdapterFile, NamingScheme, read_adapter, write_adapter
+from tdecomp.files.loras import SCHEMES, AdapterFile, NamingScheme, write_adapter
 from tdecomp.files.loras.adapter_file import HeldPair, held
-from tdecomp.files.loras.several import adapters_in, outputs
+from tdecomp.files.loras.several import AdapterSource, adapters_in, on_disk, opened, outputs
 from tdecomp.jobs.reports import Report, relative_error
 from tdecomp.jobs.steps import StepProgress, of_step, untold
 from tdecomp.progress import Progress
@@ -112,7 +112,7 @@ class ResizeReport(Report):
 
 
 def resize(
-    source: str | Path,
+    source: AdapterSource,
     out: str | Path,
     *,
     rank: int | None = None,
@@ -135,8 +135,9 @@ def resize(
     Parameters
     ----------
     source
-        An adapter as `tdecomp.files.loras.read_adapter` takes it, or a folder of adapters, which
-        are resized together: an error or a budget is that of all.
+        An adapter as `tdecomp.files.loras.read_adapter` takes it or gives it, one on a model
+        (``adapter.to_file()``), or a folder of adapters, which are resized together: an error or a
+        budget is that of all.
     out
         What to write: a folder for PEFT, else a ``.safetensors`` file; a folder of these for a
         folder of adapters.
@@ -171,11 +172,11 @@ def resize(
     """
     target = Target(rank, error, budget, rank_max)
     code = None if dtype is None else code_of(dtype)
-    paths = adapters_in(source)
-    adapters = [read_adapter(path, base=base) for path in paths]
+    found = adapters_in(source)
+    adapters = [opened(one, base=base) for one in found]
     schemes = [_scheme(scheme, adapter) for adapter in adapters]
-    inputs = [source, *([] if base is None else [base])]
-    single = list(paths) == [Path(source)]
+    inputs = on_disk([source, base])
+    single = isinstance(source, AdapterFile) or list(found) == [Path(source)]
     with outputs(
         out, adapters, schemes, single=single, overwrite=overwrite, inputs=inputs
     ) as places:
@@ -199,7 +200,7 @@ def resize(
 
 def dtype_of(source: str | Path) -> str:
     """Name of the dtype of most pairs of an adapter, or of the first of a folder."""
-    return NAMES.get(read_adapter(adapters_in(source)[0]).dtype, "float32")
+    return NAMES.get(opened(adapters_in(source)[0]).dtype, "float32")
 
 
 def _scheme(name: str | None, adapter: AdapterFile) -> NamingScheme:

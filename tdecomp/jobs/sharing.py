@@ -32,6 +32,7 @@ from tdecomp.files.dtypes import code_of
 from tdecomp.files.loras import AdapterFile, write_adapter
 from tdecomp.files.loras.adapter_file import held
 from tdecomp.files.loras.full import FullMember, alike, tensor_of
+from tdecomp.files.loras.several import AdapterSource, on_disk
 from tdecomp.jobs.members import (
     Members,
     MissingPair,
@@ -143,7 +144,7 @@ class TaskReport(Report):
 
 
 def basis(
-    adapters: Sequence[str | Path],
+    adapters: Sequence[AdapterSource],
     out: str | Path,
     *,
     rank: int | None = None,
@@ -186,7 +187,7 @@ def basis(
     target = Target(rank, error, budget, None)
     members = open_members(adapters, names=names, base=base, missing=missing)
     code = members.dtype if dtype is None else code_of(dtype)
-    given = [*adapters, *([] if base is None else [base])]
+    given = on_disk([*adapters, base])
     with output_folder(out, overwrite=overwrite, inputs=given) as folder:
         groups = shared_sites(members.together, over_layers=over_layers)
         rounding = partial(_rounded, code)
@@ -205,7 +206,7 @@ def basis(
 
 
 def add_to_basis(
-    adapter: str | Path,
+    adapter: AdapterSource,
     folder: str | Path,
     *,
     name: str | None = None,
@@ -230,7 +231,7 @@ def add_to_basis(
     if one.name in old.members:
         raise ArgumentError(f"{folder} has a member {one.name!r} already: give another name")
     told = of_step(progress, "cores")
-    with output_folder(folder, overwrite=True, inputs=[adapter]) as new:
+    with output_folder(folder, overwrite=True, inputs=on_disk([adapter])) as new:
         copy_basis(old, new)
         names = _in_basis(old, members)
         groups = old.group_of

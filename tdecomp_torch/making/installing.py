@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tdecomp.errors import ArgumentError, SiteError
+from tdecomp.files.attached import START
 from tdecomp.stack.select import Chooser
 from tdecomp_torch.attached import Attached
 from tdecomp_torch.model.gathering import check_whole
@@ -16,10 +17,7 @@ from tdecomp_torch.model.names import guests_of, named, parameters_of
 from tdecomp_torch.model.offload import offloaded
 from tdecomp_torch.standing import Standing
 
-__all__ = ["START", "check_name", "chosen_parameters", "install", "uninstall", "watch_model"]
-
-START = "start__"
-"""Before the key of a factor: its start, kept where it was folded into the weights."""
+__all__ = ["check_name", "chosen_parameters", "install", "uninstall", "watch_model"]
 
 
 def check_name(model: nn.Module, name: str) -> None:

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from tdecomp.adapters import Bound, Factor, Spec, bind
-from tdecomp.adapters.bases import PLAIN
+from tdecomp.adapters import Bound, Factor, Spec
+from tdecomp.adapters.placed import acting, bounds_on, factor_key
+from tdecomp.adapters.settings import Settings
 from tdecomp.adapters.site_grids import SiteGrid
-from tdecomp.errors import ArgumentError
-from tdecomp_torch.attached import Settings
 from tdecomp_torch.forward.fast import fast_of
 from tdecomp_torch.model.inventory import Inventory
 
@@ -104,7 +103,7 @@ def plan_adapter(
     ArgumentError
         Sizes that do not fit, or a start that cannot be folded.
     """
-    bounds = _bounds(_acting(spec, settings), grids, settings)
+    bounds = bounds_on(acting(spec, settings), grids, settings)
     return AdapterPlan(
         inventory=inventory,
         spec=spec,
@@ -113,25 +112,6 @@ def plan_adapter(
         bounds=tuple(bounds),
         notes=(*notes, *_redundant(bounds)),
     )
-
-
-def _acting(spec: Spec, settings: Settings) -> Spec:
-    """The method as it is put on the weights: without a start that is folded into them."""
-    if settings.fold and not spec.base_rule.folds:
-        raise ArgumentError(f"fold=True subtracts a start: {spec.name!r} has base={spec.base!r}")
-    return replace(spec, base=PLAIN) if settings.fold else spec
-
-
-def _bounds(spec: Spec, grids: Sequence[SiteGrid], settings: Settings) -> list[Bound]:
-    """The method on every grid; factors held across grids are as large as the largest needs."""
-    alpha = settings.alpha
-    asked = list(zip(grids, settings.ranks or (settings.rank,) * len(grids), strict=True))
-    bounds = [bind(spec, grid.grid, rank, alpha=alpha) for grid, rank in asked]
-    across = {f.name: f for f in bounds[0].factors if f.across}
-    if len(bounds) == 1 or not across:
-        return bounds
-    sizes = {n: max(b.sizes[n] for b in bounds) for f in across.values() for n in f.modes}
-    return [bind(spec, grid.grid, rank, alpha=alpha, sizes=sizes) for grid, rank in asked]
 
 
 def _held(bound: Bound, sides: frozenset[str]) -> list[Held]:
@@ -145,7 +125,7 @@ def _held(bound: Bound, sides: frozenset[str]) -> list[Held]:
     return [
         Held(
             factor=factor,
-            key=_key(bound, factor, sides),
+            key=factor_key(bound, factor, sides),
             shape=tuple(bound.shapes[factor.name]),
             follows=not factor.trainable and factor.init.from_seed and factor.clusters is None,
         )
@@ -153,20 +133,6 @@ def _held(bound: Bound, sides: frozenset[str]) -> list[Held]:
         if factor.trainable or factor.init.kind != "weight"
         if factor.name not in unused
     ]
-
-
-def _key(bound: Bound, factor: Factor, sides: frozenset[str]) -> str:
-    """Name of a factor in the pool: with its group, or with what several groups have in common."""
-    if factor.across:
-        return f"all__{factor.name}"
-    modes, (n_out, n_in) = set(factor.modes), bound.grid.shape
-    on_in, on_out = modes & {*bound.in_letters}, modes & {*bound.out_letters}
-    of_sites = modes & bound.grid.rows.keys()
-    if on_in and not on_out and not of_sites and "in" in sides:
-        return f"in{n_in}__{factor.name}"
-    if on_out and not on_in and not of_sites and "out" in sides:
-        return f"out{n_out}__{factor.name}"
-    return f"{bound.grid.name.replace('.', '_')}__{factor.name}"
 
 
 def _redundant(bounds: Sequence[Bound]) -> list[str]:

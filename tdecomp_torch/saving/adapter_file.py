@@ -17,22 +17,21 @@ from torch import Tensor, nn
 from tdecomp.errors import ArgumentError, FileError
 from tdecomp.files.apart import files_in
 from tdecomp.files.atomic import output_folder
+from tdecomp.files.attached import BESIDES, KEY, START, AdapterDescription, read_description
 from tdecomp_torch.attached import Attached
 from tdecomp_torch.making.build import build
 from tdecomp_torch.making.filling import Starts
-from tdecomp_torch.making.installing import START, check_name, install
+from tdecomp_torch.making.installing import check_name, install
 from tdecomp_torch.making.plan import AdapterPlan, Held, plan_adapter
 from tdecomp_torch.model.gathering import Writers, is_part, make_whole, settle
 from tdecomp_torch.model.inventory import Inventory
 from tdecomp_torch.plainly import plainly
-from tdecomp_torch.saving.description import Description, describe, read_description
+from tdecomp_torch.saving.description import describe
 from tdecomp_torch.saving.fitting import names_in, renamed, told_of_base
 
 __all__ = ["load", "save_adapter"]
 
 FILE = "factors.safetensors"
-_KEY = "tdecomp.adapter"
-_BESIDES = "also_train/"
 _DTYPES = ("F16", "BF16", "F32", "F64")
 _FAULTS = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, RuntimeError)
 """What building may raise on values that passed every check, besides ValueError and TypeError."""
@@ -69,9 +68,9 @@ def save_adapter(
     settle(attached.model)
     held, shapes = attached.pool.stored(), attached.shapes()
     for name, parameter in attached.trained_besides().items():
-        held[_BESIDES + name] = parameter
+        held[BESIDES + name] = parameter
         if is_part(parameter):
-            shapes[_BESIDES + name] = attached.shapes_besides[name]
+            shapes[BESIDES + name] = attached.shapes_besides[name]
     state, device = make_whole(held, shapes)
     writers = Writers(Path(folder), device)
     written = False
@@ -95,7 +94,7 @@ def _write(
         save_file(
             {name: value.cpu().contiguous() for name, value in state.items()},
             temporary / FILE,
-            {"format": "pt", _KEY: describe(attached)},
+            {"format": "pt", KEY: describe(attached)},
         )
 
 
@@ -111,7 +110,7 @@ def load(model: nn.Module, folder: str | os.PathLike[str], name: str) -> Attache
     check_name(model, name)
     with _opened(path) as file:
         said, shapes = _described(file, path), _shapes(file, path)
-        keys = {k.removeprefix(_BESIDES): k for k in shapes if k.startswith(_BESIDES)}
+        keys = {k.removeprefix(BESIDES): k for k in shapes if k.startswith(BESIDES)}
         inventory = Inventory(model)
         rename = names_in(
             inventory, said.grids, {name: shapes[key] for name, key in keys.items()}, path
@@ -123,7 +122,7 @@ def load(model: nn.Module, folder: str | os.PathLike[str], name: str) -> Attache
             _check_factors(plan, shapes, path)
             tensors = {key: file.get_tensor(key) for key in shapes}
             stored = _starts(tensors, folded=said.settings.fold)
-            attached = build(plan, name, Starts(stored=stored, dtype=said.dtype))
+            attached = build(plan, name, Starts(stored=stored, dtype=_dtype(said.dtype)))
             attached.schedule.move_to(said.step)
     attached.notes += told_of_base(attached, said.base)
     install(attached, tuple(besides))
@@ -157,10 +156,10 @@ def _as_damage(path: Path) -> Iterator[None]:
         raise FileError(f"{path} cannot be put on this model ({error})") from error
 
 
-def _described(file: Any, path: Path) -> Description:
-    plain = (file.metadata() or {}).get(_KEY)
+def _described(file: Any, path: Path) -> AdapterDescription:
+    plain = (file.metadata() or {}).get(KEY)
     if plain is None:
-        raise FileError(f"{path} holds no adapter: its metadata has no {_KEY!r}")
+        raise FileError(f"{path} holds no adapter: its metadata has no {KEY!r}")
     try:
         return read_description(plain)
     except (ValueError, TypeError, *_FAULTS) as error:
@@ -194,7 +193,7 @@ def _check_factors(plan: AdapterPlan, shapes: Mapping[str, tuple[int, ...]], pat
         starts = {START + key: held.shape for key, held in known.items() if held.factor.trainable}
         expected |= starts
         needed |= starts.keys()
-    present = {key for key in shapes if not key.startswith(_BESIDES)}
+    present = {key for key in shapes if not key.startswith(BESIDES)}
     if missing := sorted(needed - present):
         raise FileError(f"{path} misses the tensor {missing[0]!r}")
     if more := sorted(present - expected.keys()):
@@ -214,6 +213,10 @@ def _starts(tensors: Mapping[str, Tensor], *, folded: bool) -> dict[str, Tensor]
         return dict(tensors)
     starts = {k.removeprefix(START): v for k, v in tensors.items() if k.startswith(START)}
     return {**tensors, **starts}
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    return None if name is None else getattr(torch, name)
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:

@@ -14,9 +14,13 @@ import torch
 from torch import nn
 
 from tdecomp.adapters import LoRAModule, lora_modules
+from tdecomp.collections import AdapterPair
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.files.apart import files_in
 from tdecomp.files.atomic import output_folder
+from tdecomp.files.attached import START
+from tdecomp.files.loras import AdapterFile
+from tdecomp.files.loras.adapter_file import HeldPair
 from tdecomp.files.peft_config import facts, refused
 from tdecomp.files.peft_lora import write_lora
 from tdecomp.formats import Format, Network
@@ -29,7 +33,7 @@ from tdecomp_torch.model.inventory import config_of
 from tdecomp_torch.model.names import inner_model, modules_of, parameters_of
 from tdecomp_torch.plainly import plainly
 
-__all__ = ["save_lora", "to_lora"]
+__all__ = ["save_lora", "to_file", "to_lora"]
 
 _DENSE = Equation.parse("site out in -> site out in")
 
@@ -37,6 +41,8 @@ _DENSE = Equation.parse("site out in -> site out in")
 @plainly()
 def to_lora(attached: Attached, *, max_rank: int | None = None) -> list[LoRAModule]:
     """LoRA pairs of every adapted module, at scale 1, in float64; of the task that acts.
+
+    They are what the adapter adds to the weights as they were before it was attached.
 
     The rank of a weight is the smallest product of ranks that cuts its network between ``out`` and
     ``in``; terms of a sum add theirs. Where that is not smaller than the weight (interleaved
@@ -72,6 +78,9 @@ def to_lora(attached: Attached, *, max_rank: int | None = None) -> list[LoRAModu
                 Group(name=grid.grid.name, modes=("site", "out", "in"), labels=labels, sites=sites)
             )
             tensors.append(_tensor(attached, member, chosen))
+            if attached.settings.fold:  # what was taken out of the weights
+                groups.append(groups[-1])
+                tensors.append(_start(attached, member, chosen))
     for target in targets:
         shape = target.kind.shape(target.module)
         assert shape is not None
@@ -201,6 +210,44 @@ def _tensor(
         for name, factor in attached.pool.factors(member).items()
     }
     return bound.tensor(arrays, attached.schedule.at_step, sites=tuple(places))
+
+
+@torch.no_grad()
+def _start(
+    attached: Attached, member: int, places: Mapping[int, tuple[AdaptedModule, ModuleSite]]
+) -> Format:
+    """Less what the start that was folded into the weights gives."""
+    bound, pool = attached.groups[member], attached.pool
+    keys = {name: START + key for name, key in pool.members[member].keys.items()}
+    now = pool.factors(member)
+    arrays = {
+        name: getattr(pool, key, now[name]).detach().double().cpu().numpy()
+        for name, key in keys.items()
+    }
+    return bound.tensor(arrays, sites=tuple(places)) * -1.0
+
+
+def to_file(attached: Attached, name: str) -> AdapterFile:
+    """The pairs of an adapter in memory, as `tdecomp.files.loras.read_adapter` gives those of one.
+
+    Parameters
+    ----------
+    attached
+        Merged or not.
+    name
+        The task.
+
+    Raises
+    ------
+    ArgumentError, SiteError
+        See `to_lora`.
+    """
+    stored = {
+        canonical(m.module): HeldPair(AdapterPair(b=m.b, a=m.a, transpose=m.transpose))
+        for m in to_lora(attached)
+    }
+    base = str(getattr(inner_model(attached.model), "name_or_path", "") or "")
+    return AdapterFile(path=Path(name), name=name, scheme=None, stored=stored, base=base)
 
 
 def _changes(places: Iterable[tuple[AdaptedModule, ModuleSite]]) -> np.ndarray:

@@ -11,10 +11,10 @@ import torch
 
 from tdecomp.adapters.site_grids import SiteGrid
 from tdecomp.errors import SiteError
+from tdecomp.files.attached import AdapterDescription
 from tdecomp.stack import Site
 from tdecomp_torch.attached import Attached
 from tdecomp_torch.model.inventory import Inventory
-from tdecomp_torch.saving.description import Description
 
 __all__ = ["names_in", "renamed", "told_of_base"]
 
@@ -94,7 +94,7 @@ def _misfit_of(inventory: Inventory, site: Site, module: str) -> str:
     return ""
 
 
-def renamed(said: Description, rename: Rename) -> Description:
+def renamed(said: AdapterDescription, rename: Rename) -> AdapterDescription:
     """A description by the names of the model."""
     if rename is str:
         return said

@@ -18,7 +18,16 @@ from tdecomp.files.loras.kinds import KINDS, Sizes
 from tdecomp.files.loras.schemes import NamingScheme
 from tdecomp.files.safetensors import FP8, Entry
 
-__all__ = ["AdapterFile", "Expert3d", "HeldPair", "SitePair", "StoredPair", "held"]
+__all__ = [
+    "AdapterFile",
+    "Expert3d",
+    "HeldPair",
+    "MadePair",
+    "SitePair",
+    "StoredPair",
+    "finite",
+    "held",
+]
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class StoredPair:
 
     def read(self) -> AdapterPair:
         """The pair, from the file."""
-        parts = {part: _finite(entry) for part, entry in self.entries.items()}
+        parts = {part: finite(entry) for part, entry in self.entries.items()}
         if set(parts) != {"a", "b"}:  # products are taken in float64
             parts = {part: array.astype(np.float64) for part, array in parts.items()}
         if self.expert is not None:
@@ -90,7 +99,7 @@ class StoredPair:
         pair = AdapterPair(b=b, a=a, scale=self.scale, transpose=self.transpose, kernel=kernel)
         if self.magnitude is None or self.weight is None:
             return pair
-        return _normalised(pair, self.weight(), _finite(self.magnitude))
+        return _normalised(pair, self.weight(), finite(self.magnitude))
 
 
 @dataclass(frozen=True)
@@ -120,7 +129,32 @@ class HeldPair:
         return self.pair
 
 
-SitePair = StoredPair | HeldPair
+@dataclass(frozen=True)
+class MadePair:
+    """A pair that is made of other factors when it is asked for.
+
+    Attributes
+    ----------
+    shape, dtype
+        (out, in), and the storage code of what it is made of.
+    make
+        Makes it.
+    kind
+        As of `HeldPair`.
+    """
+
+    shape: tuple[int, int]
+    dtype: str
+    make: Callable[[], AdapterPair]
+    kind: str = "lora"
+    expert: Expert3d | None = None
+
+    def read(self) -> AdapterPair:
+        """The pair, made now."""
+        return self.make()
+
+
+SitePair = StoredPair | HeldPair | MadePair
 
 
 def held(pair: AdapterPair, like: SitePair, dtype: str | None = None) -> HeldPair:
@@ -204,7 +238,8 @@ class _LazyPairs(Mapping[str, AdapterPair]):
         return len(self._stored)
 
 
-def _finite(entry: Entry) -> np.ndarray:
+def finite(entry: Entry) -> np.ndarray:
+    """A stored array; a DataError names the tensor if a number is not finite."""
     array = safetensors.load(entry)
     if not np.isfinite(array).all():
         what = "NaN" if np.isnan(array).any() else "infinity"

@@ -16,11 +16,13 @@ from tdecomp.adapters import lora_modules
 from tdecomp.collections import AdapterPair
 from tdecomp.errors import DataError, FileError
 from tdecomp.files import safetensors
+from tdecomp.files.attached import KEY
 from tdecomp.files.checkpoint import Checkpoint, open_checkpoint
 from tdecomp.files.factors import FACTORS, load_factors
 from tdecomp.files.loras.adapter_file import AdapterFile, Expert3d, HeldPair, SitePair, StoredPair
 from tdecomp.files.loras.kinds import KINDS, Sizes
 from tdecomp.files.loras.peft_scales import PeftScales, read_scales
+from tdecomp.files.loras.saved import open_saved
 from tdecomp.files.loras.schemes import NamingScheme, scheme_of
 from tdecomp.files.peft_config import facts
 from tdecomp.files.places import check_inside, is_there
@@ -32,7 +34,7 @@ from tdecomp.files.weight_files import read_json
 __all__ = ["CONFIG", "WEIGHTS", "adapter_weights", "read_adapter", "weights_of"]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_OURS, _ATTACHED = "tdecomp", "tdecomp.adapter"  # metadata keys of our own files
+_OURS = "tdecomp"  # metadata key of factor files
 _OF_DIFFUSERS = "lora_adapter_metadata"
 _SHOWN = 6  # keys of an unknown scheme that a message lists
 _LONGEST = 10_000_000  # characters of a configuration inside a file
@@ -52,13 +54,13 @@ def read_adapter(
     Parameters
     ----------
     path
-        A PEFT folder, a ``.safetensors`` file of any row of `schemes.SCHEMES`, or factors that
-        `tdecomp decompose` wrote.
+        A PEFT folder, a ``.safetensors`` file of any row of `schemes.SCHEMES`, an adapter of any
+        method that `tdecomp_torch` saved, or factors that `tdecomp decompose` wrote.
     name
         The task; default is the name of the folder or file.
     base
-        The base model, which DoRA is read against; without it such modules are listed as not
-        covered.
+        The base model, which DoRA is read against; without it such modules of a LoRA are listed as
+        not covered. Saved adapters whose change depends on the weights need it.
 
     Raises
     ------
@@ -74,11 +76,8 @@ def read_adapter(
     called = name or (path.name if path.is_dir() else path.stem) or str(path)
     if _OURS in metadata:
         return _factors(path, called)
-    if _ATTACHED in metadata:
-        raise FileError(
-            f"{path} is an adapter of tdecomp_torch, whose method says what its factors mean",
-            tip="write it as pairs first: tdecomp_torch.load_adapter(model, PATH).save_lora(DIR)",
-        )
+    if KEY in metadata:
+        return open_saved(path, entries, metadata, name=called, weights=weights_of(base))
     scheme = scheme_of(entries)
     if scheme is None:
         raise FileError(f"{file} has tensors of no known naming scheme: {_few(list(entries))}")

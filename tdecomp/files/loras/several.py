@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tdecomp.errors import FileError
 from tdecomp.files import safetensors
 from tdecomp.files.atomic import output_file, output_folder
 from tdecomp.files.loras.adapter_file import AdapterFile
-from tdecomp.files.loras.reading import CONFIG, WEIGHTS
+from tdecomp.files.loras.reading import CONFIG, WEIGHTS, read_adapter
 from tdecomp.files.loras.schemes import NamingScheme
 from tdecomp.files.loras.writing import PAIRS_KEY
 from tdecomp.files.ours import has_metadata
 
-__all__ = ["adapters_in", "outputs"]
+__all__ = ["AdapterSource", "adapters_in", "on_disk", "opened", "outputs"]
+
+AdapterSource = str | Path | AdapterFile
+"""A path, or an adapter that is open or in memory."""
 
 
-def adapters_in(path: str | os.PathLike[str]) -> tuple[Path, ...]:
-    """The adapters that a path stands for: itself, or all that a folder of adapters holds.
+def opened(
+    source: AdapterSource,
+    *,
+    name: str | None = None,
+    base: str | os.PathLike[str] | None = None,
+) -> AdapterFile:
+    """The adapter that a source stands for, under a name if one is given."""
+    if isinstance(source, AdapterFile):
+        return source if name is None else replace(source, name=name)
+    return read_adapter(source, name=name, base=base)
+
+
+def on_disk(sources: Iterable[AdapterSource | None]) -> list[Path]:
+    """The paths that sources are read from, which no output may overwrite."""
+    read = (one.path if isinstance(one, AdapterFile) else one for one in sources)
+    return [Path(path) for path in read if path is not None and Path(path).exists()]
+
+
+def adapters_in(source: AdapterSource) -> tuple[AdapterSource, ...]:
+    """The adapters that a source stands for: itself, or all that a folder of adapters holds.
 
     A folder of adapters has no weights of its own but folders that have ``adapter_config.json``, or
     several ``.safetensors`` files.
@@ -30,7 +52,9 @@ def adapters_in(path: str | os.PathLike[str]) -> tuple[Path, ...]:
     FileError
         There is nothing there.
     """
-    path = Path(path)
+    if isinstance(source, AdapterFile):
+        return (source,)
+    path = Path(source)
     if not path.exists():
         raise FileError(f"{path} does not exist")
     if not path.is_dir() or (path / CONFIG).exists() or (path / WEIGHTS).exists():

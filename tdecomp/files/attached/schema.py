@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from tdecomp.errors import ArgumentError
+from tdecomp.files.plain import is_list, is_object
 
 __all__ = [
     "Check",
@@ -29,7 +30,7 @@ Check = Callable[[Any, str], None]
 _LARGEST = 1 << 53
 
 
-def _refuse(value: Any, field: str, expected: str) -> None:
+def _refuse(value: Any, field: str, expected: str) -> NoReturn:
     shown = reprlib.repr(value).encode("ascii", "backslashreplace").decode()
     raise ArgumentError(f"{field} is {shown}: expected {expected}")
 
@@ -100,7 +101,7 @@ def each(inner: Check, most: int, least: int = 0) -> Check:
     """A list whose items all pass a check."""
 
     def check(value: Any, field: str) -> None:
-        if not isinstance(value, list) or not least <= len(value) <= most:
+        if not is_list(value) or not least <= len(value) <= most:
             _refuse(value, field, f"a list of {least} to {most} items")
         for k, item in enumerate(value):
             inner(item, f"{field}[{k}]")
@@ -112,7 +113,7 @@ def row(*inner: Check) -> Check:
     """A list of as many items as there are checks."""
 
     def check(value: Any, field: str) -> None:
-        if not isinstance(value, list) or len(value) != len(inner):
+        if not is_list(value) or len(value) != len(inner):
             _refuse(value, field, f"a list of {len(inner)} items")
         for k, (item, one) in enumerate(zip(value, inner, strict=True)):
             one(item, f"{field}[{k}]")
@@ -124,7 +125,7 @@ def mapping(inner: Check, most: int) -> Check:
     """Values by name that all pass a check."""
 
     def check(value: Any, field: str) -> None:
-        if not isinstance(value, Mapping) or len(value) > most:
+        if not is_object(value) or len(value) > most:
             _refuse(value, field, f"values by name, {most} at most")
         for name, item in value.items():
             text()(name, f"a name in {field}")
@@ -138,7 +139,7 @@ def fields(needed: Mapping[str, Check], optional: Mapping[str, Check] | None = N
     known = {**needed, **(optional or {})}
 
     def check(value: Any, field: str) -> None:
-        if not isinstance(value, Mapping):
+        if not is_object(value):
             _refuse(value, field, f"the fields {', '.join(needed)}")
         if missing := [name for name in needed if name not in value]:
             raise ArgumentError(f"{field} has no field {missing[0]!r}")
