@@ -58,12 +58,21 @@ def resize(
     budget: Annotated[
         str | None, as_budget("Numbers in all pairs, '5M', or bytes at the file's dtype, '20MB'.")
     ] = None,
+    noise: Annotated[
+        bool,
+        typer.Option(
+            "--noise",
+            metavar=NO_VALUE,
+            help="Singular values that stand out of the noise of their site; for wide pairs.",
+            rich_help_panel=HOW_SMALL,
+        ),
+    ] = False,
     rank_max: Annotated[
         int | None,
         typer.Option(
             metavar="N",
             min=1,
-            help="The largest rank that --error or --budget may give.",
+            help="The largest rank that --error, --budget or --noise may give.",
             rich_help_panel=HOW_SMALL,
         ),
     ] = None,
@@ -110,7 +119,7 @@ def resize(
     as_json: Json = False,
 ) -> None:
     """Make a LoRA smaller: the best pairs of a lower rank, without forming ΔW."""
-    check_one_of({"--rank": rank, "--error": error, "--budget": budget})
+    check_one_of({"--rank": rank, "--error": error, "--budget": budget, "--noise": noise or None})
     screen = Screen(quiet, as_json)
     numbers = None
     if budget is not None:
@@ -122,6 +131,7 @@ def resize(
             rank=rank,
             error=error,
             budget=numbers,
+            noise=noise,
             rank_max=rank_max,
             same_rank=same_rank,
             scheme=scheme,

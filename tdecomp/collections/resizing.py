@@ -9,12 +9,13 @@ import numpy as np
 
 from tdecomp._xp import Array, double, floor, namespace, sum_of_squares
 from tdecomp.collections.pair import AdapterPair, PairSvd
+from tdecomp.decomposition.spectra import denoising_threshold
 from tdecomp.errors import ArgumentError
 from tdecomp.ranking.allocate import allocate
 from tdecomp.ranking.frontier import spectrum_frontier
 from tdecomp.ranking.target import Target
 
-__all__ = ["PairSpectrum", "ResizedPair", "choose_ranks", "resized"]
+__all__ = ["PairSpectrum", "ResizedPair", "choose_ranks", "ranks_above_noise", "resized"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,22 @@ class PairSpectrum:
     def lost(self, rank: int) -> float:
         """Squared error of the best pair of a rank."""
         return float(np.sum(self.s[rank:] ** 2))
+
+    def above_noise(self) -> int:
+        """How many singular values stand out of the bulk that white noise of their median has.
+
+        Those above `denoising_threshold`. Of a pair as wide as its matrix that is the rule for the
+        matrix itself. A narrower one has no more singular values than its width r, those of a
+        core of r by r, and the noise is that of the core.
+
+        Source: [gavish2014], the threshold for unknown noise; the core in the place of the matrix
+        is ours. Right where fewer than half of the values are signal.
+        """
+        count = len(self.s)
+        if not count or not self.s[0]:
+            return 0
+        long = max(self.shape) if count == min(self.shape) else count
+        return int(np.sum(self.s > denoising_threshold(self.s, long)))
 
 
 def choose_ranks(
@@ -68,6 +85,25 @@ def choose_ranks(
     lost = None if target.error is None else _allowed(spectra, target.error)
     chosen = allocate(frontiers, budget=target.budget, lost=lost)
     return [int(f.ranks[k, 0]) for f, k in zip(frontiers, chosen, strict=True)]
+
+
+def ranks_above_noise(
+    spectra: Sequence[PairSpectrum], *, most: int | None = None, same: bool = False
+) -> list[int]:
+    """A rank for every site: its singular values that stand out of noise.
+
+    Parameters
+    ----------
+    spectra
+        One for every site.
+    most
+        Largest rank.
+    same
+        One rank for all: the largest of them.
+    """
+    ranks = [row.above_noise() for row in spectra]
+    ranks = [max(ranks, default=0)] * len(ranks) if same else ranks
+    return ranks if most is None else [min(rank, most) for rank in ranks]
 
 
 def _allowed(spectra: Sequence[PairSpectrum], error: float) -> float:

@@ -11,7 +11,13 @@ import numpy as np
 
 from tdecomp._xp import Array, to_numpy
 from tdecomp.collections import AdapterPair
-from tdecomp.collections.resizing import PairSpectrum, ResizedPair, choose_ranks, resized
+from tdecomp.collections.resizing import (
+    PairSpectrum,
+    ResizedPair,
+    choose_ranks,
+    ranks_above_noise,
+    resized,
+)
 from tdecomp.errors import ArgumentError
 from tdecomp.files import safetensors
 from tdecomp.files.dtypes import NAMES, code_of
@@ -118,6 +124,7 @@ def resize(
     rank: int | None = None,
     error: float | None = None,
     budget: int | None = None,
+    noise: bool = False,
     rank_max: int | None = None,
     same_rank: bool = False,
     scheme: str | None = None,
@@ -141,11 +148,12 @@ def resize(
     out
         What to write: a folder for PEFT, else a ``.safetensors`` file; a folder of these for a
         folder of adapters.
-    rank, error, budget
-        Exactly one: the rank of every site, or the relative error or the numbers of all, by ranks
-        that win most energy per number.
+    rank, error, budget, noise
+        Exactly one: the rank of every site; or the relative error or the numbers of all, by ranks
+        that win most energy per number; or the singular values that stand out of noise, by
+        `PairSpectrum.above_noise`.
     rank_max
-        The largest rank that an error or a budget may give.
+        The largest rank that an error, a budget or noise may give.
     same_rank
         One rank for all sites of all adapters, as servers like it.
     scheme
@@ -170,7 +178,7 @@ def resize(
     FileError
         A file that cannot be read, or an output that may not be written.
     """
-    target = Target(rank, error, budget, rank_max)
+    target = _target(rank, error, budget, rank_max, noise=noise)
     code = None if dtype is None else code_of(dtype)
     found = adapters_in(source)
     adapters = [opened(one, base=base) for one in found]
@@ -208,16 +216,51 @@ def _scheme(name: str | None, adapter: AdapterFile) -> NamingScheme:
     if name is None:
         return adapter.scheme or SCHEMES[0]
     known = {row.name: row for row in SCHEMES}
+    if name.lower() in _READ_ONLY:
+        raise ArgumentError(
+            f"{name} is read and not written: {_READ_ONLY[name.lower()]}",
+            tip="write pairs, in the scheme 'kohya' for example",
+        )
     if name not in known:
         raise ArgumentError(f"no naming scheme {name!r} is known: there are {', '.join(known)}")
     return known[name]
 
 
+@dataclass(frozen=True)
+class _AboveNoise:
+    """What stands out of noise is kept, up to a largest rank."""
+
+    rank_max: int | None
+
+
+def _target(
+    rank: int | None, error: float | None, budget: int | None, most: int | None, *, noise: bool
+) -> Target | _AboveNoise:
+    if not noise:
+        return Target(rank, error, budget, most)
+    given = {"rank": rank, "error": error, "budget": budget}
+    if named := [name for name, value in given.items() if value is not None]:
+        raise ArgumentError(f"give exactly one of noise and {named[0]}, got both")
+    if most is not None and most < 1:
+        raise ArgumentError(f"rank_max={most!r} must be a whole number, 1 or more")
+    return _AboveNoise(most)
+
+
+_READ_ONLY = {
+    "loha": "pairs are a LoHa only with a second factor of ones, which is twice as large",
+    "lokr": "a LoRA is no Kronecker product, and the nearest one is another ΔW",
+}
+"""Kinds of pairs that are no naming scheme, and why none is made of a LoRA."""
+
+
 def _ranks(
-    adapters: Sequence[AdapterFile], target: Target, same: bool, progress: Progress
+    adapters: Sequence[AdapterFile],
+    target: Target | _AboveNoise,
+    same: bool,
+    progress: Progress,
 ) -> list[dict[str, int]]:
     """Rank of every site of every adapter. For a given rank no number is read."""
-    if target.rank is not None and not same:
+    if isinstance(target, Target) and target.rank is not None and not same:
         rank = target.ranks_of(("rank",), (_WIDEST,))[0]
         return [dict.fromkeys(adapter.stored, rank) for adapter in adapters]
     sites = [(k, site) for k, adapter in enumerate(adapters) for site in adapter.stored]
@@ -226,7 +269,14 @@ def _ranks(
         pair = adapters[k].pairs[site]
         spectra.append(PairSpectrum(to_numpy(pair.spectrum()), pair.shape))
         progress((done + 1) / len(sites))
-    chosen = choose_ranks(spectra, target, same=same)
+    if isinstance(target, Target):
+        chosen = choose_ranks(spectra, target, same=same)
+    else:
+        chosen = ranks_above_noise(spectra, most=target.rank_max, same=same)
+        if not any(chosen):
+            raise ArgumentError(
+                "no singular value of any site stands out of noise", tip="give an error or a rank"
+            )
     ranks: list[dict[str, int]] = [{} for _ in adapters]
     for (k, site), rank in zip(sites, chosen, strict=True):
         ranks[k][site] = rank

@@ -158,10 +158,66 @@ def zip_of(folder: Path, places: list[Path]) -> list[list[Path]]:
     return [[folder / "many" / place.name for place in places], places]
 
 
+def noisy(shape: tuple[int, int], width: int, signal: list[float], rng) -> AdapterPair:
+    """A pair of some width: planted singular values, in units of the edge of the noise beside."""
+    out, in_ = shape
+    q, p = (np.linalg.qr(rng.standard_normal((n, min(n, width))))[0] for n in (out, in_))
+    core = rng.standard_normal((q.shape[1], p.shape[1]))
+    edge = sum(np.sqrt(core.shape))
+    u, v = (np.linalg.qr(rng.standard_normal((n, len(signal))))[0] for n in core.shape)
+    return AdapterPair(b=q @ (core + u @ np.diag(edge * np.array(signal)) @ v.T), a=p.T)
+
+
+@pytest.mark.parametrize(("width", "shape"), [(48, (96, 80)), (200, (96, 80)), (48, (300, 60))])
+def test_what_stands_out_of_noise_is_kept(width, shape, rng):
+    for signal in ([], [3.0], [8.0, 4.0, 2.0, 0.3]):
+        pair = noisy(shape, width, signal, rng)
+        spectrum = PairSpectrum(pair.spectrum(), pair.shape)
+        assert spectrum.above_noise() == sum(s > 1 for s in signal)
+    assert PairSpectrum(np.zeros(0), shape).above_noise() == 0
+    assert PairSpectrum(np.zeros(7), shape).above_noise() == 0
+
+
+def test_ranks_above_noise_differ_by_site_and_are_told(tmp_path: Path, rng):
+    planted = {"one": [9.0, 5.0, 4.0], "two": [2.0], "none": []}
+    stored = {
+        f"unet.{name}": HeldPair(noisy((64, 56), 48, signal, rng))
+        for name, signal in planted.items()
+    }
+    adapter = AdapterFile(path=tmp_path / "a", name="a", scheme=None, stored=stored)
+    source = tmp_path / "a.safetensors"
+    write_adapter(source, adapter, scheme=BY_NAME["kohya"])
+    report = jobs.resize(source, tmp_path / "b.safetensors", noise=True)
+    assert [site.rank for site in report.adapters[0].sites] == [3, 1, 0]
+    assert report.error == pytest.approx(
+        relative(deltas(source), deltas(tmp_path / "b.safetensors"))
+    )
+    for options, ranks in (({"same_rank": True}, [3, 3, 3]), ({"rank_max": 2}, [2, 1, 0])):
+        out = tmp_path / f"{len(options)}{ranks[0]}.safetensors"
+        report = jobs.resize(source, out, noise=True, **options)
+        assert [site.rank for site in report.adapters[0].sites] == ranks
+    with pytest.raises(SystemExit) as left:
+        main(["resize", str(source), "-o", str(tmp_path / "c.safetensors"), "--noise", "--quiet"])
+    assert left.value.code == 0
+    assert (tmp_path / "c.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    stored = {"unet.none": stored["unet.none"]}
+    mere = tmp_path / "mere.safetensors"
+    write_adapter(
+        mere,
+        AdapterFile(path=mere, name="mere", scheme=None, stored=stored),
+        scheme=BY_NAME["kohya"],
+    )
+    with pytest.raises(ArgumentError, match="no singular value of any site stands out"):
+        jobs.resize(mere, tmp_path / "d.safetensors", noise=True)
+    assert not (tmp_path / "d.safetensors").exists()
+
+
 BAD = {
+    "noise and a rank": ("b.safetensors", {"rank": 2, "noise": True}, "exactly one"),
     "none of three": ("b.safetensors", {}, "exactly one"),
     "two of three": ("b.safetensors", {"rank": 2, "error": 0.1}, "exactly one"),
     "unknown scheme": ("b.safetensors", {"rank": 2, "scheme": "koyha"}, "kohya"),
+    "a kind of pairs": ("b.safetensors", {"rank": 2, "scheme": "LoKr"}, "read and not written"),
     "dots are lost": ("b", {"rank": 2, "scheme": "peft"}, "without dots"),
     "a folder is no file": ("b", {"rank": 2}, "ends in .safetensors"),
     "in itself": ("a.safetensors", {"rank": 2}, "a.safetensors"),

@@ -118,7 +118,8 @@ class Della(_ByShare):
 
     Notes
     -----
-    [deep2024], eqs. 1 to 3.
+    [deep2024], eqs. 1 to 3. mergekit's `della` differs: its ``epsilon`` is ε/2, the chances reach
+    both ends of their range in every row, and what is kept is rescaled by a norm of the whole.
     """
 
     density: float = 0.5
