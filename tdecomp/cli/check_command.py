@@ -9,15 +9,11 @@ import typer
 
 from tdecomp import jobs
 from tdecomp.cli.extensions import Extension
-from tdecomp.cli.options import NO_VALUE, OUTPUT, Json, Quiet
+from tdecomp.cli.options import NO_VALUE, OUTPUT, ForLoader, Json, Quiet
 from tdecomp.cli.screen import Screen, printable
 from tdecomp.cli.shown.checked import check_lines, check_table
-from tdecomp.files.loaders import LOADERS
 
-__all__ = ["CHECK", "TARGETS_HELP"]
-
-TARGETS_HELP = ", ".join(LOADERS)
-"""The names of all loaders."""
+__all__ = ["CHECK", "not_all"]
 
 
 def check(
@@ -38,15 +34,7 @@ def check(
         ),
     ],
     *,
-    loader: Annotated[
-        str,
-        typer.Option(
-            "--for",
-            metavar="LOADER",
-            help=f"What will load it: {TARGETS_HELP}.",
-            show_default=False,
-        ),
-    ],
+    loader: Annotated[str, ForLoader],
     every: Annotated[
         bool,
         typer.Option(
@@ -67,11 +55,16 @@ def check(
     screen.lines(check_lines(report))
     screen.report(report.to_json())
     if not report.acts:
-        lost = report.tensors - report.acting
-        what = f"{lost} of {report.tensors} tensors" if lost else "settings of the configuration"
-        line = f"tdecomp: {what} of {adapter} would not act in {report.loader}"
-        typer.echo(printable(line), err=True)
-        raise typer.Exit(1)
+        raise not_all(report)
+
+
+def not_all(report: jobs.CheckReport) -> typer.Exit:
+    """Say on standard error that something does not act, for an end with code 1."""
+    lost = report.tensors - report.acting
+    what = f"{lost} of {report.tensors} tensors" if lost else "settings of the configuration"
+    line = f"tdecomp: {what} of {report.adapter} would not act in {report.loader}"
+    typer.echo(printable(line), err=True)
+    return typer.Exit(1)
 
 
 CHECK = Extension(

@@ -13,6 +13,7 @@ from tdecomp.adapters import CATALOGUE, Spec
 from tdecomp.cli.basis_command import BASIS
 from tdecomp.cli.check_command import CHECK
 from tdecomp.cli.collection_commands import COLLECTION_COMMANDS
+from tdecomp.cli.export_command import EXPORT
 from tdecomp.cli.extensions import add_commands
 from tdecomp.cli.merge_command import MERGE
 from tdecomp.cli.options import (
@@ -373,53 +374,7 @@ def apply(
     screen.lines([f"Changed {len(report.changed)} tensors; model in {model}."])
 
 
-@app.command(
-    no_args_is_help=True,
-    epilog=examples("export OUT --lora DIR", "export OUT --lora DIR --lora-rank 64"),
-)
-def export(
-    out: Out,
-    lora: Annotated[
-        Path,
-        typer.Option(
-            "--lora",
-            metavar="DIR",
-            help="PEFT LoRA folder to write.",
-            show_default=False,
-            rich_help_panel=OUTPUT,
-        ),
-    ],
-    lora_rank: LoraRank = VLLM_RANKS[-1],
-    rank_pattern: RankPattern = False,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DTYPE",
-            help=f"Of the LoRA, as the factors by default: {DTYPE_NAMES}.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    task: Task = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Write the factors as a LoRA adapter that PEFT and vLLM load."""
-    screen = Screen(quiet, as_json)
-    if task is not None:
-        if dtype is not None or rank_pattern or lora_rank != VLLM_RANKS[-1]:
-            raise ArgumentError("a member of a basis is written as it is: --task stands alone")
-        told = jobs.export_task(out, task, lora, overwrite=overwrite)
-        screen.lines([task_line(told)])
-        screen.report(told.to_json())
-        return
-    report = jobs.export(
-        out, lora, lora=_lora(lora_rank, rank_pattern), dtype=dtype, overwrite=overwrite
-    )
-    for line in unknown_lines(report.unknown):
-        screen.note(line)
-    screen.lines(lora_lines(report, lora))
-    screen.report(report.to_json())
+app.command("export", no_args_is_help=True, epilog=examples(*EXPORT.examples))(EXPORT.function)
 
 
 @app.command(no_args_is_help=True, epilog=examples("info OUT", "info OUT --picture factors.svg"))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tdecomp.files.dtypes import STORED
+from tdecomp.files.loaders import LOADERS
 from tdecomp.jobs.methods import EXPLORED, METHODS
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Base",
     "Device",
     "ExploredMethods",
+    "ForLoader",
     "Exclude",
     "Json",
     "Layers",
@@ -223,6 +225,13 @@ Task = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+ForLoader = typer.Option(
+    "--for",
+    metavar="LOADER",
+    help=f"What will load it: {', '.join(LOADERS)}.",
+    show_default=False,
+    rich_help_panel=OUTPUT,
+)
 Overwrite = Annotated[
     bool,
     typer.Option(

@@ -16,6 +16,8 @@ from tdecomp.jobs.exploring import explore as explore
 from tdecomp.jobs.exporting import ExportReport as ExportReport
 from tdecomp.jobs.exporting import LoraOptions as LoraOptions
 from tdecomp.jobs.exporting import export as export
+from tdecomp.jobs.fitting import FitReport as FitReport
+from tdecomp.jobs.fitting import export_for as export_for
 from tdecomp.jobs.inspecting import InspectReport as InspectReport
 from tdecomp.jobs.inspecting import inspect as inspect
 from tdecomp.jobs.likeness import CompareReport as CompareReport
@@ -52,6 +54,7 @@ __all__ = [
     "ExploreReport",
     "ExportReport",
     "FactorsReport",
+    "FitReport",
     "InspectReport",
     "LoraOptions",
     "Machine",
@@ -74,6 +77,7 @@ __all__ = [
     "decompose",
     "explore",
     "export",
+    "export_for",
     "export_task",
     "info",
     "inspect",

@@ -106,7 +106,7 @@ def report_of(
         tensors=len(tensors),
         keys=tuple(ordered),
         max_rank=_max_rank(adapter, loader),
-        notes=(),
+        notes=tuple(_notes(lines, loader)),
     )
 
 
@@ -117,3 +117,13 @@ def _max_rank(adapter: AdapterNames, loader: Loader) -> int | None:
 
 
 _FUSED = (".experts", ".experts.base_layer")
+
+
+def _notes(lines: Sequence[CheckedKey], loader: Loader) -> list[str]:
+    known = sum(line.instead != "" for line in lines)
+    if not known:
+        return []
+    return [
+        f"{known} tensors would act under another name:"
+        f" tdecomp export ADAPTER --lora DIR --for {loader.name} --base MODEL writes it."
+    ]

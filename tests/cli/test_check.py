@@ -48,6 +48,36 @@ def test_what_does_not_act_is_a_table_and_exit_code_1(model: Path, tmp_path: Pat
     assert report["keys"][0]["instead"] == STEM.format(0)
 
 
+def test_what_would_act_is_written_and_acts(model: Path, tmp_path: Path, call, done):
+    wrong = STEM.replace("base_model.model.", "base_model.model._orig_mod.").format(0)
+    lora = adapter(tmp_path / "lora", wrong, STEM.format(1))
+    told = call("check", lora, model, "--for", "vllm").out
+    assert "tdecomp export ADAPTER --lora DIR --for vllm --base MODEL" in " ".join(told.split())
+    made = ["export", lora, "--lora", tmp_path / "new", "--for", "vllm", "--base", model]
+    told = done(*made).out
+    assert told.splitlines()[0].startswith("2 pairs in ")
+    assert "base_model.model.model.layers.*.self_attn.q_proj now." in told
+    assert "4 of 4 tensors act in vllm." in told
+    assert json.loads(done(*made, "--overwrite", "--json").out)["check"]["acts"]
+    done("check", tmp_path / "new", model, "--for", "vllm")
+
+
+def test_factors_are_written_for_a_loader(out: Path, tmp_path: Path, done):
+    for loader in ("peft", "vllm", "sglang", "llama.cpp"):
+        told = done("export", out, "--lora", tmp_path / loader, "--for", loader).out
+        assert f"28 of 28 tensors act in {loader}." in told
+
+
+def test_what_does_not_go_with_for_is_told(model: Path, tmp_path: Path, refused):
+    lora = adapter(tmp_path / "lora", STEM.format(0))
+    words = ["export", lora, "--lora", tmp_path / "new"]
+    refused([*words, "--for", "vllm", "--lora-rank", "4"], "--for decides ranks itself")
+    refused([*words, "--base", model], "--base names the model that --for is for")
+    refused([*words, "--for", "vllm"], "does not say which model it is for")
+    refused([*words, "--for", "vlm"], "no loader 'vlm' is known")
+    assert not (tmp_path / "new").exists()
+
+
 def test_an_index_and_a_configuration_are_enough(model: Path, tmp_path: Path, call, done):
     names = dict.fromkeys(PUBLISHED["Llama"].shapes, "model-00001-of-00001.safetensors")
     (model / "model.safetensors").unlink()

@@ -12,15 +12,13 @@ from typing import Any
 from tdecomp.errors import FileError
 from tdecomp.files import safetensors
 from tdecomp.files.loras.peft_scales import PeftScales, read_scales
-from tdecomp.files.loras.reading import CONFIG, adapter_weights
-from tdecomp.files.loras.schemes import SCHEMES, NamingScheme, scheme_of
+from tdecomp.files.loras.reading import CONFIG, adapter_weights, scheme_beside
+from tdecomp.files.loras.schemes import NamingScheme
 from tdecomp.files.places import is_there
 from tdecomp.files.safetensors import Entry
 from tdecomp.files.weight_files import read_json
 
 __all__ = ["AdapterNames", "PairNames", "read_adapter_names"]
-
-_PEFT = "base_model.model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +99,7 @@ def read_adapter_names(path: str | os.PathLike[str]) -> AdapterNames:
         )
     beside = file.parent / CONFIG
     config = read_json(beside) if is_there(beside) else {}
-    scheme = SCHEMES[0] if config and _is_peft(entries) else scheme_of(entries)
+    scheme = scheme_beside(beside, entries)
     if scheme is None:
         few = ", ".join(list(entries)[:6])
         raise FileError(f"{file} has tensors of no known naming scheme: {few}")
@@ -117,12 +115,6 @@ def read_adapter_names(path: str | os.PathLike[str]) -> AdapterNames:
         config=config if scheme.in_folder else {},
         scales=scales,
     )
-
-
-def _is_peft(entries: Mapping[str, Entry]) -> bool:
-    """Whether names end as PEFT's do, whatever a wrapper has put before them."""
-    endings = tuple(SCHEMES[0].endings)
-    return any(name.endswith(endings) for name in entries)
 
 
 def _pairs(

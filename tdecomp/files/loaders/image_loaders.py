@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
-from tdecomp.files.loaders.flux import original_name
+from tdecomp.files.loaders.flux import diffusers_names, original_name
 from tdecomp.files.loaders.loader import ERROR, WARNING, LoaderPlace, ModelView, Verdict
 from tdecomp.files.loaders.model_names import ModelNames, Shape
 from tdecomp.files.loaders.sizes import size_of
@@ -15,6 +16,7 @@ _DIFFUSERS = "diffusers/loaders/lora_pipeline.py"
 _PREFIXED = "diffusers/loaders/peft.py: PeftAdapterMixin.load_lora_adapter"
 _COMFY = "ComfyUI comfy/lora.py: model_lora_keys_unet, load_lora"
 _INSIDE = ("model.diffusion_model.", "diffusion_model.")
+_ORIGINAL_FLUX = re.compile(r"(?:^|\.)double_blocks\.\d+\.img_attn\.qkv$")
 _KOHYA_NETWORKS = {
     "transformer": "lora_unet_",
     "unet": "lora_unet_",
@@ -46,8 +48,11 @@ def comfyui_view(names: ModelNames) -> ModelView:
     """A model as ComfyUI names its modules for adapters."""
     places: dict[str, LoaderPlace] = {}
     for network, module, shape in _modules(names):
-        for stem, sizes in _comfy_stems(names, network, module, shape):
-            places[stem] = LoaderPlace(stem=stem, sizes=sizes)
+        aliases = _comfy_stems(names, network, module)
+        for stem in aliases:
+            places[stem] = LoaderPlace(stem=aliases[0], sizes=size_of(shape))
+        for stem in _beside(names, network, module):
+            places.setdefault(stem, LoaderPlace(stem=stem))
     return ModelView(
         places=places,
         reads=lambda stem: stem,
@@ -69,30 +74,35 @@ def _modules(names: ModelNames) -> Iterator[tuple[str, str, Shape]]:
         yield ("unet" if "UNet" in names.kind else "transformer"), name[len(inside) :], shape
 
 
-def _comfy_stems(
-    names: ModelNames, network: str, module: str, shape: Shape
-) -> Iterator[tuple[str, tuple[tuple[int, int], ...]]]:
-    """Every name that ComfyUI knows a module by, with the sizes of a pair."""
-    flat, sizes = module.replace(".", "_"), size_of(shape)
+def _comfy_stems(names: ModelNames, network: str, module: str) -> tuple[str, ...]:
+    """Names that ComfyUI knows a module by."""
+    flat = module.replace(".", "_")
     if network.startswith("text_encoder"):
-        yield f"{_KOHYA_NETWORKS.get(network, 'lora_te3_')}{flat}", sizes
-        yield f"{network}.{module}", sizes
+        return f"{network}.{module}", f"{_KOHYA_NETWORKS.get(network, 'lora_te3_')}{flat}"
+    if _is_flux(names) and original_name(module) is not None:
+        return _flux_stems(module)
+    return f"diffusion_model.{module}", f"lora_unet_{flat}"
+
+
+def _flux_stems(module: str) -> tuple[str, ...]:
+    flat = module.replace(".", "_")
+    return f"transformer.{module}", f"lycoris_{flat}", f"lora_transformer_{flat}", module
+
+
+def _beside(names: ModelNames, network: str, module: str) -> Iterator[str]:
+    """Names for a part of a module of FLUX, or for the one that it is a part of."""
+    if network != "transformer" or not _is_flux(names):
         return
-    original = original_name(module) if _is_flux(names) else None
-    if original is None:
-        yield f"lora_unet_{flat}", sizes
-        yield f"diffusion_model.{module}", sizes
-        return
-    yield f"transformer.{module}", sizes
-    yield f"lycoris_{flat}", sizes
-    yield f"lora_transformer_{flat}", sizes
-    yield module, sizes
-    yield f"lora_unet_{original}".replace(".", "_"), ()
-    yield f"diffusion_model.{original}", ()
+    if (original := original_name(module)) is not None:
+        yield f"diffusion_model.{original}"
+        yield f"lora_unet_{original}".replace(".", "_")
+    for name in diffusers_names(module):
+        yield from _flux_stems(name)
 
 
 def _is_flux(names: ModelNames) -> bool:
-    return "Flux" in names.kind
+    original = any(_ORIGINAL_FLUX.search(module) for module in names.modules)
+    return "Flux" in names.kind or original
 
 
 def _refused(names: ModelNames, loader: str, rule: str) -> Verdict | None:

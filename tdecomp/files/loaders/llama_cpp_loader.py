@@ -52,6 +52,7 @@ def llama_cpp_view(names: ModelNames) -> ModelView:
         lost=_lost,
         refused=_refused(names),
         layouts=layouts,
+        whole=True,
         missing=partial(_incomplete, places),
     )
 

@@ -81,6 +81,8 @@ class ModelView:
         Why no adapter acts in such a model.
     layouts
         How experts may stand in an adapter: `EACH`, `FUSED`, both, or neither.
+    whole
+        Of experts that stand one by one all of a layer must be there.
     lost
         What becomes of a name that arrives nowhere: from what `reads` gave.
     missing
@@ -93,6 +95,7 @@ class ModelView:
     lost: Callable[[str], Verdict]
     refused: Verdict | None = None
     layouts: frozenset[str] = frozenset()
+    whole: bool = False
     missing: Callable[[AdapterNames, Mapping[str, PairNames]], Mapping[str, Verdict]] = (
         lambda adapter, reached: {}
     )
@@ -118,9 +121,6 @@ class Loader:
         Where that is from.
     ranks
         The largest ranks that it can be started with; empty: any.
-    named
-        ``tdecomp check`` says more about the names of some models; here those that are not in the
-        table.
     """
 
     name: str

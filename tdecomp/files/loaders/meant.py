@@ -14,6 +14,8 @@ _FLAT_PREFIXES = (
     *("lora_transformer_", "lora_unet_", "lycoris_"),
 )
 
+_INNER = ".experts.base_layer"  # PEFT's inner place of two for experts
+
 
 def dotted_key(stem: str) -> str:
     """What a name and others for the same module have in common.
@@ -21,7 +23,8 @@ def dotted_key(stem: str) -> str:
     >>> dotted_key("base_model.model._orig_mod.model.layers.0.mlp.up_proj")
     'layers.0.mlp.up_proj'
     """
-    return weight_key(f"{stem}.weight").removesuffix(".weight")
+    inner = ".base_layer" if stem.endswith(_INNER) else ""
+    return weight_key(f"{stem}.weight").removesuffix(".weight") + inner
 
 
 def flat_key(stem: str) -> str:

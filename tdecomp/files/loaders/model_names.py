@@ -28,6 +28,7 @@ _CONFIG, _PIPELINE = "config.json", "model_index.json"
 _NETWORKS = ("transformer", "unet", "text_encoder", "text_encoder_2", "text_encoder_3")
 _STACK = re.compile(r"(.+\.experts)\.(gate_up_proj|down_proj|gate_proj|up_proj)(?:_blocks)?")
 _SINGLE = re.compile(r"(.+\.experts)\.(\d{1,6})\.(\w+)")
+_MOST_EXPERTS = 4096  # of one module; names may say any number
 _SHORT = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 _NO_MATRIX = re.compile(r"(?:.*[._])?(?:\w*norm\w*|ln_?\w*|layer_?scale\w*)")
 
@@ -238,7 +239,7 @@ def _singles(modules: Mapping[str, Shape], config: Mapping[str, Any]) -> dict[st
     return {
         container: Experts(
             container=container,
-            count=max(n_experts(config), max(found) + 1),
+            count=min(max(n_experts(config), max(found) + 1), _MOST_EXPERTS),
             leaves=leaves[container],
             stacked=False,
             sizes=_with_fused(sizes.get(container, {})),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
+from tdecomp.errors import FileError
 from tdecomp.files.loaded_names import loaded_names
 from tdecomp.files.loaders.adapter_names import AdapterNames, PairNames
 from tdecomp.files.loaders.experts import all_or_none, fused_places, single, single_places
@@ -20,7 +22,8 @@ from tdecomp.files.loaders.loader import (
 )
 from tdecomp.files.loaders.model_names import ModelNames, Shape
 from tdecomp.files.loaders.sizes import size_of
-from tdecomp.files.peft_config import FUSED_EXPERTS, facts, refused
+from tdecomp.files.loras.peft_scales import is_involved
+from tdecomp.files.peft_config import FUSED_EXPERTS, aims, facts, refused
 from tdecomp.files.plain import is_list
 
 __all__ = ["peft_view"]
@@ -42,6 +45,7 @@ _PARTNERS: Mapping[str, tuple[str, ...]] = {
     "up_proj": ("gate_proj", "up_proj"),
 }
 _LAYER = re.compile(r"\.(\d+)\.")
+_MOST_REPEATS = 8  # of a pattern of modules
 
 
 def peft_view(names: ModelNames) -> ModelView:
@@ -77,6 +81,7 @@ def peft_view(names: ModelNames) -> ModelView:
         | frozenset({EACH} if fused_on_load or not in_memory else set[str]()),
         missing=lambda adapter, reached: {
             **_untargeted(adapter, reached),
+            **_taken_for_experts(adapter, reached, model),
             **_alone(reached, places),
         },
     )
@@ -155,6 +160,25 @@ def _untargeted(adapter: AdapterNames, reached: Mapping[str, PairNames]) -> dict
     return wrong
 
 
+def _taken_for_experts(
+    adapter: AdapterNames, reached: Mapping[str, PairNames], model: Mapping[str, Any]
+) -> dict[str, Verdict]:
+    """Dense and shared blocks beside experts, whose names PEFT takes for those of the experts."""
+    parameters = _names_in(adapter.config.get("target_parameters"))
+    alone = [name for name in reached if single(name) is None]
+    wanted = {name.removesuffix(".weight") for name in aims(alone, model).parameters}
+    return {
+        name: Verdict(
+            why="PEFT takes a target of that name for the experts; target_parameters has to name"
+            " its weight",
+            told=NOTHING,
+            rule=f"{_CONVERT}: _convert_peft_config_moe",
+        )
+        for name in wanted
+        if not any(f".{name}.weight".endswith(f".{p}") for p in parameters)
+    }
+
+
 def _holds(name: str, parameter: str) -> bool:
     """Whether a pair at a module may be that of a parameter."""
     found = single(name)
@@ -171,6 +195,11 @@ def _target(adapter: AdapterNames) -> Callable[[str], bool]:
     """Whether PEFT takes a module for a target."""
     config = adapter.config
     named, without = config.get("target_modules"), config.get("exclude_modules")
+    for pattern in (named, without):
+        if isinstance(pattern, str) and is_involved(pattern, most=_MOST_REPEATS):
+            raise FileError(
+                f"{adapter.path}: the pattern {pattern[:80]!r} is too involved to be matched safely"
+            )
     layers = config.get("layers_to_transform")
     wanted = {layers} if isinstance(layers, int) else set(layers) if is_list(layers) else None
 
@@ -188,7 +217,7 @@ def _fits(name: str, asked: object) -> bool:
         if asked.lower() == "all-linear":
             return not name.endswith((".lm_head", ".embed_tokens")) and name != "lm_head"
         try:
-            return len(asked) < 5000 and re.fullmatch(asked, name) is not None
+            return re.fullmatch(asked, name) is not None
         except re.error:
             return False
     return any(name == own or name.endswith(f".{own}") for own in _names_in(asked))

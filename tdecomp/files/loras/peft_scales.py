@@ -12,7 +12,7 @@ from typing import Any
 from tdecomp.errors import FileError
 from tdecomp.files.plain import is_list, is_object
 
-__all__ = ["PeftScales", "read_scales"]
+__all__ = ["PeftScales", "is_involved", "read_scales"]
 
 _LONGEST = 500  # characters of a pattern
 _MOST_REPEATS = 4
@@ -59,9 +59,9 @@ class PeftScales:
     def names_inside(self, module: str) -> tuple[str, ...]:
         """Full names of the parameters of a module that may be adapted, the module's own first."""
         plain = module.replace(".base_layer", "")
-        last = {name.rpartition(".")[2]: name.rpartition(".")[0] for name in self.parameters}
-        inside = (f"{plain}.{p}" for p, owner in last.items() if f".{plain}".endswith(f".{owner}"))
-        return (plain, *inside)
+        owners = (name.rpartition(".") for name in self.parameters)
+        inside = (f"{plain}.{p}" for owner, _, p in owners if f".{plain}".endswith(f".{owner}"))
+        return (plain, *dict.fromkeys(inside))
 
 
 def read_scales(config: Mapping[str, Any], path: Path) -> tuple[PeftScales, tuple[str, ...]]:
@@ -116,14 +116,20 @@ def _patterns(config: Mapping[str, Any], key: str, path: Path) -> list[tuple[re.
         raise FileError(f"{path}: {key} is not a map from names to numbers")
     rows: list[tuple[re.Pattern[str], Any]] = []
     for text, value in found.items():
-        slow = len(_REPEAT.findall(text)) > _MOST_REPEATS or _REPEATED_GROUP.search(text)
-        if len(text) > _LONGEST or slow:
+        if is_involved(text, most=_MOST_REPEATS):
             raise FileError(f"{path}: the {key} {text[:80]!r} is too involved to be matched safely")
         try:
             rows.append((re.compile(rf"(.*\.)?({text})$"), value))
         except re.error as error:
             raise FileError(f"{path}: the {key} {text!r} is no pattern ({error})") from error
     return rows
+
+
+def is_involved(text: str, *, most: int) -> bool:
+    """Whether matching a pattern may take for ever: it is long, or repeats repeated groups."""
+    if len(text) > _LONGEST or len(_REPEAT.findall(text)) > most:
+        return True
+    return _REPEATED_GROUP.search(text) is not None
 
 
 def _number(value: object, key: str, path: Path) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from tdecomp.files.loras.adapter_file import AdapterFile, Expert3d, HeldPair, Si
 from tdecomp.files.loras.kinds import KINDS, Sizes
 from tdecomp.files.loras.peft_scales import PeftScales, read_scales
 from tdecomp.files.loras.saved import open_saved
-from tdecomp.files.loras.schemes import NamingScheme, scheme_of
+from tdecomp.files.loras.schemes import SCHEMES, NamingScheme, scheme_of
 from tdecomp.files.peft_config import facts
 from tdecomp.files.places import check_inside, is_there
 from tdecomp.files.plain import is_object
@@ -31,7 +31,7 @@ from tdecomp.files.safetensors import FLOATS, Entry
 from tdecomp.files.unfused import unfused
 from tdecomp.files.weight_files import read_json
 
-__all__ = ["CONFIG", "WEIGHTS", "adapter_weights", "read_adapter", "weights_of"]
+__all__ = ["CONFIG", "WEIGHTS", "adapter_weights", "read_adapter", "scheme_beside", "weights_of"]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _OURS = "tdecomp"  # metadata key of factor files
@@ -78,10 +78,10 @@ def read_adapter(
         return _factors(path, called)
     if KEY in metadata:
         return open_saved(path, entries, metadata, name=called, weights=weights_of(base))
-    scheme = scheme_of(entries)
+    config_file = file.parent / CONFIG
+    scheme = scheme_beside(config_file, entries)
     if scheme is None:
         raise FileError(f"{file} has tensors of no known naming scheme: {_few(list(entries))}")
-    config_file = file.parent / CONFIG
     config = read_json(config_file) if scheme.in_folder and is_there(config_file) else {}
     if scheme.in_folder and not config:
         raise FileError(f"{file} has no {CONFIG} beside it, which says the scale of its pairs")
@@ -133,6 +133,20 @@ def adapter_weights(path: Path) -> Path:
         )
     found = f"{len(files)} of them: name one" if files else "none"
     raise FileError(f"{path} should hold one .safetensors file of an adapter, and has {found}")
+
+
+def scheme_beside(config_file: Path, names: Iterable[str]) -> NamingScheme | None:
+    """The scheme of an adapter's tensors; None where none is known.
+
+    Beside an ``adapter_config.json`` tensors that end as PEFT's do are PEFT's, whatever a wrapper
+    has put in the place of its prefix: their sites are then what stands before the endings.
+    """
+    known = list(names)
+    scheme, peft = scheme_of(known), SCHEMES[0]
+    if scheme is None or scheme.in_folder or not scheme.last or not is_there(config_file):
+        return scheme
+    ends = any(name.endswith(tuple(peft.endings)) for name in known)
+    return replace(peft, networks={"": ""}) if ends else scheme
 
 
 def _few(names: Sequence[str]) -> str:

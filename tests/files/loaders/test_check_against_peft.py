@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers as tf
 from peft import PeftModel
+from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from tdecomp.jobs import check
+from tdecomp.files.loras import read_adapter
+from tdecomp.jobs import check, export_for
 from tests.architectures import EXPERTS, GQA, HEADS, LATENT, MROPE, SEQUENCE, VISION
 from tests.published import write_adapter
 
@@ -62,6 +65,10 @@ MIXTURES = (
     "GptOssForCausalLM",
     "DeepseekV3ForCausalLM",
 )
+QUICK = (
+    *("LlamaForCausalLM", "Qwen2_5_VLForConditionalGeneration"),
+    *("Gemma3ForConditionalGeneration", "WhisperForConditionalGeneration"),
+)
 BETWEEN = (
     *("model.layers.", "layers.", "model.language_model.layers.", "language_model.model.layers."),
     *("language_model.layers.", "base_model.model.model.layers.", "_orig_mod.model.layers."),
@@ -88,7 +95,9 @@ def changes(model: Any, lora: Path) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys")
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MODELS]
+)
 def test_peft_does_what_is_said(name: str, tmp_path: Path):
     model = made(name)
     folder = tmp_path / "model"
@@ -154,3 +163,69 @@ def test_peft_takes_experts_as_is_said(name: str, missing: bool, tmp_path: Path)
             arrived = False
             assert not report.loads
         assert (report.loads and any(line.acts for line in report.keys)) == arrived, layout
+
+
+def random_pairs(folder: Path, pairs: dict[str, tuple[int, int]], **config: Any) -> Path:
+    """A PEFT folder of random pairs of rank 2."""
+    lora = write_adapter(folder, pairs, **config)
+    rng = np.random.default_rng(0)
+    arrays = load_file(lora / "adapter_model.safetensors")
+    new = {name: rng.standard_normal(a.shape, np.float32) for name, a in arrays.items()}
+    save_file(new, lora / "adapter_model.safetensors", {"format": "pt"})
+    return lora
+
+
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys")
+@pytest.mark.parametrize("name", MIXTURES)
+def test_experts_that_are_written_for_peft_add_what_each_adds(name: str, tmp_path: Path):
+    """Single pairs, fused for PEFT, merge into the parameters as they lie in memory."""
+    model = made(name)
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    container, count, sizes = _sizes(model)
+    (wide, narrow), (out, in_) = sizes["gate_up_proj"], sizes["down_proj"]
+    half = wide // 2, narrow
+    leaves = {"gate_proj": half, "up_proj": half, "down_proj": (out, in_)}
+    stems = {f"{P}{container}.{k}.{leaf}": s for k in range(count) for leaf, s in leaves.items()}
+    lora = random_pairs(tmp_path / "lora", stems)
+    export_for(lora, tmp_path / "out", loader="peft", base=folder)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    merged = PeftModel.from_pretrained(model, tmp_path / "out").merge_and_unload().state_dict()
+    each = {site: np.asarray(pair.dense()) for site, pair in read_adapter(lora).pairs.items()}
+    gpt_oss = name.startswith("GptOss")
+    for proj in sizes:
+        key = f"{container}.{proj}"
+        added = (merged[key] - before[key]).numpy()
+        for k in range(count):
+            rows = [each[f"{container}.{k}.{leaf}"] for leaf in ("gate_proj", "up_proj")]
+            both = np.stack(rows, 1).reshape(wide, -1) if gpt_oss else np.concatenate(rows)
+            expected = both if proj == "gate_up_proj" else each[f"{container}.{k}.down_proj"]
+            assert np.allclose(added[k], expected.T if gpt_oss else expected, atol=1e-4), key
+    same = [key for key in before if ".experts." not in key or key.endswith("bias")]
+    assert all(torch.equal(before[key], merged[key]) for key in same)
+
+
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys")
+@pytest.mark.parametrize("name", ["DeepseekV3ForCausalLM", "Qwen3MoeForCausalLM"])
+def test_dense_blocks_of_mixtures_are_dropped_unless_named_by_their_weight(
+    name: str, tmp_path: Path
+):
+    config, sizes = MODELS[name]
+    torch.manual_seed(0)
+    sizes = sizes | ({"mlp_only_layers": [0]} if name.startswith("Qwen3") else {})
+    model = getattr(tf, name)(getattr(tf, f"{config}Config")(**sizes))
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    found = next(n for n, m in model.named_modules() if n.endswith("layers.0.mlp.up_proj"))
+    linear = model.get_submodule(found)
+    size = {f"{P}{found}": (linear.out_features, linear.in_features)}
+    lora = random_pairs(tmp_path / "lora", size, target_modules=[found])
+    try:
+        does = changes(model, lora)
+    except ValueError:
+        does = False
+    report = check(lora, folder, loader="peft")
+    assert (report.loads and report.acts) == does
+    mended = export_for(lora, tmp_path / "out", loader="peft", base=folder)
+    assert mended.check.acts
+    assert changes(model, tmp_path / "out")
