@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -17,7 +17,7 @@ from tdecomp.collections.comparing import Alikeness, alikeness, intruders, span
 from tdecomp.errors import ArgumentError, FileError
 from tdecomp.files.atomic import output_file
 from tdecomp.files.loras import AdapterFile
-from tdecomp.files.loras.reading import weights_of
+from tdecomp.files.loras.base_names import WeightFinder, weights_of
 from tdecomp.files.loras.several import AdapterSource, adapters_in, on_disk, opened
 from tdecomp.jobs.likeness import ComparedMember, ComparedPair, ComparedSite, CompareReport
 from tdecomp.jobs.page.compared import compared_page
@@ -25,8 +25,6 @@ from tdecomp.jobs.reporting import is_page
 from tdecomp.jobs.steps import StepProgress, of_step, untold
 
 __all__ = ["compare"]
-
-WeightReader = Callable[[str], Callable[[], np.ndarray] | None]
 
 
 def compare(
@@ -155,7 +153,7 @@ class _FiguresAt:
         )
 
 
-def _figures(together: Collection, site: str, weights: WeightReader | None) -> _FiguresAt:
+def _figures(together: Collection, site: str, weights: WeightFinder | None) -> _FiguresAt:
     pairs, shape = together.pairs(site), together.shapes[site]
     spans = [span(pair, shape) for pair in pairs]
     return _FiguresAt(
@@ -169,7 +167,10 @@ def _figures(together: Collection, site: str, weights: WeightReader | None) -> _
 
 
 def _intruders(
-    site: str, shape: tuple[int, int], pairs: Sequence[AdapterPair | None], weights: WeightReader
+    site: str,
+    shape: tuple[int, int],
+    pairs: Sequence[AdapterPair | None],
+    weights: WeightFinder,
 ) -> tuple[int, ...] | None:
     """Intruder dimensions by member; None where the base has no such weight."""
     read = weights(site)

@@ -14,7 +14,7 @@ from tdecomp.collections.resizing import PairSpectrum, choose_ranks, resized
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.files import safetensors
 from tdecomp.files.loras.adapter_file import HeldPair
-from tdecomp.files.loras.full import alike
+from tdecomp.files.loras.base_names import alike
 from tdecomp.jobs.members import Members
 from tdecomp.ranking.target import Target
 from tdecomp.statistics import Statistics

@@ -31,7 +31,8 @@ from tdecomp.files.checkpoint import check_unchanged, open_checkpoint, write_mod
 from tdecomp.files.dtypes import code_of
 from tdecomp.files.loras import AdapterFile, write_adapter
 from tdecomp.files.loras.adapter_file import held
-from tdecomp.files.loras.full import FullMember, alike, tensor_of
+from tdecomp.files.loras.base_names import alike
+from tdecomp.files.loras.full import FullMember, tensor_of
 from tdecomp.files.loras.several import AdapterSource, on_disk
 from tdecomp.jobs.members import (
     Members,

@@ -81,7 +81,9 @@ class Case:
         words = [_filled(word, where) for word in self.words]
         if loud:
             print(self, *words, sep="\n")
-        allowed = x if "--overwrite" in words else place / "out"
+        outs = [Path(word) for word in words if word.startswith(str(place / "out"))]
+        inside = {"--overwrite", "--add-to", "--remove"} & {*words}
+        allowed = x if inside else (*outs, place / "out")[0]
         try:
             return _judged(self.blank, words, allowed, loud)
         finally:
@@ -160,7 +162,7 @@ def _build_once() -> None:
 
 def _told_faults(words: list[str], code: int, out: str, err: str) -> Iterator[str]:
     """What is wrong with the exit code and with what was printed."""
-    usual = (0, 1, 2) if words[0] == "verify" else (0, 2)
+    usual = (0, 1, 2) if words[0] in ("verify", "check") else (0, 2)
     if code not in usual:
         yield f"exit code {code}"
     if code == 2 and not _reason(err).startswith("tdecomp: "):

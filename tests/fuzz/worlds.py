@@ -84,6 +84,41 @@ _LORA: tuple[Words, ...] = (
     ("decompose", "{x}", "{home}/svd/lora", "-o", "{out}", "--rank=1", "--targets=all-linear"),
     ("explore", "{home}/svd/lora", "{x}", "--targets", r".*\.lora_B", "-o", "{out}"),
 )
+
+
+def _members(other: str, out: str = "{out}") -> tuple[Words, ...]:
+    """Commands on collections that read the damaged adapter beside another one."""
+    small = ("-o", out, "--rank", "1")
+    return (
+        ("resize", "{x}", *small),
+        ("resize", "{x}", "-o", out, "--error", "0.3", "--same-rank", "--json"),
+        ("resize", "{x}", "-o", out, "--noise", "--rank-max", "2"),
+        ("compare", "{x}", other, "-o", "{out}"),
+        ("compare", other, "{x}", "--base", "{home}/base", "--json"),
+        ("merge", "{x}", other, *small, "--method", "ties"),
+        ("merge", "{x}", other, *small, "--method", "knots", "--missing", "refuse", "--json"),
+        ("merge", other, "{x}", "--base", "{home}/base", "--model", "-o", "{out}"),
+        ("basis", "{x}", other, "-o", "{out}", "--error", "0.3"),
+        ("basis", other, "{x}", "-o", "{out}", "--rank", "1", "--over-layers", "--json"),
+        ("check", "{x}", "{home}/base", "--for", "peft"),
+    )
+
+
+_SHARED: tuple[Words, ...] = (
+    ("basis", "{x}"),
+    ("basis", "{x}", "--json"),
+    ("basis", "{home}/kohya.safetensors", "--add-to", "{x}"),
+    ("basis", "{x}", "--remove", "lora"),
+    ("export", "{x}", "--task", "lora", "--lora", "{out}"),
+    ("apply", "{x}", "{home}/base", "--task", "lora", "-o", "{out}"),
+    ("merge", "{x}", "{home}/svd/lora", "-o", "{out}"),
+)
+_MODEL: tuple[Words, ...] = (
+    ("merge", "{x}", "{home}/svd/lora", "--base", "{home}/base", "-o", "{out}", "--rank", "1"),
+    ("merge", "{home}/svd/lora", "--base", "{x}", "--model", "-o", "{out}", "--json"),
+    ("basis", "{x}", "{home}/svd/lora", "--base", "{home}/base", "-o", "{out}", "--rank", "1"),
+    ("compare", "{home}/svd/lora", "{home}/svd", "--base", "{x}", "--json"),
+)
 ADAPTER = "load_adapter"
 """The one command that is not of the command line: ``tdecomp_torch.load_adapter``."""
 
@@ -92,11 +127,20 @@ KINDS: Mapping[str, Kind] = {
     "folder": Kind("base", _DENSE),
     "shards": Kind("tuned", _DENSE),
     "experts": Kind("experts", _read("experts", "experts-tuned", "experts-svd")),
-    "svd factors": Kind("svd", _FACTORS),
+    "members": Kind("tuned", _MODEL),
+    "svd factors": Kind("svd", (*_FACTORS, *_members("{home}/svd/lora"))),
     "tucker factors": Kind("tucker", _FACTORS),
     "old output": Kind("svd", _AGAIN),
-    "LoRA": Kind("svd/lora", _LORA),
-    "adapter": Kind("adapter", ((ADAPTER, "{x}"), ("inspect", "{x}"), ("info", "{x}"))),
+    "LoRA": Kind("svd/lora", (*_LORA, *_members("{home}/svd"))),
+    "LoRA file": Kind("kohya.safetensors", _members("{home}/svd/lora", "{out}.safetensors")),
+    "basis": Kind("basis", _SHARED),
+    "adapter": Kind(
+        "adapter",
+        (
+            *((ADAPTER, "{x}"), ("inspect", "{x}"), ("info", "{x}")),
+            *(words for words in _members("{home}/adapter") if "--base" not in words),
+        ),
+    ),
 }
 
 
@@ -112,6 +156,9 @@ def build(home: Path, run: Callable[[list[str]], int]) -> tuple[str, ...]:
     experts = [str(home / name) for name in ("experts", "experts-tuned", "experts-svd")]
     assert run(["decompose", *experts[:2], "-q", "-o", experts[2], "--rank", "1"]) == 0
     assert run([*words, str(home / "tucker"), "--rank", "2", "--method", "tucker"]) == 0
+    _write_kohya(home / "kohya.safetensors")
+    lora, basis = str(home / "svd" / "lora"), str(home / "basis")
+    assert run(["basis", lora, "-o", basis, "--rank", "2", "-q"]) == 0
     try:
         _write_adapter(home / "adapter")
     except ImportError:
@@ -135,6 +182,29 @@ def _write_experts(folder: Path, *, seed: int) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def _write_kohya(file: Path) -> None:
+    """A LoRA, a LoHa and a LoKr in one file, at weights that the models have."""
+    rng = np.random.default_rng(5)
+    shapes = {
+        "0_self_attn_q_proj": {"lora_up.weight": (16, 2), "lora_down.weight": (2, 12)},
+        "0_self_attn_k_proj": {
+            **{f"hada_w{k}_a": (8, 2) for k in (1, 2)},
+            **{f"hada_w{k}_b": (2, 12) for k in (1, 2)},
+        },
+        "1_self_attn_q_proj": {"lokr_w1": (4, 3), "lokr_w2_a": (4, 1), "lokr_w2_b": (1, 4)},
+    }
+    rows = {
+        f"lycoris_model_layers_{module}.{part}": (
+            "F32",
+            rng.standard_normal(shape).astype(np.float32),
+        )
+        for module, parts in shapes.items()
+        for part, shape in parts.items()
+    }
+    rows |= {f"lycoris_model_layers_{m}.alpha": ("F32", np.float32(1.0)) for m in shapes}
+    models.write(file, rows)
+
+
 def network() -> Any:
     """The model of the adapter."""
     from torch import nn
@@ -145,7 +215,10 @@ def network() -> Any:
 def _write_adapter(folder: Path) -> None:
     from tdecomp_torch import attach
 
-    attach(network(), "lora", rank=2).save(folder)
+    adapter = attach(network(), "lotr", rank=2)
+    for factor in adapter.factors().values():
+        factor.data.fill_(0.5)
+    adapter.save(folder)
 
 
 def copy(kind: Kind, home: Path, place: Path) -> Path:

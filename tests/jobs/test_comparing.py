@@ -16,6 +16,7 @@ from tdecomp.collections.comparing import alikeness, intruders, span
 from tdecomp.errors import TdecompError
 from tdecomp.files.loras import AdapterFile, write_adapter
 from tdecomp.files.loras.adapter_file import HeldPair
+from tdecomp.files.loras.base_names import weights_of
 
 SHAPES = {"x.q": (12, 7), "x.out": (6, 15), "y.q": (5, 5)}
 
@@ -71,6 +72,48 @@ def test_intruder_dimensions_are_planted_ones():
     one, *others = intruders(weight, [strong, along, weak, None])
     assert one >= 1
     assert others == [0, 0, 0]
+
+
+NAMED = {
+    "the same": ({}, "x.{k}.q", "x.{k}.q"),
+    "with underscores": ({}, "x.{k}.q", "unet.x_{k}_q"),
+    "a head on a base model": (
+        {"model_type": "bert", "architectures": ["BertModel"]},
+        "encoder.layer.{k}.attention.self.query",
+        "bert.encoder.layer.{k}.attention.self.query",
+    ),
+    "a base model of one with a head": (
+        {"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
+        "model.layers.{k}.self_attn.q_proj",
+        "layers.{k}.self_attn.q_proj",
+    ),
+    "renamed on loading": (
+        {"model_type": "qwen2_vl", "architectures": ["Qwen2VLForConditionalGeneration"]},
+        "model.layers.{k}.self_attn.q_proj",
+        "model.language_model.layers.{k}.self_attn.q_proj",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_names_of_an_adapter_are_those_of_the_base_as_it_is_loaded(case: str, tmp_path: Path, rng):
+    config, stored, site = NAMED[case]
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    weights = {f"{stored.format(k=k)}.weight": (4.0**k * np.eye(6)).astype("f4") for k in range(2)}
+    save_file(weights, tmp_path / "base" / "model.safetensors")
+    find = weights_of(tmp_path / "base")
+    for k in range(2):
+        read = find(site.format(k=k))
+        assert read is not None
+        assert read()[0, 0] == 4.0**k
+    assert find(site.format(k=2)) is None
+    paths = [
+        save(tmp_path / name, {site.format(k=k): pair(rng, (6, 6), 1) for k in range(2)})
+        for name in ("one", "two")
+    ]
+    report = jobs.compare(paths, base=tmp_path / "base")
+    assert all(row.intruders is not None for row in report.sites)
 
 
 def test_totals_are_those_of_all_sites_together(tmp_path: Path, rng):

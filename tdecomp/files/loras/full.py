@@ -16,13 +16,12 @@ from tdecomp.files import safetensors
 from tdecomp.files.checkpoint import Checkpoint
 from tdecomp.files.delta import Delta, open_delta
 from tdecomp.files.factors import FACTORS
-from tdecomp.files.loaded_names import loaded_names
+from tdecomp.files.loras.base_names import sites_of, tensors_by_site
 from tdecomp.files.loras.reading import WEIGHTS
 from tdecomp.files.loras.schemes import scheme_of
-from tdecomp.files.peft_config import facts
 from tdecomp.files.places import is_there
 
-__all__ = ["FullMember", "alike", "is_adapter", "open_full", "tensor_of"]
+__all__ = ["FullMember", "is_adapter", "open_full", "tensor_of"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -91,7 +90,7 @@ def open_full(
     delta = open_delta(base, path)
     turned = {site.tensor: site.transpose for group in delta.groups for site in group.sites}
     known = {t: s for t, s in delta.shapes.items() if len(s) == 2 and t.endswith(".weight")}
-    names = _sites(known, delta.pair.base)
+    names = sites_of(known, delta.pair.base)
     shapes = {site: _turned(known[t], turned[t]) for site, t in names.items()}
     others = [t for t in delta.shapes if t not in known]
     left = [*delta.left_out.items(), *((t, "not the weight of a linear module") for t in others)]
@@ -140,26 +139,12 @@ def tensor_of(base: Checkpoint) -> Callable[[str], str]:
 
     The function raises a SiteError where the checkpoint has no such module.
     """
-    weights = [name for name in base.floats if name.endswith(".weight")]
-    known = {alike(site): tensor for site, tensor in _sites(weights, base).items()}
-    known |= {alike(tensor.removesuffix(".weight")): tensor for tensor in weights}
+    tensors = tensors_by_site(base)
 
     def find(site: str) -> str:
-        for name in (site, site.partition(".")[2]):  # the second without the network's name
-            if alike(name) in known:
-                return known[alike(name)]
-        raise SiteError(f"{base.path} has no module {site}, which the adapters change")
+        tensor = tensors(site)
+        if tensor is None:
+            raise SiteError(f"{base.path} has no module {site}, which the adapters change")
+        return tensor
 
     return find
-
-
-def _sites(tensors: Mapping[str, object] | list[str], base: Checkpoint) -> dict[str, str]:
-    """Names of modules in the loaded model, as adapters use them -> tensors."""
-    modules = {tensor.removesuffix(".weight"): tensor for tensor in tensors}
-    names = loaded_names(modules, facts(base.config))
-    return {names[module]: tensor for module, tensor in modules.items()}
-
-
-def alike(name: str) -> str:
-    """A name of a module, whatever stands between its parts."""
-    return name.replace(".", "_")

@@ -17,9 +17,9 @@ from tdecomp.collections import AdapterPair
 from tdecomp.errors import DataError, FileError
 from tdecomp.files import safetensors
 from tdecomp.files.attached import KEY
-from tdecomp.files.checkpoint import Checkpoint, open_checkpoint
 from tdecomp.files.factors import FACTORS, load_factors
 from tdecomp.files.loras.adapter_file import AdapterFile, Expert3d, HeldPair, SitePair, StoredPair
+from tdecomp.files.loras.base_names import WeightFinder, weights_of
 from tdecomp.files.loras.kinds import KINDS, Sizes
 from tdecomp.files.loras.peft_scales import PeftScales, read_scales
 from tdecomp.files.loras.saved import open_saved
@@ -31,7 +31,7 @@ from tdecomp.files.safetensors import FLOATS, Entry
 from tdecomp.files.unfused import unfused
 from tdecomp.files.weight_files import read_json
 
-__all__ = ["CONFIG", "WEIGHTS", "adapter_weights", "read_adapter", "scheme_beside", "weights_of"]
+__all__ = ["CONFIG", "WEIGHTS", "adapter_weights", "read_adapter", "scheme_beside"]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _OURS = "tdecomp"  # metadata key of factor files
@@ -236,7 +236,7 @@ def _configured(scales: Mapping[str, PeftScales], site: str) -> tuple[PeftScales
 def _sites(
     taken: _Taken,
     scales: Mapping[str, PeftScales],
-    weights: Callable[[str], Callable[[], np.ndarray] | None],
+    weights: WeightFinder,
 ) -> tuple[dict[str, SitePair], list[LeftTensor]]:
     stored: dict[str, SitePair] = {}
     left: list[LeftTensor] = []
@@ -257,7 +257,7 @@ def _pairs_of(
     kinds: Mapping[str, Mapping[str, Entry]],
     beside: Mapping[str, Entry],
     scales: Mapping[str, PeftScales],
-    weights: Callable[[str], Callable[[], np.ndarray] | None],
+    weights: WeightFinder,
 ) -> tuple[dict[str, SitePair], str]:
     """The pairs at one site, or why there are none."""
     if len(kinds) > 1:
@@ -323,34 +323,6 @@ def _as_configured(
         f"{site}.{k}": replace(known, scale=scale, sizes=sizes, expert=Expert3d(site, k, count))
         for k in range(count)
     }, ""
-
-
-def weights_of(
-    base: str | os.PathLike[str] | None,
-) -> Callable[[str], Callable[[], np.ndarray] | None]:
-    """Site -> what reads the weight of the base as it is stored; None where it has none."""
-    if base is None:
-        return lambda site: None
-    checkpoint = open_checkpoint(base)
-    by_module = {
-        name.removesuffix(".weight").replace(".", "_"): name
-        for name in checkpoint.floats
-        if name.endswith(".weight")
-    }
-
-    def weight(site: str) -> Callable[[], np.ndarray] | None:
-        names = (site, site.partition(".")[2])
-        found = next(
-            (by_module[n.replace(".", "_")] for n in names if n.replace(".", "_") in by_module),
-            None,
-        )
-        return None if found is None else _reader(checkpoint, found)
-
-    return weight
-
-
-def _reader(checkpoint: Checkpoint, name: str) -> Callable[[], np.ndarray]:
-    return lambda: checkpoint.read(name)
 
 
 def _notes(stored: Mapping[str, SitePair]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from tdecomp.collections import AdapterPair
 from tdecomp.errors import FileError, TdecompError
 from tdecomp.files.attached import BESIDES, KEY, START, AdapterDescription, read_description
 from tdecomp.files.loras.adapter_file import AdapterFile, MadePair, finite
+from tdecomp.files.loras.base_names import WeightFinder
 from tdecomp.files.safetensors import FLOATS, Entry
 from tdecomp.formats import Format, Network
 from tdecomp.modes import Equation
@@ -37,7 +38,7 @@ def open_saved(
     metadata: Mapping[str, str],
     *,
     name: str,
-    weights: Callable[[str], Callable[[], np.ndarray] | None],
+    weights: WeightFinder,
 ) -> AdapterFile:
     """An adapter of any method as pairs; no factor is read before a pair is asked for.
 
@@ -86,7 +87,7 @@ class _Saved:
     path: Path
     entries: Mapping[str, Entry]
     said: AdapterDescription
-    weights: Callable[[str], Callable[[], np.ndarray] | None]
+    weights: WeightFinder
 
     @cached_property
     def bounds(self) -> list[Bound]:
