@@ -13,7 +13,17 @@ import tdecomp as td
 from tdecomp.files.delta import open_delta
 from tdecomp.files.loras import read_adapter
 from tdecomp.stack import Selection
-from tests.bench import adapters, datasets, in_memory, limits, loras, scaling, smooth, whole_model
+from tests.bench import (
+    adapters,
+    bases,
+    datasets,
+    in_memory,
+    limits,
+    loras,
+    scaling,
+    smooth,
+    whole_model,
+)
 from tests.bench.children import run_child
 from tests.bench.synthetic import write_pair
 from tests.bench.tables import Printer
@@ -47,6 +57,17 @@ def test_the_error_of_a_row_is_the_one_of_the_fit():
     x = in_memory.shared(SHAPE, 8)
     fit = td.tucker2(x, rank=4)
     assert in_memory.relative_error(x, fit.tensor.to_dense()) == pytest.approx(fit.error, rel=1e-4)
+
+
+def test_what_a_hundred_adapters_share_decides_whether_sharing_wins(tmp_path, monkeypatch):
+    monkeypatch.setattr(bases, "COMMON", 4)
+    rows = {}
+    for shared in (1.0, 0.0):
+        place = tmp_path / str(shared)
+        place.mkdir()
+        rows[shared] = bases.row(shared, place, count=12, sites=1, width=64)
+    assert [row[6] for row in rows.values()] == ["yes", "no"]
+    assert float(rows[1.0][3]) < 0.5 * float(rows[0.0][3])
 
 
 @pytest.mark.parametrize("data", in_memory.DATA)

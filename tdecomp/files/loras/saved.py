@@ -26,8 +26,8 @@ from tdecomp.stack.names import canonical
 __all__ = ["open_saved"]
 
 _DENSE = Equation.parse("site out in -> site out in")
-_SEEDED = 1 << 22
-"""Numbers of constants that are made from a seed, besides as many as the weights have."""
+_SEEDED, _MOST_SEEDED = 1 << 22, 1 << 26
+"""Numbers of constants that are made from a seed, besides as many as the weights have; at most."""
 
 _Arrays = Mapping[str, np.ndarray]
 
@@ -146,7 +146,7 @@ class _Saved:
     def _check_seeded(self, count: int) -> None:
         sites = (site for grid in self.said.grids for site in grid.sites)
         weights = {site.path: site.shape[0] * site.shape[1] for site in sites}
-        if count > _SEEDED + sum(weights.values()):
+        if count > min(_SEEDED + sum(weights.values()), _MOST_SEEDED):
             raise FileError(f"{self.path} asks for {count} numbers of constants: it must hold them")
 
     def _check_entry(self, key: str, shape: tuple[int, ...] | None) -> None:
