@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -36,6 +37,7 @@ __all__ = [
     "completed",
     "excess",
     "is_cheap",
+    "krylov_steps",
     "left_basis",
     "left_out",
     "negligible",
@@ -44,6 +46,7 @@ __all__ = [
     "random_matrix",
     "range_basis",
     "singular_values",
+    "still_to_win",
     "svd_auto",
     "svd_full",
     "svd_gram",
@@ -61,7 +64,7 @@ Svd = Callable[[Array, int], Triplets]
 _EXACT_FLOPS = 2e9  # svd_auto: about 0.1 s in float64 on two cores
 SETTLED = 1e-3  # of the energy left out: what is not worth another power step
 _FINE = 1e-7  # of the energy: smaller changes are not worth a step in any precision
-_POWER_STEPS = 8  # svd_auto: at most
+_KRYLOV_STEPS = 8  # svd_settled: at most
 _CONDITION = 1e-10  # of a float64 Gram matrix: what keeps 1e-6 of its inverse root
 
 
@@ -272,12 +275,13 @@ def svd_settled(
     random_state: int | np.random.Generator | None = None,
     energy: float | None = None,
 ) -> Triplets:
-    """Truncated SVD of a random sketch, with power steps until the captured energy settles.
+    """Truncated SVD in a block Krylov space, grown until the captured energy settles.
 
-    As `svd_randomized`, with power steps, eight at most, until the last one saved less than 2e-3 of
-    the energy left out, or another is expected to save less than 1e-3 (`excess`); the error is then
-    about 1e-3 of itself above the least. Parameters and result as there;
-    `energy` is ``‖x‖²`` where that is known.
+    All that `krylov_steps` has seen is kept, so a step does what several power steps do; eight at
+    most are made, until more are expected to save less than 1e-3 of the energy left out: by
+    `excess`, or as the last step fell behind the one before it (`still_to_win`). The error is then
+    about 1e-3 of itself above the least. Parameters and result as in `svd_randomized`; `energy` is
+    ``‖x‖²`` where that is known.
 
     >>> import numpy as np
     >>> svd_settled(np.diag([3.0, 2.0, 1.0]), 2)[1].round(12).tolist()
@@ -287,22 +291,34 @@ def svd_settled(
     if rank == 0:
         return _nothing(x)
     width = min(rank + n_oversamples, *x.shape)
-    energy, before = quick_sum_of_squares(x) if energy is None else energy, -math.inf
-    steps = power_steps(x, width, np.random.default_rng(random_state or 0))
-    q, b = next(steps)
-    for step in range(_POWER_STEPS):
+    energy = quick_sum_of_squares(x) if energy is None else energy
+    steps = krylov_steps(x, width, np.random.default_rng(random_state or 0))
+    q = b = x
+    captured = won = 0.0
+    for step, (q, b) in enumerate(islice(steps, 1 + _KRYLOV_STEPS)):  # noqa: B007
         values = to_numpy(singular_values(b)).astype(np.float64)
-        captured = float(np.sum(values[:rank] ** 2))
+        captured, before = float(np.sum(values[:rank] ** 2)), captured
+        won, gain = captured - before, won
         lost = max(0.0, energy - captured)
-        won, before = captured - before, captured
-        if won <= max(2 * SETTLED * lost, negligible(x.dtype) * captured):
+        if won <= negligible(x.dtype) * captured:
             break
-        outside = left_out(energy, values, min(x.shape), x.dtype)
-        if step and excess(values, rank, outside, 2 * step + 1, x.dtype) <= SETTLED:
+        if step > 1 and still_to_win(won, won / gain) <= SETTLED * lost:
             break
-        q, b = next(steps)
+        outside = left_out(energy, values[:width], min(x.shape), x.dtype)
+        if step and excess(values[:width], rank, outside, 2 * step + 1, x.dtype) <= SETTLED:
+            break
     u, s, vh = _from_basis(q, b)
     return u[:, :rank], s[:rank], vh[:rank, :]
+
+
+def still_to_win(won: float, ratio: float) -> float:
+    """What more steps save, each `ratio` of the one before, which is taken to be 0.05 to 0.75.
+
+    >>> still_to_win(1.0, 0.5), still_to_win(1.0, 1.0)
+    (1.0, 3.0)
+    """
+    ratio = min(max(ratio, 0.05), 0.75)
+    return won * ratio / (1 - ratio)
 
 
 def negligible(dtype: Any) -> float:
@@ -592,6 +608,31 @@ def power_steps(x: Array, width: int, rng: np.random.Generator) -> Iterator[tupl
         b = adjoint(q) @ x  # (width, in)
         yield q, b
         y = x @ orthonormal(adjoint(b))
+
+
+def krylov_steps(x: Array, width: int, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
+    """Bases ``Q (out, width)``, ``(out, 2 width)``, ... of a block Krylov space, with ``Qᴴ X``.
+
+    Each holds the ones before it, and costs two products of `width` columns more
+    ([musco2015]). Ends when the basis is as wide as the matrix, or another step finds nothing but
+    rounding.
+    """
+    _check_matrix(x)
+    xp, most = namespace(x), min(x.shape)
+    y = x @ random_matrix(rng, (x.shape[1], width), x)  # (out, width)
+    q = orthonormal(y)
+    b = last = adjoint(q) @ x  # (width, in)
+    yield q, b
+    while q.shape[1] < most:
+        y = x @ orthonormal(adjoint(last))[:, : min(width, most - q.shape[1])]
+        rest = y - q @ (adjoint(q) @ y)
+        if quick_sum_of_squares(rest) <= (tol(x.dtype, 1) ** 2) * quick_sum_of_squares(y):
+            return
+        y = orthonormal(rest)
+        y = orthonormal(y - q @ (adjoint(q) @ y))  # once more for what rounding brought back
+        last = adjoint(y) @ x
+        q, b = xp.concat([q, y], axis=1), xp.concat([b, last], axis=0)
+        yield q, b
 
 
 def _from_basis(q: Array, b: Array) -> Triplets:

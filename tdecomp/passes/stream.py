@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -29,13 +30,14 @@ from tdecomp.linalg import (
     SETTLED,
     excess,
     is_cheap,
+    krylov_steps,
     left_basis,
     left_out,
     negligible,
     orthonormal,
     random_matrix,
     singular_values,
-    svd_randomized,
+    still_to_win,
     truncated_svd,
 )
 from tdecomp.modes import name_modes
@@ -59,9 +61,10 @@ FIRST_WIDTH = 32  # ranks seen by the first sketch for an error or a budget, dou
 CLOSE = 1e-5  # share of the energy below which what a sketch leaves out has to be measured
 _TILE = 1 << 21  # numbers of a slice that are sketched and squared together
 _ROWS = 256  # of them at least
+_STEPS = 2  # of the leading vectors of all products side by side
 _SLICES = 3  # in memory at once: in use, read ahead, just dropped
 _PRODUCTS = 3  # of all slices: of this pass and the last, and side by side
-_ROUNDS = 8  # of two passes each, at most
+_PASSES = 17  # at most
 
 Ranks = tuple[int | None, int | None]
 """Of ``out`` and ``in``; None: that mode keeps its size and is not shared."""
@@ -82,7 +85,7 @@ def worth_sketching(shape: tuple[int, ...], ranks: Ranks) -> Ranks | None:
 
 
 def streamed(x: Array | Stack, ranks: Ranks, seed: int) -> Stream:
-    """All passes over the slices of ``(..., out, in)`` or a stack.
+    """All passes over the slices of ``(..., out, in)``, or thrifty ones over those of a stack.
 
     Raises
     ------
@@ -96,14 +99,17 @@ def streamed(x: Array | Stack, ranks: Ranks, seed: int) -> Stream:
     stream = Stream(tuple(int(n) for n in x.shape), ranks, seed)
     if isinstance(x, Stack):
         width = OVERSAMPLES + max(rank or 0 for rank in ranks)
-        slices = _SLICES * math.prod(x.shape[-2:])
-        x.require(
-            slices + _PRODUCTS * x.n_sites * width * max(x.shape[-2:]),
-            f"a sketch {width} columns wide",
-        )
+        x.require(_numbers(x, width), f"a sketch {width} columns wide")
+        stream = replace(stream, thrifty=x.has_room_for(_numbers(x, width + width // 2)))
     while not stream.done:
         stream = stream.after(stream.visit(enumerate(raw_slices(x))))
     return stream
+
+
+def _numbers(x: Stack, width: int) -> int:
+    """Held at once by the passes over a stack."""
+    slices = _SLICES * math.prod(x.shape[-2:])
+    return slices + _PRODUCTS * x.n_sites * width * max(x.shape[-2:])
 
 
 def _streamed_rows(x: Array, ranks: Ranks, seed: int) -> Stream:
@@ -155,9 +161,11 @@ class Stream:
     a rank, all ``A_l`` stand on top of each other, ``Q1`` has rows for every slice and the ``B_l``
     are summed; where only ``out`` has one, the slices are turned.
 
-    Rounds of two passes end when the last one saved less than 2e-3 of the energy left out, or
-    another is expected to save less than 1e-3 (`tdecomp.linalg.excess`, the power being 2 for each
-    round).
+    Each of these passes gives a core, and the last is enough when more are expected to save less
+    than 1e-3 of the energy left out: by what the last two saved (`tdecomp.linalg.still_to_win`), or
+    by the spectra (`tdecomp.linalg.excess`, the power being one less than the passes).
+
+    The bases of a thrifty stream of two ranks are half as wide again, for fewer passes.
 
     Parameters
     ----------
@@ -167,6 +175,8 @@ class Stream:
         Of ``out`` and ``in``; None for a mode that keeps its size.
     seed
         Of the sketch. Ω is drawn for each slice by itself, from the seed and its position.
+    thrifty
+        Whether reading a slice costs as much as a product with it.
 
     Examples
     --------
@@ -190,12 +200,15 @@ class Stream:
     shape: tuple[int, ...]
     ranks: Ranks
     seed: int = 0
+    thrifty: bool = False
     step: Literal["sketch", "left", "right", "done"] = "sketch"
     left: Array | None = field(default=None, repr=False)
     right: Array | None = field(default=None, repr=False)
     core: Array | None = field(default=None, repr=False)
     energies: tuple[float, ...] = field(default=(), repr=False)
     captured: float = 0.0
+    kept: float = 0.0
+    won: float = 0.0
     passes: int = 0
 
     def __post_init__(self):
@@ -300,7 +313,12 @@ class Stream:
         return self.ranks[1] is None
 
     def _width(self, side: int) -> int:
-        return min((self.ranks[side] or 0) + OVERSAMPLES, self.shape[side - 2])
+        columns = (self.ranks[side] or 0) + OVERSAMPLES
+        return min(columns + columns // 2 * self._wide, self.shape[side - 2])
+
+    @property
+    def _wide(self) -> bool:
+        return self.thrifty and self._two_sided
 
     def _sketch(self, site: int, matrix: Array) -> tuple[Array, float]:
         """``Ω_l X_l`` and ``‖X_l‖²``, by rows that stay in the cache for both."""
@@ -318,46 +336,57 @@ class Stream:
         return total, energy
 
     def _after_left(self, parts: list[Array]) -> Stream:
+        xp = namespace(*parts)
         if self._two_sided:
             left = _leading(_beside(parts), self._width(0))
+            core = xp.stack([adjoint(left) @ p for p in parts])  # (sites, k1, k2)
         else:
-            xp = namespace(*parts)
-            tall = orthonormal(xp.concat(parts, axis=0))  # (sites out, k2)
-            left = xp.reshape(tall, (len(parts), -1, tall.shape[1]))
-        return replace(self, step="right", left=left)
+            core = xp.stack(parts)  # (sites, out, k2)
+            tall = orthonormal(xp.reshape(core, (-1, core.shape[2])))
+            left = xp.reshape(tall, core.shape)
+        return replace(self, left=left)._with(core, "right")
 
     def _after_right(self, parts: list[Array]) -> Stream:
         xp = namespace(*parts)
         if self._two_sided:
             right = _leading(_beside([adjoint(p) for p in parts]), self._width(1))
             core = xp.stack([p @ right for p in parts])  # (sites, k1, k2)
-            sides = {1: 0, 2: 1}  # mode of the core: out or in
         else:
             total = _sum(parts)  # (k2, in)
             u, s, vh = truncated_svd(total, min(total.shape))
             right = adjoint(vh)
             core = self.left @ (u * s)  # (sites, out, k2)
-            sides = {2: 0 if self._turned else 1}
-        captured = sum_of_squares(core)
-        spectra = {side: to_numpy(singular_values(unfold(core, k))) for k, side in sides.items()}
-        if self._turned:
-            core = xp.permute_dims(core, (0, 2, 1))
-        core = xp.reshape(core, (*self.shape[:-2], *core.shape[1:]))
-        step = "done" if self._is_settled(captured, spectra) else "left"
-        return replace(self, step=step, right=right, core=core, captured=captured)
+        return replace(self, right=right)._with(core, "left")
 
-    def _is_settled(self, captured: float, spectra: Mapping[int, np.ndarray]) -> bool:
-        """Whether another round is not worth its two passes."""
+    def _with(self, core: Array, after: Literal["left", "right"]) -> Stream:
+        """The stream with the core ``(sites, ...)`` of its two bases: done, or before a step."""
+        sides = {1: 0, 2: 1} if self._two_sided else {2: 0 if self._turned else 1}
+        spectra = {side: to_numpy(singular_values(unfold(core, k))) for k, side in sides.items()}
+        kept = min(float(np.sum(s[: self.ranks[side]] ** 2)) for side, s in spectra.items())
+        step = "done" if self._is_settled(kept, spectra) else after
+        captured = sum_of_squares(core)
+        if self._turned:
+            core = namespace(core).permute_dims(core, (0, 2, 1))
+        core = namespace(core).reshape(core, (*self.shape[:-2], *core.shape[1:]))
+        return replace(
+            self, step=step, core=core, captured=captured, kept=kept, won=kept - self.kept
+        )
+
+    def _is_settled(self, kept: float, spectra: Mapping[int, np.ndarray]) -> bool:
+        """Whether another pass is not worth it."""
         assert self.left is not None
-        rounds, dtype = self.passes // 2, self.left.dtype
-        if rounds >= _ROUNDS or captured == 0:
+        power, dtype = self.passes - 1, self.left.dtype
+        if self.passes >= _PASSES or kept == 0:
             return True
-        won, lost = captured - self.captured, max(0.0, self.energy - captured)
-        if rounds > 1 and won <= max(2 * SETTLED * lost, negligible(dtype) * captured):
-            return True
+        won, lost = kept - self.kept, max(0.0, self.energy - kept)
+        if power > (2 if self._wide else 3):
+            ratio = won / self.won if min(won, self.won) > 0 else 0.0
+            more = still_to_win(won, math.sqrt(ratio))  # they slow down
+            if won <= negligible(dtype) * kept or more <= SETTLED * lost:
+                return True
         for side, s in spectra.items():
             outside = left_out(self.energy, s, self.shape[side - 2], dtype)
-            if excess(s, self.ranks[side] or 0, outside, 2 * rounds, dtype) > SETTLED:
+            if excess(s, self.ranks[side] or 0, outside, power, dtype) > SETTLED:
                 return False
         return True
 
@@ -372,11 +401,13 @@ def _sketched(parts: list[Array], energies: tuple[float, ...]) -> Array:
 
 
 def _leading(matrix: Array, width: int) -> Array:
-    """Leading left singular vectors; of a wide matrix by a sketch with three power steps."""
+    """Leading left singular vectors; of a wide matrix from a block Krylov space of three steps."""
     width = min(width, *matrix.shape)
-    if matrix.shape[1] <= 2 * (width + OVERSAMPLES):
+    if matrix.shape[1] <= 2 * (width + OVERSAMPLES) or matrix.shape[0] <= 4 * (width + OVERSAMPLES):
         return left_basis(matrix, 0)[0][:, :width]
-    return svd_randomized(matrix, width, n_oversamples=OVERSAMPLES, n_power_iter=3)[0]
+    rng = np.random.default_rng(0)
+    *_, (q, b) = islice(krylov_steps(matrix, width + OVERSAMPLES, rng), 1 + _STEPS)
+    return q @ left_basis(b, 0)[0][:, :width]
 
 
 def _beside(parts: list[Array]) -> Array:

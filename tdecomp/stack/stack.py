@@ -105,9 +105,13 @@ class Stack:
     def __iter__(self) -> Iterator[Array]:
         return self.slices()
 
+    def has_room_for(self, numbers: int) -> bool:
+        """Whether so many float32 numbers are within `max_memory`."""
+        return self.max_memory is None or 4 * numbers <= self.max_memory
+
     def require(self, numbers: int, what: str) -> None:
         """Refuse `what` if so many float32 numbers are more than `max_memory`."""
-        if self.max_memory is not None and 4 * numbers > self.max_memory:
+        if self.max_memory is not None and not self.has_room_for(numbers):
             raise ArgumentError(
                 f"{self.group.name}: {what} takes about {_megabytes(4 * numbers)}, the limit for"
                 f" work is {_megabytes(self.max_memory)}: ask for a small rank, which is found"

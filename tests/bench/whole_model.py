@@ -118,16 +118,16 @@ class Watched:
 
 
 @contextmanager
-def counted_power_steps() -> Iterator[list[int]]:
-    """How many bases ``Q`` with ``Qᵀ X`` are made meanwhile: two skinny products each."""
-    count, original = [0], linalg.power_steps
+def counted_steps() -> Iterator[list[int]]:
+    """How many steps of Krylov spaces are made meanwhile: two skinny products each."""
+    count, original = [0], linalg.krylov_steps
 
     def counting(*given):
         for found in original(*given):
             count[0] += 1
             yield found
 
-    with patch.object(linalg, "power_steps", counting):
+    with patch.object(linalg, "krylov_steps", counting):
         yield count
 
 
@@ -170,7 +170,7 @@ def passes_table(printer: Printer, delta: Delta, method: str, parts: dict[Shape,
     for stack in delta.stacks:
         say(f"  {method}: {stack.group.name}")
         watched = Watched(stack.read)
-        with counted_power_steps() as steps:
+        with counted_steps() as steps:
             METHODS[method](replace(stack, read=watched), rank=RANK)
             spent = watched.passes(time.perf_counter())
         out, in_ = stack.shape[-2:]

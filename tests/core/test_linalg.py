@@ -95,6 +95,37 @@ def test_power_steps_help():
     assert errors[2] < 1.01
 
 
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+def test_krylov_bases_hold_the_ones_before_and_end_where_nothing_is_left(dtype, xp):
+    x = decaying((60, 40), decay=0.9).astype(dtype)
+    rank_five = x[:, :5] @ x[:5, :]
+    for matrix, width, widths in ((x, 16, [16, 32, 40]), (x.T, 30, [30, 40]), (rank_five, 8, [8])):
+        before = matrix[:, :0]
+        rng = np.random.default_rng(0)
+        for q, b in linalg.krylov_steps(xp.asarray(matrix), width, rng):
+            q, b = to_numpy(q), to_numpy(b)
+            assert q.shape[1] == widths.pop(0)
+            close = {"atol": tol(dtype, x.size), "rtol": 0}
+            np.testing.assert_allclose(q.conj().T @ q, np.eye(q.shape[1]), **close)
+            np.testing.assert_allclose(b, q.conj().T @ matrix, **close)
+            assert (q[:, : before.shape[1]] == before).all()
+            before = q
+        assert not widths
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.97, 0.99])
+def test_two_krylov_steps_capture_more_than_three_power_steps(decay):
+    x = decaying((200, 150), decay=decay)
+
+    def captured(steps, n):
+        for _ in range(n + 1):
+            _, b = next(steps)
+        return np.sum(np.linalg.svd(b, compute_uv=False)[:10] ** 2)
+
+    krylov = captured(linalg.krylov_steps(x, 14, np.random.default_rng(0)), 2)
+    assert krylov > captured(linalg.power_steps(x, 14, np.random.default_rng(0)), 3)
+
+
 def test_power_steps_keep_small_singular_values_of_float32():
     x = decaying((80, 60), decay=0.5).astype(np.float32)
     s = linalg.svd_randomized(x, 16, n_power_iter=4)[1]
@@ -198,6 +229,7 @@ OF_MATRICES = {
     "range": lambda x: linalg.range_basis(x, error=0.1),
     "to an error": lambda x: linalg.svd_to_error(x, 0.1),
     "power steps": lambda x: next(linalg.power_steps(x, 2, np.random.default_rng(0))),
+    "krylov steps": lambda x: next(linalg.krylov_steps(x, 2, np.random.default_rng(0))),
 }
 
 

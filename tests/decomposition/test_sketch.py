@@ -74,7 +74,7 @@ def test_a_stack_is_never_whole_in_memory():
     object.__setattr__(lazy, "dense", None)
     fit, direct = td.tucker2(lazy, rank=12), td.tucker2(x[:, None], rank=12)
     assert "sketch" in fit.svd
-    assert fit.error == pytest.approx(direct.error, rel=1e-6)
+    assert fit.error == pytest.approx(direct.error, rel=1e-3)  # passes of another width
 
 
 def test_the_seed_is_the_callers():
@@ -236,9 +236,9 @@ def test_passes_are_counted(monkeypatch):
 # ------------------------------------------------------------ slices anywhere, in any order
 
 
-def run(x, ranks, parts, order, seed=0):
+def run(x, ranks, parts, order, *, thrifty=False):
     """All passes with the slices split among `parts` places, each in its own order."""
-    stream = streams.Stream(x.shape, ranks, seed)
+    stream = streams.Stream(x.shape, ranks, thrifty=thrifty)
     matrices = x.reshape(-1, *x.shape[-2:])
     while not stream.done:
         places = [order[i::parts] for i in range(parts)]
@@ -253,10 +253,12 @@ def run(x, ranks, parts, order, seed=0):
     parts=st.integers(1, 6),
     ranks=st.sampled_from([(4, 5), (None, 5), (4, None)]),
     noise=st.sampled_from([0.0, 0.3, 3.0]),
+    thrifty=st.booleans(),
 )
-def test_order_and_split_of_the_slices_do_not_matter(order, parts, ranks, noise):
+def test_order_and_split_of_the_slices_do_not_matter(order, parts, ranks, noise, thrifty):
     x = stack((6, 60, 50), noise)
-    one, other = run(x, ranks, 1, list(range(6))), run(x, ranks, parts, order)
+    one = run(x, ranks, 1, list(range(6)), thrifty=thrifty)
+    other = run(x, ranks, parts, order, thrifty=thrifty)
     assert one.passes == other.passes
     assert (one.core == other.core).all()
     for k, lift in one.frame.lift.items():
@@ -264,8 +266,9 @@ def test_order_and_split_of_the_slices_do_not_matter(order, parts, ranks, noise)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+@pytest.mark.parametrize("thrifty", [False, True])
 @pytest.mark.parametrize("ranks", [(8, 8), (None, 8), (8, None)])
-def test_data_of_a_lower_rank_take_three_passes_and_the_one_for_the_error(ranks, dtype):
+def test_data_of_a_lower_rank_take_three_passes_and_the_one_for_the_error(ranks, thrifty, dtype):
     """What the sketch keeps beyond the rank is rounding, and decides nothing."""
     for rank, sign in ((1, False), (3, False), (5, False), (1, True)):
         rng = np.random.default_rng(rank)
@@ -274,9 +277,41 @@ def test_data_of_a_lower_rank_take_three_passes_and_the_one_for_the_error(ranks,
         ]
         left, core, right = (np.abs(f) if sign else f for f in factors)
         x = (left @ core @ right).astype(dtype)
-        stream = run(x, ranks, 1, list(range(6)))
+        stream = run(x, ranks, 1, list(range(6)), thrifty=thrifty)
         assert stream.passes == 3
         assert stream.outside <= tol(dtype, 1) * stream.energy
+
+
+@pytest.mark.parametrize("sites", [1, 3, 8])
+@pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
+def test_a_thrifty_stream_passes_less_often_and_is_as_good(sites, noise):
+    """Next to nothing of the slices is shared beyond the first twelve directions."""
+    rng = np.random.default_rng(sites)
+    own = 0.9 ** np.arange(30) * rng.standard_normal((sites, 200, 30))
+    x = stack((sites, 200, 180), noise) + own @ rng.standard_normal((sites, 30, 180)) / 2e3
+    x = x.astype(np.float32)
+    plain, thrifty = (run(x, (12, 12), 1, list(range(sites)), thrifty=t) for t in (False, True))
+    exact = td.tucker2(x, rank=12, svd=linalg.svd_full).tensor.core
+    assert thrifty.passes < plain.passes or noise > 1
+    for stream in (plain, thrifty):
+        core = td.tucker2(stream.tensor, rank=12).tensor.core
+        left_out, least = (stream.energy - np.sum(c.astype(float) ** 2) for c in (core, exact))
+        assert left_out <= 1.01 * least
+
+
+def test_a_stack_is_passed_over_thriftily_where_memory_allows(monkeypatch):
+    x, seen = stack(SHAPES[0], 0.3), []
+    (lazy,) = td.Stack.from_arrays({f"h.{i}.w.weight": m for i, m in enumerate(x)})
+    done = streams.Stream.after
+    monkeypatch.setattr(
+        streams.Stream, "after", lambda s, *a: seen.append(s.thrifty) or done(s, *a)
+    )
+    needed = 4 * (3 * 320 * 300 + 3 * 6 * 22 * 320)  # bytes: slices, and products 22 wide
+    td.tucker2(replace(lazy, max_memory=needed), rank=12)
+    td.tucker2(lazy, rank=12)
+    assert (seen[0], seen[-1]) == (False, True)
+    with pytest.raises(td.ArgumentError, match="a sketch 22 columns wide"):
+        td.tucker2(replace(lazy, max_memory=needed - 1), rank=12)
 
 
 @pytest.mark.parametrize("ranks", [(4, 5), (None, 5), (4, None)])
