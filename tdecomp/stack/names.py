@@ -127,6 +127,8 @@ def is_adapter(name: str) -> bool:
 
 def _wrapper_at(segments: list[str], at: int, *, bare: bool) -> int:
     """Number of segments that a wrapper has written at this place."""
+    if segments[at] not in _FIRST:
+        return 0
     for wrapper in WRAPPERS:
         own = wrapper.segments.split(".")
         there = segments[at : at + len(own)]

@@ -162,7 +162,7 @@ def _build_once() -> None:
 
 def _told_faults(words: list[str], code: int, out: str, err: str) -> Iterator[str]:
     """What is wrong with the exit code and with what was printed."""
-    usual = (0, 1, 2) if words[0] in ("verify", "check") else (0, 2)
+    usual = (0, 1, 2) if words[0] in ("verify", "check", "export") else (0, 2)
     if code not in usual:
         yield f"exit code {code}"
     if code == 2 and not _reason(err).startswith("tdecomp: "):

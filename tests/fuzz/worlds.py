@@ -47,6 +47,8 @@ def _read(base: str, tuned: str, *factors: str) -> tuple[Words, ...]:
         ("decompose", base, "{x}", *out, "--error", "0.5", "--method", "tucker2"),
         ("decompose", base, "{x}", *out, "--budget", "300", "--lora", "--json"),
         ("explore", "{x}", tuned, *out),
+        ("check", "{home}/svd/lora", "{x}", "--for", "vllm"),
+        ("export", "{home}/svd/lora", "--lora", "{out}", "--for", "peft", "--base", "{x}"),
         ("explore", base, "{x}", "--method", "svd,tucker2", "--json"),
     ]
     for place in (f"{{home}}/{name}" for name in factors):
@@ -83,6 +85,11 @@ _LORA: tuple[Words, ...] = (
     ("decompose", "{home}/base", "{x}", "-o", "{out}", "--rank", "1"),
     ("decompose", "{x}", "{home}/svd/lora", "-o", "{out}", "--rank=1", "--targets=all-linear"),
     ("explore", "{home}/svd/lora", "{x}", "--targets", r".*\.lora_B", "-o", "{out}"),
+    ("check", "{x}", "{home}/base", "--for", "peft"),
+    ("check", "{x}", "{home}/base", "--for", "vllm", "--all", "--json"),
+    ("check", "{home}/svd/lora", "{x}", "--for", "sglang"),
+    ("export", "{x}", "--lora", "{out}", "--for", "llama.cpp", "--base", "{home}/base"),
+    ("export", "{x}", "--lora", "{out}", "--for", "comfyui", "--base", "{home}/base"),
 )
 
 

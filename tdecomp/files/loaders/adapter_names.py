@@ -20,6 +20,8 @@ from tdecomp.files.weight_files import read_json
 
 __all__ = ["AdapterNames", "PairNames", "read_adapter_names"]
 
+_IN_MEMORY = (".lora_A.default.weight", ".lora_B.default.weight")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairNames:
@@ -33,11 +35,14 @@ class PairNames:
         Part (``"a"``, ``"b"``, ``"alpha"``, ``"magnitude"``, ``"bias"``, ``"whole"``) -> tensor.
     kind
         Of the pair, ``"lora"``; "" where there is none.
+    in_memory
+        The tensors have the adapter's name in theirs, as PEFT names them in memory.
     """
 
     stem: str
     parts: Mapping[str, Entry]
     kind: str
+    in_memory: bool = False
 
     @property
     def rank(self) -> int:
@@ -138,7 +143,12 @@ def _pairs(
             continue
         parts.setdefault(stem, {})[part] = entry
     pairs = {
-        stem: PairNames(stem=stem, parts=own, kind=kinds.get(stem, ""))
+        stem: PairNames(
+            stem=stem,
+            parts=own,
+            kind=kinds.get(stem, ""),
+            in_memory=any(entry.name.endswith(_IN_MEMORY) for entry in own.values()),
+        )
         for stem, own in parts.items()
     }
     return pairs, tuple(unread)

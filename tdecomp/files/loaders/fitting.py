@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 from tdecomp.collections import AdapterPair
 from tdecomp.errors import FileError
-from tdecomp.files.loaders.expert_pairs import apart, side_by_side, widened, zero
+from tdecomp.files.fusions import Fusion
 from tdecomp.files.loaders.experts import single
-from tdecomp.files.loaders.loader import EACH, FUSED, PEFT_PREFIX, Loader, LoaderPlace, ModelView
+from tdecomp.files.loaders.loader import FUSED, PEFT_PREFIX, Loader, LoaderPlace, ModelView
 from tdecomp.files.loaders.meant import Meant, dotted_key, flat_key
 from tdecomp.files.loaders.model_names import Experts, ModelNames
+from tdecomp.files.loaders.packing import part_of, parts_in, put_together
+from tdecomp.files.loaders.pair_rows import cut, gate_and_up, joined, widened, zero
 from tdecomp.files.loras.adapter_file import AdapterFile, Expert3d, HeldPair, SitePair, held
 from tdecomp.files.loras.schemes import SCHEMES, NamingScheme
 from tdecomp.files.peft_config import aims, facts
@@ -114,6 +116,7 @@ def _places(
     containers = _containers(names)
     placed: _Placed = {}
     experts: dict[str, ExpertPairs] = {}
+    strangers: dict[str, SitePair] = {}
     left: list[tuple[str, str]] = []
     for site, stored in adapter.stored.items():
         part = _expert(site, stored, names, containers)
@@ -121,25 +124,69 @@ def _places(
             container, number, proj = part
             experts.setdefault(container, {})[number, proj] = stored.read()
             continue
-        stem = _stem(adapter, site, loader)
-        size = stored.shape
-        place = _arrives(view, stem, stored) or meant.place(stem, size)
-        if place is None or place.idle is not None:
-            why = place.idle.why if place and place.idle else view.lost(view.reads(stem)).why
-            left.append((site, why))
+        stem, pair = _stem(adapter, site, loader), stored.read()
+        place = _arrives(view, stem, pair) or meant.place(stem, pair.shape)
+        if place is None:
+            strangers[site] = stored
+        elif place.idle is not None:
+            left.append((site, place.idle.why))
         elif place.stem in placed:
             left.append((site, f"{placed[place.stem][0]} is a pair for the same module"))
         else:
-            placed[place.stem] = stem, held(stored.read(), stored)
-    return placed, experts, left
+            placed[place.stem] = stem, held(pair, stored)
+    stems = {site: _stem(adapter, site, loader) for site in strangers}
+    found, used = _packed(strangers, stems, view, meant)
+    for site in strangers.keys() - used:
+        left.append((site, _why_not(view, stems[site], strangers[site])))
+    return found | placed, experts, left
 
 
-def _arrives(view: ModelView, stem: str, stored: SitePair) -> LoaderPlace | None:
+def _packed(
+    strangers: Mapping[str, SitePair], stems: Mapping[str, str], view: ModelView, meant: Meant
+) -> tuple[_Placed, set[str]]:
+    """Pairs of modules that the model holds side by side, or apart; and the sites that are used."""
+
+    def find(stem: str) -> LoaderPlace | None:
+        return view.places.get(view.reads(stem)) or meant.place(stem, None)
+
+    placed: _Placed = {}
+    used: set[str] = set()
+    together: dict[str, tuple[Fusion, dict[str, str]]] = {}
+    for site, stored in strangers.items():
+        if (part := part_of(stems[site], find)) is not None:
+            whole, row, proj = part
+            together.setdefault(whole, (row, {}))[1][proj] = site
+        elif apart := parts_in(stems[site], stored.read(), find):
+            placed |= {stem: (stems[site], held(pair, stored)) for stem, pair in apart.items()}
+            used.add(site)
+    for whole, (row, sites) in together.items():
+        place = find(whole)
+        assert place is not None, whole
+        pairs = {proj: strangers[site].read() for proj, site in sites.items()}
+        pair = put_together(row, pairs, place.sizes[0])
+        if pair is not None:
+            first = next(iter(sites.values()))
+            placed[whole] = stems[first], held(pair, strangers[first])
+            used |= set(sites.values())
+    return placed, used
+
+
+def _arrives(view: ModelView, stem: str, pair: AdapterPair) -> LoaderPlace | None:
     place = view.places.get(view.reads(stem))
     if place is None or not place.sizes:
         return place
-    turned = stored.shape[::-1]
-    return place if {stored.shape, turned} & set(place.sizes) else None
+    sizes = {pair.shape, pair.shape[::-1]} if pair.transpose else {pair.shape}
+    return place if sizes & set(place.sizes) else None
+
+
+def _why_not(view: ModelView, stem: str, stored: SitePair) -> str:
+    """Why a pair has no place."""
+    name = view.reads(stem)
+    place = view.places.get(name)
+    if place is None:
+        return view.lost(name).why
+    wanted = " or ".join(f"{out} × {in_}" for out, in_ in place.sizes)
+    return f"the pair is {stored.shape[0]} × {stored.shape[1]}, the weight {wanted}"
 
 
 def _stem(adapter: AdapterFile, site: str, loader: Loader) -> str:
@@ -190,12 +237,42 @@ def _fused_part(experts: Experts, shape: tuple[int, int], *, inner: bool) -> str
 def _in_layout(
     experts: Experts, pairs: ExpertPairs, view: ModelView, meant: Meant
 ) -> tuple[_Placed, dict[tuple[int, str], str]]:
-    """The pairs of one container as a loader takes them."""
+    """The pairs of one container as a loader takes them, and why others are left out."""
+    if not view.layouts:
+        return {}, dict.fromkeys(pairs, "experts are not adapted in such a model")
+    experts = _with_sizes(experts, pairs)
+    lost = {place: _no_expert(experts, *place, pair) for place, pair in pairs.items()}
+    lost = {place: why for place, why in lost.items() if why}
+    known = {place: pair for place, pair in pairs.items() if place not in lost}
+    if not known:
+        return {}, lost
     if FUSED in view.layouts:
-        return _fused(experts, pairs, meant), {}
-    if EACH in view.layouts:
-        return _each(experts, pairs, view), {}
-    return {}, dict.fromkeys(pairs, "experts are not adapted in such a model")
+        return _fused(experts, known, meant), lost
+    return _each(experts, known, view), lost
+
+
+def _no_expert(experts: Experts, number: int, proj: str, pair: AdapterPair) -> str:
+    """Why a pair is none of these experts; "" where it is one."""
+    if number >= experts.count:
+        return f"the model has {experts.count} experts there"
+    size = experts.sizes.get(proj)
+    if size != pair.shape:
+        wanted = "no such projection" if size is None else f"the weight {size[0]} × {size[1]}"
+        return f"the pair is {pair.shape[0]} × {pair.shape[1]}, {wanted}"
+    return ""
+
+
+def _with_sizes(experts: Experts, pairs: ExpertPairs) -> Experts:
+    """Sizes and count, as far as the model does not say them, from the pairs."""
+    sizes = {proj: pair.shape for (_, proj), pair in pairs.items()} | dict(experts.sizes)
+    half = next((sizes[p] for p in _GATED if p in sizes), None)
+    if half is not None:
+        sizes = {"gate_up_proj": (2 * half[0], half[1])} | sizes
+    if "gate_up_proj" in sizes:
+        out, in_ = sizes["gate_up_proj"]
+        sizes = dict.fromkeys(_GATED, (out // 2, in_)) | {"down_proj": (in_, out // 2)} | sizes
+    count = experts.count or max(number for number, _ in pairs) + 1
+    return replace(experts, sizes=sizes, count=count)
 
 
 def _each(experts: Experts, pairs: ExpertPairs, view: ModelView) -> _Placed:
@@ -204,8 +281,9 @@ def _each(experts: Experts, pairs: ExpertPairs, view: ModelView) -> _Placed:
         if proj != "gate_up_proj":
             alone[number, proj] = pair
             continue
-        gate, up = apart(pair, interleaved=experts.interleaved)
-        alone[number, "gate_proj"], alone[number, "up_proj"] = gate, up
+        both = gate_and_up(pair.shape[0], interleaved=experts.interleaved)
+        for half, rows in zip(_GATED, both, strict=True):
+            alone[number, half] = cut(pair, rows)
     if view.whole:
         alone = dict(_filled(experts, alone))
     return {
@@ -247,12 +325,12 @@ def _fused_pair(
 ) -> AdapterPair:
     if (pair := pairs.get((number, proj))) is not None:
         return pair
-    gate, up = (pairs.get((number, p)) for p in _GATED)
-    if proj == "down_proj" or (gate is None and up is None):
+    there = [(pairs[number, p], i) for i, p in enumerate(_GATED) if (number, p) in pairs]
+    if proj == "down_proj" or not there:
         return zero(sizes[proj])
-    out, in_ = sizes["gate_up_proj"]
-    half = zero((out // 2, in_))
-    return side_by_side(gate or half, up or half, interleaved=interleaved)
+    out, _ = sizes["gate_up_proj"]
+    rows = gate_and_up(out, interleaved=interleaved)
+    return joined([pair for pair, _ in there], [rows[i] for _, i in there], out)
 
 
 # ---------------------------------------------------------------------------------- writing

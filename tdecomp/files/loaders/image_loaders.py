@@ -28,10 +28,11 @@ _KOHYA_NETWORKS = {
 def diffusers_view(names: ModelNames) -> ModelView:
     """A pipeline, or one network, as diffusers loads adapters into it."""
     places: dict[str, LoaderPlace] = {}
+    flux = _is_flux(names)
     for network, module, shape in _modules(names):
         stem = f"{network}.{module}"
         places[stem] = LoaderPlace(stem=stem, sizes=size_of(shape))
-        if network == "transformer" and (original := original_name(module)) and _is_flux(names):
+        if network == "transformer" and (original := original_name(module)) and flux:
             alike = f"lora_unet_{original}".replace(".", "_")
             places[alike] = LoaderPlace(stem=alike)
     return ModelView(
@@ -47,12 +48,14 @@ def diffusers_view(names: ModelNames) -> ModelView:
 def comfyui_view(names: ModelNames) -> ModelView:
     """A model as ComfyUI names its modules for adapters."""
     places: dict[str, LoaderPlace] = {}
+    flux = _is_flux(names)
     for network, module, shape in _modules(names):
-        aliases = _comfy_stems(names, network, module)
+        aliases = _comfy_stems(network, module, flux=flux)
         for stem in aliases:
             places[stem] = LoaderPlace(stem=aliases[0], sizes=size_of(shape))
-        for stem in _beside(names, network, module):
-            places.setdefault(stem, LoaderPlace(stem=stem))
+        for stems in _beside(module) if flux and network == "transformer" else ():
+            for stem in stems:
+                places.setdefault(stem, LoaderPlace(stem=stems[0]))
     return ModelView(
         places=places,
         reads=lambda stem: stem,
@@ -74,12 +77,12 @@ def _modules(names: ModelNames) -> Iterator[tuple[str, str, Shape]]:
         yield ("unet" if "UNet" in names.kind else "transformer"), name[len(inside) :], shape
 
 
-def _comfy_stems(names: ModelNames, network: str, module: str) -> tuple[str, ...]:
-    """Names that ComfyUI knows a module by."""
+def _comfy_stems(network: str, module: str, *, flux: bool) -> tuple[str, ...]:
+    """Names that ComfyUI knows a module by; the first is the one that is written."""
     flat = module.replace(".", "_")
     if network.startswith("text_encoder"):
         return f"{network}.{module}", f"{_KOHYA_NETWORKS.get(network, 'lora_te3_')}{flat}"
-    if _is_flux(names) and original_name(module) is not None:
+    if flux and original_name(module) is not None:
         return _flux_stems(module)
     return f"diffusion_model.{module}", f"lora_unet_{flat}"
 
@@ -89,15 +92,11 @@ def _flux_stems(module: str) -> tuple[str, ...]:
     return f"transformer.{module}", f"lycoris_{flat}", f"lora_transformer_{flat}", module
 
 
-def _beside(names: ModelNames, network: str, module: str) -> Iterator[str]:
-    """Names for a part of a module of FLUX, or for the one that it is a part of."""
-    if network != "transformer" or not _is_flux(names):
-        return
+def _beside(module: str) -> Iterator[tuple[str, ...]]:
+    """Names for each part of a module of FLUX, or for the one that it is a part of."""
     if (original := original_name(module)) is not None:
-        yield f"diffusion_model.{original}"
-        yield f"lora_unet_{original}".replace(".", "_")
-    for name in diffusers_names(module):
-        yield from _flux_stems(name)
+        yield f"diffusion_model.{original}", f"lora_unet_{original}".replace(".", "_")
+    yield from map(_flux_stems, diffusers_names(module))
 
 
 def _is_flux(names: ModelNames) -> bool:

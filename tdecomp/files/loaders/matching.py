@@ -28,6 +28,11 @@ from tdecomp.stack.names import canonical
 
 __all__ = ["CheckedKey", "check_names"]
 
+_IN_MEMORY = Verdict(
+    why="'.default' is the adapter's name in memory, which no file has",
+    told=NOTHING,
+    rule="peft/utils/save_and_load.py: remove_adapter_name, set_peft_model_state_dict",
+)
 _SAVED = "peft/utils/other.py: ModulesToSaveWrapper"
 _BIASES = "peft/utils/save_and_load.py: get_peft_model_state_dict"
 
@@ -198,6 +203,8 @@ def _of_pair(
     adapter: AdapterNames, pair: PairNames, name: str, place: LoaderPlace, loader: Loader
 ) -> Verdict | None:
     """Whether a pair that arrives fits, and at which scale it acts."""
+    if pair.in_memory and adapter.scheme.in_folder:
+        return loader.parts.get("in memory", _IN_MEMORY)
     if pair.kind in ("lora", "embedding") and not {"a", "b"} <= set(pair.parts):
         there = ", ".join(sorted(pair.parts))
         why = f"an incomplete pair: there are only {there}"

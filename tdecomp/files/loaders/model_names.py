@@ -149,7 +149,10 @@ def _shapes(path: Path) -> tuple[dict[str, Shape], dict[str, Any]]:
     if listed is not None:
         return dict.fromkeys(listed), read_json(path / _CONFIG)
     checkpoint = open_checkpoint(path)
-    shapes: dict[str, Shape] = {name: entry.shape for name, entry in checkpoint.entries.items()}
+    shapes: dict[str, Shape] = {
+        name: None if name in checkpoint.refused else entry.shape
+        for name, entry in checkpoint.entries.items()
+    }
     return shapes, checkpoint.config
 
 
@@ -180,7 +183,7 @@ def _names(path: Path, shapes: Mapping[str, Shape], config: Mapping[str, Any]) -
     if not modules and not stacks:
         raise FileError(f"{path} has no module with a weight: is it a model?")
     biased = {canonical(name).rpartition(".")[0] for name in shapes if name.endswith("_proj_bias")}
-    experts = _stacked(stacks, biased) | _singles(modules, config)
+    experts = _stacked(stacks, biased, config) | _singles(modules, config)
     return ModelNames(path=path, config=config, modules=modules, experts=experts)
 
 
@@ -190,7 +193,9 @@ def _is_matrix(module: str, shape: Shape) -> bool:
     return len(shape) > 1
 
 
-def _stacked(stacks: Mapping[str, Shape], biased: set[str]) -> dict[str, Experts]:
+def _stacked(
+    stacks: Mapping[str, Shape], biased: set[str], config: Mapping[str, Any]
+) -> dict[str, Experts]:
     """Experts stored in tensors of three axes; those with biases are as GPT-OSS has them."""
     found: dict[str, Experts] = {}
     for name in stacks:
@@ -199,7 +204,7 @@ def _stacked(stacks: Mapping[str, Shape], biased: set[str]) -> dict[str, Experts
         shape = own.get("down_proj")
         found[container] = Experts(
             container=container,
-            count=shape[0] if shape else 0,
+            count=shape[0] if shape else n_experts(config),
             leaves={p: p for p in ("gate_proj", "up_proj", "down_proj")},
             stacked=True,
             interleaved=container in biased,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from tdecomp._nearest import nearest
 from tdecomp.errors import ArgumentError
@@ -44,6 +45,10 @@ def _parts(program: str, rule: str, told: str, **whys: str) -> dict[str, Verdict
     }
 
 
+_IN_MEMORY = Verdict(
+    why="'.default' is the adapter's name in memory, which no file has", told=ERROR, rule=""
+)
+
 LOADERS: Mapping[str, Loader] = {
     row.name: row
     for row in (
@@ -64,6 +69,7 @@ LOADERS: Mapping[str, Loader] = {
                 **_parts("vLLM", _VLLM_HELPER, ERROR, magnitude="has no DoRA"),
                 **_parts("vLLM", _VLLM_NAME, ERROR, bias="has no biases of adapters"),
                 **_parts("vLLM", _VLLM_HELPER, ERROR, whole="takes no modules_to_save"),
+                "in memory": replace(_IN_MEMORY, rule=_VLLM_NAME),
             },
             scale=_vllm_scale,
             scale_rule=_VLLM_HELPER,
@@ -92,14 +98,17 @@ LOADERS: Mapping[str, Loader] = {
             source="convert_lora_to_gguf.py, convert_hf_to_gguf.py, src/llama-adapter.cpp",
             schemes=("peft",),
             view=llama_cpp_view,
-            parts=_parts(
-                "the converter",
-                _GGUF,
-                ERROR,
-                magnitude="takes A and B alone",
-                bias="takes A and B alone",
-                whole="takes A and B alone, and norms",
-            ),
+            parts={
+                **_parts(
+                    "the converter",
+                    _GGUF,
+                    ERROR,
+                    magnitude="takes A and B alone",
+                    bias="takes A and B alone",
+                    whole="takes A and B alone, and norms",
+                ),
+                "in memory": replace(_IN_MEMORY, rule=_GGUF),
+            },
             scale=_llama_cpp_scale,
             scale_rule="src/llama-adapter.h: llama_adapter_lora_weight::get_scale",
         ),

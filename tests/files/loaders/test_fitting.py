@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from tdecomp.errors import FileError
 from tdecomp.files.loras import read_adapter
 from tdecomp.jobs import FitReport, check, export_for
-from tests.published import PUBLISHED, D, E, F, X
+from tests.published import KV, PUBLISHED, D, E, F, X
 
 P = "base_model.model."
 TEXT, TOWER = "model.layers.", "language_model.model.layers."
@@ -248,3 +248,83 @@ def test_bad_input_is_refused_and_nothing_is_written(tmp_path: Path):
             base=PUBLISHED["Flux"].write(tmp_path / "flux"),
         )
     assert not out.exists()
+
+
+def test_parts_are_put_together_where_the_model_holds_them_so(tmp_path: Path):
+    """q, k and v for Phi-3, which has them in one; without k its rows are zero."""
+    at = f"{P}model.layers.0."
+    parts = {"q_proj": (D, D), "k_proj": (KV, D), "v_proj": (KV, D)}
+    stems = {f"{at}self_attn.{p}": size for p, size in parts.items()}
+    stems |= {f"{at}mlp.up_proj": (F, D)}
+    for k, without in enumerate(("", "k_proj")):
+        own = {stem: size for stem, size in stems.items() if not without or without not in stem}
+        lora = adapter(tmp_path / f"lora{k}", own, rank_pattern={"q_proj": 3})
+        _, out = exported(tmp_path / str(k), lora, "Phi-3", "vllm")
+        before, after = deltas(lora), deltas(out)
+        names = [f"model.layers.0.self_attn.{p}" for p in parts]
+        rows = [before.get(n, np.zeros((KV, D))) for n in names]
+        whole = after["model.layers.0.self_attn.qkv_proj"]
+        assert np.allclose(whole, np.concatenate(rows), atol=1e-5)
+        halves = after["model.layers.0.mlp.gate_up_proj"]
+        assert not halves[:F].any()
+        assert np.allclose(halves[F:], before["model.layers.0.mlp.up_proj"], atol=1e-5)
+
+
+def test_what_is_held_together_is_taken_apart(tmp_path: Path):
+    at = f"{P}_orig_mod.model.layers.1."
+    stems = {f"{at}self_attn.qkv_proj": (D + 2 * KV, D), f"{at}mlp.gate_up_proj": (2 * F, D)}
+    lora = adapter(tmp_path / "lora", stems)
+    for loader in ("peft", "vllm", "llama.cpp"):
+        _, out = exported(tmp_path / loader, lora, "Llama", loader)
+        after = deltas(out)
+        for stem, parts in (("self_attn.qkv", "qkv"), ("mlp.gate_up", ("gate_", "up_"))):
+            whole = deltas(lora)[f"_orig_mod.model.layers.1.{stem}_proj"]
+            block = stem.partition(".")[0]
+            names = [f"model.layers.1.{block}.{p.rstrip('_')}_proj" for p in parts]
+            assert np.allclose(np.concatenate([after[n] for n in names]), whole, atol=1e-5)
+
+
+def test_names_in_memory_are_mended(tmp_path: Path):
+    lora = adapter(tmp_path / "lora", {P + TEXT + Q: (D, D)})
+    file = lora / "adapter_model.safetensors"
+    arrays = {n.replace(".weight", ".default.weight"): a for n, a in load_file(file).items()}
+    save_file(arrays, file, {"format": "pt"})
+    base = PUBLISHED["Llama"].write(tmp_path / "model")
+    assert {r: check(lora, base, loader=r).loads for r in ("peft", "vllm", "llama.cpp")} == {
+        "peft": True,
+        "vllm": False,
+        "llama.cpp": False,
+    }
+    assert not check(lora, base, loader="peft").acts
+    _, out = exported(tmp_path, lora, "Llama", "vllm")
+    assert list(deltas(out)) == [TEXT + Q]
+
+
+def test_flux_in_its_original_release(tmp_path: Path):
+    """ComfyUI knows the modules of the release by their names in diffusers, too."""
+    base = tmp_path / "flux.safetensors"
+    names = {"double_blocks.0.img_attn.qkv": (3 * D, D), "double_blocks.0.img_attn.proj": (D, D)}
+    save_file({f"{name}.weight": np.zeros(s, np.float16) for name, s in names.items()}, base)
+    stems = {f"{P}transformer_blocks.0.attn.{x}": (D, D) for x in ("to_q", "to_out.0")}
+    out = tmp_path / "out.safetensors"
+    report = export_for(adapter(tmp_path / "lora", stems), out, loader="comfyui", base=base)
+    assert report.check.acts
+    assert report.scheme == "diffusers"
+
+
+def test_an_index_is_enough_for_experts_and_strange_ones_are_left_out(tmp_path: Path):
+    lora = experts(tmp_path / "lora", "gpt-oss", "each")
+    stray = f"{P}{CONTAINERS['gpt-oss'].format(1)}.{E}.up_proj"
+    arrays = load_file(lora / "adapter_model.safetensors")
+    arrays |= {f"{stray}.lora_{x}.weight": np.ones(s) for x, s in (("A", (2, D)), ("B", (X, 2)))}
+    save_file(arrays, lora / "adapter_model.safetensors")
+    base = PUBLISHED["gpt-oss"].write(tmp_path / "model")
+    (base / "model.safetensors").unlink()
+    listed = {"weight_map": dict.fromkeys(PUBLISHED["gpt-oss"].shapes, "model.safetensors")}
+    (base / "model.safetensors.index.json").write_text(json.dumps(listed))
+    report = export_for(lora, tmp_path / "out", loader="vllm", base=base)
+    assert report.check.acts
+    assert [row.reason for row in report.left_out] == [f"the model has {E} experts there"]
+    after = of_experts(tmp_path / "out", "gpt-oss")
+    before = of_experts(lora, "gpt-oss")
+    assert all(np.allclose(after[site], before[site], atol=1e-5) for site in after)
