@@ -55,7 +55,8 @@ def attach(
     ----------
     model
         Any model; its Linear, Conv1D, Conv2d and Embedding modules can be adapted, fused ones by
-        their parts. It keeps its modules and gets one new submodule, which holds the factors.
+        their parts, and parameters that hold several experts, where
+        they are named. It keeps its modules and gets one new submodule, which holds the factors.
     spec
         A row of the catalogue by name, or a `tdecomp.adapters.Spec` of your own.
     targets, exclude, layers

@@ -20,6 +20,7 @@ from tdecomp.adapters.settings import Settings
 from tdecomp.adapters.site_grids import SiteGrid
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp_torch.forward.layer import Hook
+from tdecomp_torch.forward.lending import lend
 from tdecomp_torch.forward.pool import FactorPool
 from tdecomp_torch.forward.switches import Switches
 from tdecomp_torch.model.gathering import is_part
@@ -51,7 +52,27 @@ class AdaptedModule:
     @property
     def weight(self) -> nn.Parameter:
         """Its weight as stored, of a kind that can be written."""
-        return self.module.weight  # pyright: ignore[reportReturnType]
+        return getattr(self.module, self.kind.name)
+
+    def put(self, parameter: nn.Parameter) -> None:
+        """Give the module another parameter in the place of its weight."""
+        setattr(self.module, self.kind.name, parameter)
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """Tells it from every other weight, whatever the names of modules are."""
+        return id(self.module), self.kind.name
+
+    @property
+    def tensor(self) -> str:
+        """Name of its weight in the ``state_dict``."""
+        return self.path if self.kind.by_weight else f"{self.path}.weight"
+
+    def put_on(self) -> list[Any]:
+        """Let the hook act; the handles take it off again."""
+        if self.kind.by_weight:
+            return [lend(self.module, self.hook)]
+        return [self.module.register_forward_hook(self.hook, with_kwargs=True)]
 
     def sample(self) -> str | None:
         """Digest of its weight as it is now; None where that is not here."""

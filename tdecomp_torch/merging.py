@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tdecomp import ArgumentError, SiteError
 from tdecomp_torch.attached import AdaptedModule, Attached, Originals
 from tdecomp_torch.forward.layer import Hook
+from tdecomp_torch.forward.lending import hooks_on
 from tdecomp_torch.model.names import plain_name
 from tdecomp_torch.model.writing import why_not_written
 from tdecomp_torch.plainly import plainly
@@ -79,7 +80,7 @@ def merge_adapter(attached: Attached, *, keep: Keep = "cpu", untie: bool = False
         parameter, merged = target.weight, merged_weight(target)
         if any(target.path == path for path, _ in shared):
             originals.parameters[target.path] = parameter
-            target.module.weight = nn.Parameter(merged, parameter.requires_grad)
+            target.put(nn.Parameter(merged, parameter.requires_grad))
         else:
             write(parameter, merged)
     attached.originals, attached.pool.state.merged = originals, True
@@ -139,7 +140,7 @@ def put_back(attached: Attached, originals: Originals) -> None:
     """The weights as they were kept, for the modules of one adapter."""
     for target in attached.targets:
         if target.path in originals.parameters:
-            target.module.weight = originals.parameters[target.path]
+            target.put(originals.parameters[target.path])
         elif target.path in originals.weights:
             write(target.weight, originals.weights[target.path])
     attached.originals, attached.pool.state.merged = None, False
@@ -159,7 +160,7 @@ def merged_state_dict(attached: Attached) -> dict[str, Tensor]:
     named = {plain_name(model, name): value for name, value in model.state_dict().items()}
     state = {name: value for name, value in named.items() if ".tdecomp_" not in f".{name}"}
     for target in targets:
-        state[f"{target.path}.weight"] = merged_weight(target)
+        state[target.tensor] = merged_weight(target)
     return state
 
 
@@ -193,8 +194,8 @@ def merged_hooks(attached: Attached) -> list[Hook]:
     return [
         hook
         for target in attached.targets
-        for hook in target.module._forward_hooks.values()
-        if isinstance(hook, Hook) and hook.state is not target.hook.state and hook.state.merged
+        for hook in hooks_on(target.module, target.kind)
+        if hook.state is not target.hook.state and hook.state.merged
     ]
 
 
@@ -215,7 +216,8 @@ def tied(model: nn.Module, targets: Sequence[AdaptedModule]) -> list[tuple[str, 
         beside = [
             path
             for path, user, other in users.get(_memory(target.weight), ())
-            if user is not target.module and _share(target.weight, other)
+            if other is not target.weight or user is not target.module
+            if _share(target.weight, other)
         ]
         found += [(target.path, other) for other in beside[:1]]
     return found

@@ -115,24 +115,24 @@ def merge(
     """
     attached = _checked(adapters, keep)
     chosen = _weights(weights, len(attached))
-    targets = {id(t.module): t for one in attached for t in writable(one)}
+    targets = {t.key: t for one in attached for t in writable(one)}
     shared = [row for one in attached for row in tied(one.model, writable(one))]
     check_untied(shared, untie)
     news = _WeightedWeights(attached, chosen)
     for target in targets.values():  # nothing is written before all is known to be finite
         news.check(target)
-    own = {id(t.module) for one in attached for t in writable(one) if _is_tied(t, shared)}
+    own = {t.key for one in attached for t in writable(one) if _is_tied(t, shared)}
     before = _kept(targets, own, keep)
     beneath = tuple(hook.state for one in attached for hook in merged_hooks(one))
     for key, target in targets.items():
         value = news.of(target)
         if key in own:
-            target.module.weight = nn.Parameter(value, target.weight.requires_grad)
+            target.put(nn.Parameter(value, target.weight.requires_grad))
         else:
             write(target.weight, value)
     names, states = tuple(one.name for one in attached), tuple(one.pool.state for one in attached)
     for one in attached:
-        mine = [(t.path, id(t.module)) for t in one.targets]
+        mine = [(t.path, t.key) for t in one.targets]
         one.originals = Originals(
             weights={path: before.weights[key] for path, key in mine if key in before.weights},
             parameters={p: before.parameters[key] for p, key in mine if key in before.parameters},
@@ -144,19 +144,22 @@ def merge(
     return MergedAdapters(tuple(adapters), chosen, before.n_bytes)
 
 
+_Key = tuple[int, str]
+
+
 @dataclass(frozen=True)
 class _Kept:
     """What modules had before, by their identity."""
 
-    weights: dict[int, Tensor]
-    parameters: dict[int, nn.Parameter]
+    weights: dict[_Key, Tensor]
+    parameters: dict[_Key, nn.Parameter]
 
     @property
     def n_bytes(self) -> int:
         return sum(w.numel() * w.element_size() for w in self.weights.values())
 
 
-def _kept(targets: dict[int, AdaptedModule], own: set[int], keep: Keep) -> _Kept:
+def _kept(targets: dict[_Key, AdaptedModule], own: set[_Key], keep: Keep) -> _Kept:
     weights = {}
     for key, target in targets.items() if keep is not None else ():
         where = torch.device("cpu") if keep == "cpu" else target.weight.device
@@ -195,7 +198,7 @@ class _WeightedWeights:
         base = target.kind.as_matrix(target.weight.detach()).double()
         for one, weight in zip(self.attached, self.weights, strict=True):
             for mine in one.targets:
-                if mine.module is not target.module:
+                if mine.key != target.key:
                     continue
                 change = torch.zeros_like(base)
                 for place in mine.hook.places:

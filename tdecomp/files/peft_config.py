@@ -79,6 +79,11 @@ class Expert:
         """The projections that are fused with it, itself included, in order."""
         return tuple(sorted({self.proj, _PARTNER.get(self.proj, self.proj)}))
 
+    @property
+    def down(self) -> str:
+        """Name of the projection back, as the layer names its projections."""
+        return "w2" if self.proj.startswith("w") else "down_proj"
+
     def path(self, number: int, proj: str) -> str:
         """Module path of another projection or expert of its layer."""
         return f"{self.container}.{number}.{proj}"

@@ -113,7 +113,8 @@ def write_lora(
 def _with_partners(modules: Sequence[LoRAModule], model: Mapping[str, Any]) -> list[LoRAModule]:
     """The modules, and zeros for the experts that are fused with some of them on loading.
 
-    Where the configuration does not say how many there are, those that the modules name.
+    PEFT finds ``gate_up_proj`` beside a ``down_proj`` only, which is then written, too. Where the
+    configuration does not say how many there are, those that the modules name.
     """
     known = {m.module for m in modules}
     fused: dict[tuple[str, str], list[tuple[Expert, LoRAModule]]] = {}
@@ -127,6 +128,9 @@ def _with_partners(modules: Sequence[LoRAModule], model: Mapping[str, Any]) -> l
         paths = [expert.path(number, proj) for number in numbers for proj in expert.alike]
         zero = replace(m, a=0 * m.a[:1], b=0 * m.b[:, :1], departure=0.0, energy=0.0)
         added += [replace(zero, module=path) for path in paths if path not in known]
+        if expert.down != expert.proj and (expert.container, "down_proj") not in fused:
+            back = replace(zero, a=0 * m.b[:, :1].T, b=0 * m.a[:1].T)  # of the other shape
+            added += [replace(back, module=expert.path(n, expert.down)) for n in numbers]
     return [*modules, *added]
 
 

@@ -64,8 +64,12 @@ class Site:
     @property
     def path(self) -> str:
         """Module path, with position and part for a block of a fused tensor: unique per site."""
-        positions = (str(i) for i in self.index if isinstance(i, int))
-        return ".".join((self.module, *positions, *filter(None, (self.part,))))
+        return ".".join((self.module, *map(str, self.positions), *filter(None, (self.part,))))
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Where it lies along the leading axes of its tensor: the number of its expert."""
+        return tuple(i for i in self.index if isinstance(i, int))
 
     @property
     def slices(self) -> tuple[int | slice, ...]:
@@ -74,7 +78,7 @@ class Site:
 
     @property
     def first_row(self) -> int:
-        """Where the matrix starts along the out mode of its module."""
+        """Where the matrix starts along the out mode of its module or expert."""
         spans = [i for i in self.index if not isinstance(i, int)]
         axis = 1 if self.transpose else 0
         return spans[axis][0] if axis < len(spans) else 0
@@ -89,7 +93,7 @@ class Site:
 
     def rows(self, start: int, stop: int) -> Index:
         """Index of the rows start:stop of this matrix in the stored tensor."""
-        numbers = tuple(i for i in self.index if isinstance(i, int))
+        numbers = self.positions
         spans = tuple(i for i in self.index if not isinstance(i, int))
         stored = self.shape[::-1] if self.transpose else self.shape
         spans += tuple((0, n) for n in stored[len(spans) :])

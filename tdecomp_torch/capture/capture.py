@@ -213,6 +213,11 @@ def capture_sites(
     """The same for sites of a model that are known; parameters and errors as in `capture`."""
     own = {site.module: inventory.matrices[site.module] for site in sites}
     for path, matrix in own.items():
+        if matrix.kind.by_weight:
+            raise SiteError(
+                f"the experts of {path} see their tokens inside of one forward, where capture"
+                " cannot look: leave them out with exclude=, or start from the weights"
+            )
         if matrix.kind.looks_up:
             raise SiteError(
                 f"{path} is an embedding, whose inputs are positions: capture looks at matrices;"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,6 +210,42 @@ class Hook:
         device = self.pool.device(place.member) if device is None else device
         return self._products[place.member].delta(place.site, device)
 
+    def hooks(self) -> Iterable[Hook]:
+        """Itself, where a weight is lent to a module."""
+        return (self,)
+
+    def acting(self) -> Iterable[Hook]:
+        """Itself if it acts, where a weight is lent to a module."""
+        return (self,) if self.state.acts else ()
+
+    def formed(self, module: nn.Module, before: Tensor | None = None) -> Tensor:
+        """The adapted weight of a whole module in the layout and dtype that it is stored in.
+
+        Parameters
+        ----------
+        before
+            The weight with other adapters in it, if there are any.
+        """
+        stored = self.kind.stored(module) if before is None else before
+        matrix, pieces, done = self.kind.as_matrix(stored), [], 0  # (out, in)
+        for run in _runs(self.places):
+            if run[0].start > done:
+                pieces.append(matrix[done : run[0].start])
+            done = run[-1].stop
+            pieces.append(self._formed_run(module, run, matrix[run[0].start : done]))
+        if done < len(matrix):
+            pieces.append(matrix[done:])
+        whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces)  # (out, in)
+        return self.kind.laid(whole, stored)
+
+    def _formed_run(self, module: nn.Module, run: Sequence[ModuleSite], w: Tensor) -> Tensor:
+        """The adapted rows of sites of one group that follow one another."""
+        if not self.pool.members[run[0].member].adds:
+            return torch.cat([self.adapted_weight(module, place) for place in run]).to(w.dtype)
+        product = self._products[run[0].member]
+        delta = product.deltas([place.site for place in run], w.device).flatten(0, 1)
+        return (w.to(torch.promote_types(w.dtype, delta.dtype)) + delta).to(w.dtype)
+
     def adapted_weight(
         self,
         module: nn.Module,
@@ -225,3 +261,15 @@ class Hook:
         if member.wrap is None:
             return member.base.weight(w, delta)
         return member.wrap.apply(w, delta, self._of_wrap(place, w.device), detach)
+
+
+def _runs(places: Sequence[ModuleSite]) -> Iterator[list[ModuleSite]]:
+    """Sites of one group whose rows follow one another."""
+    run: list[ModuleSite] = []
+    for place in places:
+        if run and (place.member != run[-1].member or place.start != run[-1].stop):
+            yield run
+            run = []
+        run.append(place)
+    if run:
+        yield run

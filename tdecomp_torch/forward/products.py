@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tdecomp_torch.forward.contraction import PairwiseStep, added_to
+from tdecomp_torch.forward.contraction import Contraction, PairwiseStep, added_to
 from tdecomp_torch.forward.fast import Fast
 from tdecomp_torch.forward.pool import FactorPool
+from tdecomp_torch.forward.program import dense_of_sites
 from tdecomp_torch.forward.reader import Reader
 
 __all__ = ["SiteProduct", "product_of"]
@@ -63,6 +64,16 @@ class SiteProduct(ABC):
         with torch.autocast(device.type, enabled=False) if cast else nullcontext():
             return self._dense(site, device, fresh=cast)
 
+    def deltas(self, sites: Sequence[int], device: torch.device) -> Tensor:
+        """ΔW of several sites, ``(site, out, in)``, scaled; never rounded under autocast."""
+        cast = device.type != "meta" and torch.is_autocast_enabled(device.type)
+        with torch.autocast(device.type, enabled=False) if cast else nullcontext():
+            return self._several(sites, device, fresh=cast)
+
+    @abstractmethod
+    def _several(self, sites: Sequence[int], device: torch.device, *, fresh: bool) -> Tensor:
+        """The same; `fresh` as in `_dense`."""
+
     @abstractmethod
     def _dense(self, site: int, device: torch.device, *, fresh: bool) -> Tensor:
         """ΔW of a site; `fresh`: of nothing that was computed before."""
@@ -74,6 +85,10 @@ class SiteProduct(ABC):
 
 class _ByTerms(SiteProduct):
     """Term by term, as their programs say."""
+
+    def __init__(self, pool: FactorPool, m: int):
+        super().__init__(pool, m)
+        self._planned: dict[tuple[int, int], Contraction] = {}
 
     def onto(
         self, rows: Tensor, reader: Reader, site: int, *, factor: float, thinned: float
@@ -136,6 +151,36 @@ class _ByTerms(SiteProduct):
         n_out, n_in = bound.grid.shape
         return total[:n_out, :n_in]  # (out, in)
 
+    def _several(self, sites: Sequence[int], device: torch.device, *, fresh: bool) -> Tensor:
+        bound, total = self.bound, None
+        whole_out = math.prod([bound.sizes[n] for n in bound.out_letters])
+        for k, coefficient in enumerate(self.coefficients()):
+            dense = self._dense_term(k, sites, device, fresh)  # (site, *rows, *columns)
+            part = coefficient * dense.reshape(len(dense), whole_out, -1)
+            total = part if total is None else total + part
+        assert total is not None
+        n_out, n_in = bound.grid.shape
+        return total[:, :n_out, :n_in].expand(len(sites), -1, -1)  # (site, out, in)
+
+    def _dense_term(
+        self, k: int, sites: Sequence[int], device: torch.device, fresh: bool
+    ) -> Tensor:
+        """One term of several sites, ``(site, *rows, *columns)``; of all alike once."""
+        program, common = self.member.programs[k], self.member.programs[k].common[1:]
+        chosen = sites[:1] if all(common) else sites
+        own = [self.pool.operands(self.m, k, site, device, fresh=fresh) for site in chosen]
+        if len(chosen) == 1:
+            return program.dense.run(own[0])[None]
+        operands = [
+            of_sites[0] if same else torch.stack(of_sites)
+            for same, of_sites in zip(common, zip(*own, strict=True), strict=True)
+        ]
+        planned = self._planned.get((k, len(chosen)))
+        if planned is None:
+            planned = dense_of_sites(program, self.bound, len(chosen))
+            self._planned[k, len(chosen)] = planned
+        return planned.run(operands)
+
     def inputs(self, site: int, device: torch.device) -> list[Tensor]:
         terms = range(len(self.member.programs))
         return [o for k in terms for o in self.pool.operands(self.m, k, site, device)]
@@ -169,6 +214,9 @@ class _ByTransform(SiteProduct):
         eye = torch.eye(self.bound.grid.shape[1], dtype=like.dtype, device=like.device)
         coefficient = self.coefficients()[0]  # the same for all terms
         return coefficient * self.fast.product(eye, parts).T  # (out, in)
+
+    def _several(self, sites: Sequence[int], device: torch.device, *, fresh: bool) -> Tensor:
+        return torch.stack([self._dense(site, device, fresh=fresh) for site in sites])
 
     def inputs(self, site: int, device: torch.device) -> list[Tensor]:
         return list(self._parts(site, device).values())

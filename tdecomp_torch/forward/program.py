@@ -19,7 +19,7 @@ from tdecomp.adapters import Bound, Term
 from tdecomp_torch.forward.contraction import TOKEN, Contraction, Letters, compiled
 from tdecomp_torch.tracing import is_traced
 
-__all__ = ["FactorBlock", "Program", "make_program"]
+__all__ = ["FactorBlock", "Program", "dense_of_sites", "make_program"]
 
 _SITE = "site"
 
@@ -238,3 +238,14 @@ def _at_positions(term: Letters, columns: Letters) -> Letters:
     """Letters of an operand whose ``in`` axes were indexed by the tokens: they come first."""
     rest = tuple(n for n in term if n not in columns)
     return rest if rest == term else (TOKEN, *rest)
+
+
+def dense_of_sites(program: Program, bound: Bound, n: int) -> Contraction:
+    """Operands of n sites to their matrices, ``(site, *rows, *columns)``.
+
+    Operands that all sites have in common are without an axis of sites.
+    """
+    pairs = zip(program.letters, program.common[1:], strict=True)
+    sited = [own if same else (_SITE, *own) for own, same in pairs]
+    output = (_SITE, *bound.out_letters, *bound.in_letters)
+    return compiled(sited, output, {**bound.sizes, _SITE: n})

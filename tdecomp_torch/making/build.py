@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torch import nn
-
 from tdecomp.adapters import Bound
 from tdecomp.errors import ArgumentError
 from tdecomp_torch.attached import AdaptedModule, Attached
 from tdecomp_torch.forward.fast import fast_of
 from tdecomp_torch.forward.layer import Hook, ModuleSite
+from tdecomp_torch.forward.lending import hooks_on
 from tdecomp_torch.forward.pool import FactorPool, Member
 from tdecomp_torch.forward.products import product_of
 from tdecomp_torch.forward.program import make_program
@@ -60,6 +59,7 @@ def build(plan: AdapterPlan, name: str, starts: Starts) -> Attached:
     fill(pool, plan, weights, starts)
     targets = _targets(plan, pool)
     _check_alone(plan, targets)
+    _check_by_weight(plan, targets)
     return Attached(
         model=plan.inventory.model,
         name=name,
@@ -91,7 +91,9 @@ def _targets(plan: AdapterPlan, pool: FactorPool) -> list[AdaptedModule]:
     places: dict[str, list[ModuleSite]] = {}
     for m, grid in enumerate(plan.grids):
         for i, site in enumerate(grid.sites):
-            start, stop = site.first_row, site.first_row + site.shape[0]
+            matrix = plan.inventory.matrices[site.module]
+            start = matrix.kind.first_row(site, matrix.module)
+            stop = start + site.shape[0]
             task = tasks.index(dict(site.labels)["task"]) if tasks else 0
             place = ModuleSite(member=m, site=i, start=start, stop=stop, task=task)
             places.setdefault(site.module, []).append(place)
@@ -109,7 +111,7 @@ def _check_alone(plan: AdapterPlan, targets: Sequence[AdaptedModule]) -> None:
     """Refuse two adapters on one module that do not add up, and a fold that cannot be written."""
     fold = plan.settings.fold
     for target in targets:
-        for hook in _hooks(target.module):
+        for hook in hooks_on(target.module, target.kind):
             adds = all(b.spec.adds for b in plan.bounds) and hook.adds
             if fold or hook.state.folded or not adds:
                 raise ArgumentError(
@@ -120,9 +122,15 @@ def _check_alone(plan: AdapterPlan, targets: Sequence[AdaptedModule]) -> None:
             _check_foldable(target, plan.inventory.readers)
 
 
-def _hooks(module: nn.Module) -> list[Hook]:
-    """Hooks of adapters that are on a module."""
-    return [hook for hook in module._forward_hooks.values() if isinstance(hook, Hook)]
+def _check_by_weight(plan: AdapterPlan, targets: Sequence[AdaptedModule]) -> None:
+    """Refuse what acts on tokens where the weight itself is adapted."""
+    path = next((target.path for target in targets if target.kind.by_weight), None)
+    settings = plan.settings
+    if path is not None and (settings.dropout or settings.rank_dropout):
+        raise ArgumentError(
+            f"dropout is of tokens, and the experts of {path} get an adapted weight, not another"
+            " output: leave out dropout and rank_dropout, or these weights with exclude="
+        )
 
 
 def _check_foldable(target: AdaptedModule, readers: Mapping[str, str]) -> None:

@@ -86,7 +86,8 @@ class BaseWeights:
         """``(out, in)`` of one site, a view."""
         matrix, where = self.matrices[site], self.sites[site]
         whole = matrix.kind.matrix(matrix.module).detach()
-        return whole[where.first_row : where.first_row + where.shape[0]]
+        start = matrix.kind.first_row(where, matrix.module)
+        return whole[start : start + where.shape[0]]
 
     def numpy(self, site: int) -> np.ndarray:
         """The same as float64 in numpy."""

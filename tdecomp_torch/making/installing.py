@@ -90,10 +90,7 @@ def install(attached: Attached, trained: Sequence[str] = ()) -> None:
             parameter.requires_grad_(True)
     watch_model(attached)
     model.add_module(_pool_name(attached.name), pool)
-    attached.handles += [
-        target.module.register_forward_hook(target.hook, with_kwargs=True)
-        for target in attached.targets
-    ]
+    attached.handles += [handle for target in attached.targets for handle in target.put_on()]
     if attached.settings.fold:
         _fold(attached)
 

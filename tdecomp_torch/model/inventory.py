@@ -11,6 +11,7 @@ from torch import nn
 
 from tdecomp.errors import SiteError
 from tdecomp.stack import Site, find_sites
+from tdecomp_torch.model.experts import expert_parameters
 from tdecomp_torch.model.kinds import Kind
 from tdecomp_torch.model.modules import kind_by_class, kind_of
 from tdecomp_torch.model.names import inner_model, modules_of, parameters_of
@@ -21,7 +22,10 @@ __all__ = ["Inventory", "Adaptable", "config_of"]
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptable:
-    """A module that can be adapted: its kind, and the shape of its weight, (out, in)."""
+    """A module that can be adapted: its kind, and the shape of its weight, (out, in).
+
+    Of experts in one parameter the path is that of the parameter, `out` counts the rows of all.
+    """
 
     path: str
     module: nn.Module
@@ -45,7 +49,7 @@ class Inventory:
     modules
         Every module by path.
     matrices
-        Those that can be adapted.
+        Those that can be adapted, and parameters that hold several experts.
     unlike
         Paths of modules that a class takes for a matrix and that do more with their input.
     shapeless
@@ -65,6 +69,15 @@ class Inventory:
                 self.shapeless.add(path)
             else:
                 self.matrices[path] = Adaptable(path=path, module=module, kind=kind, shape=shape)
+        self._add_experts()
+
+    def _add_experts(self) -> None:
+        for path, module in self.modules.items():
+            for kind in expert_parameters(module) if path not in self.matrices else ():
+                own = f"{path}.{kind.name}" if path else kind.name
+                self.matrices[own] = Adaptable(
+                    path=own, module=module, kind=kind, shape=kind.shape(module)
+                )
 
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -100,8 +113,13 @@ class Inventory:
             f"{m.path}.weight": m.stored_shape
             for m in self.matrices.values()
             if not m.kind.looks_up and (m.kind.is_matrix or not linear) and m.path not in apart
-            if not self.is_inside_attention(m.path)
+            if not m.kind.by_weight and not self.is_inside_attention(m.path)
         }
+
+    @property
+    def experts(self) -> dict[str, Adaptable]:
+        """Parameters that hold the matrices of several experts, by their own path."""
+        return {path: m for path, m in self.matrices.items() if m.kind.by_weight}
 
     def is_inside_attention(self, path: str) -> bool:
         """Whether this is a part of torch's MultiheadAttention, which calls none of its parts."""

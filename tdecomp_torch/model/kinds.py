@@ -13,9 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tdecomp.stack import Site
 from tdecomp_torch.model.offload import offloaded
 
-__all__ = ["Conv1D", "Conv2d", "Embedding", "Kind", "Linear", "Quantised", "tensors_of"]
+__all__ = [
+    "Conv1D",
+    "Conv2d",
+    "Embedding",
+    "Kind",
+    "Linear",
+    "Quantised",
+    "direction",
+    "tensors_of",
+]
 
 
 class Kind(ABC):
@@ -37,6 +47,10 @@ class Kind(ABC):
     """Its weight is stored (in, out)."""
     packed = False
     """Its weight can be read, but not be written: it is quantised."""
+    by_weight = False
+    """The adapted weight itself is formed for every call, as its module does more than multiply."""
+    name = "weight"
+    """Of the tensor in the module that is its weight."""
 
     def __init__(self, factors: Mapping[torch.dtype, float] | None = None):
         self.factors = factors or {}
@@ -71,10 +85,18 @@ class Kind(ABC):
         """Its weight as a matrix (out, in), to be read."""
         return self.as_matrix(self.stored(module))
 
+    def first_row(self, site: Site, module: nn.Module) -> int:
+        """Row of that matrix that a site starts at."""
+        del module  # where there is one matrix alone
+        return site.first_row
+
     def as_stored(self, matrix: Tensor, like: Tensor) -> Tensor:
         """The other way: a matrix (out, in) in the shape, layout and dtype of a stored weight."""
-        turned = matrix.T if self.turned else matrix
-        return torch.empty_like(like).copy_(turned.reshape(like.shape))
+        return torch.empty_like(like).copy_(self.laid(matrix, like))
+
+    def laid(self, matrix: Tensor, like: Tensor) -> Tensor:
+        """A matrix (out, in) in the shape of a stored weight; a view where it can be one."""
+        return (matrix.T if self.turned else matrix).reshape(like.shape)
 
     def bias(self, module: nn.Module) -> Tensor | None:
         """What is added to every output token, ``(out,)``."""
@@ -114,14 +136,14 @@ class _OneTensor(Kind):
     """Its weight is one tensor."""
 
     def stored(self, module: nn.Module) -> Tensor:
-        return _present(module, module.weight, "weight")
+        return _present(module, getattr(module, self.name), self.name)
 
     def content(self, module: nn.Module) -> list[Tensor]:
         return [self.stored(module)]
 
     def probe(self, module: nn.Module) -> Tensor:
         w = self.matrix(module)  # (out, in)
-        return w @ _direction(w.shape[1]).to(w)  # (out,)
+        return w @ direction(w.shape[1]).to(w)  # (out,)
 
 
 class _StoredMatrix(_OneTensor):
@@ -205,7 +227,7 @@ class Quantised(_Vectors):
 
     def probe(self, module: nn.Module) -> Tensor:
         like = self._like(module)
-        return module.forward(_direction(int(module.in_features)).to(like)[None])[0]  # pyright: ignore
+        return module.forward(direction(int(module.in_features)).to(like)[None])[0]  # pyright: ignore
 
     def as_matrix(self, stored: Tensor) -> Tensor:
         return stored
@@ -299,6 +321,6 @@ def _random(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64).to(dtype)
 
 
-def _direction(n: int) -> Tensor:
+def direction(n: int) -> Tensor:
     """A fixed vector of length n without a pattern: products with it tell matrices apart."""
     return torch.from_numpy(np.random.default_rng(0).standard_normal(n))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -15,6 +16,7 @@ from tdecomp.errors import ArgumentError, SiteError
 from tdecomp.stack import Site, Survey, Targets, find_sites
 from tdecomp.stack.claims import reason_against
 from tdecomp.stack.select import ALL_LINEAR, Chooser
+from tdecomp_torch.model.expert_sites import is_turned_over, named_experts, shapes_of_experts
 from tdecomp_torch.model.inventory import Adaptable, Inventory
 from tdecomp_torch.model.left_out import left_out
 
@@ -32,12 +34,15 @@ class _Names:
     ----------
     everything
         Every Linear is meant, whatever its name.
+    are_given
+        Names or a regex say what is meant.
     """
 
     def __init__(self, targets: Targets | None, exclude: Targets | None):
         self.everything = isinstance(targets, str) and targets.lower() == ALL_LINEAR
         by_name = targets is not None and not self.everything
         self._chosen = Chooser.of(targets) if targets is not None and by_name else None
+        self.are_given = self._chosen is not None
         self._excluded = Chooser.of(exclude) if exclude else None
 
     def exclude(self, path: str) -> bool:
@@ -77,14 +82,18 @@ def chosen_sites(
         more = f" and {len(unfit) - _MOST} more" if len(unfit) > _MOST else ""
         raise SiteError(
             f"these targets cannot be adapted: {', '.join(unfit[:_MOST])}{more}; name Linear,"
-            " Conv1D, Conv2d (of one group) or Embedding modules, or exclude them"
+            " Conv1D, Conv2d (of one group) or Embedding modules, or parameters of experts, or"
+            " exclude them"
         )
     by_default = targets is None and not patterns
     apart = read if names.everything or by_default else {}
     beside = tuple(_beside(inventory, names, apart, layers))
     try:
         found = find_sites(
-            inventory.stored_shapes(linear=names.everything, apart=apart),
+            {
+                **inventory.stored_shapes(linear=names.everything, apart=apart),
+                **(shapes_of_experts(inventory) if names.are_given else {}),
+            },
             inventory.config,
             targets=targets,
             exclude=exclude,
@@ -92,11 +101,14 @@ def chosen_sites(
             patterns=patterns,
         )
     except SiteError as error:
+        beside += named_experts(inventory, names.name, layers)
         if not beside:
             raise SiteError(f"{error}{_meant(targets, inventory.modules)}") from None
-        return Survey(family="generic", sites=beside, uncovered=(), notes=_may(beside, read))
+        notes = (*_may(beside, read), *_formed(inventory, beside))
+        return Survey(family="generic", sites=beside, uncovered=(), notes=notes)
+    found = _with_experts(inventory, names, layers, found)
     sites = tuple(_turned(site, inventory.matrices.get(site.module)) for site in found.sites)
-    notes = (*found.notes, *_may((*sites, *beside), read))
+    notes = (*found.notes, *_may((*sites, *beside), read), *_formed(inventory, sites))
     if not by_default:
         more = _told(inventory, names) if names.everything else ()
         return Survey(
@@ -158,6 +170,18 @@ def _may(sites: Iterable[Site], read: Mapping[str, str]) -> tuple[str, ...]:
     )
 
 
+def _formed(inventory: Inventory, sites: Iterable[Site]) -> tuple[str, ...]:
+    """A sentence on what chosen experts cost."""
+    mine = list(dict.fromkeys(site.module for site in sites if site.module in inventory.experts))
+    if not mine:
+        return ()
+    numbers = sum(math.prod(inventory.experts[path].shape) for path in mine)
+    return (
+        f"{_few(mine)} hold experts: their adapted weights, {numbers:,} numbers, are formed in"
+        " every forward pass.",
+    )
+
+
 def _told(inventory: Inventory, names: _Names) -> list[str]:
     """Sentences on what is left out: weights used without a call, modules that do more."""
     notes, read = [], inventory.readers
@@ -192,10 +216,14 @@ def _unfit(inventory: Inventory, names: _Names) -> list[str]:
     """Modules and bare parameters that are named and cannot be adapted, with what they are."""
     found = []
     for path, module in inventory.modules.items():
+        if any(names.name(m.path) for m in inventory.experts.values() if m.module is module):
+            continue
         if path and names.name(path) and (reason := _why_unfit(inventory, path, module)):
             found.append(f"{path} ({reason})")
     for path, parameter in inventory.parameters.items():
         owner, _, name = path.rpartition(".")
+        if path in inventory.experts:
+            continue
         if name not in ("weight", "bias") and names.name(path) and owner in inventory.modules:
             found.append(f"{path} (a parameter of shape {tuple(parameter.shape)}, not a module)")
     return found
@@ -236,6 +264,8 @@ def _beside(
         if not chosen or names.exclude(path) or path in apart:
             continue
         tensor = f"{path}.weight"
+        if matrix.kind.by_weight:
+            continue
         if not matrix.kind.looks_up and reason_against(tensor, matrix.shape) != "embedding":
             continue
         *before, name = path.split(".")
@@ -250,6 +280,21 @@ def _beside(
                 shape=matrix.shape,
                 role="embedding",
             )
+
+
+def _with_experts(
+    inventory: Inventory, names: _Names, layers: Collection[int] | None, found: Survey
+) -> Survey:
+    """What was found, with the experts that are named and that no family knows."""
+    kept = tuple(site for site in found.sites if not is_turned_over(inventory, site))
+    known = {site.module for site in kept}
+    more = named_experts(inventory, lambda path: names.name(path) and path not in known, layers)
+    own = [site.module for site in more]
+    idle = [
+        f"Target {path.split('.', k)[-1]!r} " for path in own for k in range(path.count(".") + 1)
+    ]
+    notes = tuple(note for note in found.notes if not note.startswith((*idle, "\0")))
+    return replace(found, sites=(*kept, *more), notes=notes)
 
 
 def _turned(site: Site, matrix: Adaptable | None) -> Site:

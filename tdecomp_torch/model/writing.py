@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tdecomp_torch.model.gathering import is_part
 from tdecomp_torch.model.kinds import Kind
@@ -18,26 +18,33 @@ _ELSEWHERE = (
 )
 _Reason = Callable[[Kind, Any], bool]
 
+
+def _own(kind: Kind, module: Any) -> Tensor:
+    return getattr(module, kind.name)
+
+
 _REASONS: tuple[tuple[_Reason, str, str], ...] = (
     (lambda kind, module: kind.packed, "is quantised ({type})", _ELSEWHERE),
     (
-        lambda kind, module: "weight" not in module._parameters | module._buffers,
+        lambda kind, module: kind.name not in module._parameters | module._buffers,
         "has no weight of its own ({type}): it is computed from {parameters}",
         "make it plain first (torch.nn.utils.prune.remove, remove_parametrizations or"
         " remove_weight_norm), or write the adapter as a LoRA with save_lora",
     ),
     (
-        lambda kind, module: module.weight.is_meta,
+        lambda kind, module: _own(kind, module).is_meta,
         "is offloaded or on meta ({type})",
         "load the saved adapter on the model in memory and merge there",
     ),
     (
-        lambda kind, module: is_part(module.weight) or hasattr(module.weight, "full_tensor"),
+        lambda kind, module: (
+            is_part(_own(kind, module)) or hasattr(_own(kind, module), "full_tensor")
+        ),
         "is sharded ({type})",
         "load the saved adapter on the whole model and merge there",
     ),
     (
-        lambda kind, module: module.weight.numel() > 1 and 0 in module.weight.stride(),
+        lambda kind, module: _own(kind, module).numel() > 1 and 0 in _own(kind, module).stride(),
         "keeps several of its numbers in one place in memory ({type}, an expanded tensor)",
         "give the module a weight of its own: module.weight = nn.Parameter(module.weight.clone())",
     ),

@@ -15,8 +15,8 @@ from peft.tuners.tuners_utils import (
 from peft.utils.other import get_pattern_key
 from torch import nn
 
-from tdecomp.errors import ArgumentError
-from tdecomp.stack.select import ALL_LINEAR
+from tdecomp.errors import ArgumentError, SiteError
+from tdecomp.stack.select import ALL_LINEAR, Chooser
 from tdecomp_torch.attached import Attached
 from tdecomp_torch.decomposed import DecomposedStart
 from tdecomp_torch.model.inventory import Inventory
@@ -85,6 +85,9 @@ def _needs_rank(config: TensorAdapterConfig) -> bool:
 def _paths(model: nn.Module, inventory: Inventory, config: TensorAdapterConfig) -> list[str]:
     """Plain names of the modules that are meant."""
     named = config.target_modules
+    experts = _experts(inventory, config)
+    if named is None and experts:
+        return experts
     if named is None or (isinstance(named, str) and named.lower() == ALL_LINEAR):
         _name_targets(model, inventory, config)
     plain = {id(module): path for path, module in inventory.modules.items()}
@@ -94,7 +97,30 @@ def _paths(model: nn.Module, inventory: Inventory, config: TensorAdapterConfig) 
             base = getattr(module, "base_layer", module)
             if id(base) in plain:
                 found.append(plain[id(base)])
-    return found
+    return [*found, *experts]
+
+
+def _experts(inventory: Inventory, config: TensorAdapterConfig) -> list[str]:
+    """Plain names of the parameters that are meant.
+
+    Raises
+    ------
+    SiteError
+        A name that matches none, or a parameter that does not hold several matrices.
+    """
+    found: dict[str, None] = {}
+    for name in sorted(config.target_parameters or ()):
+        chosen = Chooser.of([name])
+        own = [path for path in inventory.experts if chosen(path)]
+        if not own:
+            other = next(filter(chosen, inventory.parameters), None)
+            shape = "" if other is None else f": {other} is {inventory.parameters[other].shape}"
+            raise SiteError(
+                f"target_parameters={name!r} matches no parameter of several experts, (expert,"
+                f" out, in){shape}; name what is a module in target_modules"
+            )
+        found |= dict.fromkeys(own)
+    return list(found)
 
 
 def _name_targets(model: nn.Module, inventory: Inventory, config: TensorAdapterConfig) -> None:

@@ -46,6 +46,10 @@ class TensorAdapterConfig(PeftConfig):
         are NaN.
     target_modules, exclude_modules, layers_to_transform, layers_pattern, modules_to_save
         As in PEFT. Without `target_modules`: what `attach` takes by default.
+    target_parameters
+        Names of parameters that hold the matrices of several experts, or ends of their paths; those
+        of one layer are weights of the site mode ``expert``. Their adapted weights are formed in
+        every forward pass. Without `target_modules` nothing else is adapted.
     rank_pattern
         Regex or end of a module path -> rank of these, for methods that share no factors between
         weights.
@@ -107,13 +111,7 @@ class TensorAdapterConfig(PeftConfig):
             raise ArgumentError(
                 f"method={self.method!r} must be the name of a row of the catalogue or a Spec"
             )
-        if self.target_parameters:
-            raise ArgumentError(
-                f"target_parameters={self.target_parameters!r}: tensor adapters act on modules, not"
-                " on single parameters; name modules in target_modules, or merge experts into"
-                " Linear modules first"
-            )
-        for what in ("target_modules", "exclude_modules"):
+        for what in ("target_modules", "exclude_modules", "target_parameters"):
             if isinstance(getattr(self, what), list | tuple):
                 setattr(self, what, set(getattr(self, what)))
         self.spec  # noqa: B018 - an unknown row is refused here

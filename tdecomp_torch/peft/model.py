@@ -13,13 +13,13 @@ from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.integrations import skip_init_on_device
 from torch import nn
 
-from tdecomp.errors import ArgumentError
+from tdecomp.errors import ArgumentError, SiteError
 from tdecomp_torch.attached import AdaptedModule, Attached
 from tdecomp_torch.handle import Adapter
 from tdecomp_torch.peft.choosing import made
 from tdecomp_torch.peft.config import TensorAdapterConfig
 from tdecomp_torch.peft.factors import SharedFactors
-from tdecomp_torch.peft.layers import TensorLayer, layer_for
+from tdecomp_torch.peft.layers import TensorExperts, TensorLayer, layer_for
 from tdecomp_torch.peft.names import PREFIX, ROOM
 from tdecomp_torch.peft.shaking import shake
 from tdecomp_torch.peft.weighted import check_summable, fill_with_sum, summed_ranks
@@ -97,15 +97,46 @@ class TensorAdapterModel(BaseTuner):
         if adapter_name not in room.attached:
             room.add(attached, empty=self._empty)
         own = _of_module(attached, getattr(target, "base_layer", target))
-        if own is None:
+        if not own:
             return  # its rank is 0
         if isinstance(target, TensorLayer):
             target.add(attached, own)
         else:
-            layer = layer_for(own)
+            layer = layer_for(own[0])
             layer.add(attached, own)
             layer.set_adapter(self.active_adapters)
             self._replace_module(parent, target_name, layer, target)
+
+    def _inject_parameters(
+        self, peft_config: PeftConfig, model: nn.Module, adapter_name: str, low_cpu_mem_usage: bool
+    ) -> list[str]:
+        """Put the adapter on the modules that hold experts; names of their parameters."""
+        del low_cpu_mem_usage
+        attached = self._waiting
+        found = [t for t in attached.targets if t.kind.by_weight] if attached else []
+        keys = {id(module): key for key, module in model.named_modules()}
+        for number in dict.fromkeys(id(target.module) for target in found):
+            key = keys[number].removesuffix(".base_layer")
+            if not key:
+                raise SiteError(
+                    f"{found[0].path} is a parameter of the model itself, whose module PEFT cannot"
+                    " replace: use tdecomp_torch.attach"
+                )
+            parent, _, name = key.rpartition(".")
+            owner = model.get_submodule(parent)
+            self._create_and_replace(
+                peft_config, adapter_name, getattr(owner, name), name, owner, key
+            )
+        return [target.path for target in found]
+
+    def _replace_module(
+        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
+    ) -> None:
+        """As everywhere; a module of experts has no `weight` that PEFT could hand on."""
+        if isinstance(child, TensorExperts):
+            setattr(parent, child_name, new_module)
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
 
     def _check_merge_allowed(self) -> None:
         """Refuse before any weight is written what would be refused at one of them."""
@@ -240,6 +271,6 @@ def _room(model: nn.Module) -> SharedFactors:
     return room
 
 
-def _of_module(attached: Attached, module: nn.Module) -> AdaptedModule | None:
-    """The module as an adapter knows it; None if it leaves it out."""
-    return next((target for target in attached.targets if target.module is module), None)
+def _of_module(attached: Attached, module: nn.Module) -> tuple[AdaptedModule, ...]:
+    """The module as an adapter knows it; empty if it leaves it out."""
+    return tuple(target for target in attached.targets if target.module is module)

@@ -23,6 +23,7 @@ from tdecomp.files.loras import AdapterFile
 from tdecomp.files.loras.adapter_file import HeldPair
 from tdecomp.files.peft_config import facts, refused
 from tdecomp.files.peft_lora import write_lora
+from tdecomp.files.unfused import unfused
 from tdecomp.formats import Format, Network
 from tdecomp.modes import Equation
 from tdecomp.stack import Group
@@ -55,7 +56,8 @@ def to_lora(attached: Attached, *, max_rank: int | None = None) -> list[LoRAModu
     ArgumentError
         `max_rank` is not a whole number above 0.
     SiteError
-        For modules that no LoRA pair of matrices fits: embeddings and convolutions.
+        For modules that no LoRA pair of matrices fits: embeddings, convolutions, and experts that
+        PEFT does not take one by one.
     """
     attached.check()
     if max_rank is not None and (
@@ -64,7 +66,7 @@ def to_lora(attached: Attached, *, max_rank: int | None = None) -> list[LoRAModu
         raise ArgumentError(f"max_rank={max_rank!r} must be a whole number, 1 or more")
     targets = attached.acting_targets()
     for target in targets:
-        if not target.kind.is_matrix:
+        if not (target.kind.is_matrix or target.kind.by_weight):
             raise SiteError(
                 f"{target.path} is a {type(target.module).__name__}: LoRA pairs are written for"
                 " Linear and Conv1D modules only"
@@ -84,8 +86,16 @@ def to_lora(attached: Attached, *, max_rank: int | None = None) -> list[LoRAModu
     for target in targets:
         shape = target.kind.shape(target.module)
         assert shape is not None
-        shapes[f"{target.path}.weight"] = shape[::-1] if target.kind.turned else shape
-    modules, _ = lora_modules(groups, tensors, shapes, max_rank=max_rank)
+        shapes[target.tensor] = tuple(target.kind.stored(target.module).shape)
+        if target.kind.is_matrix:
+            shapes[target.tensor] = shape[::-1] if target.kind.turned else shape
+    groups, shapes = unfused(groups, shapes, facts(_config(attached.model)))
+    modules, left_out = lora_modules(groups, tensors, shapes, max_rank=max_rank)
+    if left_out:
+        raise SiteError(
+            f"the experts of {left_out[0]} cannot be written as LoRA pairs for a model of this"
+            " type: merge the adapter and save the model, or leave them out with exclude="
+        )
     return modules
 
 

@@ -88,7 +88,12 @@ def _misfit_of(inventory: Inventory, site: Site, module: str) -> str:
     matrix = inventory.matrices.get(module)
     if matrix is None and module not in inventory.shapeless:
         return f"this one has no module {site.module}"
-    shape, end = None if matrix is None else matrix.shape, site.first_row + site.shape[0]
+    shape = None if matrix is None else matrix.shape
+    if matrix is not None and matrix.kind.by_weight != bool(site.positions):
+        return f"{site.path} was another kind of weight"
+    if matrix is not None and matrix.kind.by_weight and matrix.kind.turned != site.transpose:
+        return f"the experts of {site.module} are stored the other way round"
+    end = site.shape[0] + (0 if matrix is None else matrix.kind.first_row(site, matrix.module))
     if shape is None or end > shape[0] or site.shape[1] != shape[1]:
         return f"{site.path} was {site.shape}, this model's {site.module} is {shape}"
     return ""
@@ -100,7 +105,10 @@ def renamed(said: AdapterDescription, rename: Rename) -> AdapterDescription:
         return said
     grids = []
     for grid in said.grids:
-        sites = [replace(s, tensor=f"{rename(s.module)}.weight") for s in grid.sites]
+        sites = [
+            replace(s, tensor=rename(s.module) + s.tensor.removeprefix(s.module))
+            for s in grid.sites
+        ]
         grids.append(SiteGrid(grid.grid, tuple(sites)))
     base = said.base if isinstance(said.base, Mapping) else {}  # one digest has the names in it
     return replace(said, grids=tuple(grids), base={rename(name): own for name, own in base.items()})

@@ -172,13 +172,16 @@ def test_experts_without_a_pair_are_written_as_zeros(tmp_path: Path):
     )
     write_lora(tmp_path, [one], base="", model=config)
     arrays = load_file(tmp_path / "adapter_model.safetensors")
-    assert len(arrays) == 3 * 2 * 2
+    assert len(arrays) == 3 * 3 * 2
     assert {key.split(".experts.")[1] for key, value in arrays.items() if value.any()} == {
         f"1.w1.lora_{x}.weight" for x in "AB"
     }
     written = json.loads((tmp_path / "adapter_config.json").read_text())
     assert written["target_modules"] == []
-    assert written["target_parameters"] == ["layers.0.mlp.experts.gate_up_proj"]
+    assert written["target_parameters"] == [
+        "layers.0.mlp.experts.down_proj",
+        "layers.0.mlp.experts.gate_up_proj",
+    ]
 
 
 def test_dense_blocks_beside_experts_are_named_by_their_weight(tmp_path: Path):

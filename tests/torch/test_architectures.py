@@ -400,15 +400,37 @@ def qwen_moe() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    "targets",
-    [["gate_up_proj"], ["experts"], ["q_proj", "down_proj"], r".*experts.*"],
-    ids=["parameter", "module", "beside others", "regex"],
+    ("targets", "kinds"),
+    [
+        (["gate_up_proj"], {"gate_up_proj"}),
+        (["q_proj", "down_proj"], {"q_proj", "down_proj"}),
+        (r".*experts.*", {"gate_up_proj", "down_proj"}),
+        (["gate_up_proj.up"], {"gate_up_proj"}),
+    ],
+    ids=["parameter", "beside others", "regex", "part"],
 )
-def test_fused_experts_are_refused_with_a_list(targets):
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys did not match")
+@torch.no_grad()
+def test_fused_experts_are_adapted_where_they_are_named(targets, kinds, tmp_path):
+    model, batch = mixtral().float().eval(), {"input_ids": torch.arange(10).view(2, 5)}
+    plain, before = copy.deepcopy(model), surface(model)
+    adapter = attach(model, "lotr", targets=targets, rank=2)
+    assert {target.path.rpartition(".")[2] for target in adapter.targets} == kinds
+    assert any("expert" in dict(grid.grid.modes) for grid in adapter.grids)
+    move(adapter)
+    expected = output(model, batch)
+    assert not close(output(plain, batch), expected)
+    adapter.save_lora(tmp_path / "lora")
+    assert close(output(PeftModel.from_pretrained(plain, str(tmp_path / "lora")), batch), expected)
+    adapter.detach()
+    assert surface(model) == before
+
+
+def test_a_module_of_experts_is_not_a_weight():
     model = mixtral()
     before = surface(model)
-    with pytest.raises(SiteError, match=r"model\.layers\.0\.mlp\.experts.*model\.layers\.1"):
-        attach(model, "lotr", targets=targets, rank=2)
+    with pytest.raises(SiteError, match=r"model\.layers\.0\.mlp\.experts.*parameters of experts"):
+        attach(model, "lotr", targets=["experts"], rank=2)
     assert surface(model) == before
 
 

@@ -180,7 +180,7 @@ class Mixed(nn.Module):
         self.grouped = nn.Conv2d(8, 8, 3, groups=2)
         self.image = nn.Conv2d(8, 8, 3)
         self.words = nn.Embedding(5, 8)
-        self.scale = nn.Parameter(torch.ones(3, 8, 8))
+        self.scale = nn.Parameter(torch.ones(8, 8))
         self.last = nn.Linear(8, 8)
 
 
@@ -190,7 +190,7 @@ class Mixed(nn.Module):
         ("out_proj", r"attention\.out_proj \(used by MultiheadAttention without a call\)"),
         ("line", r"line \(Conv1d\)"),
         ("grouped", r"grouped \(Conv2d, not a matrix\)"),
-        ("scale", r"scale \(a parameter of shape \(3, 8, 8\), not a module\)"),
+        ("scale", r"scale \(a parameter of shape \(8, 8\), not a module\)"),
         ("attention", r"attention \(MultiheadAttention\)"),
     ],
 )

@@ -257,20 +257,21 @@ def _check_grids(grids: Sequence[SiteGrid]) -> None:
 def _check_tasks(grids: Sequence[SiteGrid], tasks: Sequence[str]) -> None:
     """Refuse weights that are not one site for every task, and rows that belong to two."""
     found: dict[str, list[Any]] = {}
-    rows: dict[tuple[str, Any], list[tuple[int, int]]] = {}
+    rows: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
     for sites in grids:
         for site in sites.sites:
             task = dict(site.labels).get("task") if tasks else None
             found.setdefault(site.path, []).append(task)
             end = site.first_row + site.shape[0]
-            rows.setdefault((site.module, task), []).append((site.first_row, end))
+            where = (site.module, site.positions, task)
+            rows.setdefault(where, []).append((site.first_row, end))
     wanted = {*tasks} or {None}
     for path, own in found.items():
         if len(own) != len(wanted) or {*own} != wanted:
             raise ArgumentError(
                 f"{path} is not one site for each of {', '.join(tasks[:4]) or 'no tasks'}"
             )
-    for (module, _), spans in rows.items():
+    for (module, *_), spans in rows.items():
         spans.sort()
         if any(after[0] < before[1] for before, after in zip(spans, spans[1:], strict=False)):
             raise ArgumentError(f"two sites of {module} have rows in common")
