@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from tdecomp_torch.handle import Adapter
+from tdecomp_torch.model.gathering import is_part
 
 __all__ = ["AdapterCallback"]
 
@@ -47,7 +48,14 @@ class AdapterCallback(TrainerCallback):
         self.adapter.step(state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the adapter into the checkpoint that was just written."""
-        if self.folder is not None:
+        """Write the adapter into the checkpoint that was just written.
+
+        Of several processes with the whole adapter one writes; sharded, all come together.
+        """
+        if self.folder is not None and (state.is_world_process_zero or self._is_sharded()):
             checkpoint = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
             self.adapter.save(checkpoint / self.folder, overwrite=True)
+
+    def _is_sharded(self) -> bool:
+        factors = self.adapter.factors().values()
+        return any(is_part(factor) or hasattr(factor, "full_tensor") for factor in factors)

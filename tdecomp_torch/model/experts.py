@@ -16,10 +16,10 @@ from tdecomp.stack import Site
 from tdecomp_torch.model.kinds import Kind, direction
 from tdecomp_torch.model.offload import offloaded
 
-__all__ = ["Experts", "expert_parameters"]
+__all__ = ["FusedExperts", "expert_parameters"]
 
 
-class Experts(Kind):
+class FusedExperts(Kind):
     """A parameter ``(expert, out, in)``, or turned ``(expert, in, out)``.
 
     As a matrix it is all experts one below the other, ``(expert out, in)``.
@@ -104,13 +104,13 @@ class Experts(Kind):
         )
 
 
-def expert_parameters(module: nn.Module) -> list[Experts]:
+def expert_parameters(module: nn.Module) -> list[FusedExperts]:
     """The parameters of a module that are several matrices of floating numbers."""
     if type(module).__module__.startswith("torch."):  # convolutions
         return []
     turned = getattr(module, "is_transposed", None) is True  # as transformers says of its experts
     return [
-        Experts(name, turned=turned)
+        FusedExperts(name, turned=turned)
         for name, own in module.named_parameters(recurse=False)
         if own.dim() == 3 and own.shape[0] > 1 and own.numel()
         if own.is_floating_point() and own.element_size() > 1

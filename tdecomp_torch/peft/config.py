@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
 from typing import Any
 
@@ -14,6 +14,7 @@ from tdecomp.adapters import Spec
 from tdecomp.adapters import method as row_of
 from tdecomp.adapters.from_weights import FROM_WEIGHTS
 from tdecomp.errors import ArgumentError, TdecompError
+from tdecomp_torch.forward.tasks import checked_tasks
 from tdecomp_torch.peft.names import METHOD
 from tdecomp_torch.preparing import Asked
 
@@ -114,8 +115,12 @@ class TensorAdapterConfig(PeftConfig):
         for what in ("target_modules", "exclude_modules", "target_parameters"):
             if isinstance(getattr(self, what), list | tuple):
                 setattr(self, what, set(getattr(self, what)))
+        if isinstance(self.patterns, str) or not isinstance(self.patterns, Collection):
+            raise ArgumentError(
+                f"patterns={self.patterns!r} must be a list, such as ['blocks.{{layer}}.{{proj}}']"
+            )
         self.spec  # noqa: B018 - an unknown row is refused here
-        self.asked()
+        checked_tasks(self.asked().tasks, fold=False)
 
     @property
     def spec(self) -> Spec:
@@ -149,7 +154,7 @@ class TensorAdapterConfig(PeftConfig):
             absent=made if empty else named,
             start=self.start,
             tokens=self.tokens,
-            tasks=tuple(self.tasks),
+            tasks=self.tasks,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,6 +6,9 @@ holds what all others share.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -13,6 +16,7 @@ from torch import nn
 from tdecomp.errors import ArgumentError
 from tdecomp_torch.attached import Attached
 from tdecomp_torch.making.installing import watch_model
+from tdecomp_torch.model.gathering import is_part
 from tdecomp_torch.model.guest import Guest
 from tdecomp_torch.peft.names import POOLS
 
@@ -37,6 +41,7 @@ class SharedFactors(Guest, BaseTunerLayer):
         self.tdecomp_factors = nn.ModuleDict()
         self.attached: dict[str, Attached] = {}
         self._active_adapter = []
+        self.register_load_state_dict_pre_hook(_check_loaded)
 
     @property
     def merged_adapters(self) -> list[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -140,6 +145,37 @@ class SharedFactors(Guest, BaseTunerLayer):
         attached.handles.clear()
         attached.standing = None
 
+    def check_loaded(self, state: Mapping[str, Any], prefix: str) -> None:
+        """Refuse numbers of other factors than those that a configuration asks for.
+
+        Raises
+        ------
+        ArgumentError
+            Names the first factor that differs.
+        """
+        pools = f"{prefix}{POOLS}."
+        inside = {key.removeprefix(pools): v for key, v in state.items() if key.startswith(pools)}
+        stray = {
+            key: v for key, v in inside.items() if "." not in key
+        }  # of no adapter that PEFT saw
+        for name, attached in self.attached.items():
+            start = f"{name}."
+            given = {
+                key.removeprefix(start): v for key, v in inside.items() if key.startswith(start)
+            }
+            given = given or stray
+            own = dict(attached.pool.named_parameters())
+            asked = {key: tuple(p.shape) for key, p in own.items() if not is_part(p)}
+            found = {key: tuple(given[key].shape) for key in given if key in asked}
+            for key, shape in asked.items() if given else ():
+                if found.get(key, () if not found else shape) != shape:
+                    here = f"is {found[key]} in the file" if key in found else "is not in the file"
+                    raise ArgumentError(
+                        f"the factor {key!r} of the adapter {name!r} {here}, and the configuration"
+                        f" ({attached.spec.name}) asks for {shape}: adapter_config.json is that of"
+                        " another adapter or was changed (method, rank, target_modules, tasks)"
+                    )
+
     def _check_sum(self, names: list[str]) -> None:
         present = [self.attached[name] for name in names if name in self.attached]
         for one in present if len(present) > 1 else ():
@@ -154,3 +190,8 @@ class SharedFactors(Guest, BaseTunerLayer):
                         f" replaces its weight, and cannot act together with {other.name!r}: set"
                         " one of them only"
                     )
+
+
+def _check_loaded(room: Any, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Called before a state is loaded; a function, so that copies of a model have their own."""
+    room.check_loaded(state, prefix)

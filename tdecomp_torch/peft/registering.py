@@ -18,6 +18,7 @@ from tdecomp.errors import ArgumentError
 from tdecomp_torch.peft.config import TensorAdapterConfig
 from tdecomp_torch.peft.model import TensorAdapterModel
 from tdecomp_torch.peft.names import METHOD, PREFIX
+from tdecomp_torch.peft.refusing import name_the_export
 
 __all__ = ["OLDEST", "TOO_NEW", "check_version", "register"]
 
@@ -42,6 +43,7 @@ def register() -> None:
             model_cls=TensorAdapterModel,
             prefix=PREFIX,
         )
+    name_the_export()
 
 
 def check_version(installed: str) -> None:

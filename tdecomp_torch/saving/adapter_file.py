@@ -139,7 +139,14 @@ def load(model: nn.Module, folder: str | os.PathLike[str], name: str) -> Attache
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
-        raise FileError(f"{path} does not exist: give a folder that save wrote")
+        peft = (path.parent / "adapter_config.json").is_file()
+        raise FileError(
+            f"{path} does not exist: give a folder that save wrote",
+            tip="that is a folder of PEFT: import tdecomp_torch.peft, and load it with"
+            " peft.PeftModel.from_pretrained(model, FOLDER)"
+            if peft
+            else "",
+        )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             yield file

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model, inject_adapter_in_model
-from peft.utils import PeftType
+from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from peft.utils import PeftType, hotswap
 from safetensors.torch import load_file
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from tdecomp import ArgumentError, SiteError
+from tdecomp import ArgumentError, FileError, SiteError
 from tdecomp.adapters import CATALOGUE
-from tdecomp_torch import attach
+from tdecomp_torch import attach, load_adapter
 from tdecomp_torch.model.guest import Guest
 from tdecomp_torch.peft import TensorAdapterConfig, adapter_of
 from tdecomp_torch.peft.registering import check_version, register
@@ -436,6 +437,91 @@ def test_registering_twice_is_once():
     assert [m for m in PeftType if m.value == "TDECOMP_TORCH_PEFT"] == [
         PeftType("TDECOMP_TORCH_PEFT")
     ]
+
+
+HERE = {"target_modules": ["q_proj", "v_proj"]}
+
+
+@pytest.mark.parametrize(
+    ("edited", "error", "says"),
+    [
+        ({"rank": 3}, ArgumentError, r"__left' of the adapter 'default' is \(12, 2\) in the file"),
+        ({"method": "lora"}, ArgumentError, r"not in the file, and the configuration \(lora\)"),
+        ({"target_modules": ["q_proj"]}, ArgumentError, "adapter_config.json is that of another"),
+        ({"rank": "many"}, ArgumentError, "'many' must be a whole number"),
+        ({"method": None}, ArgumentError, "method=None must be the name of a row"),
+        ({"tasks": "english"}, ArgumentError, "tasks='english' must be names"),
+        ({"patterns": 5}, ArgumentError, "patterns=5 must be a list"),
+        ({"share": 7}, ArgumentError, "share=7 must be a sequence"),
+        ({"step": "x"}, ArgumentError, "step='x' must be a number"),
+        ({"target_parameters": ["w"]}, SiteError, "matches no parameter of several experts"),
+    ],
+    ids=lambda own: "-".join(map(str, own)) if isinstance(own, dict) else "",
+)
+def test_a_configuration_edited_by_hand(edited, error, says, tmp_path):
+    on(tiny(), "lotr", **HERE).save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | edited))
+    with pytest.raises(error, match=says) as caught:
+        PeftModel.from_pretrained(tiny(), str(tmp_path))
+    assert "\n" not in str(caught.value).strip()
+
+
+def test_what_peft_does_with_lora_only_names_the_export(tmp_path):
+    model = on(tiny(), "lotr")
+    model.save_pretrained(tmp_path)
+    before = model(x_of())
+    with pytest.raises(ArgumentError, match=r"save_lora\(folder\)"):
+        hotswap.hotswap_adapter(model, str(tmp_path), "default")
+    assert torch.equal(model(x_of()), before)
+    one, other = (LoraConfig(r=2, use_rslora=flag) for flag in (False, True))
+    hotswap.check_hotswap_configs_compatible(one, one)
+    with pytest.raises(ValueError, match="use_rslora"):  # PEFT's own check of LoRA
+        hotswap.check_hotswap_configs_compatible(one, other)
+
+
+def test_load_adapter_tells_a_folder_of_peft(tmp_path):
+    on(tiny(), "lotr").save_pretrained(tmp_path)
+    with pytest.raises(FileError) as caught:
+        load_adapter(tiny(), tmp_path)
+    assert "import tdecomp_torch.peft" in caught.value.tip
+
+
+def test_saved_while_merged_is_saved_whole(tmp_path):
+    model = on(tiny(), "lotr")
+    expected = model(x_of())
+    model.save_pretrained(tmp_path / "apart")
+    model.merge_adapter()
+    model.save_pretrained(tmp_path / "merged")
+    files = [load_file(tmp_path / k / "adapter_model.safetensors") for k in ("apart", "merged")]
+    assert files[0].keys() == files[1].keys()
+    assert all(torch.equal(value, files[1][key]) for key, value in files[0].items())
+    assert_close(PeftModel.from_pretrained(tiny(), str(tmp_path / "merged"))(x_of()), expected)
+
+
+def test_a_vocabulary_is_not_resized_under_its_adapter():
+    def llama() -> Any:
+        options = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+        made = LlamaConfig(vocab_size=20, hidden_size=8, **options)
+        return seeded(lambda: LlamaForCausalLM(made))
+
+    ids = torch.arange(6)[None]
+    model = get_peft_model(llama(), config_of("lora", target_modules=["embed_tokens", "q_proj"]))
+    before = model(input_ids=ids).logits
+    with pytest.raises(TypeError, match="TensorEmbedding"):  # transformers' own, before any change
+        model.base_model.model.resize_token_embeddings(24, mean_resizing=False)
+    assert torch.equal(model(input_ids=ids).logits, before)
+    model = get_peft_model(llama(), config_of("lora", target_modules=["embed_tokens", "q_proj"]))
+    model.base_model.model.model.embed_tokens = nn.Embedding(24, 8)
+    with pytest.raises(
+        SiteError, match=r"embed_tokens was replaced by another Embedding, \(24, 8\)"
+    ):
+        model(input_ids=ids)
+    beside = get_peft_model(llama(), config_of("lora", target_modules=["q_proj"]))
+    set_random(adapter_of(beside))
+    expected = beside(input_ids=ids).logits
+    beside.base_model.model.resize_token_embeddings(24, mean_resizing=False)
+    assert_close(beside(input_ids=ids).logits[..., :20], expected)
 
 
 def test_a_process_without_the_import_is_told_what_to_import(tmp_path):

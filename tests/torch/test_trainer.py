@@ -109,6 +109,15 @@ def test_attached_models_resume_with_the_callback(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_one_of_several_processes_writes_what_all_hold(tmp_path):
+    adapter = attach(llama(), "lotr", rank=2)
+    arguments = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    for first in (False, True):
+        state = transformers.TrainerState(global_step=3, is_world_process_zero=first)
+        AdapterCallback(adapter).on_save(arguments, state, None)
+        assert (tmp_path / "checkpoint-3" / "adapter").exists() is first
+
+
 def test_a_server_gets_merged_weights():
     """As GRPO brings a policy to its server: merged, by the names of the plain model."""
     plain = llama()

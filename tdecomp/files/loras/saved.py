@@ -118,6 +118,13 @@ class _Saved:
                 tip="adapter = tdecomp_torch.load_adapter(model, PATH); adapter.task ="
                 f" {tasks[0]!r}; adapter.save_lora(DIR)",
             )
+        sites = (site for grid in self.said.grids for site in grid.sites)
+        if fused := next((site.module for site in sites if site.positions), None):
+            raise FileError(
+                f"{self.path} adapts the experts of {fused}, which lie in one parameter: write them"
+                " as pairs",
+                tip="adapter = tdecomp_torch.load_adapter(model, PATH); adapter.save_lora(DIR)",
+            )
         present = {key for key in self.entries if not key.startswith(BESIDES)}
         expected: dict[str, tuple[int, ...]] = {}
         seeded = 0
