@@ -14,6 +14,7 @@ from tdecomp._brief import brief, brief_count
 from tdecomp.adapters.wraps import RowGain
 from tdecomp.errors import ArgumentError
 from tdecomp_torch.forward.products import SiteProduct
+from tdecomp_torch.forward.program import FEW
 from tdecomp_torch.forward.reader import Reader
 from tdecomp_torch.forward.tasks import Examples
 from tdecomp_torch.model.kinds import Kind
@@ -68,6 +69,12 @@ class Hook:
         self.state, self.kind, self.n_out = self.pool.state, kind, n_out
         n_tasks = 1 + max(place.task for place in places)
         self.by_task = tuple(tuple(p for p in places if p.task == t) for t in range(n_tasks))
+        self._whole = tuple(kind.is_matrix and self._is_whole(own) for own in self.by_task)
+
+    def _is_whole(self, places: Sequence[ModuleSite]) -> bool:
+        """Whether the sites are one, which adds to the whole output."""
+        (place, *more) = places
+        return not more and place.stop - place.start == self.n_out and self.adds
 
     def __repr__(self) -> str:
         name = self.pool.members[self.by_task[0][0].member].bound.spec.name
@@ -94,7 +101,18 @@ class Hook:
         x = args[0] if args else next(iter(kwargs.values()))
         if self.state.examples is not None:
             return self._by_example(module, x, output, self.state.examples)
+        if not torch.is_grad_enabled() and not module.training and self._whole[self.state.task]:
+            quick = self._quickly(x, output, self.by_task[self.state.task][0])
+            if quick is not None:
+                return quick
         return self._added(module, x, output, self.by_task[self.state.task])
+
+    def _quickly(self, x: Tensor, output: Tensor, place: ModuleSite) -> Tensor | None:
+        """The same for a few tokens without gradient; None where that is not what they are."""
+        few = 0 < x.numel() < FEW * x.shape[-1]
+        if not few or type(x) is not Tensor or torch.is_autocast_enabled(x.device.type):
+            return None
+        return self._products[place.member].quickly(x, output, place.site)
 
     def _by_example(
         self, module: nn.Module, x: Tensor, output: Tensor, examples: Examples

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["ByThread", "Pass", "Ready", "is_checkpointed"]
 
@@ -23,6 +23,59 @@ class Ready:
     def at(self, site: int) -> list[Tensor]:
         """Those of one site."""
         return [s if isinstance(s, Tensor) else s[site] for s in self.sources]
+
+
+@dataclass(frozen=True)
+class StandingReady:
+    """Operands of a group, and what they are views of: they stand while that is where it was.
+
+    Attributes
+    ----------
+    factors
+        With the address of each.
+    blocks
+        Products of every term.
+    ready
+        The operands.
+    stays
+        Whether all of them follow what is written to the factors, as views do.
+    """
+
+    factors: tuple[tuple[Tensor, int], ...]
+    blocks: tuple[Tensor, ...]
+    ready: list[Ready]
+    stays: bool
+
+    @classmethod
+    def of(
+        cls, factors: Mapping[str, Tensor], blocks: Sequence[Sequence[Tensor]], ready: list[Ready]
+    ) -> StandingReady:
+        """Operands that were made now."""
+        flat = tuple(block for own in blocks for block in own)
+        stays = all(map(_is_plain, factors.values()))
+        if not stays:
+            return cls((), flat, ready, stays=False)
+        owned = {x.untyped_storage().data_ptr() for x in (*factors.values(), *flat)}
+        first = [s if isinstance(s, Tensor) else s[0] for own in ready for s in own.sources]
+        stays = all(_is_plain(x) and x.untyped_storage().data_ptr() in owned for x in first)
+        return cls(tuple((x, x.data_ptr()) for x in factors.values()), flat, ready, stays)
+
+    def holds(self, factors: Mapping[str, Tensor], blocks: Sequence[Sequence[Tensor]]) -> bool:
+        """Whether these would be made of the same again."""
+        if not self.stays:
+            return False
+        flat = [block for own in blocks for block in own]
+        return all(a is b for a, b in zip(flat, self.blocks, strict=True)) and all(
+            x is y and x.data_ptr() == at
+            for x, (y, at) in zip(factors.values(), self.factors, strict=True)
+        )
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether this is a tensor with memory of its own, and no wrapper."""
+    wrapped: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    plain = type(x) in (Tensor, nn.Parameter) and not x.is_meta
+    return plain and not wrapped.is_functorch_wrapped_tensor(x)
 
 
 class Pass:

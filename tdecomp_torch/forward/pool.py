@@ -24,7 +24,7 @@ from tdecomp_torch.forward.parts import (
     places_of_operands,
     sites_first,
 )
-from tdecomp_torch.forward.passes import ByThread, Pass, Ready, is_checkpointed
+from tdecomp_torch.forward.passes import ByThread, Pass, Ready, StandingReady, is_checkpointed
 from tdecomp_torch.forward.program import FactorBlock, Program
 from tdecomp_torch.forward.switches import Switches
 from tdecomp_torch.model.guest import Guest
@@ -118,6 +118,7 @@ class FactorPool(Guest):
     def _make_empty(self) -> None:
         """Nothing computed yet."""
         self.kept = KeptResults()
+        self._standing: dict[int, StandingReady] = {}
         self._by_thread = ByThread()
         self._traced = Pass()
 
@@ -183,6 +184,7 @@ class FactorPool(Guest):
         self.end()
         if not torch.compiler.is_compiling() and torch.is_grad_enabled():
             self.kept.clear()
+            self._standing.clear()
         if self.state.acts and not is_checkpointed():
             now = self._pass
             now.with_grad, now.ready = torch.is_grad_enabled(), self._computed()
@@ -196,18 +198,43 @@ class FactorPool(Guest):
         return [self._ready(m) for m in range(len(self.members))]
 
     def _ready(self, m: int) -> list[Ready]:
-        """The operands of every term of one group."""
-        terms = self.members[m].bound.spec.terms
+        """The operands of every term of one group; the same objects while nothing has changed."""
+        terms, factors = self.members[m].bound.spec.terms, self.factors(m)
         programs = self.members[m].programs  # none where a faster way needs no operands
-        return [self._ready_term(m, p, terms[k].operands) for k, p in enumerate(programs)]
+        blocks = [
+            [
+                self._product(
+                    m, block, [self._gathered(m, own.operands[k], factors) for k in block.where]
+                )
+                for block in program.blocks
+            ]
+            for program, own in zip(programs, terms, strict=False)
+        ]
+        plain = not torch.is_grad_enabled() and not is_traced()
+        known = self._standing.get(m) if plain else None
+        if known is not None and known.holds(factors, blocks):
+            return known.ready
+        ready = [
+            self._ready_term(m, p, terms[k].operands, factors, blocks[k])
+            for k, p in enumerate(programs)
+        ]
+        if plain:
+            self._standing[m] = StandingReady.of(factors, blocks, ready)
+        return ready
 
-    def _ready_term(self, m: int, program: Program, operands: Sequence[Operand]) -> Ready:
-        bound, weight, factors = self.members[m].bound, self.members[m].weight, self.factors(m)
-        sources: list[Tensor | Sequence[Tensor]] = []
-        for block in program.blocks:
-            parts = [self._gathered(m, operands[k], factors) for k in block.where]
-            found = self._product(m, block, parts)
-            sources.append(found.unbind(0) if block.per_site else found)
+    def _ready_term(
+        self,
+        m: int,
+        program: Program,
+        operands: Sequence[Operand],
+        factors: Mapping[str, Tensor],
+        blocks: Sequence[Tensor],
+    ) -> Ready:
+        bound, weight = self.members[m].bound, self.members[m].weight
+        sources: list[Tensor | Sequence[Tensor]] = [
+            found.unbind(0) if block.per_site else found
+            for block, found in zip(program.blocks, blocks, strict=True)
+        ]
         for k in program.rest:
             if operands[k].factor in factors:
                 sources.append(apart(bound, operands[k], factors[operands[k].factor]))
@@ -257,6 +284,18 @@ class FactorPool(Guest):
             dtype = getattr(self, next(iter(member.keys.values()))).dtype
             found = [array.to(dtype) for array in found]
         return [array.to(device) for array in found]
+
+    def ready_without_gradient(self, m: int) -> list[Ready] | None:
+        """Operands of every term of a group, made ahead of a pass without gradient.
+
+        None where there are none that stay for the pass after this one.
+        """
+        if torch.is_grad_enabled() or is_traced():
+            return None
+        now, known = self._by_thread.now, self._standing.get(m)
+        if now.ready is None or now.with_grad or known is None or not known.stays:
+            return None
+        return now.ready[m] if now.ready[m] is known.ready else None
 
     def device(self, m: int) -> torch.device:
         """Where the factors of a group are."""
@@ -312,7 +351,7 @@ class FactorPool(Guest):
         return not torch.compiler.is_compiling() and self._is_usable()
 
 
-_COMPUTED = ("kept", "_by_thread", "_traced")
+_COMPUTED = ("kept", "_standing", "_by_thread", "_traced")
 
 
 def _moment(x: Tensor) -> tuple[int, bool]:

@@ -6,13 +6,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tdecomp_torch.forward.chains import Chain, chain_of
 from tdecomp_torch.forward.contraction import Contraction, PairwiseStep, added_to
 from tdecomp_torch.forward.fast import Fast
+from tdecomp_torch.forward.passes import Ready
 from tdecomp_torch.forward.pool import FactorPool
 from tdecomp_torch.forward.program import dense_of_sites
 from tdecomp_torch.forward.reader import Reader
@@ -36,6 +39,14 @@ class SiteProduct(ABC):
         if torch.compiler.is_compiling() and self._is_scheduled:
             return self.pool.state.scales[self.m]
         return self.pool.state.coefficients[self.m]
+
+    def quickly(self, x: Tensor, output: Tensor, site: int) -> Tensor | None:
+        """``output + x ΔWᵀ`` of a few tokens, ``(..., out)``, where nothing is differentiated.
+
+        None where it takes more than products with factors as they lie.
+        """
+        del x, output, site
+        return None
 
     @abstractmethod
     def onto(
@@ -89,6 +100,47 @@ class _ByTerms(SiteProduct):
     def __init__(self, pool: FactorPool, m: int):
         super().__init__(pool, m)
         self._planned: dict[tuple[int, int], Contraction] = {}
+        self._chains: dict[int, tuple[list[Ready], list[Chain | None]]] = {}
+        n_out, n_in = self.bound.grid.shape
+        columns = tuple(self.bound.sizes[n] for n in self.bound.in_letters)
+        rows = math.prod(self.bound.sizes[n] for n in self.bound.out_letters)
+        self._fits = rows == n_out and math.prod(columns) == n_in
+        self._token = columns
+        self._shares = [p.shares_first(p.few) for p in self.member.programs]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was laid out."""
+        return self.__dict__ | {"_chains": {}}
+
+    def quickly(self, x: Tensor, output: Tensor, site: int) -> Tensor | None:
+        ready = self.pool.ready_without_gradient(self.m) if self._fits else None
+        if ready is None:
+            return None
+        known = self._chains.get(site)
+        if known is None or known[0] is not ready:
+            known = self._chains[site] = ready, self._chains_of(ready, site)
+        n_out = self.bound.grid.shape[0]
+        rows, tokens = output.reshape(-1, n_out), x.reshape(-1, *self._token)
+        coefficients = self.pool.state.coefficients[self.m]
+        for k, chain in enumerate(known[1]):
+            if chain is None or not chain.takes(tokens, rows):
+                return None
+            if self._shares[k]:
+                first = self.pool.first_product(self.m, k, x)
+                if first is None:
+                    first = chain.first(tokens)
+                    self.pool.keep_first_product(self.m, k, x, first)
+                rows = chain.onto(rows, first, coefficients[k], done=1)
+            else:
+                rows = chain.onto(rows, tokens, coefficients[k])
+        return rows.reshape(output.shape)
+
+    def _chains_of(self, ready: Sequence[Ready], site: int) -> list[Chain | None]:
+        width = self.bound.grid.shape[0]
+        return [
+            chain_of(program.few, own.at(site), width)
+            for program, own in zip(self.member.programs, ready, strict=True)
+        ]
 
     def onto(
         self, rows: Tensor, reader: Reader, site: int, *, factor: float, thinned: float

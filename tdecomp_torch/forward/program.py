@@ -19,7 +19,7 @@ from tdecomp.adapters import Bound, Term
 from tdecomp_torch.forward.contraction import TOKEN, Contraction, Letters, compiled
 from tdecomp_torch.tracing import is_traced
 
-__all__ = ["FactorBlock", "Program", "dense_of_sites", "make_program"]
+__all__ = ["FEW", "FactorBlock", "Program", "dense_of_sites", "make_program"]
 
 _SITE = "site"
 
@@ -83,8 +83,8 @@ class Program:
         if torch.compiler.is_compiling():
             from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-            return self.few if statically_known_true(n_tokens < _FEW) else self.many
-        return self.few if not is_traced() and n_tokens < _FEW else self.many
+            return self.few if statically_known_true(n_tokens < FEW) else self.many
+        return self.few if not is_traced() and n_tokens < FEW else self.many
 
     def shares_first(self, contraction: Contraction) -> bool:
         """Whether the first product is of the tokens with something that all sites share."""
@@ -94,7 +94,8 @@ class Program:
         return first.left == 0 and self.common[first.right]
 
 
-_FEW = 32
+FEW = 32
+"""Tokens from which on the order is that for many."""
 
 
 def make_program(

@@ -75,9 +75,13 @@ class TensorLayer(nn.Module, BaseTunerLayer):
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> Any:
         """The output of the module with the part of every adapter that acts."""
-        for hook in self.acting():
-            changed = hook(module, args, kwargs, output)
-            output = output if changed is None else changed
+        if self.disable_adapters:
+            return output
+        for name in self.active_adapters:
+            targets = self.adapted.get(name)
+            if targets is not None and name not in self.merged_adapters:
+                changed = targets[0].hook(module, args, kwargs, output)
+                output = output if changed is None else changed
         return output
 
     def hooks(self) -> list[Hook]:
