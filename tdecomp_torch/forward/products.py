@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tdecomp_torch.forward.chains import Chain, chain_of
 from tdecomp_torch.forward.contraction import Contraction, PairwiseStep, added_to
 from tdecomp_torch.forward.fast import Fast
+from tdecomp_torch.forward.laid import LaidProducts, laid_products
 from tdecomp_torch.forward.passes import Ready
 from tdecomp_torch.forward.pool import FactorPool
 from tdecomp_torch.forward.program import dense_of_sites
@@ -100,7 +100,7 @@ class _ByTerms(SiteProduct):
     def __init__(self, pool: FactorPool, m: int):
         super().__init__(pool, m)
         self._planned: dict[tuple[int, int], Contraction] = {}
-        self._chains: dict[int, tuple[list[Ready], list[Chain | None]]] = {}
+        self._chains: dict[int, tuple[list[Ready], list[LaidProducts | None]]] = {}
         n_out, n_in = self.bound.grid.shape
         columns = tuple(self.bound.sizes[n] for n in self.bound.in_letters)
         rows = math.prod(self.bound.sizes[n] for n in self.bound.out_letters)
@@ -135,10 +135,10 @@ class _ByTerms(SiteProduct):
                 rows = chain.onto(rows, tokens, coefficients[k])
         return rows.reshape(output.shape)
 
-    def _chains_of(self, ready: Sequence[Ready], site: int) -> list[Chain | None]:
+    def _chains_of(self, ready: Sequence[Ready], site: int) -> list[LaidProducts | None]:
         width = self.bound.grid.shape[0]
         return [
-            chain_of(program.few, own.at(site), width)
+            laid_products(program.few, own.at(site), width)
             for program, own in zip(self.member.programs, ready, strict=True)
         ]
 

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from tdecomp_torch.forward.contraction import Arrangement, Contraction, PairwiseStep
 
-__all__ = ["Chain", "chain_of"]
+__all__ = ["LaidProducts", "laid_products"]
 
 _AS_IT_IS = Arrangement()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Link:
+class _LaidFactor:
     """One product with a factor that is laid out."""
 
     step: PairwiseStep
@@ -36,7 +36,7 @@ class _Link:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Chain:
+class LaidProducts:
     """Tokens times one factor after the other.
 
     Attributes
@@ -49,7 +49,7 @@ class Chain:
         The last product is one of two matrices, to which something can be added on the way.
     """
 
-    links: tuple[_Link, ...]
+    links: tuple[_LaidFactor, ...]
     last: Arrangement
     adds_at_once: bool
 
@@ -74,7 +74,9 @@ class Chain:
         return torch.addmm(rows, links[-1].step.left_as.lay(x), links[-1].factor, alpha=scale)
 
 
-def chain_of(contraction: Contraction, operands: Sequence[Tensor], width: int) -> Chain | None:
+def laid_products(
+    contraction: Contraction, operands: Sequence[Tensor], width: int
+) -> LaidProducts | None:
     """The products of a contraction whose first operand is the tokens; None where it is no chain.
 
     Parameters
@@ -87,7 +89,7 @@ def chain_of(contraction: Contraction, operands: Sequence[Tensor], width: int) -
         Of the rows that the result is added to.
     """
     left: list[Tensor | None] = [None, *operands]  # None: the tokens, and what becomes of them
-    links: list[_Link] = []
+    links: list[_LaidFactor] = []
     for step in contraction.steps:
         factor = left[step.right]
         if left[step.left] is not None or factor is None:
@@ -99,6 +101,10 @@ def chain_of(contraction: Contraction, operands: Sequence[Tensor], width: int) -
         if laid.untyped_storage().data_ptr() != factor.untyped_storage().data_ptr():
             return None  # a copy, which would not follow the factor
         plain = step.left_as == _AS_IT_IS and not step.entrywise and step.shape is None
-        links.append(_Link(step=step, factor=laid, plain=plain))
+        links.append(_LaidFactor(step=step, factor=laid, plain=plain))
     at_once = contraction.columns == width and contraction.last == _AS_IT_IS
-    return Chain(links=tuple(links), last=contraction.last, adds_at_once=at_once) if links else None
+    return (
+        LaidProducts(links=tuple(links), last=contraction.last, adds_at_once=at_once)
+        if links
+        else None
+    )
