@@ -1,6 +1,7 @@
 """The one door to models on disk: open them, pair them, hash them, write one like another."""
 
-from .opening import Checkpoint, check_unchanged, fingerprint, open_checkpoint
+from .hashing import fingerprint, fingerprints
+from .opening import Checkpoint, check_unchanged, open_checkpoint
 from .pair import Pair
 from .pairing import pair
 from .rewriting import Update, write_model
@@ -11,6 +12,7 @@ __all__ = [
     "Update",
     "check_unchanged",
     "fingerprint",
+    "fingerprints",
     "open_checkpoint",
     "pair",
     "write_model",

@@ -1,6 +1,5 @@
 """Open a model's weights: one safetensors file, an index with its shards, or a folder."""
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import FileError, SiteError
-from ..progress import Progress, silent
 from . import safetensors
 from .choosing import copies
 from .dtypes import FLOATS
@@ -20,20 +18,17 @@ from .parts import Part
 from .places import check_inside, is_there
 from .safetensors import Entry
 from .stored import Source
-from .tally import Tally
 from .weight_files import find_weights, read_json
 
 __all__ = [
     "QUANTISATION_FILES",
     "Checkpoint",
     "check_unchanged",
-    "fingerprint",
     "open_checkpoint",
 ]
 
 QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 """Settings of GPTQ, AWQ and modelopt where the config has none."""
-_CHUNK = 1 << 22  # bytes hashed at a time
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -245,56 +240,7 @@ def _union(path: Path, files: Sequence[Path], listed: Mapping[str, Path]) -> dic
     return union
 
 
-def fingerprint(checkpoint: Checkpoint, progress: Progress = silent) -> list[dict[str, Any]]:
-    """Name, size and SHA-256 of every weight file; reads all of them once.
-
-    They are those of the files that were opened, even where another file has the name by now.
-    They are no by-product of reading the weights: SHA-256 takes every byte of a file in order, and
-    stacks are read tensor by tensor in the order of their groups, some twice, others never.
-
-    Parameters
-    ----------
-    checkpoint
-        From `open_checkpoint`.
-    progress
-        Called with the fraction that is read.
-
-    Returns
-    -------
-    list of dict
-        ``{"file": name without folder, "size": bytes, "sha256": hex}`` per file.
-
-    Raises
-    ------
-    FileError
-        If a file cannot be read, or was written to since it was opened.
-    """
-    known = checkpoint.sources
-    sources = [known.get(file) or _source(file) for file in checkpoint.files]
-    tally = Tally(progress, sum(source.size for source in sources))
-    rows = [_digest(source, tally) for source in sources]
-    check_unchanged(checkpoint)
-    return rows
-
-
 def check_unchanged(checkpoint: Checkpoint) -> None:
     """Raise a FileError if a weight file was written to since it was opened."""
     for source in checkpoint.sources.values():
         source.opened()
-
-
-def _source(path: Path) -> Source:
-    try:
-        return Source(path)
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _digest(source: Source, tally: Tally) -> dict[str, Any]:
-    digest, file, memory = hashlib.sha256(), source.opened(), np.empty(_CHUNK, np.uint8)
-    for start in range(0, source.size, _CHUNK):
-        chunk = memory[: source.size - start]
-        file.read_into(start, chunk)
-        digest.update(chunk.data)
-        tally.add(len(chunk))
-    return {"file": source.path.name, "size": source.size, "sha256": digest.hexdigest()}

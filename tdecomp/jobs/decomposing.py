@@ -23,7 +23,7 @@ from tdecomp.jobs.exporting import ExportReport, LoraOptions, write_factors_as_l
 from tdecomp.jobs.machine import HERE, Machine
 from tdecomp.jobs.methods import METHODS, checked_modes, named
 from tdecomp.jobs.reports import OPTIONAL, relative_error
-from tdecomp.jobs.sources import source_of
+from tdecomp.jobs.sources import sources_of
 from tdecomp.jobs.steps import StepProgress, of_step, untold
 from tdecomp.jobs.stored_factors import OfFactors, energy_of, of_factors
 from tdecomp.stack import Group, Selection
@@ -175,10 +175,7 @@ def decompose(
             dtype=code,
             parts=_parts(delta.groups, fits),
             shapes=delta.shapes,
-            sources={
-                "base": source_of(base, delta.pair.base, progress),
-                "tuned": source_of(tuned, delta.pair.tuned, progress),
-            },
+            sources=sources_of(base, tuned, delta.pair, progress),
             options={**asked, **selection.to_json()},
             unknown=_unknown(remainder),
         )

@@ -15,7 +15,7 @@ from tdecomp.files.delta import stacks_of
 from tdecomp.files.factors import FACTORS, Factors, save_factors
 from tdecomp.files.tally import Tally
 from tdecomp.jobs.decomposing import REPORT
-from tdecomp.jobs.sources import check_shapes, source_of
+from tdecomp.jobs.sources import check_shapes, sources_of
 from tdecomp.jobs.steps import StepProgress, of_step, untold
 from tdecomp.jobs.stored_factors import FactorsReport, of_factors
 
@@ -64,10 +64,7 @@ def write_remeasured(
         residual, energy = measure(stack, part.tensor)
         parts[k] = replace(part, residual=residual, energy=energy)
         tally.add(math.prod(stack.shape))
-    sources = {
-        "base": source_of(base, both.base, progress),
-        "tuned": source_of(tuned, both.tuned, progress),
-    }
+    sources = sources_of(base, tuned, both, progress)
     true = replace(factors, parts=tuple(parts), sources=sources)
     save_factors(folder / FACTORS, true)
     report = FactorsReport(**of_factors(true))

@@ -7,26 +7,37 @@ from pathlib import Path
 from typing import Any
 
 from tdecomp.errors import FileError
-from tdecomp.files.checkpoint import Checkpoint, fingerprint
+from tdecomp.files.checkpoint import Checkpoint, Pair, fingerprints
 from tdecomp.files.factors import Factors
 from tdecomp.files.peft_config import facts
 from tdecomp.jobs.steps import StepProgress, of_step
 
-__all__ = ["changed_files", "check_shapes", "source_of"]
+__all__ = ["changed_files", "check_shapes", "sources_of"]
 
 
-def source_of(path: str | Path, checkpoint: Checkpoint, progress: StepProgress) -> dict[str, Any]:
-    """A model's path as given, its files with their hashes, and what the names of a LoRA need."""
-    files = fingerprint(checkpoint, of_step(progress, f"hashing {path}"))
-    return {"path": str(path), "files": files, "model": facts(checkpoint.config)}
+def sources_of(
+    base: str | Path, tuned: str | Path, both: Pair, progress: StepProgress
+) -> dict[str, dict[str, Any]]:
+    """Of each model: its path as given, its files with their hashes, what names of a LoRA need."""
+    told = of_step(progress, f"hashing {base} and {tuned}")
+    files = fingerprints([both.base, both.tuned], told)
+    sides = {"base": (base, both.base, files[0]), "tuned": (tuned, both.tuned, files[1])}
+    return {
+        side: {"path": str(path), "files": rows, "model": facts(checkpoint.config)}
+        for side, (path, checkpoint, rows) in sides.items()
+    }
 
 
 def changed_files(
-    source: Mapping[str, Any], checkpoint: Checkpoint, progress: StepProgress
+    then: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """Files of a source that are not there any more or have another hash."""
-    now = source_of(source.get("path", ""), checkpoint, progress)["files"]
-    return [row["file"] for row in source.get("files", ()) if row not in now]
+    """Files of sources that are not there any more or have another hash, ``base/NAME``."""
+    return [
+        f"{side}/{row['file']}"
+        for side in now
+        for row in then.get(side, {}).get("files", ())
+        if row not in now[side]["files"]
+    ]
 
 
 def check_shapes(factors: Factors, checkpoint: Checkpoint) -> None:

@@ -14,7 +14,7 @@ from tdecomp.files.delta import stacks_of
 from tdecomp.files.factors import Factors, GroupFactors, load_factors
 from tdecomp.files.tally import Tally
 from tdecomp.jobs.reports import Report, Unknown, relative_error, unknown_of
-from tdecomp.jobs.sources import changed_files, check_shapes
+from tdecomp.jobs.sources import changed_files, check_shapes, sources_of
 from tdecomp.jobs.steps import StepProgress, of_step, untold
 
 __all__ = ["CheckedSite", "VerifyReport", "verify"]
@@ -94,11 +94,7 @@ def verify(
             GroupFactors(group=part.group, tensor=part.tensor, residual=residual, energy=energy)
         )
         tally.add(int(np.prod(stack.shape)))
-    changed = [
-        f"{name}/{file}"
-        for name, checkpoint in (("base", both.base), ("tuned", both.tuned))
-        for file in changed_files(factors.sources.get(name, {}), checkpoint, progress)
-    ]
+    changed = changed_files(factors.sources, sources_of(base, tuned, both, progress))
     return _report(factors, now, changed)
 
 

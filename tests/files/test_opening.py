@@ -1,6 +1,7 @@
 import hashlib
 import json
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 
 from tdecomp.errors import FileError, SiteError
 from tdecomp.files import checkpoint as ck
+from tdecomp.files import hashing, stored
 
 
 def random(*shape, dtype=torch.float32, seed=0):
@@ -217,3 +219,30 @@ def test_fingerprint(tmp_path):
     assert counts == sorted(counts)
     assert counts[-1] == 1
     assert ck.fingerprint(opened) == prints
+    assert ck.fingerprints([opened, opened]) == [prints, prints]
+
+
+def test_hashing_ends_for_all_files_where_one_cannot_be_read(tmp_path, monkeypatch):
+    """What is left of the other files is not read, and no thread is left."""
+    shards(tmp_path)
+    opened = ck.open_checkpoint(tmp_path)
+    monkeypatch.setattr(hashing, "_CHUNK", 16)
+    monkeypatch.setattr(hashing, "cores", lambda: 2)
+    read = stored.OpenFile._read
+
+    def fail(self, out, start):
+        if start >= 32:
+            raise OSError(5, "Input/output error")
+        return read(self, out, start)
+
+    monkeypatch.setattr(stored.OpenFile, "_read", fail)
+    with pytest.raises(FileError, match="Input/output error"):
+        ck.fingerprint(opened)
+
+    def interrupt(fraction):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stored.OpenFile, "_read", read)
+    with pytest.raises(KeyboardInterrupt):
+        ck.fingerprint(opened, interrupt)
+    assert not [t for t in threading.enumerate() if t.name.startswith("hashing")]

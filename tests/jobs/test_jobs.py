@@ -104,8 +104,7 @@ def test_nothing_is_printed_and_progress_is_told(pair, tmp_path, capfd):
         "exploring",
         "decomposing",
         "measuring what is not covered",
-        f"hashing {base}",
-        f"hashing {tuned}",
+        f"hashing {base} and {tuned}",
         "measuring",
         "writing",
     ]
