@@ -9,15 +9,17 @@ from pathlib import Path
 from tdecomp.files.loaders import (
     AdapterNames,
     CheckedKey,
+    Loader,
+    ModelNames,
     check_names,
     loader_of,
     read_adapter_names,
     read_model_names,
 )
-from tdecomp.files.loaders.loader import ERROR, Loader
+from tdecomp.files.loaders.loader import ERROR
 from tdecomp.jobs.reports import Report
 
-__all__ = ["CheckReport", "check", "report_of"]
+__all__ = ["CheckReport", "check", "report_on"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,33 +82,27 @@ def check(adapter: str | Path, model: str | Path, *, loader: str) -> CheckReport
     row = loader_of(loader)
     names = read_adapter_names(adapter)
     found = read_model_names(model)
-    lines = check_names(names, found, row)
-    return report_of(lines, names, row, model=str(model), model_type=found.kind)
+    return report_on(names, found, row)
 
 
-def report_of(
-    lines: Sequence[CheckedKey],
-    adapter: AdapterNames,
-    loader: Loader,
-    *,
-    model: str,
-    model_type: str,
-) -> CheckReport:
-    """The report on lines of `check_names`."""
+def report_on(adapter: AdapterNames, model: ModelNames, loader: Loader) -> CheckReport:
+    """The report on names that were read."""
+    view = loader.view(model)
+    lines = check_names(adapter, view, loader)
     ordered = sorted(lines, key=lambda line: line.acts)
     tensors = [line for line in lines if not line.key.startswith("adapter_config.json: ")]
     return CheckReport(
         adapter=str(adapter.path),
-        model=model,
+        model=str(model.path),
         loader=loader.name,
-        model_type=model_type,
+        model_type=model.kind,
         acts=all(line.acts for line in lines),
         loads=all(line.told != ERROR for line in lines),
         acting=sum(line.acts for line in tensors),
         tensors=len(tensors),
         keys=tuple(ordered),
         max_rank=_max_rank(adapter, loader),
-        notes=tuple(_notes(lines, loader)),
+        notes=(*([view.note] if view.note else []), *_notes(lines, loader)),
     )
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from tdecomp.errors import FileError
 from tdecomp.files.checkpoint import open_checkpoint
 from tdecomp.files.dtypes import code_of
-from tdecomp.files.loaders import check_names, loader_of, read_adapter_names, read_model_names
+from tdecomp.files.loaders import loader_of, read_adapter_names, read_model_names
 from tdecomp.files.loaders.fitting import FittedAdapter, fit
 from tdecomp.files.loras import read_adapter, write_adapter
 from tdecomp.files.loras.several import outputs
 from tdecomp.files.places import is_there
-from tdecomp.jobs.checking import CheckReport, report_of
+from tdecomp.jobs.checking import CheckReport, report_on
 from tdecomp.jobs.inspecting import LeftOut
 from tdecomp.jobs.reports import Report
 
@@ -117,7 +117,6 @@ def export_for(
     ) as (place,):
         write_adapter(place, fitted.adapter, scheme=fitted.scheme)
         written = read_adapter_names(place)
-    lines = check_names(written, names, row)
     written = replace(written, path=Path(out))
     return FitReport(
         source=str(source),
@@ -129,7 +128,7 @@ def export_for(
         rank=fitted.rank,
         renamed=tuple(RenamedModule(was=old, now=new) for old, new in fitted.renamed.items()),
         left_out=tuple(LeftOut(tensor=site, reason=why) for site, why in fitted.left_out),
-        check=report_of(lines, written, row, model=str(model), model_type=names.kind),
+        check=report_on(written, names, row),
     )
 
 

@@ -85,6 +85,8 @@ class ModelView:
         Of experts that stand one by one all of a layer must be there.
     lost
         What becomes of a name that arrives nowhere: from what `reads` gave.
+    note
+        What a user should know of the names of this model; "" nothing.
     missing
         Verdicts on pairs that arrive and need others beside them, which are not there: from the
         places that are reached.
@@ -96,6 +98,7 @@ class ModelView:
     refused: Verdict | None = None
     layouts: frozenset[str] = frozenset()
     whole: bool = False
+    note: str = ""
     missing: Callable[[AdapterNames, Mapping[str, PairNames]], Mapping[str, Verdict]] = (
         lambda adapter, reached: {}
     )

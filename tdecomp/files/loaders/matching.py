@@ -20,7 +20,6 @@ from tdecomp.files.loaders.loader import (
     Verdict,
 )
 from tdecomp.files.loaders.meant import Meant, dotted_key, flat_key
-from tdecomp.files.loaders.model_names import ModelNames
 from tdecomp.files.loras.peft_scales import PeftScales
 from tdecomp.files.loras.reading import CONFIG
 from tdecomp.files.plain import is_list
@@ -78,17 +77,18 @@ class _Outcome:
     instead: str = ""
 
 
-def check_names(adapter: AdapterNames, model: ModelNames, loader: Loader) -> tuple[CheckedKey, ...]:
+def check_names(adapter: AdapterNames, view: ModelView, loader: Loader) -> tuple[CheckedKey, ...]:
     """What becomes of every tensor of an adapter.
 
     Parameters
     ----------
-    adapter, model
-        Their names.
+    adapter
+        Its names.
+    view
+        The model as the loader sees it, ``loader.view(names)``.
     loader
         The row whose rules are followed.
     """
-    view = loader.view(model)
     outcomes = _outcomes(adapter, view, loader)
     lines = list(_settings(adapter, loader))
     for stem, pair in adapter.pairs.items():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tdecomp.errors import FileError
-from tdecomp.files.loaded_names import loaded_names
+from tdecomp.files.loaded_names import RENAMED_ELSEWHERE, loaded_names
 from tdecomp.files.loaders.adapter_names import AdapterNames, PairNames
 from tdecomp.files.loaders.experts import all_or_none, fused_places, single, single_places
 from tdecomp.files.loaders.loader import (
@@ -48,6 +48,12 @@ _LAYER = re.compile(r"\.(\d+)\.")
 _MOST_REPEATS = 8  # of a pattern of modules
 
 
+_UNKNOWN = (
+    "transformers 5 loads {} models under other names than their checkpoints have, by rules that"
+    " are not known here: their names are taken as they are stored."
+)
+
+
 def peft_view(names: ModelNames) -> ModelView:
     """A model as PEFT finds it in memory."""
     model = facts(names.config)
@@ -74,6 +80,7 @@ def peft_view(names: ModelNames) -> ModelView:
     return ModelView(
         places=places,
         reads=lambda stem: _read(stem, aliases, places),
+        note="" if names.kind not in RENAMED_ELSEWHERE else _UNKNOWN.format(names.kind),
         lost=lambda name: Verdict(
             why="the loaded model has no such module", told=NOTHING, rule=_LOAD
         ),

@@ -143,6 +143,12 @@ VLLM_MODELS: tuple[VllmModels, ...] = (
 """Model types by the class that serves them; of others names are taken as they are."""
 
 
+_UNKNOWN = (
+    "vLLM's class for models {} is in no row here: its names are taken as the checkpoint has them,"
+    " which that class may change."
+)
+
+
 def vllm_view(names: ModelNames) -> ModelView:
     """A model as vLLM's LoRA manager finds it."""
     row = next((row for row in VLLM_MODELS if names.kind in row.model_types), None)
@@ -163,6 +169,7 @@ def vllm_view(names: ModelNames) -> ModelView:
         reads=reads,
         lost=partial(_lost, expected),
         refused=_refused(names, row),
+        note="" if row.model_types else _UNKNOWN.format(names.kind or "without a model_type"),
         layouts=frozenset({FUSED if fused else EACH}),
         missing=lambda adapter, reached: _halves(adapter, reached) if fused else {},
     )

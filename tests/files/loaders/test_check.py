@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tdecomp.files.loaders import CheckedKey
 from tdecomp.jobs import CheckReport, check
@@ -273,9 +276,6 @@ FLUX_NAMES = {
     ("loader", "key"), [(loader, key) for loader, row in FLUX_NAMES.items() for key in row]
 )
 def test_flux(loader: str, key: str, tmp_path: Path):
-    import numpy as np
-    from safetensors.numpy import save_file
-
     rows = 3 * D if "qkv" in key else D
     other = key.replace("lora_A", "lora_B").replace("lora_down", "lora_up")
     arrays = {key: np.ones((2, D), np.float32), other: np.ones((rows, 2), np.float32)}
@@ -289,3 +289,15 @@ def test_flux(loader: str, key: str, tmp_path: Path):
     report = check(lora, PUBLISHED["Flux"].write(tmp_path / "model"), loader=loader)
     assert report.acts == FLUX_NAMES[loader][key]
     assert len(FLUX) == sum(1 for _ in PUBLISHED["Flux"].shapes)
+
+
+def test_a_class_that_is_in_no_row_is_said(tmp_path: Path):
+    lora = write_adapter(tmp_path / "lora", {P + TEXT + Q: (D, D)})
+    model = PUBLISHED["Llama"].write(tmp_path / "model")
+    assert check(lora, model, loader="vllm").notes == ()
+    for kind, loader in (("idefics9", "vllm"), ("emu3", "peft")):
+        named = {"model_type": kind, "architectures": ["StrangeForCausalLM"]}
+        (model / "config.json").write_text(json.dumps(named))
+        report = check(lora, model, loader=loader)
+        assert report.acts
+        assert kind in report.notes[0]

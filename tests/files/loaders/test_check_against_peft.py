@@ -182,19 +182,29 @@ def test_experts_that_are_written_for_peft_add_what_each_adds(name: str, tmp_pat
     model = made(name)
     folder = tmp_path / "model"
     model.save_pretrained(folder)
-    container, count, sizes = _sizes(model)
+    _, count, sizes = _sizes(model)
+    containers = [n for n, _ in model.named_modules() if n.endswith(".experts")]
     (wide, narrow), (out, in_) = sizes["gate_up_proj"], sizes["down_proj"]
     half = wide // 2, narrow
     leaves = {"gate_proj": half, "up_proj": half, "down_proj": (out, in_)}
-    stems = {f"{P}{container}.{k}.{leaf}": s for k in range(count) for leaf, s in leaves.items()}
+    stems = {
+        f"{P}{container}.{k}.{leaf}": s
+        for container in containers
+        for k in range(count)
+        for leaf, s in leaves.items()
+    }
     lora = random_pairs(tmp_path / "lora", stems)
     export_for(lora, tmp_path / "out", loader="peft", base=folder)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     merged = PeftModel.from_pretrained(model, tmp_path / "out").merge_and_unload().state_dict()
     each = {site: np.asarray(pair.dense()) for site, pair in read_adapter(lora).pairs.items()}
+    again = {
+        site: np.asarray(p.dense()) for site, p in read_adapter(tmp_path / "out").pairs.items()
+    }
+    assert len(again) == 2 * count * len(containers)
     gpt_oss = name.startswith("GptOss")
-    for proj in sizes:
-        key = f"{container}.{proj}"
+    for key in (f"{container}.{proj}" for container in containers for proj in sizes):
+        container, _, proj = key.rpartition(".")
         added = (merged[key] - before[key]).numpy()
         for k in range(count):
             rows = [each[f"{container}.{k}.{leaf}"] for leaf in ("gate_proj", "up_proj")]
