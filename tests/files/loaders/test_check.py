@@ -40,7 +40,7 @@ def size(stem: str) -> tuple[int, int]:
 
 def checked(folder: Path, model: str, loader: str, *stems: str, **config: Any) -> CheckReport:
     lora = write_adapter(folder / "lora", {stem: size(stem) for stem in stems}, **config)
-    return check(lora, PUBLISHED[model].write(folder / "model"), loader=loader)
+    return check(lora, PUBLISHED[model].write(folder.parent / model), loader=loader)
 
 
 def acting(report: CheckReport) -> set[str]:

@@ -135,7 +135,7 @@ def _sizes(model: nn.Module) -> tuple[str, int, dict[str, tuple[int, int]]]:
 )
 @pytest.mark.filterwarnings("ignore:The following alpha_pattern")
 @pytest.mark.parametrize("missing", [False, True], ids=["all of them", "one missing"])
-@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("name", MIXTURES[1:3])
 def test_peft_takes_experts_as_is_said(name: str, missing: bool, tmp_path: Path):
     model = made(name)
     folder = tmp_path / "model"
