@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ DEMO = Path(__file__).parents[2] / "docs" / "demo"
 def compare(monkeypatch):
     monkeypatch.syspath_prepend(str(DEMO))
     yield __import__("compare")
-    for name in ("compare", "adapter", "finetune", "docstrings", "quiet", "runs"):
+    for name in ("compare", "adapter", "finetune", "docstrings", "quiet", "runs", "costs"):
         sys.modules.pop(name, None)
 
 
@@ -102,6 +103,31 @@ def test_the_table_of_the_documents_is_that_of_the_runs(compare, runs):
         tried = results.tried(method)
         assert set(runs.GRID) <= set(tried)
         assert min(tried) < results.best(method) < max(tried)
+
+
+def test_the_table_of_costs_is_that_of_the_file(compare):
+    costs = __import__("costs")
+    page = Path(__file__).parents[2] / "docs" / "adapters.md"
+    kept = costs.kept()
+    assert set(kept) == set(costs.ROWS)
+    assert costs.table_text(kept) in page.read_text(encoding="utf-8")
+    for method in compare.METHODS:
+        (numbers,) = {
+            run.n_adapter for run in compare.results_in(compare.RESULTS).reported(method).values()
+        }
+        assert kept[method]["trained"] == numbers
+
+
+@pytest.mark.slow
+def test_a_row_of_costs_is_measured_anew():
+    command = [sys.executable, str(DEMO / "costs.py"), "--row", "lora"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["trained"] == 13_824
+    assert 4 * 13_824 < found["file"] < 4 * 13_824 + 10_000
+    assert found["step"] > 0
+    assert found["memory"] > 1e8
 
 
 def test_validation_items_are_no_test_items(compare):
