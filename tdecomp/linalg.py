@@ -186,7 +186,7 @@ def svd_gram(x: Array, rank: int) -> Triplets:
         return _flipped(svd_gram(x.T, rank))
     _, u = _eigh(gram(x, 0))
     basis = xp.astype(xp.flip(u, axis=1)[:, :rank], x.dtype)  # (out, rank)
-    return _from_basis(basis, adjoint(basis) @ x)
+    return _from_basis(basis, adjoint(basis) @ x, rank)
 
 
 def svd_qr(x: Array, rank: int) -> Triplets:
@@ -263,8 +263,7 @@ def svd_randomized(
     q, b = next(steps)
     for _ in range(n_power_iter):
         q, b = next(steps)
-    u, s, vh = _from_basis(q, b)
-    return u[:, :rank], s[:rank], vh[:rank, :]
+    return _from_basis(q, b, rank)
 
 
 def svd_settled(
@@ -307,8 +306,7 @@ def svd_settled(
         outside = left_out(energy, values[:width], min(x.shape), x.dtype)
         if step and excess(values[:width], rank, outside, 2 * step + 1, x.dtype) <= SETTLED:
             break
-    u, s, vh = _from_basis(q, b)
-    return u[:, :rank], s[:rank], vh[:rank, :]
+    return _from_basis(q, b, rank)
 
 
 def still_to_win(won: float, ratio: float) -> float:
@@ -558,7 +556,7 @@ def svd_to_error(
     q, left = _range(x, error, block, n_power_iter, random_state)
     if q.shape[1] == 0:
         return _nothing(x)
-    u, s, vh = _from_basis(q, adjoint(q) @ x)
+    u, s, vh = _from_basis(q, adjoint(q) @ x, q.shape[1])
     values = np.array([float(v) for v in s])
     tails = np.append(np.cumsum(values[::-1] ** 2)[::-1], 0.0)
     rank = int(np.argmax(tails <= max(0.0, error**2 * quick_sum_of_squares(x) - left)))
@@ -635,16 +633,19 @@ def krylov_steps(x: Array, width: int, rng: np.random.Generator) -> Iterator[tup
         yield q, b
 
 
-def _from_basis(q: Array, b: Array) -> Triplets:
-    """Triplets of ``q b`` for an orthonormal ``q (out, k)`` and ``b (k, in)``."""
+def _from_basis(q: Array, b: Array, rank: int) -> Triplets:
+    """The first triplets of ``q b`` for an orthonormal ``q (out, k)`` and ``b (k, in)``.
+
+    Copies, none of them a view of what has more columns: they are kept while much else is done.
+    """
     xp = namespace(b)
     if b.shape[1] < 4 * b.shape[0]:
         u, s, vh = _svd(b)
-        return q @ u, s, vh
+        return q @ u[:, :rank], s[:rank], xp.asarray(vh[:rank, :], copy=True)
     p = orthonormal(adjoint(b))  # (in, k)
     u, s, vh = _svd(double(b @ p))
-    u, vh = xp.astype(u, b.dtype), xp.astype(vh, b.dtype)
-    return q @ u, xp.astype(s, _real(b[:1, 0]).dtype), vh @ adjoint(p)
+    u, vh = xp.astype(u[:, :rank], b.dtype), xp.astype(vh[:rank, :], b.dtype)
+    return q @ u, xp.astype(s[:rank], _real(b[:1, 0]).dtype), vh @ adjoint(p)
 
 
 def _flipped(triplets: Triplets) -> Triplets:

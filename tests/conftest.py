@@ -6,7 +6,7 @@ import importlib
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tdecomp.cli import extensions
 from tests.entries import ENTRIES
@@ -15,7 +15,9 @@ from tests.entries import ENTRIES
 extensions.entry_points = lambda group: ENTRIES if group == extensions.GROUP else ()
 
 # The same examples in every run; `make examples` draws new ones.
-settings.register_profile("fixed", derandomize=True, database=None)
+settings.register_profile(
+    "fixed", derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.register_profile("drawn", print_blob=True)
 settings.load_profile("fixed")
 
