@@ -182,6 +182,11 @@ def test_broken_files_are_told_by_name(tmp_path):
         read_adapter(written(arrays | {first: arrays[first][..., :1]}))
     with pytest.raises(FileError, match="is damaged"):
         read_adapter(written(arrays, {**metadata, KEY: metadata[KEY][:-40]}))
+    said = json.loads(metadata[KEY])
+    for shape in ([4, 8], [12, 9], [12, 2, 5]):
+        wrong = said | {"shapes": {"layers.0.self_attn.q_proj": shape}}
+        with pytest.raises(FileError, match=r"damaged.*q_proj is said to be"):
+            read_adapter(written(arrays, {**metadata, KEY: json.dumps(wrong)}))
     broken = arrays[first].copy()
     broken.flat[0] = np.nan
     with pytest.raises(DataError, match=f"'{first}'.*NaN"):

@@ -214,11 +214,15 @@ class _Saved:
 
     def _shape(self, module: str) -> tuple[int, int]:
         """(out, in) of a whole module."""
-        told = self.said.shapes.get(module)
-        if told is not None:
-            return told[0], int(np.prod(told[1:], dtype=object))
-        sites = [self.said.grids[g].sites[k] for g, own in self.places[module].items() for k in own]
-        return max(site.first_row + site.shape[0] for site in sites), sites[0].shape[1]
+        grids, told = self.said.grids, self.said.shapes.get(module)
+        sites = [grids[g].sites[k] for g, own in self.places[module].items() for k in own]
+        least = max(site.first_row + site.shape[0] for site in sites), sites[0].shape[1]
+        if told is None:
+            return least
+        out, in_ = told[0], int(np.prod(told[1:], dtype=object))
+        if out < least[0] or any(site.shape[1] != in_ for site in sites):
+            raise FileError(f"{self.path} is damaged: {module} is said to be {told}")
+        return out, in_
 
     def _tensors(self, g: int, chosen: Sequence[int]) -> Iterator[Format]:
         """ΔW of some sites of a group: one format, or two that add up."""
