@@ -511,3 +511,27 @@ def test_fixed_modes_that_cannot_be(options, message):
         options["init"] = start
     with pytest.raises(td.ArgumentError, match=message):
         td.cp(np.ones((4, 5, 6)), **options)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:tensorly")  # a mode is shorter than the rank
+@pytest.mark.parametrize("rank", [4, 6, 8])
+def test_several_starts_are_tried_where_sweeps_are_cheap(rank):
+    x = np.nan_to_num(np.asarray(tensorly.datasets.load_IL2data().tensor, dtype=np.float64))
+    options = {"rank": rank, "n_iter_max": 100, "tol": 1e-8}
+    fit, one = td.cp(x, **options), td.cp(x, init="hosvd", **options)
+    theirs = parafac(x, rank, init="svd", n_iter_max=100, tol=1e-8, random_state=0)
+    left = np.linalg.norm(tensorly.cp_to_tensor(theirs) - x) / np.linalg.norm(x)
+    assert fit.error <= left
+    assert "of 8 tried" in fit.trace.reason
+    assert "tried" not in one.trace.reason
+    assert np.array_equal(fit.tensor.to_dense(), td.cp(x, **options).tensor.to_dense())
+    assert td.cp(x, n_restarts=3, **options).error <= fit.error
+
+
+def test_one_start_is_enough_where_no_other_could_win(rng):
+    """A planted tensor: its core keeps only a trace of the noise."""
+    a, b, c = (rng.standard_normal((n, 3)) for n in (30, 31, 32))
+    x = np.einsum("ir,jr,kr->ijk", a, b, c)
+    noisy = x + 0.1 * rng.standard_normal(x.shape)
+    for data in (x, noisy):
+        assert "start 1 of 1: hosvd" in td.cp(data, rank=3).trace.reason

@@ -23,6 +23,12 @@ __all__ = ["SHORT", "CPIteration", "Spectra", "components_of", "cp_tensor", "sol
 
 SHORT = 10  # sweeps for a start: of another format, or of the components that one lacks
 _SMALL = 1 << 22  # numbers up to which the whole tensor is widened to float64
+_CHEAP = 1 << 18  # numbers, of a core times rank, up to which a sweep is mostly calls
+_TRIES = 8  # short runs on a core whose sweeps are cheap
+_TRIED = 40  # sweeps of each
+_KEPT = 2  # of them that go on, where sweeps on the data are cheap as well
+_ON_DATA = "hosvd, on the data from the beginning"
+_LITTLE = 1e-3  # share of the squared error that is not worth looking for another start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +47,8 @@ class CPIteration:
         Sweeps on a core that loses something, before those on the data.
     fixed
         Modes whose columns stay those of the start that is given.
+    tries
+        Whether a start of our choice is the best of several where sweeps are cheap.
     """
 
     init: str
@@ -56,6 +64,7 @@ class CPIteration:
     outside: float = 0.0
     n_on_core: int = 100
     fixed: tuple[int, ...] = ()
+    tries: bool = False
 
 
 Spectra = dict[int, np.ndarray]
@@ -105,7 +114,13 @@ def solve_cp(
         lost=lost,
         iteration=iteration,
     )
-    found, trace = _best_start(problem, _starts(core, bases, rank, warm, iteration), progress)
+    tried = iteration.tries and warm is None and math.prod(core.shape) * rank <= _CHEAP
+    if tried:
+        many = replace(iteration, n_restarts=max(iteration.n_restarts, _TRIES))
+        starts = _promising(problem, _starts(core, bases, rank, None, many))
+    else:
+        starts = _starts(core, bases, rank, warm, iteration)
+    found, trace = _best_start(problem, starts, part(progress, 0.2 if tried else 0, 1))
     return found, trace, spectra
 
 
@@ -122,7 +137,13 @@ def _grown(x: Array, rank: int, c: Components, iteration: CPIteration) -> Compon
     if iteration.entries is not None:
         left = namespace(x).where(iteration.entries > 0, left, 0 * left)
     short = replace(
-        iteration, n_iter_max=SHORT, n_on_core=SHORT, n_restarts=1, also=False, outside=0.0
+        iteration,
+        n_iter_max=SHORT,
+        n_on_core=SHORT,
+        n_restarts=1,
+        also=False,
+        outside=0.0,
+        tries=False,
     )
     more, _, _ = solve_cp(left, rank - c.rank, None, short, silent)
     return c.joined(more)
@@ -178,17 +199,19 @@ class _Cored:
     lost: float
     iteration: CPIteration
 
-    def solved(self, start: Components, progress: Progress) -> tuple[Components, float, Trace]:
+    def solved(
+        self, start: Components, progress: Progress, *, on_core: bool = True
+    ) -> tuple[Components, float, Trace]:
         """The components that one start leads to, and their squared error on the data.
 
         On a core that loses something sweeps only come close, as many whatever was asked for; those
         that were follow on the data, so that more of them are never worse.
         """
         n = self.iteration.n_iter_max
-        found, residual, trace = self._swept(
+        found, residual, trace = self.swept(
             self.core,
             start,
-            n if self.lossless else self.iteration.n_on_core,
+            n if self.lossless else self.iteration.n_on_core * on_core,
             self.lost + self.iteration.outside,
             part(progress, 0, 1 if self.lossless else 0.3),
         )
@@ -202,13 +225,14 @@ class _Cored:
         if self.lossless:
             return found, residual, trace
         outside, rest = self.iteration.outside, part(progress, 0.3, 1)
-        found, residual, last = self._swept(_widened(self.x), found, n, outside, rest)
+        found, residual, last = self.swept(_widened(self.x), found, n, outside, rest)
         reason = f"{last.reason}; before that, on the core: {trace.reason}"
         return found, residual, Trace(trace.errors + last.errors, last.converged, reason)
 
-    def _swept(
+    def swept(
         self, x: Array, start: Components, n_iter_max: int, lost: float, progress: Progress
     ) -> tuple[Components, float, Trace]:
+        """Sweeps on the tensor or its core, which lacks `lost`."""
         return als(
             x,
             start,
@@ -224,6 +248,33 @@ class _Cored:
         )
 
 
+def _promising(
+    problem: _Cored, starts: Sequence[tuple[str, Components]]
+) -> list[tuple[str, Components]]:
+    """The starts of least error on the core after a few sweeps, where they are by then.
+
+    Where the first leaves next to nothing of the core, no other could win anything.
+    """
+    n_sweeps = min(_TRIED, problem.iteration.n_iter_max)
+    unseen = problem.lost + problem.iteration.outside
+    enough = max(_LITTLE * unseen, floor("float64") ** 2 * problem.energy)
+    tried = []
+    for label, start in starts:
+        found, residual, _ = problem.swept(problem.core, start, n_sweeps, unseen, silent)
+        if not tried and residual <= enough:
+            return [(label, found), *starts[1 : problem.iteration.n_restarts]]
+        tried.append((residual, label, found))
+    several = problem.lossless or math.prod(problem.x.shape) <= _CHEAP
+    going_on = []
+    for _ in range(max(_KEPT if several else 1, problem.iteration.n_restarts)):
+        least = first_least([residual for residual, _, _ in tried], enough)
+        _, label, found = tried.pop(least)
+        going_on.append((f"{label}, of {len(starts)} tried", found))
+    if several and not problem.lossless:
+        going_on.append((_ON_DATA, starts[0][1]))
+    return going_on
+
+
 def _best_start(
     problem: _Cored, starts: Sequence[tuple[str, Components]], progress: Progress
 ) -> tuple[Components, Trace]:
@@ -231,7 +282,7 @@ def _best_start(
     results = []
     for i, (label, start) in enumerate(starts):
         own = part(progress, i / len(starts), (i + 1) / len(starts))
-        found, residual, trace = problem.solved(start, own)
+        found, residual, trace = problem.solved(start, own, on_core=label != _ON_DATA)
         origin = f"start {i + 1} of {len(starts)}: {label}"
         results.append((residual, found, replace(trace, reason=f"{trace.reason} ({origin})")))
     nothing = floor("float64") ** 2 * problem.energy

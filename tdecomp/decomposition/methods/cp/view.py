@@ -125,7 +125,12 @@ class CPView:
             return _components(self.start)
         if self.start is not None:
             short = replace(
-                self.iteration, n_iter_max=SHORT, n_on_core=SHORT, n_restarts=1, entries=None
+                self.iteration,
+                n_iter_max=SHORT,
+                n_on_core=SHORT,
+                n_restarts=1,
+                entries=None,
+                tries=False,
             )
             return solve_cp(dense(self.start.to_dense()), rank, None, short, silent)[0]
         return None
