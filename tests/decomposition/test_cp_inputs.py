@@ -237,6 +237,42 @@ def test_more_components_than_a_mode_has_entries():
     assert fit.error < 0.05
 
 
+@pytest.mark.parametrize("fixed", ["", "a", "c", "b c"])
+def test_nonnegative_from_given_factors(fixed, xp):
+    """From the planted factors, of which what is held comes back and the rest is found again."""
+    rng = np.random.default_rng(0)
+    factors = [rng.random((n, 2)) ** 2 for n in (6, 7, 8)]
+    x = xp.asarray(tensorly.cp_to_tensor((np.ones(2), factors)))
+    shaken = [f if name in fixed else f + 0.3 for name, f in zip("abc", factors, strict=True)]
+    start = td.CP(tuple("abc"), xp.asarray(np.ones(2)), tuple(map(xp.asarray, shaken)))
+    options = {"names": "a b c", "nonnegative": True, "init": start, "n_iter_max": 500}
+    fit = td.cp(x, rank=2, fixed=fixed or None, tol=1e-9, **options)
+    assert fit.error < 0.01
+    for name, found, given in zip("abc", fit.tensor.factors, factors, strict=True):
+        assert float(xp.min(found)) >= 0
+        if name in fixed:
+            units = given / np.linalg.norm(given, axis=0)
+            overlaps = to_numpy(found).T @ units
+            assert np.sort(np.max(overlaps, axis=0)) == pytest.approx(1, abs=1e-12)
+    assert np.array_equal(to_numpy(start.factors[0]), shaken[0])
+    if not fixed:
+        assert td.cp(x, rank=3, **options).tensor.rank == 3
+        assert td.cp(x, rank=1, **options).tensor.rank == 1
+
+
+def test_nonnegative_with_a_held_mode_and_weights():
+    x, start = positive((4, 5, 6), 2), td.CP.random((4, 5, 6), 2, random_state=0)
+    start = td.CP(start.modes, abs(start.weights), tuple(abs(f) for f in start.factors))
+    weights = np.random.default_rng(0).random(x.shape)
+    fixed = start.modes[2]
+    fit = td.cp(x, rank=2, nonnegative=True, init=start, fixed=fixed, weights=weights)
+    overlaps = fit.tensor.factors[2].T @ (
+        start.factors[2] / np.linalg.norm(start.factors[2], axis=0)
+    )
+    assert np.max(overlaps, axis=0) == pytest.approx(1, abs=1e-12)
+    assert fit.error < 1
+
+
 def test_nonnegative_targets():
     x = positive((5, 6, 7), 3)
     fit = td.cp(x, error=0.05, nonnegative=True, n_iter_max=500, tol=1e-8)
@@ -313,7 +349,7 @@ REFUSED = [
     (CP3, {"rank": None, "budget": 10}, "smallest possible is 22"),
     (CP3, {"init": random_cp((4, 9, 7), 1)}, "init has the shape"),
     (X, {"nonnegative": True, "init": "gevd"}, "starts from"),
-    (X, {"nonnegative": True, "init": random_cp((3, 8, 6), 1)}, "starts from"),
+    (X, {"nonnegative": True, "init": random_cp((3, 8, 6), 1)}, "init has negative"),
     (X, {"nonnegative": True, "ridge": 0.1}, "takes no ridge"),
     (X[0, 0], {"weights": X[0, 0]}, "two or more modes"),
 ]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tdecomp._xp import Array, floor, namespace
+from tdecomp._xp import Array, floor, namespace, to_numpy
 from tdecomp.decomposition.checks import check_iteration, check_real, is_one_of, seed_of
 from tdecomp.decomposition.entries import checked_weights, observed
 from tdecomp.decomposition.fit import Fit, Rounding
@@ -129,8 +129,8 @@ def cp(
     nonnegative
         Whether no factor may have a negative entry: hierarchical alternating least squares of
         TensorLy ([cichocki2009]), on the host, whole. With ``init`` ``"hosvd"`` or ``"random"``
-        (their absolute values), without `ridge`, and not for a format; `compress` and `line_search`
-        play no part.
+        (their absolute values) or a `CP` without negative entries, whose missing components are
+        random; without `ridge`, and not for a format; `compress` and `line_search` play no part.
     fixed
         Modes whose columns stay those of `init`, a `CP` of just the rank asked for: they come back
         as they were but for their norms, signs and order. Not for a format.
@@ -228,7 +228,7 @@ class CPMethod(Method[Spectra]):
         if self.nonnegative:
             _check_nonnegative(self.init, self.ridge)
         if self.fixed is not None:
-            _check_fixed(self.init, self.nonnegative)
+            _check_fixed(self.init)
         # a generator is drawn from once: every rank and every input has this seed
         object.__setattr__(self, "random_state", seed_of(self.random_state))
 
@@ -383,11 +383,9 @@ def _check_start(start: Format, shape: tuple[int, ...], array: Array) -> None:
         check_real(a if 0 in a.shape else dense(a), "cp")
 
 
-def _check_fixed(init: Init, nonnegative: bool) -> None:
+def _check_fixed(init: Init) -> None:
     if not isinstance(init, CP):
         raise ArgumentError("fixed modes keep the columns of init: give a CP tensor as init")
-    if nonnegative:
-        raise ArgumentError("nonnegative=True takes no fixed modes")
 
 
 def _check_held(init: Init, rank: int | None) -> None:
@@ -399,7 +397,9 @@ def _check_held(init: Init, rank: int | None) -> None:
 
 
 def _check_nonnegative(init: Init, ridge: float) -> None:
-    if isinstance(init, Format) or init == "gevd":
-        raise ArgumentError("nonnegative=True starts from init='hosvd' or 'random'")
+    if init == "gevd" or isinstance(init, Format) and not isinstance(init, CP):
+        raise ArgumentError("nonnegative=True starts from init='hosvd', 'random' or a CP tensor")
+    if isinstance(init, CP) and any((to_numpy(a) < 0).any() for a in init.arrays.values()):
+        raise ArgumentError("nonnegative=True: init has negative weights or factors")
     if ridge:
         raise ArgumentError("nonnegative=True takes no ridge")

@@ -21,30 +21,30 @@ __all__ = ["solve_nonnegative"]
 
 
 def solve_nonnegative(
-    x: Array, rank: int, iteration: CPIteration, progress: Progress
+    x: Array, rank: int, given: Components | None, iteration: CPIteration, progress: Progress
 ) -> tuple[Components, Trace]:
     """Hierarchical alternating least squares with non-negative factors ([cichocki2009]).
 
     Computed in numpy on the host, float64. The starts are ours, in absolute value: TensorLy's own
     hold zeros, which stay zero, and warn where the rank is above the size of a mode. The first is
-    the one that `iteration.init` names, the others are random, and the best one wins. With weights
-    of the entries every sweep is one on `filled`.
+    `given`, its strongest components and random ones where it has too few, or else the one that
+    `iteration.init` names; the others are random, and the best one wins. With weights of the
+    entries every sweep is one on `filled`.
     """
     try:
         import tensorly
         from tensorly.decomposition import non_negative_parafac_hals
     except ImportError:
         raise ArgumentError("nonnegative=True needs TensorLy: pip install tensorly") from None
-    hals = _Hals(tensorly, non_negative_parafac_hals)
+    hals = _Hals(tensorly, non_negative_parafac_hals, iteration.fixed)
     xp, data, entries = namespace(x), to_numpy(x).astype(np.float64), iteration.entries
     entries = None if entries is None else to_numpy(entries).astype(np.float64)
     largest = float(np.max(np.abs(data), initial=0.0)) or 1.0
     scaled = data / largest
     if data.ndim == 1:  # TensorLy starts at matrices, as weights do
         scaled = scaled[:, None]
-    found = []
-    for i in range(iteration.n_restarts):
-        start = _start(scaled, rank, iteration.init if i == 0 else "random", iteration.seed, i)
+    found, starts = [], _starts(scaled, rank, given, largest, iteration)
+    for i, start in enumerate(starts):
         if entries is None:
             c, errors, done = hals(scaled, start, iteration.n_iter_max, iteration.tol)
         else:
@@ -64,29 +64,37 @@ def solve_nonnegative(
 
 @dataclass(frozen=True)
 class _Hals:
-    """Sweeps of TensorLy from given components."""
+    """Sweeps of TensorLy from given components, of which some modes are held."""
 
     tensorly: Any
     parafac: Any
+    fixed: tuple[int, ...]
 
     def __call__(
         self, x: np.ndarray, start: Components, n_iter_max: int, tol: float
     ) -> tuple[Components, list[float], bool]:
-        """Components, the relative error after each sweep, and whether they stopped by `tol`."""
+        """Components, the relative error after each sweep, and whether they stopped by `tol`.
+
+        TensorLy never holds the last mode, so one that is free goes last.
+        """
+        order = sorted(range(x.ndim), key=lambda k: k not in self.fixed)
+        back, factors = np.argsort(order), start.balanced()
         with self.tensorly.backend_context("numpy", local_threadsafe=True):
             tensor, errors = self.parafac(
-                x,
+                x.transpose(order),
                 start.rank,
                 n_iter_max=n_iter_max,
                 init=self.tensorly.cp_tensor.CPTensor(
-                    (np.ones(start.rank), list(start.balanced()))
+                    (np.ones(start.rank), [np.array(to_numpy(factors[k])) for k in order])
                 ),
                 tol=tol,
+                fixed_modes=list(range(len(self.fixed))),
                 return_errors=True,
             )
         # rounding may leave a negative zero
-        factors = [np.clip(np.asarray(f), 0.0, None) for f in tensor.factors]
-        c = Components.of(factors, np.asarray(tensor.weights, dtype=np.float64))
+        swept = [np.clip(np.asarray(tensor.factors[k]), 0.0, None) for k in back]
+        c = Components.of(swept, np.asarray(tensor.weights, dtype=np.float64))
+        c = c.holding({k: start.factors[k] for k in self.fixed})
         return c, [float(e) for e in errors], len(errors) < n_iter_max
 
 
@@ -107,6 +115,29 @@ def _weighted(
         if won <= iteration.tol * math.sqrt(before):
             return now, errors, True
     return now, errors, False
+
+
+def _starts(
+    x: np.ndarray, rank: int, given: Components | None, unit: float, iteration: CPIteration
+) -> list[Components]:
+    """As many as asked for, the first of them `given`; `x` is in units of `unit`."""
+    names = [iteration.init, *["random"] * (iteration.n_restarts - 1)]
+    drawn = [_start(x, rank, name, iteration.seed, i) for i, name in enumerate(names)]
+    if given is None:
+        return drawn
+    first = _on_host(given.strongest(rank), unit, x.ndim)
+    held = {k: first.factors[k] for k in iteration.fixed}
+    if first.rank < rank:
+        first = first.joined(_start(x, rank - first.rank, "random", iteration.seed, 0))
+    return [first, *(start.holding(held) for start in drawn[1:])]
+
+
+def _on_host(given: Components, unit: float, order: int) -> Components:
+    """In numpy; a weight of 0 would leave a component nothing to begin with."""
+    weights = to_numpy(given.weights) / unit
+    factors = [to_numpy(f) for f in given.factors]
+    factors += [np.ones((1, given.rank))] * (order - len(factors))
+    return Components(np.where(weights > 0, weights, 1.0), tuple(factors))
 
 
 def _start(x: np.ndarray, rank: int, name: str, seed: int, restart: int) -> Components:

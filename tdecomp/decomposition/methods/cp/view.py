@@ -86,7 +86,8 @@ class CPView:
         `known` are singular values of the unfoldings from an earlier look.
         """
         if self.nonnegative and rank > 0 and self.energy > 0:
-            found, trace = solve_nonnegative(self.array, rank, self.iteration, progress)
+            given = self._warm(rank, None) if self.start is not None else None
+            found, trace = solve_nonnegative(self.array, rank, given, self.iteration, progress)
             seen = {}
         else:
             warm = self._warm(rank, smaller)
