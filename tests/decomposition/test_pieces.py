@@ -134,3 +134,16 @@ def test_modes_that_are_kept_whole_take_no_sweeps():
     assert full.error < 1e-14
     assert one.trace.reason == "one mode: the first sweep is the optimum"
     assert one.error == pytest.approx(td.hosvd(x, rank=(3, 2, 5)).error, rel=1e-12)
+
+
+@pytest.mark.parametrize("decompose", [td.tucker, td.tucker2, td.hosvd])
+def test_the_leading_vectors_of_a_single_mode_are_not_swept(decompose, monkeypatch):
+    """To an error that only the long mode leaves room for: HOSVD is the optimum there."""
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((2, 3, 6)) @ rng.standard_normal((6, 40))).transpose(2, 0, 1)
+    x = x + 1e-3 * rng.standard_normal(x.shape)
+    monkeypatch.setattr("tdecomp.decomposition.methods.tucker.hooi._improved", None)
+    fit = decompose(x, error=0.01)
+    tail = np.linalg.svd(x.reshape(40, 6), compute_uv=False)[fit.tensor.core.shape[0] :]
+    assert fit.error <= 0.01
+    assert np.linalg.norm(tail) <= 0.01 * np.linalg.norm(x)

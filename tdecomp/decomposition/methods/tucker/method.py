@@ -144,7 +144,7 @@ class CoreAndBases(Method[FullHosvd]):
         allowed = share.rank_max is None or max(even) <= share.rank_max
         rank = self._cheapest(x, [choice[0], even] if allowed else [choice[0]])
         bases = {k: full.bases[k][:, :r] for k, r in rank.items()}
-        bases, trace = self.improve(view, bases, part(progress, 0.2, 0.7))
+        bases, trace = self._from_hosvd(view, bases, part(progress, 0.2, 0.7))
         core = project(view.array, bases)  # (ranks of the bases)
         measured = measure(view.array, self.build(x.modes, core, bases))
         lost = float(measured[0].sum()) + view.outside
@@ -194,12 +194,23 @@ class CoreAndBases(Method[FullHosvd]):
         progress(0.3)
         if state is None:
             bases, spectra = self.start(view, rank, which, part(progress, 0.3, 0.5))
+            bases, trace = self.improve(view, bases, part(progress, 0.5, 0.9))
         else:
             bases = {k: leading(state.bases[k], r) for k, r in rank.items()}
+            bases, trace = self._from_hosvd(view, bases, part(progress, 0.5, 0.9))
             spectra = state.spectra
-        bases, trace = self.improve(view, bases, part(progress, 0.5, 0.9))
         found = self.build(x.modes, project(view.array, bases), bases)
         return self._made(x, view, found, spectra, trace=trace, svd=which.names)
+
+    def _from_hosvd(self, view: CoreView, bases: Bases, progress: Progress) -> tuple[Bases, Trace]:
+        """Improve leading vectors of all unfoldings, unless they are the optimum already.
+
+        With a single mode cut the others are whole: what is left is a matrix, and its leading
+        singular vectors are best.
+        """
+        if sum(u.shape[1] < u.shape[0] for u in bases.values()) == 1:
+            return bases, Trace(converged=True, reason="one mode: its leading vectors are optimal")
+        return self.improve(view, bases, progress)
 
     def _made(
         self,
