@@ -46,7 +46,10 @@ def check_inside(folder: Path, file: Path) -> None:
     FileError
         Names both ends of the link.
     """
-    home, target = folder.resolve(), file.resolve()
+    try:
+        home, target = folder.resolve(), file.resolve()
+    except (OSError, RuntimeError) as error:  # a circle, which Python 3.13 has no error for
+        raise FileError(f"{file} is a link that leads nowhere ({error})") from error
     if target.is_relative_to(home) or _is_blob(target, home):
         return
     raise FileError(

@@ -46,7 +46,7 @@ def test_every_method_that_takes_three_adapters_is_there(merging):
 def test_few_items_are_trained_merged_shared_and_kept(merging, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(merging, "BUDGETS", (0.5,))
     monkeypatch.setattr(merging, "SCALES", (1.0, 2.0))
-    sizes = merging.Sizes(steps=2, batch=4, rank=2, held=3, tried=5, seen=8)
+    sizes = merging.Sizes(steps=2, batch=4, rank=2, held=2, tried=3, seen=4)
     file, methods = tmp_path / "rows.json", ("mean", "regmean", "fisher")
     rows = merging.Rows(file, sizes)
     merging.measure(rows, 7, sizes, tmp_path / "models", methods)

@@ -13,6 +13,7 @@ import pytest
 from tdecomp.errors import FileError
 from tdecomp.files import checkpoint as ck
 from tdecomp.files import safetensors
+from tdecomp.files.loras import read_adapter
 from tdecomp.files.weight_files import read_json
 
 NAME = "model.layers.0.self_attn.q_proj.weight"
@@ -200,3 +201,9 @@ def test_integers_take_no_delta(code, tmp_path):
     safetensors.write(file, [("x", code, (2, 2))], lambda _: np.zeros(size, np.uint8))
     with pytest.raises(FileError, match=f"'x' is stored as {code}, which takes no delta"):
         ck.write_model(ck.open_checkpoint(file), tmp_path / "out", {"x": lambda array: array})
+
+
+def test_a_link_in_a_circle_is_refused_where_it_is_the_only_file(tmp_path):
+    (tmp_path / "a.safetensors").symlink_to("a.safetensors")
+    with pytest.raises(FileError, match=r"a\.safetensors"):
+        read_adapter(tmp_path)

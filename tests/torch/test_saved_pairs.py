@@ -183,6 +183,9 @@ def test_broken_files_are_told_by_name(tmp_path):
     with pytest.raises(FileError, match="is damaged"):
         read_adapter(written(arrays, {**metadata, KEY: metadata[KEY][:-40]}))
     said = json.loads(metadata[KEY])
+    other = metadata[KEY].replace("q_proj.weight", "q_proj")
+    with pytest.raises(FileError, match=r"damaged.*q_proj' is no weight"):
+        read_adapter(written(arrays, {**metadata, KEY: other}))
     for shape in ([4, 8], [12, 9], [12, 2, 5]):
         wrong = said | {"shapes": {"layers.0.self_attn.q_proj": shape}}
         with pytest.raises(FileError, match=r"damaged.*q_proj is said to be"):

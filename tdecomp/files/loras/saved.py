@@ -125,6 +125,9 @@ class _Saved:
                 " as pairs",
                 tip="adapter = tdecomp_torch.load_adapter(model, PATH); adapter.save_lora(DIR)",
             )
+        for site in (site for grid in self.said.grids for site in grid.sites):
+            if not site.tensor.endswith(".weight"):
+                raise FileError(f"{self.path} is damaged: {site.tensor!r} is no weight of a module")
         present = {key for key in self.entries if not key.startswith(BESIDES)}
         expected: dict[str, tuple[int, ...]] = {}
         seeded = 0
