@@ -11,6 +11,7 @@ from tdecomp.adapters.settings import Settings
 from tdecomp.adapters.site_grids import SiteGrid
 from tdecomp.files.attached import VERSION
 from tdecomp_torch.attached import Attached
+from tdecomp_torch.model.gathering import is_part
 from tdecomp_torch.model.names import inner_model
 
 __all__ = ["describe"]
@@ -39,12 +40,12 @@ def _shapes(attached: Attached) -> dict[str, list[int]]:
     parts = {s.module for grid in attached.grids for s in grid.sites if s.index}
     found: dict[str, list[int]] = {}
     for target in attached.targets:
-        shape = target.kind.shape(target.module)
-        if not (target.kind.is_matrix or target.kind.looks_up):
-            shape = target.kind.stored(target.module).shape
-        elif target.path not in parts:
-            continue
-        found[target.path] = list(shape or ())
+        whole = target.kind.is_matrix or target.kind.looks_up
+        pieces = any(map(is_part, target.module.parameters(recurse=False)))
+        if (whole and target.path not in parts) or pieces:
+            continue  # of a piece of a weight, as FSDP1 leaves, no shape is known
+        stored = target.kind.stored(target.module).shape
+        found[target.path] = list(target.kind.shape(target.module) or ()) if whole else list(stored)
     return found
 
 
