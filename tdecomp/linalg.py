@@ -292,10 +292,10 @@ def svd_settled(
     width = min(rank + n_oversamples, *x.shape)
     energy = quick_sum_of_squares(x) if energy is None else energy
     steps = krylov_steps(x, width, np.random.default_rng(random_state or 0))
-    q = b = x
+    found = x, x
     captured = won = 0.0
-    for step, (q, b) in enumerate(islice(steps, 1 + _KRYLOV_STEPS)):  # noqa: B007
-        values = to_numpy(singular_values(b)).astype(np.float64)
+    for step, found in enumerate(islice(steps, 1 + _KRYLOV_STEPS)):
+        values = to_numpy(singular_values(found[1])).astype(np.float64)
         captured, before = float(np.sum(values[:rank] ** 2)), captured
         won, gain = captured - before, won
         lost = max(0.0, energy - captured)
@@ -306,7 +306,7 @@ def svd_settled(
         outside = left_out(energy, values[:width], min(x.shape), x.dtype)
         if step and excess(values[:width], rank, outside, 2 * step + 1, x.dtype) <= SETTLED:
             break
-    return _from_basis(q, b, rank)
+    return _from_basis(*found, rank)
 
 
 def still_to_win(won: float, ratio: float) -> float:
