@@ -18,6 +18,7 @@ from tdecomp_torch.attached import AdaptedModule, Attached
 from tdecomp_torch.forward.layer import Hook
 from tdecomp_torch.forward.lending import lend
 from tdecomp_torch.merging import merged_weight, tied, write
+from tdecomp_torch.model.vocabulary import hold_vocabulary
 from tdecomp_torch.model.writing import why_not_written
 from tdecomp_torch.plainly import plainly
 
@@ -57,9 +58,9 @@ class TensorLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters: list[str] = []
         self._originals: dict[str, nn.Parameter | Tensor] = {}
         if target.kind.by_weight:
-            self._handle = lend(base_layer, self)
+            self._handles: list[Any] = [lend(base_layer, self)]
         else:
-            self._handle = base_layer.register_forward_hook(self._onto, with_kwargs=True)
+            self._handles = [base_layer.register_forward_hook(self._onto, with_kwargs=True)]
 
     def add(self, attached: Attached, targets: Sequence[AdaptedModule]) -> None:
         """Let one more adapter act here."""
@@ -99,9 +100,14 @@ class TensorLayer(nn.Module, BaseTunerLayer):
             for target in self.adapted[name]
         ]
 
+    def hold(self, model: nn.Module, path: str) -> None:
+        """Keep the model from resizing the module, which it does not find behind this one."""
+        self._handles += hold_vocabulary(model, path, self.get_base_layer())
+
     def take_off(self) -> None:
         """Let go of the module."""
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
     @torch.no_grad()
     def get_delta_weight(self, adapter: str) -> Tensor:

@@ -104,6 +104,7 @@ class TensorAdapterModel(BaseTuner):
         else:
             layer = layer_for(own[0])
             layer.add(attached, own)
+            layer.hold(self.model, own[0].path)
             layer.set_adapter(self.active_adapters)
             self._replace_module(parent, target_name, layer, target)
 

@@ -223,19 +223,26 @@ def test_a_module_that_comes_back_or_is_wrapped_goes_on():
     assert_close(model(x_of()), expected)
 
 
-def test_a_resized_vocabulary_of_transformers_is_told():
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_vocabulary_of_transformers_is_not_resized_under_an_adapter(tied):
     import transformers as tf
 
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "vocab_size": 30}
-    model = tf.LlamaForCausalLM(tf.LlamaConfig(**sizes, num_attention_heads=2))
-    ids = torch.arange(5)[None]
+    config = tf.LlamaConfig(**sizes, num_attention_heads=2, tie_word_embeddings=tied)
+    model = tf.LlamaForCausalLM(config)
+    ids, others = torch.arange(5)[None], set(model.__dict__)
     for target in ("lm_head", "embed_tokens"):
-        adapter = attach(model, "lora", targets=[target], rank=2)
-        model(ids)
+        adapters = [attach(model, "lora", targets=[target], rank=2, name=name) for name in "ab"]
+        expected = model(ids).logits
+        for adapter in adapters:  # until the last is off
+            with pytest.raises(SiteError, match=rf"{target} cannot be resized from \d+ to 40 rows"):
+                model.resize_token_embeddings(40, mean_resizing=False)
+            assert torch.equal(model(ids).logits, expected)
+            same = model.config.vocab_size
+            assert model.resize_token_embeddings(same) is model.get_input_embeddings()
+            adapter.detach()
         model.resize_token_embeddings(model.config.vocab_size + 3, mean_resizing=False)
-        with pytest.raises(SiteError, match=target):
-            model(ids)
-        adapter.detach()
+        assert set(model.__dict__) == others
 
 
 COMPUTED: dict[str, tuple[Callable, Callable]] = {

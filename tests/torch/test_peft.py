@@ -499,28 +499,46 @@ def test_saved_while_merged_is_saved_whole(tmp_path):
     assert_close(PeftModel.from_pretrained(tiny(), str(tmp_path / "merged"))(x_of()), expected)
 
 
-def test_a_vocabulary_is_not_resized_under_its_adapter():
-    def llama() -> Any:
-        options = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-        made = LlamaConfig(vocab_size=20, hidden_size=8, **options)
-        return seeded(lambda: LlamaForCausalLM(made))
+def llama(*, tied: bool = False) -> Any:
+    options = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    made = LlamaConfig(vocab_size=20, hidden_size=8, tie_word_embeddings=tied, **options)
+    return seeded(lambda: LlamaForCausalLM(made))
 
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # PEFT's
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("table", ["embed_tokens", "lm_head"])
+def test_a_vocabulary_is_not_resized_under_its_adapter(table, tied):
+    ids, base = torch.arange(6)[None], llama(tied=tied)
+    before = {name: p.clone() for name, p in base.named_parameters()}
+    model = on(base, "lora", target_modules=[table, "q_proj"])
+    expected = model(input_ids=ids).logits
+    for resized in (model, copy.deepcopy(model), base):  # as PEFT hands it on, and as it is
+        with pytest.raises(
+            SiteError, match=rf"{table} cannot be resized from 20 to 24 rows.*unload"
+        ):
+            resized.resize_token_embeddings(23, 8, mean_resizing=False)
+        assert torch.equal(resized(input_ids=ids).logits, expected)
+    assert model.resize_token_embeddings().weight.shape == (20, 8)  # a look at the table
+    model.delete_adapter("default")
+    with pytest.raises(SiteError, match="cannot be resized"):  # what PEFT put there is still there
+        model.resize_token_embeddings(24)
+    plain = model.unload()
+    assert all(torch.equal(p, before[name]) for name, p in plain.named_parameters())
+    plain.resize_token_embeddings(24, mean_resizing=False)
+    assert plain(input_ids=ids).logits.shape == (1, 6, 24)
+
+
+def test_a_vocabulary_is_resized_beside_an_adapter():
     ids = torch.arange(6)[None]
-    model = get_peft_model(llama(), config_of("lora", target_modules=["embed_tokens", "q_proj"]))
-    before = model(input_ids=ids).logits
-    with pytest.raises(TypeError, match="TensorEmbedding"):  # transformers' own, before any change
-        model.base_model.model.resize_token_embeddings(24, mean_resizing=False)
-    assert torch.equal(model(input_ids=ids).logits, before)
-    model = get_peft_model(llama(), config_of("lora", target_modules=["embed_tokens", "q_proj"]))
-    model.base_model.model.model.embed_tokens = nn.Embedding(24, 8)
-    with pytest.raises(
-        SiteError, match=r"embed_tokens was replaced by another Embedding, \(24, 8\)"
-    ):
+    model = on(llama(), "lora", target_modules=["embed_tokens", "q_proj"])
+    model.base_model.model.model.embed_tokens = nn.Embedding(24, 8)  # by hand
+    says = r"embed_tokens was replaced by another Embedding, \(24, 8\)"
+    with pytest.raises(SiteError, match=says):
         model(input_ids=ids)
-    beside = get_peft_model(llama(), config_of("lora", target_modules=["q_proj"]))
-    set_random(adapter_of(beside))
+    beside = on(llama(), "lora", target_modules=["q_proj"])
     expected = beside(input_ids=ids).logits
-    beside.base_model.model.resize_token_embeddings(24, mean_resizing=False)
+    beside.resize_token_embeddings(24, mean_resizing=False)
     assert_close(beside(input_ids=ids).logits[..., :20], expected)
 
 
