@@ -69,7 +69,7 @@ def attach(
         them; `allocate` finds such ranks for a budget.
     alpha
         For the scale; default is that of the method's paper. One that is given is the same at
-        every rank.
+        every rank; it is refused where the scale of the method has none.
     dropout, shared_dropout
         Of the input of the first factor, for every weight by itself, or one mask for all that read
         the same input.

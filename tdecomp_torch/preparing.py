@@ -31,7 +31,7 @@ from tdecomp_torch.model.inventory import Inventory
 from tdecomp_torch.model.targets import chosen_sites
 from tdecomp_torch.starting import DataStart, start_of, starts_of
 
-__all__ = ["Asked", "Chosen", "StartFrom", "prepare"]
+__all__ = ["Asked", "Chosen", "StartFrom", "check_alpha", "prepare"]
 
 StartFrom = DataStart | DecomposedStart | str | None
 """Where factors come from in place of the method's own start."""
@@ -109,6 +109,7 @@ def prepare(
         Sizes that do not fit, targets that match nothing or cannot be adapted; nothing has changed
         on the model.
     """
+    check_alpha(spec, asked.alpha)
     settings, progress = asked.settings, asked.progress
     if isinstance(asked.start, DecomposedStart):
         if asked.request is not None:
@@ -140,6 +141,21 @@ def prepare(
         of_groups = [_without_numbers(bound, asked.absent) for bound in plan.bounds]
     starts = Starts(given=asked.given, of_groups=of_groups, dtype=asked.dtype, progress=progress)
     return build(plan, name, starts)
+
+
+def check_alpha(spec: Spec, alpha: float | None) -> None:
+    """Refuse an alpha that would change nothing.
+
+    Raises
+    ------
+    ArgumentError
+        The scale of the method does not depend on it.
+    """
+    if alpha is not None and not spec.has_alpha:
+        raise ArgumentError(
+            f"alpha={alpha!r} would change nothing, as the scale of {spec.name!r} is {spec.scale}:"
+            " leave it out, or give a Spec of your own with scale='alpha'"
+        )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ modes that it does not carry.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -293,6 +293,23 @@ class Spec(Drawable):
         return False not in rest and (not rest or self._scale_starts_at_zero)
 
     @property
+    def formulas(self) -> Iterator[tuple[str, Expression]]:
+        """Everything that is computed, and what it is."""
+        yield from (("scale", self.scale), ("alpha", self.alpha), *self.where)
+        for f in self.factors:
+            if f.init.kind != "copy":
+                yield from ((f"the init of {f.name}", arg) for arg in f.init.args)
+            if f.freeze is not None:
+                yield f"the freeze of {f.name}", f.freeze
+            if f.clusters is not None:
+                yield f"the clusters of {f.name}", f.clusters
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether anything depends on alpha."""
+        return any("alpha" in formula.names for _, formula in self.formulas)
+
+    @property
     def _scale_starts_at_zero(self) -> bool:
         names = self.scale.names
         return "step" in names and self.scale(dict.fromkeys(names, 1) | {"step": 0}) == 0
@@ -453,19 +470,13 @@ def _check_formulas(spec: Spec) -> None:
     named = {n for _, text in spec.where for n in text.names} - known
     # a name outside the equation is a rank, unless it looks like a misspelt one
     known |= {n for n in named if len(n) < 3 or not nearest(n, known)}
-    formulas = [("scale", spec.scale), ("alpha", spec.alpha), *spec.where]
     for f in spec.factors:
         f.init.check(f.name, f.modes)
         if f.init.kind == "copy":
             _check_copy(spec, f)
-        else:
-            formulas += [(f"the init of {f.name}", arg) for arg in f.init.args]
-        if f.freeze is not None:
-            formulas.append((f"the freeze of {f.name}", f.freeze))
         if f.clusters is not None:
             _check_clusters(spec, f)
-            formulas.append((f"the clusters of {f.name}", f.clusters))
-    for what, text in formulas:
+    for what, text in spec.formulas:
         if unknown := sorted(text.names - known):
             raise ArgumentError(
                 f"{what} = {text} of {spec.name!r} names {unknown[0]!r}"

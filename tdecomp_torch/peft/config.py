@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from tdecomp.adapters import method as row_of
 from tdecomp.adapters.from_weights import FROM_WEIGHTS
 from tdecomp.errors import ArgumentError, TdecompError
 from tdecomp_torch.forward.tasks import checked_tasks
+from tdecomp_torch.peft.card import tell_import
 from tdecomp_torch.peft.names import METHOD
-from tdecomp_torch.preparing import Asked
+from tdecomp_torch.preparing import Asked, check_alpha
 
 __all__ = ["TensorAdapterConfig"]
 
@@ -119,8 +121,8 @@ class TensorAdapterConfig(PeftConfig):
             raise ArgumentError(
                 f"patterns={self.patterns!r} must be a list, such as ['blocks.{{layer}}.{{proj}}']"
             )
-        self.spec  # noqa: B018 - an unknown row is refused here
         checked_tasks(self.asked().tasks, fold=False)
+        check_alpha(self.spec, self.alpha)
 
     @property
     def spec(self) -> Spec:
@@ -156,6 +158,23 @@ class TensorAdapterConfig(PeftConfig):
             tokens=self.tokens,
             tasks=self.tasks,
         )
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Read a saved configuration, as in PEFT."""
+        found = super().from_pretrained(*args, **kwargs)
+        found.__dict__["_from_a_file"] = True
+        return found
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write the configuration, and into the card beside it what to import."""
+        super().save_pretrained(save_directory, **kwargs)
+        tell_import(Path(save_directory))
+
+    @property
+    def is_for_a_file(self) -> bool:
+        """Whether a file will bring the numbers of the adapter, as far as this tells."""
+        return self.inference_mode or self.__dict__.get("_from_a_file", False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: the method as its equation, without what factors started from."""

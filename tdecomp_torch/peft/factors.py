@@ -20,7 +20,15 @@ from tdecomp_torch.model.gathering import is_part
 from tdecomp_torch.model.guest import Guest
 from tdecomp_torch.peft.names import POOLS
 
-__all__ = ["SharedFactors"]
+__all__ = ["SharedFactors", "UnlikeFactorsError"]
+
+
+class UnlikeFactorsError(ArgumentError):
+    """Numbers of other factors than an adapter has."""
+
+    def __init__(self, adapter: str, text: str):
+        super().__init__(text)
+        self.adapter = adapter
 
 
 class SharedFactors(Guest, BaseTunerLayer):
@@ -30,6 +38,8 @@ class SharedFactors(Guest, BaseTunerLayer):
     ----------
     attached
         Every adapter by name.
+    waiting
+        Names of adapters whose numbers a file is to bring.
     """
 
     adapter_layer_names = (POOLS,)
@@ -40,6 +50,7 @@ class SharedFactors(Guest, BaseTunerLayer):
         super().__init__()
         self.tdecomp_factors = nn.ModuleDict()
         self.attached: dict[str, Attached] = {}
+        self.waiting: set[str] = set()
         self._active_adapter = []
         self.register_load_state_dict_pre_hook(_check_loaded)
 
@@ -58,7 +69,7 @@ class SharedFactors(Guest, BaseTunerLayer):
         """None, as `weight`."""
         raise AttributeError("bias")
 
-    def add(self, attached: Attached, *, empty: bool = False) -> None:
+    def add(self, attached: Attached, *, empty: bool = False, waiting: bool = False) -> None:
         """Hold the factors of an adapter; its layers are not hooked.
 
         Parameters
@@ -67,6 +78,8 @@ class SharedFactors(Guest, BaseTunerLayer):
             Not on its model yet.
         empty
             Without values, which a file will bring.
+        waiting
+            A file is to bring the values, also where there are some.
         """
         pool = attached.pool
         if empty:
@@ -75,6 +88,7 @@ class SharedFactors(Guest, BaseTunerLayer):
         pool.state.active = False
         self.tdecomp_factors[attached.name] = pool
         self.attached[attached.name] = attached
+        self.waiting |= {attached.name} if waiting else set()
         watch_model(attached)
 
     # -- what PEFT calls on every layer ------------------------------------------------------
@@ -88,7 +102,7 @@ class SharedFactors(Guest, BaseTunerLayer):
             Two that do not add up.
         """
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        self._check_sum(names)
+        self.check_sum(names)
         super().set_adapter(names, inference_mode)
         for name, attached in self.attached.items():
             attached.pool.state.active = name in names
@@ -103,6 +117,7 @@ class SharedFactors(Guest, BaseTunerLayer):
         """Take an adapter off; nothing of it is left."""
         if adapter_name in self.attached:
             self._unhook(adapter_name)
+        self.waiting.discard(adapter_name)
         super().delete_adapter(adapter_name)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -119,9 +134,18 @@ class SharedFactors(Guest, BaseTunerLayer):
             self.attached[name].pool.state.merged = False
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """No: PEFT takes every layer for a weight. `Adapter.save_lora` writes exact pairs."""
-        del adapter_name
-        return False
+        """Refuse it: asked of every layer by PEFT's conversion, which takes each for a weight.
+
+        Raises
+        ------
+        ArgumentError
+            Names what writes exact pairs.
+        """
+        raise ArgumentError(
+            "PEFT's conversion knows no factors that weights share: adapter_of(model,"
+            f" {adapter_name!r}).save_lora(folder) writes the adapter as a LoRA, exactly or with"
+            " max_rank="
+        )
 
     def _move_adapter_to_device_of_base_layer(
         self, adapter_name: str, device: torch.device | None = None
@@ -150,7 +174,7 @@ class SharedFactors(Guest, BaseTunerLayer):
 
         Raises
         ------
-        ArgumentError
+        UnlikeFactorsError
             Names the first factor that differs.
         """
         pools = f"{prefix}{POOLS}."
@@ -170,13 +194,23 @@ class SharedFactors(Guest, BaseTunerLayer):
             for key, shape in asked.items() if given else ():
                 if found.get(key, () if not found else shape) != shape:
                     here = f"is {found[key]} in the file" if key in found else "is not in the file"
-                    raise ArgumentError(
+                    raise UnlikeFactorsError(
+                        name,
                         f"the factor {key!r} of the adapter {name!r} {here}, and the configuration"
                         f" ({attached.spec.name}) asks for {shape}: adapter_config.json is that of"
-                        " another adapter or was changed (method, rank, target_modules, tasks)"
+                        " another adapter or was changed (method, rank, target_modules, tasks)",
                     )
+            if given:
+                self.waiting.discard(name)
 
-    def _check_sum(self, names: list[str]) -> None:
+    def check_sum(self, names: list[str]) -> None:
+        """Refuse adapters that cannot act together.
+
+        Raises
+        ------
+        ArgumentError
+            Names two that do not add up.
+        """
         present = [self.attached[name] for name in names if name in self.attached]
         for one in present if len(present) > 1 else ():
             if all(target.hook.adds for target in one.targets):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from typing import Any
@@ -13,15 +13,17 @@ from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.integrations import skip_init_on_device
 from torch import nn
 
+from tdecomp._brief import brief_count
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp_torch.attached import AdaptedModule, Attached
 from tdecomp_torch.handle import Adapter
 from tdecomp_torch.peft.choosing import made
 from tdecomp_torch.peft.config import TensorAdapterConfig
-from tdecomp_torch.peft.factors import SharedFactors
+from tdecomp_torch.peft.factors import SharedFactors, UnlikeFactorsError
 from tdecomp_torch.peft.layers import TensorExperts, TensorLayer, layer_for
 from tdecomp_torch.peft.names import PREFIX, ROOM
 from tdecomp_torch.peft.shaking import shake
+from tdecomp_torch.peft.undoing import take_back
 from tdecomp_torch.peft.weighted import check_summable, fill_with_sum, summed_ranks
 from tdecomp_torch.plainly import plainly
 
@@ -39,6 +41,14 @@ class TensorAdapterModel(BaseTuner):
     """The adapter that is being put on."""
     _empty: bool
     """Whether a file is about to bring its numbers."""
+    _trained: list[str]
+    """Names of the parameters that were trained before the first adapter."""
+
+    def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+        """Called once, before the first adapter is made."""
+        super()._pre_injection_hook(model, config, adapter_name)
+        self._trained = [name for name, p in model.named_parameters() if p.requires_grad]
+        self.register_load_state_dict_pre_hook(_check_loaded)
 
     def inject_adapter(
         self,
@@ -56,6 +66,9 @@ class TensorAdapterModel(BaseTuner):
         vars(self).update(_waiting=attached, _empty=empty)
         try:
             super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
+        except Exception:
+            take_back(model, adapter_name, self._trained)
+            raise
         finally:
             self._waiting = None
 
@@ -95,7 +108,8 @@ class TensorAdapterModel(BaseTuner):
             )
         room = _room(self.model)
         if adapter_name not in room.attached:
-            room.add(attached, empty=self._empty)
+            config: Any = peft_config
+            room.add(attached, empty=self._empty, waiting=config.is_for_a_file)
         own = _of_module(attached, getattr(target, "base_layer", target))
         if not own:
             return  # its rank is 0
@@ -138,6 +152,38 @@ class TensorAdapterModel(BaseTuner):
             setattr(parent, child_name, new_module)
         else:
             super()._replace_module(parent, child_name, new_module, child)
+
+    def check_loaded(self, state: Mapping[str, Any], prefix: str) -> None:
+        """Refuse numbers of other factors; an adapter that waits for its own is taken off again.
+
+        Raises
+        ------
+        UnlikeFactorsError
+            Names the first factor that differs.
+        """
+        room = getattr(self.model, ROOM, None)
+        if not isinstance(room, SharedFactors):
+            return
+        try:
+            room.check_loaded(state, f"{prefix}model.{ROOM}.")
+        except UnlikeFactorsError as error:
+            if error.adapter in room.waiting:
+                take_back(self.model, error.adapter, self._trained)
+                self.peft_config.pop(error.adapter, None)
+                if not self.peft_config and hasattr(self.model, "peft_config"):
+                    del self.model.peft_config
+            raise
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """Say which adapters act; two that do not add up are refused before any is switched."""
+        names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
+        _room(self.model).check_sum(names)
+        super().set_adapter(adapter_name, inference_mode)
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """No: `Adapter.save_lora` writes exact pairs, and PEFT's conversion names it."""
+        del adapter_name
+        return False
 
     def _check_merge_allowed(self) -> None:
         """Refuse before any weight is written what would be refused at one of them."""
@@ -204,7 +250,10 @@ class TensorAdapterModel(BaseTuner):
         if adapter_name in self.peft_config:
             raise ArgumentError(f"there is an adapter {adapter_name!r} already: give another name")
         if not adapters or len(adapters) != len(weights):
-            raise ArgumentError(f"{len(weights)} weights are given for {len(adapters)} adapters")
+            raise ArgumentError(
+                f"{brief_count(len(adapters), 'adapter')} and {brief_count(len(weights), 'weight')}"
+                " are given: expected a weight for each, and one adapter or more"
+            )
         if unknown := [name for name in adapters if name not in room.attached]:
             raise ArgumentError(f"there is no adapter {unknown[0]!r} to be added up")
         parts = [room.attached[name] for name in adapters]
@@ -231,6 +280,11 @@ class TensorAdapterModel(BaseTuner):
                 " tasks=[...], whose task may differ by example"
             )
         yield
+
+
+def _check_loaded(tuner: Any, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Called before a state is loaded; a function, so that copies of a model have their own."""
+    tuner.check_loaded(state, prefix)
 
 
 def adapter_of(model: nn.Module, name: str | None = None) -> Adapter:

@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    convert_to_lora,
+    get_peft_model,
+    inject_adapter_in_model,
+)
 from peft.utils import PeftType, hotswap
 from safetensors.torch import load_file
 from torch import nn
@@ -171,6 +177,7 @@ def test_adapters_that_do_not_add_up_take_turns():
     model.add_adapter("second", config_of("lora"))
     with pytest.raises(ArgumentError, match="does not add .*'second'"):
         model.base_model.set_adapter(["default", "second"])
+    assert model.base_model.model.layers[0].self_attn.q_proj.active_adapters == ["default"]
     assert torch.equal(model(x), first)
     model.set_adapter("second")
     assert not torch.equal(model(x), first)
@@ -200,8 +207,9 @@ def test_injected_without_a_peft_model():
 
 @pytest.mark.parametrize("method", ["lora", "lotr", "lorta", "fact_tt", "tenslora_att_qkv_depth"])
 def test_a_weighted_adapter_is_the_sum(method):
-    model = on(tiny(), method, alpha=3.0)
-    model.add_adapter("second", config_of(method, rank=3, alpha=5.0))
+    alphas = ({"alpha": 3.0}, {"alpha": 5.0}) if CATALOGUE[method].has_alpha else ({}, {})
+    model = on(tiny(), method, **alphas[0])
+    model.add_adapter("second", config_of(method, rank=3, **alphas[1]))
     set_random(adapter_of(model, "second"), 7)
     model.base_model.add_weighted_adapter(["default", "second"], [0.5, -2.0], "sum")
     one, two, found = (adapter_of(model, name) for name in ("default", "second", "sum"))
@@ -383,6 +391,7 @@ def test_a_quantised_base_is_adapted_and_not_written():
         ({"method": "lora", "r": 2, "rank": 3}, "r=2 and rank=3"),
         ({"method": "lora", "dropout": 1.5}, "dropout"),
         ({"method": "lora", "dtype": "float99"}, "float99"),
+        ({"method": "vera", "alpha": 16}, "alpha=16 would change nothing.*'vera' is 1"),
     ],
 )
 def test_configurations_that_cannot_be(options, says):
@@ -462,9 +471,75 @@ def test_a_configuration_edited_by_hand(edited, error, says, tmp_path):
     on(tiny(), "lotr", **HERE).save_pretrained(tmp_path)
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | edited))
+    model, before = tiny(), as_it_is(tiny())
     with pytest.raises(error, match=says) as caught:
-        PeftModel.from_pretrained(tiny(), str(tmp_path))
+        PeftModel.from_pretrained(model, str(tmp_path))
     assert "\n" not in str(caught.value).strip()
+    assert as_it_is(model) == before
+
+
+def as_it_is(model: nn.Module) -> tuple[Any, ...]:
+    """What an adapter that was refused must not have changed."""
+    return (
+        model(x_of()).tolist(),
+        {name: type(module) for name, module in model.named_modules()},
+        {name: p.requires_grad for name, p in model.named_parameters()},
+        left_behind(model),
+        hasattr(model, "peft_config"),
+    )
+
+
+def other_rank(folder: Path, **options: Any) -> str:
+    """A folder whose configuration asks for other factors than its file has."""
+    on(tiny(), "lotr", **HERE, **options).save_pretrained(folder)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rank": 3}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "loading",
+    [
+        {},
+        {"is_trainable": True},
+        {"low_cpu_mem_usage": True},
+        {"config": TensorAdapterConfig(method="lotr", rank=3, **HERE)},
+    ],
+    ids=lambda loading: "-".join(loading),
+)
+def test_a_model_is_as_before_a_file_that_does_not_fit(loading, tmp_path):
+    model = tiny()
+    model.layers[1].requires_grad_(False)
+    before = as_it_is(model)
+    folder = other_rank(tmp_path, modules_to_save=["head"])
+    with pytest.raises(ArgumentError, match="in the file"):
+        PeftModel.from_pretrained(model, folder, **copy.deepcopy(loading))
+    assert as_it_is(model) == before
+
+
+def test_a_second_adapter_that_does_not_fit_leaves_the_first(tmp_path):
+    folder = other_rank(tmp_path, modules_to_save=["head"])
+    model = on(tiny(), "lotr", modules_to_save=["head"])
+    names, before = {n for n, _ in model.named_modules()}, as_it_is(model)
+    with pytest.raises(ArgumentError, match="in the file"):
+        model.load_adapter(folder, "second")
+    assert [*model.peft_config] == model.active_adapters == ["default"]
+    assert {n for n, _ in model.named_modules()} == names
+    assert as_it_is(model) == before
+
+
+def test_an_adapter_in_training_stays_when_a_file_does_not_fit(tmp_path):
+    """As when training is resumed from a folder of another adapter."""
+    model = on(tiny(), "lotr", **HERE)
+    before = as_it_is(model)
+    with pytest.raises(ArgumentError, match="in the file"):
+        model.load_adapter(other_rank(tmp_path, rank=3), "default", is_trainable=True)
+    assert as_it_is(model) == before
+    model.save_pretrained(tmp_path / "fits")
+    loaded = PeftModel.from_pretrained(tiny(), str(tmp_path / "fits"))
+    with pytest.raises(ArgumentError, match="in the file"):
+        loaded.load_adapter(other_rank(tmp_path, rank=3), "default")
+    assert_close(loaded(x_of()), model(x_of()))
 
 
 def test_what_peft_does_with_lora_only_names_the_export(tmp_path):
@@ -473,6 +548,9 @@ def test_what_peft_does_with_lora_only_names_the_export(tmp_path):
     before = model(x_of())
     with pytest.raises(ArgumentError, match=r"save_lora\(folder\)"):
         hotswap.hotswap_adapter(model, str(tmp_path), "default")
+    with pytest.raises(ArgumentError, match=r"adapter_of\(model, 'default'\)\.save_lora"):
+        convert_to_lora(model, rank=2)
+    assert not model.supports_lora_conversion()
     assert torch.equal(model(x_of()), before)
     one, other = (LoraConfig(r=2, use_rslora=flag) for flag in (False, True))
     hotswap.check_hotswap_configs_compatible(one, one)
@@ -547,3 +625,20 @@ def test_a_process_without_the_import_is_told_what_to_import(tmp_path):
     said = Path(tmp_path, "adapter_config.json").read_text()
     assert '"library": "tdecomp_torch.peft"' in said
     assert '"peft_type": "TDECOMP_TORCH_PEFT"' in said
+    card = Path(tmp_path, "README.md").read_text()
+    assert card.count("\nimport tdecomp_torch.peft") == 1
+    assert card.index("## Loading") < card.index("## Model Details")
+    PeftModel.from_pretrained(tiny(), str(tmp_path)).save_pretrained(tmp_path)
+    assert Path(tmp_path, "README.md").read_text() == card
+    TensorAdapterConfig().save_pretrained(str(tmp_path / "alone"))
+    assert [path.name for path in Path(tmp_path, "alone").iterdir()] == ["adapter_config.json"]
+
+
+def test_adapters_to_be_added_up_have_a_weight_each():
+    model = on(tiny(), "lora")
+    for names, weights, says in (
+        (["default", "default"], [1.0], "2 adapters and 1 weight are given"),
+        ([], [], "0 adapters and 0 weights are given"),
+    ):
+        with pytest.raises(ArgumentError, match=says):
+            model.base_model.add_weighted_adapter(names, weights, "sum")

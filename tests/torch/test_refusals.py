@@ -118,6 +118,7 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "dropout nothing": ({"dropout": None}, "dropout=None must be"),
     "alpha a text": ({"alpha": "x"}, "alpha='x' must be a number"),
     "alpha nan": ({"alpha": NAN}, "alpha=nan must be a number"),
+    "alpha of no scale": ({"spec": "vera", "alpha": 2}, "alpha=2 would change nothing"),
     "alpha infinite": ({"alpha": float("inf")}, "alpha=inf must be a number"),
     "dtype of integers": ({"dtype": torch.int8}, "dtype=torch.int8 must be"),
     "dtype complex": ({"dtype": torch.complex64}, "dtype=torch.complex64 must be"),
