@@ -41,13 +41,12 @@ class TensorAdapterModel(BaseTuner):
     """The adapter that is being put on."""
     _empty: bool
     """Whether a file is about to bring its numbers."""
-    _trained: list[str]
-    """Names of the parameters that were trained before the first adapter."""
+    _flags: dict[str, bool]
+    """Which parameters were trained before the last adapter came, by name."""
 
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
         """Called once, before the first adapter is made."""
         super()._pre_injection_hook(model, config, adapter_name)
-        self._trained = [name for name, p in model.named_parameters() if p.requires_grad]
         self.register_load_state_dict_pre_hook(_check_loaded)
 
     def inject_adapter(
@@ -63,11 +62,12 @@ class TensorAdapterModel(BaseTuner):
         config: Any = self.peft_config[adapter_name]
         empty = low_cpu_mem_usage or nn.Linear(1, 1).weight.is_meta  # as PEFT is loading
         attached = self._made(model, config, adapter_name, empty)
-        vars(self).update(_waiting=attached, _empty=empty)
+        flags = {name: p.requires_grad for name, p in model.named_parameters()}
+        vars(self).update(_waiting=attached, _empty=empty, _flags=flags)
         try:
             super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
         except Exception:
-            take_back(model, adapter_name, self._trained)
+            take_back(model, adapter_name, self._flags)
             raise
         finally:
             self._waiting = None
@@ -168,7 +168,7 @@ class TensorAdapterModel(BaseTuner):
             room.check_loaded(state, f"{prefix}model.{ROOM}.")
         except UnlikeFactorsError as error:
             if error.adapter in room.waiting:
-                take_back(self.model, error.adapter, self._trained)
+                take_back(self.model, error.adapter, self._flags)
                 self.peft_config.pop(error.adapter, None)
                 if not self.peft_config and hasattr(self.model, "peft_config"):
                     del self.model.peft_config

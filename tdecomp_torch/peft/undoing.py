@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
@@ -14,7 +14,7 @@ from tdecomp_torch.peft.names import ROOM
 __all__ = ["take_back"]
 
 
-def take_back(model: nn.Module, name: str, trained: Collection[str]) -> None:
+def take_back(model: nn.Module, name: str, flags: Mapping[str, bool]) -> None:
     """Make a model what it was before an adapter was put on it.
 
     Parameters
@@ -23,8 +23,8 @@ def take_back(model: nn.Module, name: str, trained: Collection[str]) -> None:
         Beneath PEFT's.
     name
         Of the adapter, of which any part may be there.
-    trained
-        Names of the parameters that were trained before the first adapter came.
+    flags
+        Name of every parameter there was before -> whether it was trained.
     """
     for path, module in list(model.named_modules()):
         if isinstance(module, TensorLayer) and not {*module.adapted} - {name}:
@@ -39,12 +39,10 @@ def take_back(model: nn.Module, name: str, trained: Collection[str]) -> None:
     room = getattr(model, ROOM, None)
     if isinstance(room, SharedFactors):
         room.delete_adapter(name)
-        if room.attached:
-            return  # what others have changed stays
-        delattr(model, ROOM)
+        if not room.attached:
+            delattr(model, ROOM)
     for path, parameter in model.named_parameters():
-        if path in trained:
-            parameter.requires_grad_(True)
+        parameter.requires_grad_(flags.get(path, parameter.requires_grad))
 
 
 def _put(model: nn.Module, path: str, module: nn.Module) -> None:

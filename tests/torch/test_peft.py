@@ -607,6 +607,7 @@ def test_a_vocabulary_is_not_resized_under_its_adapter(table, tied):
     assert plain(input_ids=ids).logits.shape == (1, 6, 24)
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # PEFT 0.19's
 def test_a_vocabulary_is_resized_beside_an_adapter():
     ids = torch.arange(6)[None]
     model = on(llama(), "lora", target_modules=["embed_tokens", "q_proj"])
