@@ -79,11 +79,21 @@ def spec_gradient(bound: Bound, factor: str, step: float = 0) -> tuple[Part, ...
     The product rule over the terms of the spec, and over the places of a tied factor in one term.
     Letters are those inside a weight: the site modes pick rows of the factors and of the gradient.
 
+    Raises
+    ------
+    ArgumentError
+        The adapter has a factor with a norm of 1: its gradient is no contraction.
+
     >>> from tdecomp.adapters import Grid, bind, method
     >>> lotr = bind(method("lotr"), Grid.full((6, 5), layer=3), 2)
     >>> [(part.coefficient, str(part.equation)) for part in spec_gradient(lotr, "core")]
     [(0.5, 'out r, s in, out in -> r s')]
     """
+    if unit := [f.name for f in bound.spec.factors if f.unit]:
+        raise ArgumentError(
+            f"{unit[0]!r} of {bound.spec.name!r} has norm 1 wherever it stands: its gradient is no"
+            " contraction of the other factors"
+        )
     found = []
     for term in bound.spec.terms:
         equation = Equation(tuple(map(bound.letters, term.operands)), bound.spec.output)

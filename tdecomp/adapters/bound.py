@@ -22,6 +22,7 @@ from tdecomp.adapters.pictured import pictured
 from tdecomp.adapters.seeded import SEEDED, Request
 from tdecomp.adapters.spec import Spec
 from tdecomp.adapters.terms import SITE_MODES, Factor, Operand, Term
+from tdecomp.adapters.unit import unit_along
 from tdecomp.drawing import Diagram, Drawable, Panel
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format, Network, Sum
@@ -171,7 +172,10 @@ class Bound(Drawable):
         total = None
         for term in self.spec.terms:
             equation = Equation(tuple(map(self.letters, term.operands)), self.spec.output)
-            parts = [arrays[o.factor][self.where(o, site)] for o in term.operands]
+            parts = [
+                self._acting(o.factor, self.letters(o), arrays[o.factor][self.where(o, site)])
+                for o in term.operands
+            ]
             part = self.coefficient(term, step) * contract(equation, parts)
             total = part if total is None else total + part
         assert total is not None
@@ -193,6 +197,10 @@ class Bound(Drawable):
         for term in self.spec.terms:
             found = [self.gathered(o, arrays[o.factor]) for o in term.operands]
             terms = [letters for letters, _ in found]
+            found = [
+                (letters, self._acting(o.factor, letters, array))
+                for o, (letters, array) in zip(term.operands, found, strict=True)
+            ]
             tensors = [
                 array if sites is None or "site" not in letters else _taken(array, sites)
                 for letters, array in found
@@ -207,6 +215,11 @@ class Bound(Drawable):
         whole = parts[0] if len(parts) == 1 else Sum(tuple(parts))
         n_out, n_in = self.grid.shape
         return whole if whole.shape[1:] == (n_out, n_in) else whole[:, :n_out, :n_in]
+
+    def _acting(self, name: str, letters: Sequence[str], array: Array) -> Array:
+        """A factor, or a part of it, as it stands in a product."""
+        unit = self.spec.factor(name).unit
+        return unit_along(array, [letters.index(n) for n in unit]) if unit else array
 
     @property
     def matrix_shape(self) -> tuple[int, int]:

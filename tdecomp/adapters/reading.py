@@ -85,11 +85,18 @@ def read_factors(
     freeze: Mapping[str, str] | None,
     across: Sequence[str],
     clusters: Mapping[str, str] | None,
+    unit: Mapping[str, str] | None,
 ) -> tuple[Factor, ...]:
     """The factors of an equation that was read; parameters as in `Spec.parse`."""
     names = dict.fromkeys(o.factor for term in terms for o in term.operands)
     inits = _by_factor(init, names)
-    by_factor = {"modes": modes, "freeze": freeze, "across": across, "clusters": clusters}
+    by_factor = {
+        "modes": modes,
+        "freeze": freeze,
+        "across": across,
+        "clusters": clusters,
+        "unit": unit,
+    }
     for what, given in by_factor.items():
         if unknown := sorted(set(given or ()) - names.keys()):
             raise ArgumentError(
@@ -107,6 +114,7 @@ def read_factors(
             freeze=_formula(freeze, f),
             across=f in across,
             clusters=_formula(clusters, f),
+            unit=_read_letters(unit[f], equation) if unit and f in unit else (),
         )
         for f in names
     )

@@ -93,6 +93,7 @@ class Spec(Drawable):
         freeze: Mapping[str, str] | None = None,
         across: Sequence[str] = (),
         clusters: Mapping[str, str] | None = None,
+        unit: Mapping[str, str] | None = None,
         scale: str | float = "1",
         alpha: str | float = "1",
         base: str = PLAIN,
@@ -118,8 +119,9 @@ class Spec(Drawable):
             Formula for the size of a letter: ``{"g": "ceil(in / r)"}``.
         modes
             Axes of a factor that differ from those of its first use: ``{"a": "n r"}``.
-        freeze, across, clusters
-            See `Factor`, by factor name.
+        freeze, across, clusters, unit
+            See `Factor`, by factor name: ``unit={"b": "out"}`` makes the columns of ``b: out r``
+            directions.
         scale, alpha, base, wrap, crop, fast, source
             See `Spec`.
 
@@ -154,6 +156,7 @@ class Spec(Drawable):
             freeze=freeze,
             across=across,
             clusters=clusters,
+            unit=unit,
         )
         return cls(
             name=name,
@@ -264,6 +267,7 @@ class Spec(Drawable):
         lines = [self.equation, self.base_rule.says]
         if self.wrap:
             lines.append(f"its norm over {self.wrap} is trained apart")
+        lines += [f"{f.name} has norm 1 along {' '.join(f.unit)}" for f in self.factors if f.unit]
         lines.append(f"scale {self.scale}")
         lines += [f"{name} = {text}" for name, text in self.where]
         return tuple(lines)
@@ -427,6 +431,7 @@ class Spec(Drawable):
             "freeze": {f.name: str(f.freeze) for f in self.factors if f.freeze},
             "across": [f.name for f in self.factors if f.across],
             "clusters": {f.name: str(f.clusters) for f in self.factors if f.clusters},
+            "unit": {f.name: " ".join(f.unit) for f in self.factors if f.unit},
             "where": {name: str(text) for name, text in self.where},
             "scale": str(self.scale),
             "alpha": str(self.alpha),
@@ -504,6 +509,27 @@ def _check_copy(spec: Spec, factor: Factor) -> None:
         )
 
 
+def _check_unit(spec: Spec, factor: Factor) -> None:
+    """Refuse a norm over what is not an axis, over weights, or over more than a term takes."""
+    own = [n for n in factor.modes if n not in SITE_MODES or n in spec.weight_modes]
+    if wrong := [n for n in factor.unit if n not in own]:
+        raise ArgumentError(
+            f"unit of {factor.name!r} of {spec.name!r} names {wrong[0]!r}: expected axes of it"
+            f" inside of a weight, {' '.join(own)}"
+        )
+    cut = factor.across or any(
+        o.letters != factor.modes
+        for term in spec.terms
+        for o in term.operands
+        if o.factor == factor.name
+    )
+    if factor.unit and cut:
+        raise ArgumentError(
+            f"unit of {factor.name!r} of {spec.name!r}: a factor with a norm of 1 stands with its"
+            " own letters everywhere, and is not held across groups"
+        )
+
+
 def _check_terms(spec: Spec) -> None:
     """Refuse products that do not give a weight, and factors that do not fit in."""
     split = {side for axis, side in spec.axes if axis != side}
@@ -536,6 +562,8 @@ def _check_terms(spec: Spec) -> None:
                     f"'{letters}' of {spec.name!r} has a letter twice: use two letters and a"
                     " frozen 'eye' factor"
                 )
+    for factor in spec.factors:
+        _check_unit(spec, factor)
     used = {o.factor for term in spec.terms for o in term.operands}
     if unused := [name for name in axes if name not in used]:
         raise ArgumentError(f"the factor {unused[0]!r} of {spec.name!r} stands in no term")

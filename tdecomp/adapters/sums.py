@@ -42,6 +42,8 @@ def why_not_summed(spec: Spec, ranks: Collection[str]) -> str:
     operands = spec.terms[0].operands
     if len({operand.factor for operand in operands}) < len(operands):
         return "a factor stands in it twice"
+    if any(factor.unit for factor in spec.factors):
+        return "a factor of it has a norm of 1"
     own = [{*operand.letters} & {*ranks} for operand in operands]
     if not all(own):
         return "it has a factor without a rank"

@@ -54,6 +54,9 @@ class Factor:
         Of a constant that assigns rows to labels (``one_hot``): how many labels (last axis) are in
         use, a formula in ``step``. The two whose trained factors are closest become one until no
         more are left. None: the assignment stays.
+    unit
+        Its axes along which it has norm 1 wherever it stands in a product: what is stored is
+        divided by its norm (`unit_along`).
     """
 
     name: str
@@ -63,6 +66,7 @@ class Factor:
     freeze: Expression | None = None
     across: bool = False
     clusters: Expression | None = None
+    unit: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         star = "" if self.trainable else "*"

@@ -36,5 +36,9 @@ def of_single_heads(terms: Sequence[Term], factors: Sequence[Factor]) -> TermsAn
         kept = [o for o in term.operands if o.factor not in alone]
         return replace(term, operands=tuple(replace(o, letters=renamed(o.letters)) for o in kept))
 
-    kept = tuple(replace(f, modes=renamed(f.modes)) for f in factors if f.name not in alone)
+    kept = tuple(
+        replace(f, modes=renamed(f.modes), unit=renamed(f.unit))
+        for f in factors
+        if f.name not in alone
+    )
     return tuple(map(of_one_head, terms)), kept

@@ -58,6 +58,8 @@ def check_can_be_fitted(spec: Spec) -> None:
         why = "uses one factor twice"
     elif any(f.init.kind in ("weight", "mask", "one_hot", "banded") for f in spec.factors):
         why = "has a constant that its other factors are multiplied with"
+    elif any(f.unit for f in spec.factors):
+        why = "has a factor whose norm is 1"
     elif spec.crop:
         why = "cuts its factors off"
     elif spec.fast:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from tdecomp._brief import brief, brief_count
 from tdecomp.adapters import Bound, Factor, Operand
 from tdecomp.adapters.bases import Base
+from tdecomp.adapters.unit import unit_along
 from tdecomp.adapters.wraps import Wrap
 from tdecomp_torch.forward.fast import Fast
 from tdecomp_torch.forward.kept import KeptResults
@@ -52,6 +53,8 @@ class Member:
         A faster way to the product of the terms, if there is one.
     base, wrap, adds
         The rules of the method: see `Spec.base_rule`, `Spec.wrap_rule` and `Spec.adds`.
+    units
+        Factors of which only the direction counts.
     """
 
     bound: Bound
@@ -62,13 +65,16 @@ class Member:
     base: Base = field(init=False)
     wrap: Wrap | None = field(init=False)
     adds: bool = field(init=False)
+    units: tuple[Factor, ...] = field(init=False)
 
     def __repr__(self) -> str:
         return brief(type(self), f"{self.bound.spec.name} on {self.bound.grid.name}")
 
     def __post_init__(self):  # looked up here, not in every forward pass
         spec = self.bound.spec
-        for name, rule in (("base", spec.base_rule), ("wrap", spec.wrap_rule), ("adds", spec.adds)):
+        units = tuple(factor for factor in spec.factors if factor.unit)
+        rules = {"base": spec.base_rule, "wrap": spec.wrap_rule, "adds": spec.adds, "units": units}
+        for name, rule in rules.items():
             object.__setattr__(self, name, rule)
 
 
@@ -159,9 +165,18 @@ class FactorPool(Guest):
             for name, key in self.members[member].keys.items()
         }
 
+    def acting(self, member: int) -> dict[str, Tensor]:
+        """The factors of one group by name as they stand in products: some have norm 1."""
+        factors = self.factors(member)
+        for factor in self.members[member].units:
+            axes = [factor.modes.index(n) for n in factor.unit]
+            found: Any = unit_along(factors[factor.name], axes)
+            factors[factor.name] = found
+        return factors
+
     def parts(self, member: int, site: int) -> dict[str, Tensor]:
         """Every factor of one group as one of its sites sees it."""
-        factors = self.factors(member)
+        factors = self.acting(member)
         return {
             name: factors[name][where]
             for name, where in self._of_site[member][site]
@@ -199,7 +214,7 @@ class FactorPool(Guest):
 
     def _ready(self, m: int) -> list[Ready]:
         """The operands of every term of one group; the same objects while nothing has changed."""
-        terms, factors = self.members[m].bound.spec.terms, self.factors(m)
+        terms, factors = self.members[m].bound.spec.terms, self.acting(m)
         programs = self.members[m].programs  # none where a faster way needs no operands
         blocks = [
             [
@@ -306,7 +321,7 @@ class FactorPool(Guest):
         member = self.members[m]
         bound, program = member.bound, member.programs[term]
         operands = bound.spec.terms[term].operands
-        factors, where = self.factors(m), self._where[m][term]
+        factors, where = self.acting(m), self._where[m][term]
 
         def take(k: int) -> Tensor:
             array = factors.get(operands[k].factor)

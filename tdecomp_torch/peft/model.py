@@ -142,7 +142,9 @@ class TensorAdapterModel(BaseTuner):
             self._create_and_replace(
                 peft_config, adapter_name, getattr(owner, name), name, owner, key
             )
-        return [target.path for target in found]
+        paths, told = [target.path for target in found], self.targeted_parameter_names
+        told += [path for path in paths if path not in told]  # PEFT 0.19 and 0.20 look there
+        return paths
 
     def _replace_module(
         self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module

@@ -46,6 +46,13 @@ def dora(layer: Any) -> Arrays:
     return lora(layer) | {"magnitude": layer.lora_magnitude_vector["default"].weight}
 
 
+def delora(layer: Any) -> Arrays:
+    """The norm of the weight is made by us."""
+    names = {"b": layer.delora_B, "a": layer.delora_A}
+    found = {name: theirs["default"] for name, theirs in names.items()}
+    return found | {"strength": layer.delora_lambda["default"].squeeze()}
+
+
 def vera(layer: Any) -> Arrays:
     return {
         "b": layer.vera_lambda_b["default"],
@@ -262,6 +269,7 @@ CASES = (
     Case("dora", peft.LoraConfig, _LORA | {"use_dora": True}, dora, 4, 6),
     Case("vera", peft.VeraConfig, {"r": 4}, vera, 4, sizes=LARGEST),
     Case("mica", peft.LoraConfig, _LORA | {"init_lora_weights": "mica"}, lora, 4, 6),
+    Case("delora", peft.DeloraConfig, {"r": 4}, delora, 4, dtype="float32"),
     Case("pvera", peft.PveraConfig, {"r": 4}, pvera, 4, sizes=LARGEST),
     Case("ia3", peft.IA3Config, {"feedforward_modules": []}, ia3, bias=False),  # scaled, too
     Case("ia3_in", peft.IA3Config, {"feedforward_modules": list(LAYERS)}, ia3),
@@ -333,7 +341,7 @@ def filled(case: Case) -> Any:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.normal_()
+                parameter.normal_() if parameter.numel() > 1 else parameter.fill_(1.5)
     return model
 
 

@@ -94,6 +94,7 @@ CLOSED_FORMS = {
     "reslora": "P m r (o + i)",
     "itl": "L P k (o + task + i)",
     "mica": "N r i",
+    "delora": "N r (o + i) + N",
     "uni_lora": "d",
     "sharelora": "N r o + P r i",
     "tied_lora": "N o + P r o + L r + r i",

@@ -52,6 +52,10 @@ def dense(b: Bound, arrays: dict[str, np.ndarray], step: float = 0) -> np.ndarra
             args += [picks[mode], [0, number[mode]]]
         for o in term.operands:
             whole = arrays[o.factor]
+            if unit := b.spec.factor(o.factor).unit:
+                along = tuple(o.letters.index(n) for n in unit)
+                squares = np.square(whole).sum(axis=along, keepdims=True)
+                whole = whole / np.maximum(np.sqrt(squares), 1e-4)
             args += [whole[tuple(slice(b.sizes[n]) for n in o.letters)]]
             args += [[number[n] for n in o.letters]]
         axes = [tuple(b.sizes[n] for n in flatten((axis,))) for axis in b.spec.output]

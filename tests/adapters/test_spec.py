@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from tdecomp.adapters import CATALOGUE, Factor, Grid, Operand, Spec, Term, bind, method
 from tdecomp.adapters.expressions import Expression
 from tdecomp.adapters.inits import Init
+from tdecomp.adapters.sums import why_not_summed
 from tdecomp.errors import ArgumentError
 
 from .test_laws import close, deltas, dense, n_terms
@@ -255,6 +257,12 @@ OPTIONS = {
     ),
     "a schedule of another": ({"freeze": {"c": "step"}}, "freeze names 'c': the factors of 'mine'"),
     "a schedule of nothing": ({"freeze": {"b": "stp / 2"}}, "the freeze of b = stp / 2 of 'mine'"),
+    "a norm of another": ({"unit": {"c": "out"}}, "unit names 'c': the factors of 'mine'"),
+    "a norm over weights": ({"unit": {"b": "site"}}, "unit of 'b' of 'mine' names 'site'"),
+    "a norm of no axis": ({"unit": {"b": "in"}}, "names 'in': expected axes of it inside of a"),
+    "a norm of a part": (
+        {"modes": {"b": "site long r"}, "unit": {"b": "long"}}, "stands with its own letters",
+    ),
     "across of another": ({"across": ["c"]}, "across names 'c'"),
     "crop of no side": ({"crop": ["long"]}, "crop='long': expected out or in"),
     "a scale of nothing": ({"scale": "alpha / s"}, "scale = alpha / s of 'mine' names 's'"),
@@ -277,6 +285,15 @@ def test_an_option_that_is_wrong_is_refused(what):
     options, message = OPTIONS[what]
     with refused(message):
         spec(**options)
+
+
+def test_a_factor_of_norm_1_is_one_everywhere():
+    mine = spec("b: hd r, a: head r in -> (head hd) in", "normal", unit={"b": "hd", "a": "r in"})
+    assert Spec.from_json(json.loads(json.dumps(mine.to_json()))) == mine
+    assert [f.unit for f in mine.over_heads().factors] == [("out",), ("r", "in")]
+    assert "norm of 1" in why_not_summed(mine, ["r"])
+    residual = replace(mine, base="residual").expanded
+    assert [f.unit for f in residual.factors] == [("hd",), ("r", "in")] * 2
 
 
 def test_a_term_of_an_unknown_factor_is_refused():

@@ -61,7 +61,15 @@ def test_gradients_of_torch(text):
         np.testing.assert_allclose(leaf.grad.numpy(), said, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+def test_no_equation_for_what_is_divided_by_its_norm():
+    with pytest.raises(ArgumentError, match="'b' of 'delora' has norm 1"):
+        spec_gradient(bound("delora", "tall"), "a")
+
+
+CONTRACTIONS = [name for name, spec in CATALOGUE.items() if not any(f.unit for f in spec.factors)]
+
+
+@pytest.mark.parametrize("name", CONTRACTIONS)
 def test_gradients_of_every_row(name):
     torch = pytest.importorskip("torch")
     grid = "tall" if fits(name, "tall") else "heads along in"

@@ -379,6 +379,7 @@ def test_refusals_of_a_start(options, text):
         ("lora_xs", "zero", "no factor that starts as zeros"),
         ("svfit", "zero", "a start of its own"),
         ("hira", "zero", "one product of factors"),
+        ("delora", "zero", "has a factor whose norm is 1"),
         ("nola", "step", "is a sum of 2 terms"),
         ("singlora", "step", "uses one factor twice"),
     ],

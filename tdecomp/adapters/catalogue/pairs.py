@@ -50,6 +50,17 @@ PAIRS: tuple[Spec, ...] = (
         alpha="r",
         source="arXiv:2604.01694",
     ),
+    # Directions, and a strength apart from them that starts as alpha. Every column of the weight
+    # has a norm of its own, as in PEFT, where the paper writes one for the weight.
+    Spec.parse(
+        "delora",
+        "b: site out r, strength: site, a: site r in, *norm: site in",
+        {"b": "zeros", "strength": "constant(alpha)", "a": _DOWN, "norm": "norm"},
+        unit={"b": "out", "a": "in"},
+        scale="1 / r",
+        alpha="15",
+        source="arXiv:2503.18225",
+    ),
     # A of all layers in one (ShareA), of queries, keys and values each its own.
     Spec.parse(
         "sharelora",

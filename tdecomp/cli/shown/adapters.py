@@ -28,6 +28,7 @@ def adapter_lines(spec: Spec) -> list[str]:
     lines += [
         f"  {f.name} has at most {f.clusters} different values" for f in spec.factors if f.clusters
     ]
+    lines += [f"  {f.name} has norm 1 along {' '.join(f.unit)}" for f in spec.factors if f.unit]
     lines += [f"  {name} = {text}" for name, text in spec.where]
     lines += [f"  scale {spec.scale}, alpha {spec.alpha}", f"  {spec.base_rule.says}"]
     lines += [f"  norm of {spec.wrap}"] if spec.wrap else []

@@ -107,6 +107,7 @@ _SPEC = fields(
         "freeze": _formulas,
         "across": each(text(), 512),
         "clusters": _formulas,
+        "unit": mapping(text(), 512),
         "scale": either(number(), text()),
         "alpha": either(number(), text()),
         "base": text(),
