@@ -15,7 +15,7 @@ from tdecomp_torch.model.gathering import check_whole
 from tdecomp_torch.model.inventory import Inventory
 from tdecomp_torch.model.names import guests_of, named, parameters_of
 from tdecomp_torch.model.offload import offloaded
-from tdecomp_torch.model.vocabulary import hold_vocabulary
+from tdecomp_torch.model.vocabulary import Vocabulary
 from tdecomp_torch.standing import Standing
 
 __all__ = ["check_name", "chosen_parameters", "install", "uninstall", "watch_model"]
@@ -91,8 +91,9 @@ def install(attached: Attached, trained: Sequence[str] = ()) -> None:
             parameter.requires_grad_(True)
     watch_model(attached)
     model.add_module(_pool_name(attached.name), pool)
+    vocabulary = Vocabulary(model)
     for target in attached.targets:
-        attached.handles += [*target.put_on(), *hold_vocabulary(model, target.path, target.module)]
+        attached.handles += [*target.put_on(), *vocabulary.hold(target.path, target.module)]
     if attached.settings.fold:
         _fold(attached)
 

@@ -7,6 +7,7 @@ fail halfway, or leave factors of the length that the vocabulary had.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,32 +15,38 @@ from torch import nn
 
 from tdecomp.errors import SiteError
 
-__all__ = ["hold_vocabulary"]
+__all__ = ["Vocabulary"]
 
 _RESIZE = "resize_token_embeddings"
 _TABLES = ("get_input_embeddings", "get_output_embeddings", "get_per_layer_input_embeddings")
 
 
-def hold_vocabulary(model: nn.Module, path: str, module: nn.Module) -> list[Any]:
-    """Let a model refuse to resize one of its modules, if that is a table of its vocabulary.
+class Vocabulary:
+    """What words go in by and out of a model, and of every model inside of it.
 
     Parameters
     ----------
     model
-        Of any kind: where it, or a model inside of it, can resize its vocabulary, that looks first.
-    path, module
-        An adapted one.
-
-    Returns
-    -------
-    list
-        Handles that end it.
+        Of any kind: of one that cannot resize its vocabulary nothing is known.
     """
-    return [
-        _hold(owner, _Hold(path, module))
-        for owner in model.modules()
-        if callable(getattr(type(owner), _RESIZE, None)) and _is_one_of(module, _tables(owner))
-    ]
+
+    def __init__(self, model: nn.Module):
+        owners = [m for m in model.modules() if callable(getattr(type(m), _RESIZE, None))]
+        self._tables = [(owner, tuple(_tables(owner))) for owner in owners]
+
+    def hold(self, path: str, module: nn.Module) -> list[Any]:
+        """Let no model resize a module, if that is one of its tables, or tied to one.
+
+        Returns
+        -------
+        list
+            Handles that end it.
+        """
+        return [
+            _hold(owner, _Hold(path, module))
+            for owner, tables in self._tables
+            if _is_one_of(module, tables)
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,10 +117,9 @@ def _hold(owner: nn.Module, hold: _Hold) -> _Handle:
 def _tables(owner: nn.Module) -> Iterator[nn.Module]:
     """What the words of a model go in by, and out."""
     for name in _TABLES:
-        try:
+        table = None
+        with suppress(Exception):  # a model without words, which may say so in any way
             table = getattr(owner, name)()
-        except (AttributeError, NotImplementedError):  # a model without words
-            continue
         if isinstance(table, nn.Module):
             yield table
 

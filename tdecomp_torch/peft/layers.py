@@ -18,7 +18,7 @@ from tdecomp_torch.attached import AdaptedModule, Attached
 from tdecomp_torch.forward.layer import Hook
 from tdecomp_torch.forward.lending import lend
 from tdecomp_torch.merging import merged_weight, tied, write
-from tdecomp_torch.model.vocabulary import hold_vocabulary
+from tdecomp_torch.model.vocabulary import Vocabulary
 from tdecomp_torch.model.writing import why_not_written
 from tdecomp_torch.plainly import plainly
 
@@ -100,9 +100,9 @@ class TensorLayer(nn.Module, BaseTunerLayer):
             for target in self.adapted[name]
         ]
 
-    def hold(self, model: nn.Module, path: str) -> None:
+    def hold(self, vocabulary: Vocabulary, path: str) -> None:
         """Keep the model from resizing the module, which it does not find behind this one."""
-        self._handles += hold_vocabulary(model, path, self.get_base_layer())
+        self._handles += vocabulary.hold(path, self.get_base_layer())
 
     def take_off(self) -> None:
         """Let go of the module."""

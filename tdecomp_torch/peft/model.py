@@ -17,6 +17,7 @@ from tdecomp._brief import brief_count
 from tdecomp.errors import ArgumentError, SiteError
 from tdecomp_torch.attached import AdaptedModule, Attached
 from tdecomp_torch.handle import Adapter
+from tdecomp_torch.model.vocabulary import Vocabulary
 from tdecomp_torch.peft.choosing import made
 from tdecomp_torch.peft.config import TensorAdapterConfig
 from tdecomp_torch.peft.factors import SharedFactors, UnlikeFactorsError
@@ -41,6 +42,8 @@ class TensorAdapterModel(BaseTuner):
     """The adapter that is being put on."""
     _empty: bool
     """Whether a file is about to bring its numbers."""
+    _vocabulary: Vocabulary
+    """Of the model, as it is before an adapter is put on it."""
     _flags: dict[str, bool]
     """Which parameters were trained before the last adapter came, by name."""
 
@@ -63,14 +66,16 @@ class TensorAdapterModel(BaseTuner):
         empty = low_cpu_mem_usage or nn.Linear(1, 1).weight.is_meta  # as PEFT is loading
         attached = self._made(model, config, adapter_name, empty)
         flags = {name: p.requires_grad for name, p in model.named_parameters()}
-        vars(self).update(_waiting=attached, _empty=empty, _flags=flags)
+        vars(self).update(
+            _waiting=attached, _empty=empty, _flags=flags, _vocabulary=Vocabulary(model)
+        )
         try:
             super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
         except Exception:
             take_back(model, adapter_name, self._flags)
             raise
         finally:
-            self._waiting = None
+            del self._waiting, self._vocabulary
 
     @skip_init_on_device
     @plainly()
@@ -118,7 +123,7 @@ class TensorAdapterModel(BaseTuner):
         else:
             layer = layer_for(own[0])
             layer.add(attached, own)
-            layer.hold(self.model, own[0].path)
+            layer.hold(self._vocabulary, own[0].path)
             layer.set_adapter(self.active_adapters)
             self._replace_module(parent, target_name, layer, target)
 
