@@ -59,6 +59,7 @@ def _page(spec: Spec) -> str:
         ("Adapted weight", spec.base_rule.says),
         ("Scale", f"`{spec.scale}`, alpha `{spec.alpha}`"),
         *(("Size", f"`{name} = {text}`") for name, text in spec.where),
+        *(("Norm 1", f"`{f.name}` along `{' '.join(f.unit)}`") for f in spec.factors if f.unit),
         ("Numbers trained", f"`{trainable_count(spec, resolve=True)}`"),
         ("On an example", f"{_trained(spec):,} trained: {_NOTE}"),
         ("Export", _export(spec)),

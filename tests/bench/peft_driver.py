@@ -168,8 +168,14 @@ def stand_in(name: str) -> ModuleType:
     """A module from which any class can be imported."""
     module: Any = ModuleType(name)
     module.__spec__ = importlib.machinery.ModuleSpec(name, None)
-    module.__getattr__ = lambda attribute: type(attribute, (), {})
+    module.__getattr__ = _any_class
     return module
+
+
+def _any_class(name: str) -> type:
+    if name.startswith("__"):  # what asks for it is looking at modules, such as torch
+        raise AttributeError(name)
+    return type(name, (), {})
 
 
 if __name__ == "__main__":

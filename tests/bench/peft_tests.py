@@ -69,7 +69,8 @@ def outcomes(source: Path, chosen: str, *, show: bool) -> dict[str, tuple[str, s
     (source / "tests" / "__init__.py").touch()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "outcomes.json"
-        paths = os.pathsep.join([str(source), str(ROOT)])
+        others = filter(None, [os.environ.get("PYTHONPATH")])  # another PEFT than the environment's
+        paths = os.pathsep.join([str(source), str(ROOT), *others])
         command = [sys.executable, "-P", str(DRIVER), str(source), str(file), chosen]
         done = subprocess.run(
             command,
