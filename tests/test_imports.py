@@ -82,7 +82,7 @@ WITHIN = {
 HEAVY = ("torch", "jax", "cupy", "sympy", "matplotlib", "tensorly", "transformers", "peft")
 CLI_ONLY = ("typer", "click", "rich")
 
-OPTIONAL = {"torch", "tensorly", "scipy"}
+OPTIONAL = {"torch", "tensorly", "scipy", "fsspec"}
 """Libraries that functions import where they need them: `tdecomp` works without."""
 LATE = {
     "tdecomp.cli": {"tdecomp.cli", "tdecomp.files", "numpy"},  # first of all it answers signals

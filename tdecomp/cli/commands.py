@@ -67,6 +67,7 @@ from tdecomp.cli.words import (
 )
 from tdecomp.errors import ArgumentError
 from tdecomp.files.peft_lora import VLLM_RANKS
+from tdecomp.files.storage import shown
 from tdecomp.picture import draw
 
 __all__ = ["app"]
@@ -224,8 +225,8 @@ def decompose(
         if report.uncovered:
             screen.out.print(not_covered_table(report.uncovered, limit=6))
     if report.lora is not None:
-        screen.lines(lora_lines(report.lora, out / "lora"))
-    screen.lines([f"Written to {out}."])
+        screen.lines(lora_lines(report.lora, f"{shown(out)}/lora"))
+    screen.lines([f"Written to {shown(out)}."])
     screen.report(report.to_json())
 
 
@@ -294,7 +295,7 @@ def explore(
         screen.out.print(explore_table(report))
         screen.lines(explore_lines(report))
     if out is not None:
-        screen.lines([f"Written to {out}."])
+        screen.lines([f"Written to {shown(out)}."])
     screen.report(report.to_json())
 
 
@@ -331,7 +332,7 @@ def verify(
     screen.report(report.to_json())
     if not report.agrees:
         line = (
-            f"tdecomp: {out} claims a relative error of {report.claimed:.6g}, "
+            f"tdecomp: {shown(out)} claims a relative error of {report.claimed:.6g}, "
             f"measured {report.measured:.6g}"
         )
         typer.echo(printable(line), err=True)
@@ -371,7 +372,7 @@ def apply(
         report = jobs.apply(out, base, model, dtype=dtype, overwrite=overwrite, progress=progress)
     for line in (*(f"Note: {note}" for note in report.notes), *unknown_lines(report.unknown)):
         screen.note(line)
-    screen.lines([f"Changed {len(report.changed)} tensors; model in {model}."])
+    screen.lines([f"Changed {len(report.changed)} tensors; model in {shown(model)}."])
 
 
 app.command("export", no_args_is_help=True, epilog=examples(*EXPORT.examples))(EXPORT.function)
@@ -392,7 +393,7 @@ def info(
     screen.out.print(factors_table(report))
     screen.lines([size_line(report)])
     if picture is not None:
-        screen.lines([f"Written to {picture}."])
+        screen.lines([f"Written to {shown(picture)}."])
     screen.report(report.to_json())
 
 
@@ -418,7 +419,7 @@ def report(
     screen = Screen(quiet, as_json)
     with screen.steps() as progress:
         made = jobs.report(sources, out, overwrite=overwrite, progress=progress)
-    screen.lines([f"Written to {out}."])
+    screen.lines([f"Written to {shown(out)}."])
     screen.report(made.to_json())
 
 
@@ -448,7 +449,7 @@ def adapters(
     else:
         screen.lines(adapter_lines(rows[0]))
     if picture is not None:
-        screen.lines([f"Written to {picture}."])
+        screen.lines([f"Written to {shown(picture)}."])
     screen.report({spec.name: spec.to_json() for spec in rows})
 
 

@@ -28,6 +28,7 @@ from tdecomp.cli.shown.shared import task_line
 from tdecomp.cli.shown.tables import unknown_lines
 from tdecomp.errors import ArgumentError
 from tdecomp.files.peft_lora import VLLM_RANKS
+from tdecomp.files.storage import shown
 
 __all__ = ["EXPORT"]
 
@@ -102,7 +103,7 @@ def export(
     report = jobs.export(out, lora, lora=options, dtype=dtype, overwrite=overwrite)
     for line in unknown_lines(report.unknown):
         screen.note(line)
-    screen.lines(lora_lines(report, lora))
+    screen.lines(lora_lines(report, shown(lora)))
     screen.report(report.to_json())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -99,12 +98,19 @@ def _choices(first: str, rows: dict[str, str]) -> str:
     return "\n\n".join([first, *(f"[bold]{name}[/bold]: {text}." for name, text in rows.items())])
 
 
-Base = Annotated[Path, typer.Argument(metavar="BASE", help="The base model.", show_default=False)]
+Base = Annotated[
+    str,
+    typer.Argument(
+        metavar="BASE",
+        help="The base model: a path, or s3://, gs://, hf://, https://.",
+        show_default=False,
+    ),
+]
 Tuned = Annotated[
-    Path, typer.Argument(metavar="TUNED", help="The fine-tuned model.", show_default=False)
+    str, typer.Argument(metavar="TUNED", help="The fine-tuned model.", show_default=False)
 ]
 Out = Annotated[
-    Path,
+    str,
     typer.Argument(metavar="OUT", help="Folder that 'decompose' wrote.", show_default=False),
 ]
 

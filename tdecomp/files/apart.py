@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ..errors import FileError
 from .below import entries_below
+from .storage import Url
+from .storage import place as placed
 
 __all__ = ["check_apart", "files_in", "resolved"]
 
@@ -60,21 +62,23 @@ def files_in(path: str | os.PathLike[str]) -> tuple[Path, ...]:
 
 def resolved(path: str | os.PathLike[str]) -> Path:
     """Return the absolute path without links; a FileError where links go in a circle."""
+    if isinstance(where := placed(path), Url):
+        raise FileError(f"{where}: outputs are written to a disk of this machine: name a folder")
     try:
-        return Path(path).resolve()
+        return where.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: before Python 3.13
         raise FileError(f"cannot follow {os.fspath(path)!r}: {error}") from error
 
 
 def _places(inputs: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
     """Inputs as they are named and as their links lead, and what belongs to them."""
-    for one in inputs:
-        for place in dict.fromkeys((Path(one).absolute(), resolved(one))):
-            yield place
-            if place.name.endswith(_INDEX):
-                yield place.parent
-            elif place.is_file():
-                yield place.with_name("config.json")
+    for one in (given for given in inputs if not isinstance(placed(given), Url)):
+        for path in dict.fromkeys((Path(one).absolute(), resolved(one))):
+            yield path
+            if path.name.endswith(_INDEX):
+                yield path.parent
+            elif path.is_file():
+                yield path.with_name("config.json")
 
 
 def _check_links(target: Path, itself: _Identity, inputs: Iterable[str | os.PathLike[str]]) -> None:

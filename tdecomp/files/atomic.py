@@ -10,6 +10,8 @@ from pathlib import Path
 from ..errors import FileError
 from .apart import check_apart, resolved
 from .ours import foreign_in, mark
+from .storage import Url, place
+from .uploads import uploaded_file, uploaded_folder
 from .workshop import Workshop, clear, recover
 
 __all__ = ["output_file", "output_folder"]
@@ -31,7 +33,7 @@ def output_folder(
     Parameters
     ----------
     path
-        The folder to make.
+        The folder to make; on a server: see `uploads`.
     overwrite
         Whether an existing folder may be replaced: an empty one, or one that holds what this
         function made and nothing else.
@@ -43,6 +45,10 @@ def output_folder(
     FileError
         Before any work, if ``path`` may not be written; afterwards, if the disk refuses.
     """
+    if isinstance(where := place(path), Url):
+        with uploaded_folder(where, overwrite=overwrite, inputs=inputs) as new:
+            yield new
+        return
     target = resolved(path)
     recover(target)
 
@@ -70,7 +76,7 @@ def output_file(
     Parameters
     ----------
     path
-        The file to make.
+        The file to make; on a server: see `uploads`.
     ours
         Whether an existing file has the content that is being written; an empty file may be
         replaced too.
@@ -84,6 +90,10 @@ def output_file(
     FileError
         Before any work, if ``path`` may not be written; afterwards, if the disk refuses.
     """
+    if isinstance(where := place(path), Url):
+        with uploaded_file(where, ours=ours, overwrite=overwrite, inputs=inputs) as new:
+            yield new
+        return
     target = resolved(path)
 
     def check() -> None:

@@ -29,6 +29,7 @@ from tdecomp.files.dtypes import FLOATS
 from tdecomp.files.loras.adapter_file import AdapterFile, Expert3d, HeldPair
 from tdecomp.files.loras.schemes import SCHEMES
 from tdecomp.files.plain import is_list, is_object
+from tdecomp.files.storage import local
 
 __all__ = [
     "BasisFolder",
@@ -241,7 +242,7 @@ def recovered(bases: CommonBases, core: np.ndarray, dtype: str) -> AdapterPair:
 
 def is_basis(path: str | Path) -> bool:
     """Whether a folder is one of these, by its names."""
-    return (Path(path) / BASES).is_file()
+    return (local(path, "common bases") / BASES).is_file()
 
 
 def open_basis(path: str | Path) -> BasisFolder:
@@ -252,7 +253,7 @@ def open_basis(path: str | Path) -> BasisFolder:
     FileError
         It is none, or a file of it is damaged.
     """
-    path = Path(path)
+    path = local(path, "common bases")
     if not is_basis(path):
         raise FileError(f"{path} is no folder that 'tdecomp basis' wrote: it has no {BASES}")
     plain = _document(path / BASES, _KEY)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ..errors import FileError
 from .safetensors import Entry
+from .storage import Location
 
 __all__ = ["INDEX_SUFFIX", "WeightSet", "choose", "copies"]
 
@@ -70,8 +70,8 @@ class WeightSet:
     """
 
     name: str
-    files: tuple[Path, ...]
-    index: Path | None = None
+    files: tuple[Location, ...]
+    index: Location | None = None
     total: int = field(default=0, compare=False)
 
     @property
@@ -83,7 +83,7 @@ class WeightSet:
 
 
 def choose(
-    folder: Path, files: Sequence[Path], indexes: Mapping[Path, Sequence[str]]
+    folder: Location, files: Sequence[Location], indexes: Mapping[Location, Sequence[str]]
 ) -> tuple[WeightSet, tuple[str, ...]]:
     """Choose the set of a folder that is the model, and say what is left aside.
 
@@ -123,11 +123,11 @@ def choose(
     )
 
 
-def _sets(files: Sequence[Path], indexes: Mapping[Path, Sequence[str]]) -> list[WeightSet]:
+def _sets(files: Sequence[Location], indexes: Mapping[Location, Sequence[str]]) -> list[WeightSet]:
     """Group the files by index, and the rest by numbered name."""
     sets = [WeightSet(index.name.removesuffix(INDEX_SUFFIX), tuple(), index) for index in indexes]
     listed = {name for names in indexes.values() for name in names}
-    groups: dict[tuple[str, int], list[Path]] = {}
+    groups: dict[tuple[str, int], list[Location]] = {}
     for file in files:
         if file.name not in listed:
             groups.setdefault(_group(file.name.removesuffix(".safetensors")), []).append(file)
@@ -143,7 +143,7 @@ def _group(stem: str) -> tuple[str, int]:
     return _NUMBER.sub("*", stem), 0
 
 
-def _best(folder: Path, sets: Sequence[WeightSet]) -> WeightSet:
+def _best(folder: Location, sets: Sequence[WeightSet]) -> WeightSet:
     for name in _MODELS:
         named = [s for s in sets if s.name == name]
         if named:

@@ -20,6 +20,7 @@ from tdecomp.drawing import Diagram, Drawable
 from tdecomp.errors import FileError
 from tdecomp.files import safetensors
 from tdecomp.files.plain import is_list, is_object
+from tdecomp.files.storage import Location, Url, place
 from tdecomp.formats import FORMATS, Format
 from tdecomp.stack import Group
 
@@ -154,7 +155,7 @@ def save_factors(path: Path, factors: Factors) -> None:
     )
 
 
-def load_factors(path: str | Path) -> Factors:
+def load_factors(path: str | Path | Url) -> Factors:
     """Read a factors file, or the one in a folder.
 
     Raises
@@ -180,9 +181,9 @@ def load_factors(path: str | Path) -> Factors:
         ) from error
 
 
-def factors_path(path: str | Path) -> Path:
+def factors_path(path: str | Path | Url) -> Location:
     """The factors file that `path` means: itself, or the one in the folder."""
-    path = Path(path)
+    path = place(path)
     file = path / FACTORS if path.is_dir() else path
     if (path / "bases.safetensors").is_file():
         raise FileError(f"{path} holds several adapters in common bases", tip="add task=NAME")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
 from typing import Any
@@ -15,13 +14,15 @@ import numpy as np
 from tdecomp._threads import cores
 from tdecomp.errors import FileError
 from tdecomp.files.opening import Checkpoint, check_unchanged
-from tdecomp.files.stored import Source
+from tdecomp.files.storage import Location, RangeFile
+from tdecomp.files.stored import Source, open_source
 from tdecomp.files.tally import Tally
 from tdecomp.progress import Progress, silent
 
 __all__ = ["fingerprint", "fingerprints"]
 
 _CHUNK = 1 << 22  # bytes hashed at a time
+_AHEAD = 1 << 26  # bytes asked of a server before they are hashed
 
 
 def fingerprint(checkpoint: Checkpoint, progress: Progress = silent) -> list[dict[str, Any]]:
@@ -63,7 +64,7 @@ def fingerprints(
     return found
 
 
-def _digests(sources: list[Source], progress: Progress) -> list[dict[str, Any]]:
+def _digests(sources: list[Source | RangeFile], progress: Progress) -> list[dict[str, Any]]:
     """One row per file. Threads hash; the caller's tells how far they are, and ends them."""
     tally = Tally(progress, sum(source.size for source in sources))
     read: SimpleQueue[int | None] = SimpleQueue()  # bytes; None: a file is done with
@@ -79,13 +80,16 @@ def _digests(sources: list[Source], progress: Progress) -> list[dict[str, Any]]:
             enough.set()
 
 
-def _digest(source: Source, read: SimpleQueue[int | None], enough: Event) -> dict[str, Any]:
+def _digest(
+    source: Source | RangeFile, read: SimpleQueue[int | None], enough: Event
+) -> dict[str, Any]:
     try:
         digest, file, memory = hashlib.sha256(), source.opened(), np.empty(_CHUNK, np.uint8)
         for start in range(0, source.size, _CHUNK):
             if enough.is_set():
                 break
             chunk = memory[: source.size - start]
+            file.soon(start, min(start + _AHEAD, source.size))
             file.read_into(start, chunk)
             digest.update(chunk.data)
             read.put(len(chunk))
@@ -97,8 +101,8 @@ def _digest(source: Source, read: SimpleQueue[int | None], enough: Event) -> dic
         read.put(None)
 
 
-def _source(path: Path) -> Source:
+def _source(path: Location) -> Source | RangeFile:
     try:
-        return Source(path)
+        return open_source(path)
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from error

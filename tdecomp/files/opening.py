@@ -1,10 +1,9 @@
 """Open a model's weights: one safetensors file, an index with its shards, or a folder."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from .packed import Found, Packed, find_packed
 from .parts import Part
 from .places import check_inside, is_there
 from .safetensors import Entry
+from .storage import Location, Range, RangeFile, Url, place, want
 from .stored import Source
 from .weight_files import find_weights, read_json
 
@@ -60,15 +60,15 @@ class Checkpoint:
         What was left aside, a sentence each: other sets of weights in the folder, copies.
     """
 
-    path: Path
-    files: tuple[Path, ...]
+    path: Location
+    files: tuple[Location, ...]
     entries: dict[str, Entry]
     stored: dict[str, Entry]
     packed: dict[str, Packed]
     refused: dict[str, str]
     companions: frozenset[str]
     config: dict[str, Any]
-    index_file: Path | None
+    index_file: Location | None
     notes: tuple[str, ...] = ()
 
     @property
@@ -86,14 +86,14 @@ class Checkpoint:
         }
 
     @property
-    def folder(self) -> Path | None:
+    def folder(self) -> Location | None:
         """The model's folder; ``None`` if a single file was named."""
         if self.index_file is not None:
             return self.index_file.parent
         return self.path if self.path.is_dir() else None
 
     @property
-    def sources(self) -> dict[Path, Source]:
+    def sources(self) -> dict[Location, Source | RangeFile]:
         """The weight files, open; those without tensors have none."""
         return {e.file: e.source for e in self.stored.values() if e.source is not None}
 
@@ -133,6 +133,7 @@ class Checkpoint:
         """
         self._check_readable(name)
         if name in self.packed:
+            want(self.ahead(name, index))
             return self.packed[name].read(index)
         return safetensors.load(self.entry(name), index)
 
@@ -143,23 +144,38 @@ class Checkpoint:
         """
         self._check_readable(name)
         if name in self.packed:
+            want(self.ahead(name, index))
             values = self.packed[name].read(index)
             return Part(values, values.dtype)
         return safetensors.part(self.entry(name), index)
+
+    def ahead(self, name: str, index: tuple[slice | int, ...] = ()) -> Iterator[Range]:
+        """What `part` will ask of a server; nothing where the files are on a disk."""
+        packed = self.packed.get(name)
+        if packed is None:
+            yield from safetensors.ahead(self.entry(name), index)
+            return
+        for own in (packed.stored, *(self.stored[other] for other in packed.companions)):
+            rows = index[:1] if own.shape[:1] == self.shape(name)[:1] else ()
+            yield from safetensors.ahead(own, rows)
 
     def _check_readable(self, name: str) -> None:
         if name in self.refused:
             raise FileError(self.refused[name])
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike[str] | Url, *, mmap: bool = True) -> Checkpoint:
     """Open a model's weights without reading them.
 
     Parameters
     ----------
     path
         A ``.safetensors`` file, a ``*.safetensors.index.json``, or a folder, of which one set of
-        weights is taken (see `choosing` for the rule).
+        weights is taken (see `choosing` for the rule); on this machine or, through fsspec, on a
+        server (``"s3://bucket/model"``).
+    mmap
+        False for files of a network mount: they are read in large pieces, several at once, as
+        those of a server always are.
 
     Raises
     ------
@@ -167,20 +183,20 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         If something is missing, contradicts itself, or is stored as a pickle.
     """
     try:
-        return _open(Path(path))
+        return _open(place(path), mmap)
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _open(path: Path) -> Checkpoint:
+def _open(path: Location, mmap: bool) -> Checkpoint:
     if not path.exists():
-        raise FileError(f"{path} does not exist")
+        raise path.missing() if isinstance(path, Url) else FileError(f"{path} does not exist")
     folder = path if path.is_dir() else path.parent
     weights = find_weights(path)
     config_file = folder / "config.json"
     if is_there(config_file):
         check_inside(folder, config_file)
-    everything = _union(path, weights.files, weights.listed)
+    everything = _union(path, weights.files, weights.listed, mmap)
     second, told = copies(everything)
     everything = {name: entry for name, entry in everything.items() if name not in second}
     config = read_json(config_file) if is_there(config_file) else {}
@@ -210,7 +226,7 @@ def _told(found: Found) -> list[str]:
     ]
 
 
-def _with_settings(folder: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _with_settings(folder: Location, config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The config, with the quantisation settings that some tools write into a file beside it."""
     beside = [folder / name for name in QUANTISATION_FILES]
     file = next((file for file in beside if is_there(file)), None)
@@ -220,11 +236,13 @@ def _with_settings(folder: Path, config: Mapping[str, Any]) -> Mapping[str, Any]
     return {**config, "quantization_config": read_json(file)}
 
 
-def _union(path: Path, files: Sequence[Path], listed: Mapping[str, Path]) -> dict[str, Entry]:
+def _union(
+    path: Location, files: Sequence[Location], listed: Mapping[str, Location], mmap: bool
+) -> dict[str, Entry]:
     """All tensors of all files; where a name is stored twice the index decides."""
     union: dict[str, Entry] = {}
     for file in files:
-        entries, _ = safetensors.read_header(file)
+        entries, _ = safetensors.read_header(file, mmap=mmap)
         for name, entry in entries.items():
             if listed.get(name, file) != file:
                 continue
@@ -243,4 +261,4 @@ def _union(path: Path, files: Sequence[Path], listed: Mapping[str, Path]) -> dic
 def check_unchanged(checkpoint: Checkpoint) -> None:
     """Raise a FileError if a weight file was written to since it was opened."""
     for source in checkpoint.sources.values():
-        source.opened()
+        source.check()

@@ -15,6 +15,7 @@ from .dtypes import DTYPES
 from .opening import Checkpoint
 from .parts import Part
 from .pieces import Overlap, Piece, Span, TensorIndex, spans
+from .storage import Range
 
 __all__ = ["Empty", "Grown", "Pair", "Reading"]
 
@@ -186,6 +187,17 @@ class Pair:
                 self._check(step.moved, name, index)
                 total += _rounding(step)
         return out, total
+
+    def ahead(self, name: str, index: tuple[slice | int, ...] = ()) -> Iterator[Range]:
+        """What reading a delta will ask of a server; nothing where both models are on a disk."""
+        reading = self._reading(name)
+        if not reading.pieces:
+            yield from self.base.ahead(reading.base, index)
+            yield from self.tuned.ahead(reading.tuned, index)
+            return
+        for piece, block in reading.inside(spans(index, self.base.shape(reading.base))):
+            yield from self.base.ahead(reading.base, block.base)
+            yield from self.tuned.ahead(piece.tensor, block.tuned)
 
     def energy(self, name: str, index: tuple[slice | int, ...] = ()) -> float:
         """Squared norm of `delta`, which is never in memory whole; parameters and errors as there.

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 from ..errors import FileError
+from .storage import Location, Url
 
 __all__ = ["check_inside", "is_there"]
 
 
-def is_there(file: Path) -> bool:
+def is_there(file: Location) -> bool:
     """Whether there is a regular file, or a link to one.
 
     Raises
@@ -18,6 +19,8 @@ def is_there(file: Path) -> bool:
     FileError
         If something else has the name: a folder, a pipe, a device, or a link that leads nowhere.
     """
+    if isinstance(file, Url):
+        return file.is_file()
     if not os.path.lexists(file):
         return False
     if not file.exists():
@@ -27,7 +30,7 @@ def is_there(file: Path) -> bool:
     return True
 
 
-def check_inside(folder: Path, file: Path) -> None:
+def check_inside(folder: Location, file: Location) -> None:
     """Refuse a link that leads out of the folder, unless to a blob of a hub cache.
 
     A downloaded folder may hold links to anything on this machine; what they lead to would be read,
@@ -46,6 +49,8 @@ def check_inside(folder: Path, file: Path) -> None:
     FileError
         Names both ends of the link.
     """
+    if isinstance(folder, Url) or isinstance(file, Url):
+        return  # servers have no links
     try:
         home, target = folder.resolve(), file.resolve()
     except (OSError, RuntimeError) as error:  # a circle, which Python 3.13 has no error for

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from .opening import QUANTISATION_FILES, Checkpoint
 from .places import check_inside, is_there
 from .plain import is_object
 from .safetensors import FLOATS, PICKLE_SUFFIXES, Entry
+from .storage import Location, Url
 from .tally import Tally
 from .weight_files import read_json
 
@@ -78,7 +79,7 @@ def write_model(
     for file in base.files:
         if dtype is not None and not any(e.file == file for e in base.entries.values()):
             continue  # nothing but scales
-        place = file.relative_to(root)
+        place = _from(root, file)
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         for name, nbytes in _write_file(base, file, folder / place, update, dtype, tally):
             written[name] = place.as_posix(), nbytes
@@ -115,7 +116,7 @@ def _check(base: Checkpoint, update: Mapping[str, Update], dtype: str | None) ->
 
 def _write_file(
     base: Checkpoint,
-    file: Path,
+    file: Location,
     target: Path,
     update: Mapping[str, Update],
     dtype: str | None,
@@ -165,23 +166,46 @@ def _encoded(base: Checkpoint, entry: Entry, change: Update | None, code: str) -
 # ----------------------------------------------------------------------------- the other files
 
 
-def _copy_others(base: Checkpoint, root: Path, folder: Path, *, decoded: bool) -> None:
-    modules, shards = _modules(root), set(base.files)
-    dropped = {root / name for name in QUANTISATION_FILES if decoded}
+def _from(root: Location, file: Location) -> PurePath:
+    """Path of a file of a model from its folder."""
+    if isinstance(root, Url):
+        assert isinstance(file, Url)
+        return file.relative_to(root)
+    assert not isinstance(file, Url)
+    return file.relative_to(root)
+
+
+def _files(root: Location) -> Iterator[Location]:
+    """Every file below a folder that is not hidden, and links."""
+    if isinstance(root, Url):
+        for part, file in root.below():
+            if not any(folder.startswith(".") for folder in part.parts[:-1]):
+                yield file
+        return
     for place, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in (*names, *(name for name in folders if Path(place, name).is_symlink())):
-            source = Path(place, name)
-            part = source.relative_to(root)
-            in_module = not modules.isdisjoint(part.parents)
-            if source in dropped:
-                continue
-            if source not in shards and (in_module or not _is_weights(name)):
-                _copy(root, source, folder / part)
+            yield Path(place, name)
 
 
-def _copy(root: Path, source: Path, target: Path) -> None:
+def _copy_others(base: Checkpoint, root: Location, folder: Path, *, decoded: bool) -> None:
+    modules, shards = _modules(root), set(base.files)
+    dropped = {root / name for name in QUANTISATION_FILES if decoded}
+    for source in _files(root):
+        part = _from(root, source)
+        in_module = not modules.isdisjoint(map(Path, part.parents))
+        if source in dropped:
+            continue
+        if source not in shards and (in_module or not _is_weights(source.name)):
+            _copy(root, source, folder / part)
+
+
+def _copy(root: Location, source: Location, target: Path) -> None:
     """Copy what belongs to the model: regular files, through links that stay inside."""
+    if isinstance(source, Url):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+        return
     if source.is_dir():
         raise FileError(f"{source} is a link to a folder, which is not followed: remove it")
     if is_there(source):
@@ -196,19 +220,21 @@ def _is_weights(name: str) -> bool:
     return hidden or Path(name).suffix in _WEIGHT_SUFFIXES or name.endswith(".index.json")
 
 
-def _modules(root: Path) -> set[Path]:
+def _modules(root: Location) -> set[Path]:
     """Sub-folders of a sentence-transformers model that hold weights of their own."""
     if not is_there(root / "modules.json"):
         return set()
     check_inside(root, root / "modules.json")
     try:
-        rows = json.loads((root / "modules.json").read_text(encoding="utf-8"))
+        rows = json.loads((root / "modules.json").read_bytes().decode("utf-8"))
         return {Path(row["path"]) for row in rows if row["path"]}
     except (ValueError, TypeError, KeyError, RecursionError):
         return set()
 
 
-def _write_index(index_file: Path, folder: Path, written: Mapping[str, tuple[str, int]]) -> None:
+def _write_index(
+    index_file: Location, folder: Path, written: Mapping[str, tuple[str, int]]
+) -> None:
     index = read_json(index_file)
     order = [name for name in index["weight_map"] if name in written]
     order += [name for name in written if name not in index["weight_map"]]

@@ -21,7 +21,8 @@ from ..errors import DataError, FileError
 from .dtypes import DTYPES, FLOATS, FP8, NAMES, DType
 from .parts import Part
 from .plain import is_list, is_object
-from .stored import OpenFile, Source, Stored
+from .storage import Location, Range, RangeFile, Url, place
+from .stored import Bytes, Source, Stored, open_source
 
 __all__ = [
     "DTYPES",
@@ -31,6 +32,7 @@ __all__ = [
     "PICKLE_SUFFIXES",
     "DType",
     "Entry",
+    "ahead",
     "chunks",
     "encode",
     "load",
@@ -69,20 +71,20 @@ class Entry:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    file: Path
+    file: Location
     start: int
     stop: int
-    source: Source | None = field(default=None, compare=False, repr=False)
+    source: Source | RangeFile | None = field(default=None, compare=False, repr=False)
 
     @property
     def nbytes(self) -> int:
         """Number of stored bytes."""
         return self.stop - self.start
 
-    def opened(self) -> OpenFile:
+    def opened(self) -> Bytes:
         """The file, to be read; a FileError if it has changed since its header was read."""
         try:
-            return (self.source or Source(self.file)).opened()
+            return (self.source or open_source(self.file)).opened()
         except OSError as error:
             raise FileError(f"cannot read {self.file}: {error.strerror}") from error
 
@@ -106,13 +108,17 @@ def size_in_bytes(dtype: str, shape: Sequence[int]) -> int:
 # ------------------------------------------------------------------------------------- header
 
 
-def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, Entry], dict[str, str]]:
+def read_header(
+    path: str | os.PathLike[str] | Url, *, mmap: bool = True
+) -> tuple[dict[str, Entry], dict[str, str]]:
     """Tensors and metadata of one file, checked against its size; no tensor is read.
 
     Parameters
     ----------
     path
-        A ``.safetensors`` file.
+        A ``.safetensors`` file, here or on a server.
+    mmap
+        As for `stored.open_source`.
 
     Returns
     -------
@@ -127,8 +133,8 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, Entry], dict[st
         If the file is missing, in another format (pickles are never opened), cut short, or if its
         header contradicts itself.
     """
-    path = Path(path)
-    text, start, source = _header_text(path)
+    path = place(path)
+    text, start, source = _header_text(path, mmap)
     header = _parse(path, text)
     found = header.pop("__metadata__", None)
     metadata: object = {} if found is None else found  # null stands for none
@@ -140,16 +146,11 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, Entry], dict[st
     return {entry.name: entry for entry in entries}, metadata
 
 
-def _header_text(path: Path) -> tuple[bytes, int, Source]:
+def _header_text(path: Location, mmap: bool) -> tuple[bytes, int, Source | RangeFile]:
     """Return the header's bytes, where the data start, and the file."""
     try:
-        if not path.exists():
-            raise FileError(f"{path} does not exist")
-        if path.suffix in PICKLE_SUFFIXES:
-            raise FileError(f"{path} may hold a pickle, which can run code when read: {CONVERT}")
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise FileError(f"{path} is not a regular file: name a .safetensors file")
-        source = Source(path)
+        _check_kind(path)
+        source = open_source(path, mmap=mmap)
         head = source.first(9)
         length = int.from_bytes(head[:8], "little")
         # Pickle and zip marks are also possible lengths, so the "{" is looked at first.
@@ -163,7 +164,17 @@ def _header_text(path: Path) -> tuple[bytes, int, Source]:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _refuse_format(path: Path, head: bytes) -> NoReturn:
+def _check_kind(path: Location) -> None:
+    """Refuse what can be told before a file is opened."""
+    if not isinstance(path, Url) and not path.exists():
+        raise FileError(f"{path} does not exist")
+    if path.suffix in PICKLE_SUFFIXES:
+        raise FileError(f"{path} may hold a pickle, which can run code when read: {CONVERT}")
+    if not isinstance(path, Url) and not stat.S_ISREG(path.stat().st_mode):
+        raise FileError(f"{path} is not a regular file: name a .safetensors file")
+
+
+def _refuse_format(path: Location, head: bytes) -> NoReturn:
     if head.startswith((b"PK\x03\x04", b"\x80")):
         raise FileError(f"{path} is a pickle or zip file, not safetensors: {CONVERT}")
     if head.startswith(b"version "):
@@ -171,11 +182,11 @@ def _refuse_format(path: Path, head: bytes) -> NoReturn:
     raise FileError(f"{path} is not a safetensors file (it must begin with a JSON header)")
 
 
-def _corrupt(path: Path, what: str) -> NoReturn:
+def _corrupt(path: Location, what: str) -> NoReturn:
     raise FileError(f"{path} is damaged: {what}; download or write it again")
 
 
-def _parse(path: Path, text: bytes) -> dict[str, Any]:
+def _parse(path: Location, text: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) != len(pairs):
@@ -207,7 +218,7 @@ def _is_size_list(value: object) -> TypeGuard[list[int]]:
     return is_list(value) and all(type(item) is int and 0 <= item < _MAX_NUMBER for item in value)
 
 
-def _entry(path: Path, name: str, row: object, start: int, source: Source) -> Entry:
+def _entry(path: Location, name: str, row: object, start: int, source: Source | RangeFile) -> Entry:
     """Check one header row; ``start`` is where the data begin."""
     if not _is_text(name):
         _corrupt(path, f"the name {name!r} is not valid text")
@@ -240,7 +251,7 @@ def _entry(path: Path, name: str, row: object, start: int, source: Source) -> En
     )
 
 
-def _check_no_holes(path: Path, entries: Sequence[Entry], start: int, size: int) -> None:
+def _check_no_holes(path: Location, entries: Sequence[Entry], start: int, size: int) -> None:
     for entry in entries:
         if entry.start != start:
             fault = "overlaps the tensor before it" if entry.start < start else "follows a hole"
@@ -255,8 +266,9 @@ def _check_no_holes(path: Path, entries: Sequence[Entry], start: int, size: int)
 
 def raw(entry: Entry) -> np.ndarray:
     """Exactly the tensor's stored bytes, ``(nbytes,)`` uint8, read-only."""
-    out = np.empty(entry.nbytes, np.uint8)
-    entry.opened().read_into(entry.start, out)
+    out, file = np.empty(entry.nbytes, np.uint8), entry.opened()
+    file.soon(entry.start, entry.stop)
+    file.read_into(entry.start, out)
     out.flags.writeable = False
     return out
 
@@ -264,6 +276,7 @@ def raw(entry: Entry) -> np.ndarray:
 def chunks(entry: Entry) -> Iterator[np.ndarray]:
     """The tensor's stored bytes in pieces, each valid until the next: for copying."""
     file, memory = entry.opened(), np.empty(_CHUNK, np.uint8)
+    file.soon(entry.start, entry.stop)
     for start in range(entry.start, entry.stop, _CHUNK):
         piece = memory[: entry.stop - start]
         file.read_into(start, piece)
@@ -282,6 +295,17 @@ def part(entry: Entry, index: tuple[slice | int, ...] = ()) -> Part:
     stored, row = _map(entry), DTYPES[entry.dtype]
     assert row.wide is not None
     return Part(stored.narrowed(index) if index else stored, row.wide, row.fill)
+
+
+def ahead(entry: Entry, index: tuple[slice | int, ...] = ()) -> Iterator[Range]:
+    """What reading a part of a tensor will ask of a server; nothing of a disk."""
+    row = DTYPES.get(entry.dtype)
+    if not isinstance(entry.source, RangeFile) or row is None or row.storage is None:
+        return
+    stored = Stored(entry.source, entry.start, np.dtype(row.storage), entry.shape)
+    reach = (stored.narrowed(index) if index else stored).reach()
+    if reach is not None:
+        yield Range(entry.source, *reach)
 
 
 def _map(entry: Entry) -> Stored:

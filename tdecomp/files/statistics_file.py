@@ -22,6 +22,7 @@ from tdecomp.files import safetensors
 from tdecomp.files.atomic import output_file
 from tdecomp.files.ours import has_metadata
 from tdecomp.files.plain import is_list, is_object
+from tdecomp.files.storage import local
 from tdecomp.statistics import Gradient, InputStatistics, SiteStatistics, Statistics
 
 __all__ = ["load_statistics", "save_statistics", "statistics_output", "write_statistics"]
@@ -129,7 +130,7 @@ def load_statistics(path: str | os.PathLike[str]) -> Statistics:
     FileError
         The file is missing, damaged, not one of these, or of a newer version.
     """
-    path = Path(path)
+    path = local(path, "statistics")
     entries, strings = safetensors.read_header(path)
     if _KEY not in strings:
         raise FileError(f"{path} holds no statistics: give a file that tdecomp capture wrote")

@@ -14,20 +14,34 @@ import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import EllipsisType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ..errors import FileError
+from .storage import Location, RangeFile, RemoteFile, UnmappedFile, Url
 
-__all__ = ["Index", "OpenFile", "Source", "Stored"]
+__all__ = ["Bytes", "Index", "OpenFile", "Source", "Stored", "open_source"]
 
 Index = tuple["int | slice | EllipsisType", ...]
 
 _MOST = 200  # files kept open at once; the least that systems allow a process is 256
 _KEPT: weakref.WeakSet[OpenFile] = weakref.WeakSet()
 _SPAN = 1 << 20  # bytes that are read at once although not all of them are asked for
+_WHOLE = 1 << 26  # bytes that are asked of a server at once although only some are wanted
 _GAP = 1 << 15  # bytes: reading over them takes as long as another call to the system
+
+
+class Bytes(Protocol):
+    """A file that is read by position."""
+
+    def read_into(self, start: int, out: np.ndarray) -> None:
+        """Fill an array of bytes with those from ``start`` on."""
+        ...
+
+    def soon(self, start: int, stop: int) -> None:
+        """Hear what is about to be read."""
+        ...
 
 
 class _Stamp(NamedTuple):
@@ -88,6 +102,10 @@ class Source:
         self.opened().read_into(0, out)
         return out.tobytes()
 
+    def check(self) -> None:
+        """Raise a FileError if the file has changed since it was opened first."""
+        self.opened()
+
     def opened(self) -> OpenFile:
         """The open file; a FileError if it has changed since it was opened first."""
         try:
@@ -98,6 +116,27 @@ class Source:
         if not same:
             raise _changed(self.path)
         return file
+
+
+def open_source(path: Location, *, mmap: bool = True) -> Source | RangeFile:
+    """A file of weights, wherever it is.
+
+    Parameters
+    ----------
+    path
+        The file.
+    mmap
+        Whether a local file is read as one of a disk, in small pieces out of the system's memory;
+        else in large ones, several at once.
+
+    Raises
+    ------
+    OSError, FileError
+        If it cannot be opened.
+    """
+    if isinstance(path, Url):
+        return RemoteFile(path)
+    return Source(path) if mmap else UnmappedFile(Source(path))
 
 
 class OpenFile:
@@ -123,6 +162,9 @@ class OpenFile:
             raise FileError(f"cannot read {self.path}: {error.strerror}") from error
         if rest:
             raise _changed(self.path)
+
+    def soon(self, start: int, stop: int) -> None:
+        """Nothing: the system reads ahead."""
 
     def _read(self, out: memoryview, start: int) -> int:
         if sys.platform != "win32":
@@ -151,11 +193,12 @@ class Stored:
         As stored, C order.
     """
 
-    def __init__(self, file: OpenFile, start: int, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    def __init__(self, file: Bytes, start: int, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         self._file, self.dtype = file, dtype
         self._place = _Region(start, shape, _strides(shape, dtype.itemsize), True)
         self._memory = self._picked = np.empty(0, np.uint8)
         self._last: tuple[Index, np.ndarray] | None = None
+        self._told = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -167,6 +210,12 @@ class Stored:
         """How many numbers it has."""
         return math.prod(self.shape)
 
+    def reach(self) -> tuple[int, int] | None:
+        """The bytes from the first number to the last; None where too many between are others."""
+        nbytes = self.size * self.dtype.itemsize
+        low, span = self._place.extent(self.dtype.itemsize)
+        return (low, low + span) if span <= max(2 * nbytes, _WHOLE) else None
+
     def narrowed(self, index: Index) -> Stored:
         """The part that an index selects."""
         part = Stored(self._file, 0, self.dtype, ())
@@ -177,8 +226,16 @@ class Stored:
         """Read a part: read-only, valid until another one is read."""
         if self._last is None or self._last[0] != index:
             self._last = None
+            self._tell()
             self._last = index, self._read(self._place.part(index))
         return self._last[1]
+
+    def _tell(self) -> None:
+        """Say once what is going to be read, tile by tile."""
+        if not self._told:
+            self._told, reach = True, self.reach()
+            if reach is not None:
+                self._file.soon(*reach)
 
     def _read(self, place: _Region) -> np.ndarray:
         nbytes = math.prod(place.shape) * self.dtype.itemsize

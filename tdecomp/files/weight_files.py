@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
 from ..errors import FileError
@@ -13,6 +13,7 @@ from . import safetensors
 from .choosing import INDEX_SUFFIX, WeightSet, choose
 from .places import check_inside, is_there
 from .plain import is_object
+from .storage import Location, Url
 
 __all__ = ["Weights", "find_weights", "read_json"]
 
@@ -36,13 +37,13 @@ class Weights:
         What else is in the folder, a sentence each.
     """
 
-    files: tuple[Path, ...]
-    listed: Mapping[str, Path]
-    index: Path | None
+    files: tuple[Location, ...]
+    listed: Mapping[str, Location]
+    index: Location | None
     notes: tuple[str, ...]
 
 
-def find_weights(path: Path) -> Weights:
+def find_weights(path: Location) -> Weights:
     """Find the files that a path stands for.
 
     Parameters
@@ -72,7 +73,7 @@ def find_weights(path: Path) -> Weights:
     return Weights(files=files, listed=listed, index=chosen.index, notes=notes)
 
 
-def _chosen(path: Path) -> tuple[WeightSet, tuple[str, ...]]:
+def _chosen(path: Location) -> tuple[WeightSet, tuple[str, ...]]:
     """The weights that a path stands for, and what is left aside."""
     if path.name.endswith(".index.json"):
         return WeightSet(path.name, (), path), ()
@@ -89,7 +90,7 @@ def _chosen(path: Path) -> tuple[WeightSet, tuple[str, ...]]:
     return chosen, notes
 
 
-def _names_in(index: Path) -> tuple[str, ...]:
+def _names_in(index: Location) -> tuple[str, ...]:
     """Names of the files that an index lists; none where it is damaged and may not be needed."""
     try:
         check_inside(index.parent, index)
@@ -98,14 +99,15 @@ def _names_in(index: Path) -> tuple[str, ...]:
         return ()
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Location) -> dict[str, Any]:
     """Read a JSON object; FileError if it cannot be read or is something else."""
     try:
         if not is_there(path):
             raise FileError(f"{path} does not exist")
-        if (size := path.stat().st_size) > _MAX_JSON:
+        size = path.size() if isinstance(path, Url) else path.stat().st_size
+        if size > _MAX_JSON:
             raise FileError(f"{path} has {size} bytes, at most {_MAX_JSON} of JSON are read")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -115,18 +117,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _visible(folder: Path, pattern: str) -> list[Path]:
+def _visible(folder: Location, pattern: str) -> list[Location]:
     """Files of a folder, sorted; folders of such a name are passed over."""
     found = sorted(p for p in folder.glob(pattern) if not p.name.startswith("."))
     return [p for p in found if not p.is_dir() and is_there(p)]
 
 
-def _listing(files: Sequence[Path], limit: int = 4) -> str:
+def _listing(files: Sequence[Location], limit: int = 4) -> str:
     names = ", ".join(file.name for file in files[:limit])
     return names + (", ..." if len(files) > limit else "")
 
 
-def _refuse_empty(folder: Path) -> NoReturn:
+def _refuse_empty(folder: Location) -> NoReturn:
     pickles = sorted(p for p in folder.iterdir() if p.suffix in safetensors.PICKLE_SUFFIXES)
     if pickles:
         raise FileError(
@@ -148,7 +150,7 @@ def _refuse_empty(folder: Path) -> NoReturn:
     )
 
 
-def _weight_map(index_file: Path) -> dict[str, str]:
+def _weight_map(index_file: Location) -> dict[str, str]:
     listed = read_json(index_file).get("weight_map")
     if not is_object(listed) or not all(isinstance(s, str) for s in listed.values()):
         raise FileError(f"{index_file} has no weight_map from tensor names to file names")
@@ -161,7 +163,7 @@ def _weight_map(index_file: Path) -> dict[str, str]:
     return listed
 
 
-def _check_shards(index_file: Path, files: Sequence[Path]) -> None:
+def _check_shards(index_file: Location, files: Sequence[Location]) -> None:
     missing = [file for file in files if not is_there(file)]
     if missing:
         raise FileError(

@@ -10,6 +10,7 @@ from tdecomp.files.checkpoint import check_unchanged, open_checkpoint, write_mod
 from tdecomp.files.delta import updates
 from tdecomp.files.dtypes import code_of
 from tdecomp.files.factors import load_factors
+from tdecomp.files.storage import shown
 from tdecomp.jobs.reports import Report, Unknown, unknown_of
 from tdecomp.jobs.sources import check_shapes
 from tdecomp.jobs.steps import StepProgress, of_step, untold
@@ -83,7 +84,7 @@ def apply(
         write_model(checkpoint, folder, updates(factors), dtype=code, progress=told)
         check_unchanged(checkpoint)
     return ApplyReport(
-        model=str(model),
+        model=shown(model),
         changed=tuple(factors.shapes),
         unknown=unknown_of(factors.unknown),
         notes=checkpoint.notes,

@@ -12,6 +12,7 @@ from typing import Any, cast
 from tdecomp.errors import ArgumentError
 from tdecomp.files.dtypes import NAMES
 from tdecomp.files.factors import Factors
+from tdecomp.files.storage import shown
 from tdecomp.stack import Selection, Targets, parse_targets
 
 __all__ = [
@@ -39,7 +40,7 @@ def decompose_command(
     >>> decompose_command("A", "my B", chosen, ["--rank", "2"])
     "tdecomp decompose A 'my B' -o OUT --targets=q_proj,v_proj --layers=0-3 --rank 2"
     """
-    line = ["tdecomp", "decompose", _as_path(str(base)), _as_path(str(tuned)), "-o", "OUT"]
+    line = ["tdecomp", "decompose", _as_path(shown(base)), _as_path(shown(tuned)), "-o", "OUT"]
     line += _options(selection, with_share="--share" not in words)
     line += ["--allow-missing"] * allow_missing
     return typed(*line, *words)
@@ -65,8 +66,8 @@ def explore_command(
     return typed(
         "tdecomp",
         "explore",
-        _as_path(str(base)),
-        _as_path(str(tuned)),
+        _as_path(shown(base)),
+        _as_path(shown(tuned)),
         *options,
         *["--allow-missing"] * allow_missing,
         *words,
@@ -120,7 +121,7 @@ def report_command(sources: Sequence[str | Path], out: str | Path) -> str:
 
 def verify_command(out: str | Path, base: str | Path, tuned: str | Path) -> str:
     """The command that measures factors again."""
-    return typed("tdecomp", "verify", *(_as_path(str(path)) for path in (out, base, tuned)))
+    return typed("tdecomp", "verify", *(_as_path(shown(path)) for path in (out, base, tuned)))
 
 
 def typed(*words: str | Path) -> str:

@@ -19,6 +19,7 @@ from tdecomp.files.atomic import output_file
 from tdecomp.files.loras import AdapterFile
 from tdecomp.files.loras.base_names import WeightFinder, weights_of
 from tdecomp.files.loras.several import AdapterSource, adapters_in, on_disk, opened
+from tdecomp.files.storage import local
 from tdecomp.jobs.likeness import ComparedMember, ComparedPair, ComparedSite, CompareReport
 from tdecomp.jobs.page.compared import compared_page
 from tdecomp.jobs.reporting import is_page
@@ -89,13 +90,13 @@ def _members(sources: Sequence[AdapterSource], base: str | Path | None) -> list[
 
 
 def _path(source: AdapterSource) -> Path:
-    return source.path if isinstance(source, AdapterFile) else Path(source)
+    return source.path if isinstance(source, AdapterFile) else local(source, "adapters")
 
 
 def _name(source: AdapterSource) -> str:
     if isinstance(source, AdapterFile):
         return source.name
-    path = Path(source)
+    path = local(source, "adapters")
     return path.name if path.is_dir() else path.stem
 
 

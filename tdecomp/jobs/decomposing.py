@@ -103,7 +103,7 @@ def decompose(
     Parameters
     ----------
     base, tuned
-        Models: folders, ``.safetensors`` files or indexes.
+        Models: folders, ``.safetensors`` files or indexes, here or on a server (``s3://...``).
     out
         Folder to write: ``factors.safetensors``, ``report.json`` and, with `lora`, ``lora``.
     method

@@ -157,7 +157,7 @@ def explore(
     Parameters
     ----------
     base, tuned
-        Models: folders, ``.safetensors`` files or indexes.
+        Models: folders, ``.safetensors`` files or indexes, here or on a server (``s3://...``).
     budgets
         Numbers to store; by default 1/256 to 1/16 of those in the delta.
     methods

@@ -11,6 +11,7 @@ from tdecomp.errors import ArgumentError, FileError
 from tdecomp.files.atomic import output_file
 from tdecomp.files.factors import FACTORS, load_factors
 from tdecomp.files.ours import is_json
+from tdecomp.files.storage import local
 from tdecomp.jobs.commands import report_command
 from tdecomp.jobs.decomposing import REPORT
 from tdecomp.jobs.exploring import MADE_BY_EXPLORE, ExploreReport
@@ -91,7 +92,7 @@ def report(
         told: list[PageSource] = []
         step = of_step(progress, "drawing")
         for k, path in enumerate(paths):
-            part, kind = _part(Path(path))
+            part, kind = _part(local(path, "sources of a page"))
             parts.append(part)
             told.append(PageSource(path=str(path), kind=kind))
             step((k + 1) / len(paths))

@@ -10,6 +10,7 @@ from tdecomp.errors import FileError
 from tdecomp.files.checkpoint import Checkpoint, Pair, fingerprints
 from tdecomp.files.factors import Factors
 from tdecomp.files.peft_config import facts
+from tdecomp.files.storage import shown
 from tdecomp.jobs.steps import StepProgress, of_step
 
 __all__ = ["changed_files", "check_shapes", "sources_of"]
@@ -19,11 +20,11 @@ def sources_of(
     base: str | Path, tuned: str | Path, both: Pair, progress: StepProgress
 ) -> dict[str, dict[str, Any]]:
     """Of each model: its path as given, its files with their hashes, what names of a LoRA need."""
-    told = of_step(progress, f"hashing {base} and {tuned}")
+    told = of_step(progress, f"hashing {shown(base)} and {shown(tuned)}")
     files = fingerprints([both.base, both.tuned], told)
     sides = {"base": (base, both.base, files[0]), "tuned": (tuned, both.tuned, files[1])}
     return {
-        side: {"path": str(path), "files": rows, "model": facts(checkpoint.config)}
+        side: {"path": shown(path), "files": rows, "model": facts(checkpoint.config)}
         for side, (path, checkpoint, rows) in sides.items()
     }
 

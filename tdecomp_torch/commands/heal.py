@@ -18,6 +18,7 @@ from tdecomp.cli.options import (
     to_write,
 )
 from tdecomp.cli.screen import Screen
+from tdecomp.files.storage import local
 from tdecomp_torch.commands.needed import check_installed
 from tdecomp_torch.commands.options import LEARNING, Length, Seed, Text, TorchDevice
 
@@ -62,9 +63,7 @@ def heal(
     )
     with screen.steps() as progress:
         report = heal_files(
-            out,
-            base,
-            tuned,
+            *_on_disk(out, base, tuned),
             healed,
             text=text,
             options=options,
@@ -79,6 +78,11 @@ def heal(
     )
     screen.lines([str(report.healing), errors, f"Written to {healed}."])
     screen.report(report.to_json())
+
+
+def _on_disk(out: str, base: str, tuned: str) -> tuple[Path, Path, Path]:
+    what = "models to heal"
+    return local(out, what), local(base, what), local(tuned, what)
 
 
 HEAL = Extension(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tdecomp.jobs import ExportReport
 
 __all__ = ["lora_lines"]
 
 
-def lora_lines(report: ExportReport, folder: Path) -> list[str]:
+def lora_lines(report: ExportReport, folder: str) -> list[str]:
     """Where it is, how true, what is not in it, and how to load it."""
     exact = "exact" if report.names_known else "exact where PEFT finds the names"
     how = exact if report.exact else f"‖factors − LoRA‖/‖factors‖ = {report.departure:.2g}"

@@ -16,6 +16,7 @@ from tdecomp.files.loras.reading import CONFIG, adapter_weights, scheme_beside
 from tdecomp.files.loras.schemes import NamingScheme
 from tdecomp.files.places import is_there
 from tdecomp.files.safetensors import Entry
+from tdecomp.files.storage import local
 from tdecomp.files.weight_files import read_json
 
 __all__ = ["AdapterNames", "PairNames", "read_adapter_names"]
@@ -94,7 +95,7 @@ def read_adapter_names(path: str | os.PathLike[str]) -> AdapterNames:
         A pickle, a damaged file, no known naming scheme, factors in the place of an adapter, or a
         configuration of something else than LoRA.
     """
-    path = Path(path)
+    path = local(path, "adapters")
     file = adapter_weights(path)
     entries, metadata = safetensors.read_header(file)
     if any(key.startswith("tdecomp") and key != "tdecomp.pairs" for key in metadata):

@@ -16,6 +16,7 @@ from tdecomp.files.checkpoint import open_checkpoint
 from tdecomp.files.peft_config import n_experts
 from tdecomp.files.places import check_inside, is_there
 from tdecomp.files.plain import is_list, is_object
+from tdecomp.files.storage import local
 from tdecomp.files.weight_files import read_json
 from tdecomp.stack.names import canonical
 
@@ -114,7 +115,7 @@ def read_model_names(path: str | os.PathLike[str]) -> ModelNames:
     FileError
         Nothing is there, there is no configuration, or no module has a weight.
     """
-    path = Path(path)
+    path = local(path, "models that an adapter is checked against")
     if not path.exists():
         raise FileError(f"{path} does not exist")
     if path.is_dir() and is_there(path / _PIPELINE):

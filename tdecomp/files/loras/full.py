@@ -20,6 +20,7 @@ from tdecomp.files.loras.base_names import sites_of, tensors_by_site
 from tdecomp.files.loras.reading import WEIGHTS
 from tdecomp.files.loras.schemes import scheme_of
 from tdecomp.files.places import is_there
+from tdecomp.files.storage import local
 
 __all__ = ["FullMember", "is_adapter", "open_full", "tensor_of"]
 
@@ -56,7 +57,7 @@ class FullMember:
 
 def is_adapter(path: str | os.PathLike[str]) -> bool:
     """Whether a folder or file holds pairs or factors, by names alone."""
-    path = Path(path)
+    path = local(path, "adapters and members")
     if path.is_dir() and any(is_there(path / name) for name in (WEIGHTS, FACTORS)):
         return True
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
@@ -81,7 +82,7 @@ def open_full(
     SiteError
         Sites that only one of the two has.
     """
-    path = Path(path)
+    path = local(path, "adapters and members")
     if base is None:
         raise FileError(
             f"{path} is no adapter; a fine-tuned model is a member against its base",

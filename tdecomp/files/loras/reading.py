@@ -28,6 +28,7 @@ from tdecomp.files.peft_config import facts
 from tdecomp.files.places import check_inside, is_there
 from tdecomp.files.plain import is_object
 from tdecomp.files.safetensors import FLOATS, Entry
+from tdecomp.files.storage import local
 from tdecomp.files.unfused import unfused
 from tdecomp.files.weight_files import read_json
 
@@ -70,7 +71,7 @@ def read_adapter(
     DataError
         An ``alpha`` that is not finite; and for any other number when its pair is read.
     """
-    path = Path(path)
+    path = local(path, "adapters")
     file = adapter_weights(path)
     entries, metadata = safetensors.read_header(file)
     called = name or (path.name if path.is_dir() else path.stem) or str(path)

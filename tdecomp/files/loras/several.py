@@ -16,6 +16,7 @@ from tdecomp.files.loras.reading import CONFIG, WEIGHTS, read_adapter
 from tdecomp.files.loras.schemes import NamingScheme
 from tdecomp.files.loras.writing import PAIRS_KEY
 from tdecomp.files.ours import has_metadata
+from tdecomp.files.storage import Url, local, place
 
 __all__ = ["AdapterSource", "adapters_in", "on_disk", "opened", "outputs"]
 
@@ -38,7 +39,8 @@ def opened(
 def on_disk(sources: Iterable[AdapterSource | None]) -> list[Path]:
     """The paths that sources are read from, which no output may overwrite."""
     read = (one.path if isinstance(one, AdapterFile) else one for one in sources)
-    return [Path(path) for path in read if path is not None and Path(path).exists()]
+    places = [place(path) for path in read if path is not None]
+    return [path for path in places if not isinstance(path, Url) and path.exists()]
 
 
 def adapters_in(source: AdapterSource) -> tuple[AdapterSource, ...]:
@@ -54,7 +56,7 @@ def adapters_in(source: AdapterSource) -> tuple[AdapterSource, ...]:
     """
     if isinstance(source, AdapterFile):
         return (source,)
-    path = Path(source)
+    path = local(source, "adapters")
     if not path.exists():
         raise FileError(f"{path} does not exist")
     if not path.is_dir() or (path / CONFIG).exists() or (path / WEIGHTS).exists():
@@ -81,7 +83,7 @@ def outputs(
 
     Of a single adapter ``path`` is its place, else the folder that gets all by their names.
     """
-    path = Path(path)
+    path = local(path, "adapters")
     if not single:
         with output_folder(path, overwrite=overwrite, inputs=inputs) as root:
             yield [_inside(root, a, s) for a, s in zip(adapters, schemes, strict=True)]

@@ -1,0 +1,23 @@
+"""Where files lie: on a disk of this machine, or anywhere that fsspec reaches."""
+
+from .ahead import Range, expect, want
+from .protocols import patiently
+from .ranged import RangeFile
+from .remote import RemoteFile
+from .unmapped import UnmappedFile
+from .url import Location, Url, local, place, shown
+
+__all__ = [
+    "Location",
+    "Range",
+    "RangeFile",
+    "RemoteFile",
+    "UnmappedFile",
+    "Url",
+    "expect",
+    "local",
+    "patiently",
+    "place",
+    "shown",
+    "want",
+]

@@ -1,0 +1,151 @@
+"""A server of files on loopback, which counts, waits and fails as it is told."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import re
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+__all__ = ["Loopback", "serving"]
+
+
+@dataclass
+class Loopback:
+    """What a server does, and what was asked of it.
+
+    Attributes
+    ----------
+    root
+        The folder it shows.
+    delay
+        Seconds before every answer.
+    drop_every
+        Every how many requests a connection is cut in the middle of the answer; 0: never.
+    ranges
+        Whether it can send parts of files.
+    token
+        What requests have to bring as ``?token=``, if anything.
+    asked
+        (method, path, bytes sent) of every request.
+    """
+
+    root: Path
+    delay: float = 0.0
+    drop_every: int = 0
+    ranges: bool = True
+    token: str = ""
+    port: int = 0
+    asked: deque[tuple[str, str, int]] = field(default_factory=deque)
+    dropped: int = 0
+    at_once: int = 0
+    most_at_once: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}/{path}"
+
+    def sent(self, ending: str = ".safetensors") -> int:
+        """Bytes of the files with such a name that were sent."""
+        return sum(n for method, path, n in self.asked if method == "GET" and ending in path)
+
+    def gets(self, ending: str = ".safetensors") -> int:
+        return sum(method == "GET" and ending in path for method, path, _ in self.asked)
+
+
+@contextmanager
+def serving(root: Path) -> Iterator[Loopback]:
+    """Serve a folder while the block runs."""
+    told = Loopback(root)
+
+    class Handler(_Handler):
+        server_told = told
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    told.port = server.server_address[1]
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield told
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_told: Loopback
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+    def do_HEAD(self) -> None:  # noqa: N802
+        self._answer(body=False)
+
+    def do_GET(self) -> None:  # noqa: N802
+        self._answer(body=True)
+
+    def _answer(self, *, body: bool) -> None:
+        told = self.server_told
+        with told.lock:
+            told.at_once += 1
+            told.most_at_once = max(told.most_at_once, told.at_once)
+        try:
+            time.sleep(told.delay)
+            self._send(*self._found(), body=body)
+        finally:
+            with told.lock:
+                told.at_once -= 1
+
+    def _found(self) -> tuple[int, bytes, dict[str, str]]:
+        """Status, content and headers."""
+        told, (path, _, query) = self.server_told, self.path.partition("?")
+        if told.token and query != f"token={told.token}":
+            return 403, b"no", {}
+        place = told.root / path.strip("/")
+        if place.is_dir():
+            names = sorted(p.name for p in place.iterdir())
+            rows = "".join(f'<a href="{html.escape(n)}">{html.escape(n)}</a>' for n in names)
+            return 200, rows.encode(), {"Content-Type": "text/html"}
+        if not place.is_file():
+            return 404, b"nothing", {}
+        stat = place.stat()
+        mark = hashlib.md5(f"{stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
+        headers = {"ETag": f'"{mark}"', "Content-Type": "application/octet-stream"}
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if asked is None or not told.ranges:
+            return 200, place.read_bytes(), headers
+        first, last = int(asked[1]), int(asked[2])
+        with place.open("rb") as file:
+            file.seek(first)
+            content = file.read(last + 1 - first)
+        return 206, content, headers | {"Content-Range": f"bytes {first}-{last}/{stat.st_size}"}
+
+    def _send(self, status: int, content: bytes, headers: dict[str, str], *, body: bool) -> None:
+        told = self.server_told
+        told.asked.append((self.command, self.path, len(content) if body else 0))
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if not body:
+            return
+        if told.drop_every and len(told.asked) % told.drop_every == 0:
+            told.dropped += 1
+            self.wfile.write(content[: len(content) // 2])
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
+        self.wfile.write(content)
