@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS := --numprocesses auto --dist loadgroup
 
-.PHONY: demo test docs notebooks examples lint format kills bench bench-long fuzz clean
+.PHONY: demo test docs notebooks examples lint format kills s3 bench bench-long fuzz clean
 
 demo: .venv/ready
 	$(BIN)/python docs/demo/run.py
@@ -38,6 +38,11 @@ format: .venv/ready
 kills: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kills 200
 
+# A server of S3 on loopback. Its libraries need a python-dateutil that is older than that of .venv.
+s3: .venv/s3
+	OMP_NUM_THREADS=1 .venv/s3/bin/python -m pytest -m slow tests/files/storage/test_s3.py
+	OMP_NUM_THREADS=1 .venv/s3/bin/python -m tests.bench.storage --s3
+
 bench: .venv/ready
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench.against_tensorly
@@ -62,6 +67,13 @@ build/pair-1b:
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation torchTT
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
 	touch $@
+
+# Of its own what S3 needs, the rest of .venv.
+.venv/s3: .venv/ready
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet s3fs==2026.9.0 "moto[server]==5.2.5" boto3==1.42.91
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $@/dev
+	mv $@/dev $$($@/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/zz_dev.pth
 
 # The environment, remade when what it is made of changes.
 .venv/ready: pyproject.toml constraints.txt

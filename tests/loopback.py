@@ -1,4 +1,4 @@
-"""A server of files on loopback, which counts, waits and fails as it is told."""
+"""Servers on loopback that count, wait and fail as they are told: of files, or before another."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-__all__ = ["Loopback", "serving"]
+__all__ = ["Loopback", "proxying", "serving"]
+
+
+_OF_ONE_WAY = ("Connection", "Content-Length", "Date", "Server", "Transfer-Encoding")
 
 
 @dataclass
@@ -25,7 +29,9 @@ class Loopback:
     Attributes
     ----------
     root
-        The folder it shows.
+        The folder it shows; None: what the server behind it shows.
+    behind
+        Port of that server.
     delay
         Seconds before every answer.
     drop_every
@@ -38,7 +44,8 @@ class Loopback:
         (method, path, bytes sent) of every request.
     """
 
-    root: Path
+    root: Path | None
+    behind: int = 0
     delay: float = 0.0
     drop_every: int = 0
     ranges: bool = True
@@ -61,10 +68,18 @@ class Loopback:
         return sum(method == "GET" and ending in path for method, path, _ in self.asked)
 
 
-@contextmanager
-def serving(root: Path) -> Iterator[Loopback]:
+def serving(root: Path) -> AbstractContextManager[Loopback]:
     """Serve a folder while the block runs."""
-    told = Loopback(root)
+    return _running(Loopback(root))
+
+
+def proxying(port: int) -> AbstractContextManager[Loopback]:
+    """Stand in front of a server, for those who read, while the block runs."""
+    return _running(Loopback(None, port))
+
+
+@contextmanager
+def _running(told: Loopback) -> Iterator[Loopback]:
 
     class Handler(_Handler):
         server_told = told
@@ -85,6 +100,7 @@ def serving(root: Path) -> Iterator[Loopback]:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_told: Loopback
+    _next: HTTPConnection | None = None
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
@@ -110,6 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _found(self) -> tuple[int, bytes, dict[str, str]]:
         """Status, content and headers."""
         told, (path, _, query) = self.server_told, self.path.partition("?")
+        if told.root is None:
+            return self._forwarded(told.behind)
         if told.token and query != f"token={told.token}":
             return 403, b"no", {}
         place = told.root / path.strip("/")
@@ -131,13 +149,24 @@ class _Handler(BaseHTTPRequestHandler):
             content = file.read(last + 1 - first)
         return 206, content, headers | {"Content-Range": f"bytes {first}-{last}/{stat.st_size}"}
 
+    def _forwarded(self, port: int) -> tuple[int, bytes, dict[str, str]]:
+        if self._next is None:
+            self._next = HTTPConnection("127.0.0.1", port)
+        self._next.request(self.command, self.path, headers=dict(self.headers.items()))
+        answer = self._next.getresponse()
+        headers = {name: value for name, value in answer.getheaders() if name not in _OF_ONE_WAY}
+        if self.command == "HEAD":
+            headers["Content-Length"] = answer.headers.get("Content-Length", "0")
+        return answer.status, answer.read(), headers
+
     def _send(self, status: int, content: bytes, headers: dict[str, str], *, body: bool) -> None:
         told = self.server_told
         told.asked.append((self.command, self.path, len(content) if body else 0))
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
+        if "Content-Length" not in headers:
+            self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if not body:
             return

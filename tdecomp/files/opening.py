@@ -16,7 +16,7 @@ from .packed import Found, Packed, find_packed
 from .parts import Part
 from .places import check_inside, is_there
 from .safetensors import Entry
-from .storage import Location, Range, RangeFile, Url, place, want
+from .storage import Location, Range, RangeFile, Url, place, remembering, want
 from .stored import Source
 from .weight_files import find_weights, read_json
 
@@ -183,7 +183,8 @@ def open_checkpoint(path: str | os.PathLike[str] | Url, *, mmap: bool = True) ->
         If something is missing, contradicts itself, or is stored as a pickle.
     """
     try:
-        return _open(place(path), mmap)
+        with remembering():
+            return _open(place(path), mmap)
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
 

@@ -69,6 +69,8 @@ def _sent(target: Url, check: Callable[[], None]) -> Generator[Path]:
             f"{target} cannot be written to: {target.scheme}:// is for reading",
             tip="name a folder, or s3://, gs://",
         )
+    if not target.has_bucket():
+        raise target.missing()
     check()
     beside = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
     here = Path(tempfile.mkdtemp(prefix="tdecomp-"))

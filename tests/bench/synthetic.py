@@ -114,6 +114,7 @@ class Llama:
 
 PRESETS = {
     "tiny": Llama(96, 3, heads=4, kv_heads=2, mlp=256, vocabulary=512, rank=8),
+    "1b-part": Llama(2048, 2, heads=32, kv_heads=8, mlp=8192, vocabulary=16_384),
     "1b": Llama(2048, 16, heads=32, kv_heads=8, mlp=8192, vocabulary=128_256),
     "7b-subset": Llama(4096, 4, heads=32, kv_heads=32, mlp=11_008),
 }

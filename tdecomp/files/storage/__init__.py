@@ -5,7 +5,7 @@ from .protocols import patiently
 from .ranged import RangeFile
 from .remote import RemoteFile
 from .unmapped import UnmappedFile
-from .url import Location, Url, local, place, shown
+from .url import Location, Url, local, place, remembering, shown
 
 __all__ = [
     "Location",
@@ -18,6 +18,7 @@ __all__ = [
     "local",
     "patiently",
     "place",
+    "remembering",
     "shown",
     "want",
 ]

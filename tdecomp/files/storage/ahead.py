@@ -108,6 +108,8 @@ class Ahead:
         """Fetch a range now, before what is only expected."""
         with self._lock:
             blocks = list(self._covered(file, start, stop))
+            for block in blocks:
+                block.expected = True
             mine = {id(block) for block in blocks}
             rest = [row for row in self._waiting if id(row[1]) not in mine]
             first = [(weakref.ref(file), block) for block in blocks if block.data is None]
@@ -124,11 +126,15 @@ class Ahead:
                 if (file := owner()) is not None:
                     self._blocks[file].remove(block)
             self._waiting = []
-            for file, start, stop in _joined(ranges, self._block):
-                for block in self._covered(file, start, stop):
+            order: list[tuple[tuple[int, int, int], weakref.ref[Fetchable], _FetchedBlock]] = []
+            for k, (file, start, stop) in enumerate(_joined(ranges, self._block)):
+                for part, block in enumerate(self._covered(file, start, stop)):
                     block.expected = True
                     if block.data is None:
-                        self._waiting.append((weakref.ref(file), block))
+                        # Two models are read side by side: so come long ranges of both.
+                        order.append(((k // 2, part, k % 2), weakref.ref(file), block))
+            order.sort(key=lambda row: row[0])
+            self._waiting = [(owner, block) for _, owner, block in order]
             self._go_on()
 
     # All below is called with the lock.

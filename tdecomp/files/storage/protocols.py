@@ -93,7 +93,7 @@ def _of_process(scheme: str, number: int) -> Any:
     try:
         library: Any = fsspec
         # A listing that is kept would hide that something has changed.
-        return library.filesystem(scheme, use_listings_cache=False)
+        return library.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
     except ImportError:
         package = _PACKAGES.get(scheme, f"the package of {scheme}:// that fsspec asks for")
         raise FileError(f"{scheme}:// needs {package}: pip install {package}") from None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 from ...errors import FileError
 from .protocols import AccessError, filesystem, patiently, whole_answer
 
-__all__ = ["Location", "Url", "local", "place", "shown"]
+__all__ = ["Location", "Url", "local", "place", "remembering", "shown"]
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)(?=[^/])")  # one letter is a drive
 _BUCKETS = ("s3", "s3a", "gs", "gcs")
@@ -102,18 +104,23 @@ class Url:
     def missing(self) -> FileError:
         """The error where there is nothing."""
         bucket = self._path.partition("/")[0]
-        if self.scheme in _BUCKETS and Url(f"{self.scheme}://{bucket}").facts() is None:
-            return FileError(f"{self} does not exist: there is no bucket {bucket!r}")
-        return FileError(f"{self} does not exist")
+        if self.has_bucket():
+            return FileError(f"{self} does not exist")
+        return FileError(f"{self} does not exist: there is no bucket {bucket!r}")
+
+    def has_bucket(self) -> bool:
+        """Whether its bucket is there, where the protocol has buckets."""
+        bucket = self._path.partition("/")[0]
+        return self.scheme not in _BUCKETS or Url(f"{self.scheme}://{bucket}").facts() is not None
 
     def exists(self) -> bool:
         """Whether there is a file or a folder."""
-        return self.facts() is not None or self.is_dir()
+        return self._known() is not None or self.is_dir()
 
     def is_file(self) -> bool:
         """Whether there is a file; signed addresses give no access to what is beside theirs."""
         try:
-            facts = self.facts()
+            facts = self._known()
         except AccessError:
             if self.scheme not in _WEB:
                 raise
@@ -124,14 +131,12 @@ class Url:
         """Whether there is something below it."""
         if self.scheme in _WEB:
             return self._is_web_folder()
-        facts = self.facts()
+        facts = self._known()
         return facts is not None and facts.get("type") == "directory"
 
     def iterdir(self) -> Iterator[Url]:
         """What is in the folder."""
-        rows = patiently(lambda: self.system.ls(self.key, detail=True), str(self), self.scheme)
-        names = {str(row["name"]).rstrip("/").rpartition("/")[2] for row in rows}
-        yield from (self / name for name in sorted(names) if name)
+        yield from (self / name for name in sorted(self._listed()))
 
     def below(self) -> Iterator[tuple[PurePosixPath, Url]]:
         """Every file below the folder, with its path from there."""
@@ -156,10 +161,36 @@ class Url:
 
     def size(self) -> int:
         """Bytes of a file."""
-        facts = self.facts()
+        facts = self._known()
+        if facts is None or not isinstance(facts.get("size"), int):
+            facts = self.facts()
         if facts is None:
             raise self.missing()
         return int(facts.get("size") or 0)
+
+    def _known(self) -> dict[str, Any] | None:
+        """`facts`, remembered or out of a listing of the folder where `remembering`."""
+        memory = _MEMORY.get()
+        if memory is None:
+            return self.facts()
+        folder = self.parent
+        if folder != self and memory.facts.get(folder, _NOTHING).get("type") == "directory":
+            return folder._listed().get(self.name)
+        if self not in memory.facts:
+            memory.facts[self] = self.facts() or {}
+        return memory.facts[self] or None
+
+    def _listed(self) -> dict[str, dict[str, Any]]:
+        """Facts by name of what is in the folder."""
+        memory = _MEMORY.get()
+        if memory is not None and self in memory.listings:
+            return memory.listings[self]
+        rows = patiently(lambda: self.system.ls(self.key, detail=True), str(self), self.scheme)
+        names = [str(row["name"]).rstrip("/").rpartition("/")[2] for row in rows]
+        found = {name: dict(row) for name, row in zip(names, rows, strict=True) if name}
+        if memory is not None:
+            memory.listings[self] = found
+        return found
 
     @property
     def _path(self) -> str:
@@ -177,7 +208,40 @@ class Url:
         """Whether it is a page that lists files: by its name, since all pages are files."""
         if self.scheme not in _WEB or self.suffix in _FILES:
             return False
-        return bool(patiently(lambda: self.system.isdir(self.key), str(self), self.scheme))
+        memory = _MEMORY.get()
+        if memory is not None and self in memory.pages:
+            return memory.pages[self]
+        found = bool(patiently(lambda: self.system.isdir(self.key), str(self), self.scheme))
+        if memory is not None:
+            memory.pages[self] = found
+            if found:
+                memory.facts[self] = {"type": "directory"}
+        return found
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Answers of servers: facts, listings, and which pages list files."""
+
+    facts: dict[Url, dict[str, Any]] = field(default_factory=dict[Url, dict[str, Any]])
+    listings: dict[Url, dict[str, dict[str, Any]]] = field(
+        default_factory=dict[Url, dict[str, dict[str, Any]]]
+    )
+    pages: dict[Url, bool] = field(default_factory=dict[Url, bool])
+
+
+_NOTHING: dict[str, Any] = {}
+_MEMORY: ContextVar[_Memory | None] = ContextVar("_MEMORY", default=None)
+
+
+@contextmanager
+def remembering() -> Generator[None]:
+    """Inside, servers are not asked twice what is in a folder: one look at it, as it was."""
+    token = _MEMORY.set(_Memory())
+    try:
+        yield
+    finally:
+        _MEMORY.reset(token)
 
 
 Location = Path | Url

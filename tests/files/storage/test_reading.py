@@ -98,8 +98,8 @@ def test_a_file_can_be_sent_to_another_process(server, on_disk):
 
 
 def test_dropped_connections_change_nothing(on_disk, server):
-    server.drop_every = 5
+    server.drop_every = 3
     there = open_delta(server.url("base"), server.url("tuned"))
     for one, other in zip(open_delta(*on_disk).stacks, there.stacks, strict=True):
         np.testing.assert_array_equal(one.dense(), other.dense())
-    assert server.dropped > 3
+    assert server.dropped >= 3
