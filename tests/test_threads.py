@@ -14,7 +14,15 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import tdecomp as td
 from tdecomp import linalg
-from tdecomp._threads import _blas, cores, quota, threads_by_size, threads_for
+from tdecomp._threads import (
+    _blas,
+    cores,
+    quota,
+    side_by_side,
+    threads_by_size,
+    threads_for,
+    workers,
+)
 
 SMALL, LARGE = 1 << 20, (1 << 20) + 1
 
@@ -145,3 +153,49 @@ def test_quotas_of_control_groups(lines, files, granted, tmp_path):
 
 def test_no_control_groups(tmp_path):
     assert quota(tmp_path / "own", tmp_path) == math.inf
+
+
+# --------------------------------------------------------------------------------- side by side
+
+
+def test_pieces_side_by_side_have_one_thread_each_and_come_in_order():
+    def piece(i: int) -> tuple[int, set[int], int]:
+        arrived.wait(5)
+        return i, in_use(), threading.get_ident()
+
+    arrived = threading.Barrier(2)
+    with side_by_side(piece, range(6), 2) as found:
+        places, threads, own = zip(*found, strict=True)
+    assert places == tuple(range(6))
+    assert threads == ({1},) * 6
+    assert len(set(own)) == 2
+    assert threading.get_ident() not in own
+
+
+def test_one_worker_is_the_caller():
+    with side_by_side(lambda i: (i, threading.get_ident(), in_use()), [4, 5], 1) as found:
+        assert list(found) == [(i, threading.get_ident(), {3}) for i in (4, 5)]
+
+
+def test_what_fails_comes_out_at_its_place_and_nothing_more_is_begun():
+    begun = []
+
+    def piece(i: int) -> int:
+        begun.append(i)
+        return 1 // (i - 3)
+
+    got = []
+    with pytest.raises(ZeroDivisionError), side_by_side(piece, range(100), 2) as found:
+        got.extend(found)
+    assert len(got) == 3
+    assert len(begun) <= 3 + 4
+
+
+@pytest.mark.parametrize(
+    ("pieces", "at_most", "threads", "wanted"),
+    [(4, None, 3, 2), (3, None, 3, 1), (9, 1, 3, 1), (9, None, 1, 1), (0, None, 3, 1)],
+)
+def test_workers(pieces, at_most, threads, wanted):
+    """Two are granted here: those that could not be kept busy are not started."""
+    with threadpool_limits(limits=threads, user_api="blas"):
+        assert workers(pieces, at_most) == wanted

@@ -25,16 +25,16 @@ class Which:
         if svd is not None and not callable(svd):
             raise ArgumentError(f"svd={svd!r} must be a function, such as linalg.svd_randomized")
         self._svd, self._exact = svd, always_exact
-        self._used: dict[str, None] = {}
+        self._used: set[str] = set()
 
     def used(self, name: str) -> None:
         """Note what was used beside the functions called here."""
-        self._used[name] = None
+        self._used.add(name)
 
     @property
     def names(self) -> str:
         """Functions used so far, ``"exact"`` if none."""
-        return ", ".join(self._used) or "exact"
+        return ", ".join(sorted(self._used)) or "exact"
 
     def triplets(
         self, matrix: Array, rank: int, energy: float | None = None
@@ -65,7 +65,7 @@ class Which:
         svd, width = self._svd, rank + _OVERSAMPLES
         if svd is None and not self._exact and not is_cheap(shape, width, many=many):
             svd = partial(svd_settled, n_oversamples=_OVERSAMPLES, energy=energy)
-        self._used["exact" if svd is None else _name(svd)] = None
+        self._used.add("exact" if svd is None else _name(svd))
         return svd
 
 

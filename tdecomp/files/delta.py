@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -270,7 +271,7 @@ def stacks_of(
     """Lazy stacks of the deltas of the given groups, read ahead by one slice unless that is tiny.
 
     Two slices are in memory while one iterates, at times a third; one iteration and the next use
-    the same memory.
+    the same memory. Those of numpy may be read in several threads at once.
 
     Parameters
     ----------
@@ -307,7 +308,7 @@ def stacks_of(
     def stack(group: Group) -> Stack:
         # Handing a slice of less than a tile from thread to thread takes longer than reading it.
         ahead = math.prod(group.shape[-2:]) >= TILE
-        return Stack(group, partial(kept.read, group, read), ahead=ahead)
+        return Stack(group, partial(kept.read, group, read), ahead=ahead, concurrent=device is None)
 
     return tuple(map(stack, groups))
 
@@ -319,21 +320,24 @@ class _KeptSlices:
         self._room, self._left = room, room
         self._group: Group | None = None
         self._slices: dict[Site, Array] = {}
+        self._lock = threading.Lock()
 
     def read(self, group: Group, read: Callable[[Site], Array], site: Site) -> Array:
         """The slice of a site, read unless it is there."""
         if self._room == 0:
             return read(site)
-        if group is not self._group:
-            self._group, self._left = group, self._room
-            self._slices = {}
-        if site in self._slices:
-            return self._slices[site]
+        with self._lock:
+            if group is not self._group:
+                self._group, self._left = group, self._room
+                self._slices = {}
+            if site in self._slices:
+                return self._slices[site]
         matrix = read(site)
         size = matrix.dtype.itemsize * math.prod(matrix.shape)
-        if size <= self._left:
-            self._slices[site] = matrix
-            self._left -= size
+        with self._lock:
+            if size <= self._left:
+                self._slices[site] = matrix
+                self._left -= size
         return matrix
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from tdecomp._xp import Array
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format
 from tdecomp.passes.coordinates import Frame, Metric, format_frame, metric_frame
-from tdecomp.passes.matrices import Matrix, matrices_of_format, matrices_of_slices
+from tdecomp.passes.matrices import Matrix, each_of_format, each_of_slices
 from tdecomp.passes.residual import measure
 from tdecomp.passes.slices import Input, check_shape, dense, mode_names
 from tdecomp.stack import Stack
@@ -21,6 +22,7 @@ from tdecomp.stack import Stack
 __all__ = ["Data", "open_data", "refuse_format"]
 
 _G = TypeVar("_G")
+Found = TypeVar("Found")
 
 
 class Data(ABC, Generic[_G]):
@@ -71,8 +73,17 @@ class Data(ABC, Generic[_G]):
         """
 
     @abstractmethod
-    def matrices(self, metric: Metric | None = None) -> Iterator[Matrix]:
-        """Every matrix by itself, in C order over the site modes."""
+    def each(
+        self,
+        work: Callable[[int, Matrix], Found],
+        metric: Metric | None = None,
+        *,
+        in_turn: bool = False,
+    ) -> AbstractContextManager[Iterator[Found]]:
+        """Context that has ``work(i, matrix)`` of all of them, in C order over the site modes.
+
+        Unless they have to be taken in turn, `work` may run in several threads; see `each_slice`.
+        """
 
     @abstractmethod
     def measure(
@@ -100,8 +111,14 @@ class _Slices(Data[Array | Stack]):
         frame = metric_frame(metric, self.modes, self.shape, array)
         return frame.into(array), frame
 
-    def matrices(self, metric: Metric | None = None) -> Iterator[Matrix]:
-        return matrices_of_slices(self.given, self.modes, metric)
+    def each(
+        self,
+        work: Callable[[int, Matrix], Found],
+        metric: Metric | None = None,
+        *,
+        in_turn: bool = False,
+    ) -> AbstractContextManager[Iterator[Found]]:
+        return each_of_slices(self.given, self.modes, metric, work, in_turn=in_turn)
 
     def measure(
         self, tensor: Format, energies: Sequence[float] | None = None
@@ -135,8 +152,15 @@ class _Factors(Data[Format]):
             self._plain[key] = found
         return found
 
-    def matrices(self, metric: Metric | None = None) -> Iterator[Matrix]:
-        return matrices_of_format(self.given, metric)
+    def each(
+        self,
+        work: Callable[[int, Matrix], Found],
+        metric: Metric | None = None,
+        *,
+        in_turn: bool = False,
+    ) -> AbstractContextManager[Iterator[Found]]:
+        del in_turn
+        return nullcontext(each_of_format(self.given, metric, work))
 
     def measure(
         self, tensor: Format, energies: Sequence[float] | None = None

@@ -1,10 +1,12 @@
-"""Every matrix of the data in coordinates, one at a time, with the way back."""
+"""Every matrix of the data in coordinates, with the way back."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tdecomp._xp import Array, adjoint, namespace, quick_sum_of_squares
 from tdecomp.errors import ArgumentError
@@ -12,11 +14,13 @@ from tdecomp.formats import Format
 from tdecomp.linalg import is_cheap
 from tdecomp.passes.coordinates import Frame, Metric, metric_frame
 from tdecomp.passes.residual import residual_of_pair
-from tdecomp.passes.slices import dense, raw_slices, slices
+from tdecomp.passes.slices import dense, each_slice, first_slice
 from tdecomp.stack import Stack
 from tdecomp.tensor import mode_product
 
-__all__ = ["Matrix", "matrices_of_format", "matrices_of_slices"]
+__all__ = ["Matrix", "each_of_format", "each_of_slices"]
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,28 +54,43 @@ class Matrix:
         return residual_of_pair(self.array, left, right, self.energy)
 
 
-def matrices_of_slices(
-    x: Array | Stack, modes: tuple[str, ...], metric: Metric | None
-) -> Iterator[Matrix]:
-    """The matrices of an array or a stack, in the coordinates of a metric if there is one.
+@contextmanager
+def each_of_slices(
+    x: Array | Stack,
+    modes: tuple[str, ...],
+    metric: Metric | None,
+    work: Callable[[int, Matrix], Found],
+    *,
+    in_turn: bool = False,
+) -> Iterator[Iterator[Found]]:
+    """`each_slice` with the matrices in the coordinates of a metric if there is one.
 
     Norms of large ones are taken on the way; small ones are checked entry by entry.
     """
     k = len(x.shape) - 2
     cheap = is_cheap(tuple(x.shape[-2:]), 0, many=True)
-    frame = None
-    for matrix in slices(x) if cheap else raw_slices(x):
+    frame = Frame()
+    if metric is not None:
+        frame = _matrix_frame(metric, modes, tuple(x.shape), first_slice(x))
+
+    def of_slice(i: int, matrix: Array) -> Found:
         energy = None
-        if not cheap and not math.isfinite(energy := quick_sum_of_squares(matrix)):
+        if cheap:
+            matrix = dense(matrix)
+        elif not math.isfinite(energy := quick_sum_of_squares(matrix)):
             dense(matrix)  # refuses it in words
-        if frame is None:
-            frame = _matrix_frame(metric, modes, tuple(x.shape), matrix)
         for mode in frame.drop:
             matrix, energy = mode_product(matrix, frame.drop[mode], mode - k), None
-        yield Matrix(array=matrix, energy=energy, out=_both(frame, k), inp=_both(frame, k + 1))
+        at = Matrix(array=matrix, energy=energy, out=_both(frame, k), inp=_both(frame, k + 1))
+        return work(i, at)
+
+    with each_slice(x, of_slice, in_turn=in_turn) as found:
+        yield found
 
 
-def matrices_of_format(x: Format, metric: Metric | None) -> Iterator[Matrix]:
+def each_of_format(
+    x: Format, metric: Metric | None, work: Callable[[int, Matrix], Found]
+) -> Iterator[Found]:
     """``left right = Q_out (R_out R_inᵀ) Q_inᵀ`` for every site's pair of factors."""
     frame = _matrix_frame(metric, x.modes, x.shape, next(iter(x.arrays.values())))
     down = frame.down(x)
@@ -85,7 +104,7 @@ def matrices_of_format(x: Format, metric: Metric | None) -> Iterator[Matrix]:
         q, r = xp.linalg.qr(left, mode="reduced")  # (out, r), (r, r)
         p, t = xp.linalg.qr(right.T, mode="reduced")  # (in, r), (r, r)
         whole = frame.then(Frame({k: q, k + 1: p}, {k: adjoint(q), k + 1: adjoint(p)}))
-        yield Matrix(array=dense(r @ t.T), out=_both(whole, k), inp=_both(whole, k + 1))
+        yield work(i, Matrix(array=dense(r @ t.T), out=_both(whole, k), inp=_both(whole, k + 1)))
 
 
 def _matrix_frame(

@@ -20,7 +20,7 @@ from tdecomp._xp import (
 from tdecomp.errors import DataError
 from tdecomp.formats import Format
 from tdecomp.passes.pieces import PIECE, is_cut_finely, pieces_of
-from tdecomp.passes.slices import dense, raw_slices
+from tdecomp.passes.slices import dense, each_slice
 from tdecomp.stack import Stack
 
 __all__ = ["measure", "relative", "residual_of_pair", "residual_of_pairs", "squares"]
@@ -49,11 +49,13 @@ def measure(
         parts = [_of_block(block, tensor[piece.index]) for piece, block in pieces_of(x)]
         residual, energy = (np.concatenate(part) for part in zip(*parts, strict=True))
     else:
-        pairs = [
-            residual_of_pair(matrix, *tensor.pair(i), None if energies is None else energies[i])
-            for i, matrix in enumerate(raw_slices(x))
-        ]  # one (residual², norm²) per site
-        residual, energy = np.array(pairs, dtype=np.float64).T
+
+        def left_of(i: int, matrix: Array) -> tuple[float, float]:
+            known = None if energies is None else energies[i]
+            return residual_of_pair(matrix, *tensor.pair(i), known)
+
+        with each_slice(x, left_of) as pairs:  # one (residual², norm²) per site
+            residual, energy = np.array(list(pairs), dtype=np.float64).T
     if not np.isfinite(energy).all():
         raise DataError("the array contains NaN or Inf")
     return residual, energy

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
-from tdecomp._threads import threads_for
+import numpy as np
+
+from tdecomp._threads import side_by_side, threads_for, workers
 from tdecomp._xp import (
     Array,
     check_array,
@@ -29,14 +31,20 @@ __all__ = [
     "check_matrices",
     "check_shape",
     "dense",
+    "each_slice",
+    "first_slice",
     "mode_names",
-    "raw_slices",
-    "slices",
+    "slices_at_once",
 ]
+
+Found = TypeVar("Found")
 
 Input = Array | Stack | Format
 """What a decomposition takes: an array, a stack of slices read lazily, or a tensor as factors."""
 
+_AT_ONCE = 1 << 28  # numbers of slices that are worked on side by side: 1 GiB of float32
+_COPIES = 3  # of a slice: what it is read from, itself, what is made of it
+_WORTH = 1 << 16  # numbers of a slice: work on fewer takes no longer than handing it to a thread
 _SQUARED = 1e150  # entries whose squares still fit float64, and the inverse of the smallest
 
 
@@ -103,24 +111,61 @@ def dense(x: Array | Stack) -> Array:
     return array
 
 
-def slices(x: Array | Stack) -> Iterator[Array]:
-    """The matrices of `x`, one at a time, in C order over the site modes."""
-    if isinstance(x, Stack):
-        yield from map(dense, x.slices())
+@contextmanager
+def each_slice(
+    x: Array | Stack, work: Callable[[int, Array], Found], *, in_turn: bool = False
+) -> Iterator[Iterator[Found]]:
+    """Inside, ``work(i, matrix)`` is at hand for each slice, in C order over the site modes.
+
+    Nobody has looked at the matrices: NaN and Inf show only in what is computed from them. Those of
+    numpy arrays, and of stacks that allow it, are worked on side by side where there are enough of
+    them for all processors, unless they have to be taken in turn: `work` then runs in other
+    threads, and its results are the same whatever their number.
+    """
+    n = 1 if in_turn else _at_once(x)
+    if n > 1:
+        with side_by_side(lambda i: work(i, _raw(x, i)), range(_n_slices(x)), n) as found:
+            yield found
+    elif isinstance(x, Stack):
+        ready = (detached(working(matrix)) for matrix in x.slices())
+        yield (work(i, matrix) for i, matrix in enumerate(ready))
     else:
-        xp = namespace(x)
-        matrices = xp.reshape(x, (-1, *x.shape[-2:]))
-        yield from (dense(matrices[i, ...]) for i in range(matrices.shape[0]))
+        yield (work(i, _raw(x, i)) for i in range(_n_slices(x)))
 
 
-def raw_slices(x: Array | Stack) -> Iterator[Array]:
-    """`slices` that nobody has looked at: NaN and Inf show only in what is computed from them."""
+def first_slice(x: Array | Stack) -> Array:
+    """One of the matrices that `each_slice` gives."""
+    return _raw(x, 0)
+
+
+def slices_at_once(x: Array | Stack) -> int:
+    """Slices in memory while `each_slice` is at work: in use, read ahead, just dropped."""
+    return 1 + max(2, _at_once(x))
+
+
+def _at_once(x: Array | Stack) -> int:
+    """Slices that are worked on side by side."""
+    numbers, room = math.prod(x.shape[-2:]), _AT_ONCE
     if isinstance(x, Stack):
-        yield from (detached(working(matrix)) for matrix in x.slices())
+        if x.max_memory is not None:
+            room = min(room, x.max_memory // 16)  # a quarter of it, in float32
+        alone = not x.concurrent
     else:
-        xp = namespace(x)
-        matrices = detached(xp.reshape(x, (-1, *x.shape[-2:])))
-        yield from (working(matrices[i, ...]) for i in range(matrices.shape[0]))
+        alone = type(x) is not np.ndarray
+    if alone or numbers < _WORTH:
+        return 1
+    return workers(_n_slices(x), max(1, room // (_COPIES * numbers)))
+
+
+def _n_slices(x: Array | Stack) -> int:
+    return math.prod(x.shape[:-2])
+
+
+def _raw(x: Array | Stack, i: int) -> Array:
+    """A slice in working precision that nobody has looked at."""
+    if isinstance(x, Stack):
+        return detached(working(x.slice(i)))
+    return working(detached(namespace(x).reshape(x, (-1, *x.shape[-2:]))[i, ...]))
 
 
 def mode_names(x: Input, names: str | Sequence[str] | None) -> tuple[str, ...]:

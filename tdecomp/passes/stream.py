@@ -43,7 +43,7 @@ from tdecomp.linalg import (
 from tdecomp.modes import name_modes
 from tdecomp.passes.coordinates import Frame
 from tdecomp.passes.pieces import is_cut_finely
-from tdecomp.passes.slices import raw_slices
+from tdecomp.passes.slices import each_slice, slices_at_once
 from tdecomp.stack import Stack
 from tdecomp.tensor import unfold
 
@@ -62,7 +62,6 @@ CLOSE = 1e-5  # share of the energy below which what a sketch leaves out has to 
 _TILE = 1 << 21  # numbers of a slice that are sketched and squared together
 _ROWS = 256  # of them at least
 _STEPS = 2  # of the leading vectors of all products side by side
-_SLICES = 3  # in memory at once: in use, read ahead, just dropped
 _PRODUCTS = 3  # of all slices: of this pass and the last, and side by side
 _PASSES = 17  # at most
 
@@ -102,13 +101,14 @@ def streamed(x: Array | Stack, ranks: Ranks, seed: int) -> Stream:
         x.require(_numbers(x, width), f"a sketch {width} columns wide")
         stream = replace(stream, thrifty=x.has_room_for(_numbers(x, width + width // 2)))
     while not stream.done:
-        stream = stream.after(stream.visit(enumerate(raw_slices(x))))
+        with each_slice(x, stream._seen) as found:
+            stream = stream.after(Seen.of(found))
     return stream
 
 
 def _numbers(x: Stack, width: int) -> int:
     """Held at once by the passes over a stack."""
-    slices = _SLICES * math.prod(x.shape[-2:])
+    slices = slices_at_once(x) * math.prod(x.shape[-2:])
     return slices + _PRODUCTS * x.n_sites * width * max(x.shape[-2:])
 
 
@@ -144,6 +144,16 @@ class Seen:
 
     products: Mapping[int, Array] = field(default_factory=dict)
     energies: Mapping[int, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, slices: Iterable[tuple[int, Array, float | None]]) -> Seen:
+        """From what was seen of each slice: its position, product and energy."""
+        products, energies = {}, {}
+        for site, product, energy in slices:
+            products[site] = product
+            if energy is not None:
+                energies[site] = energy
+        return cls(products, energies)
 
     def __add__(self, other: Seen) -> Seen:
         if twice := self.products.keys() & other.products.keys():
@@ -265,23 +275,20 @@ class Stream:
 
     def visit(self, slices: Iterable[tuple[int, Array]]) -> Seen:
         """One pass over some of the slices, given as ``(position in C order, matrix)``."""
-        products, energies = {}, {}
-        for pair in slices:
-            if not isinstance(pair, tuple) or len(pair) != 2:
-                raise ArgumentError("slices are visited as (position, matrix): enumerate them")
-            site, given = pair
-            self._check(site, given)
-            matrix = detached(working(given))
-            turned = matrix.T if self._turned else matrix
-            if self.step == "sketch":
-                products[site], energies[site] = self._sketch(site, turned)
-            elif self.step == "left":
-                products[site] = turned @ self.right  # (out, k2)
-            else:
-                assert self.left is not None
-                left = self.left if self._two_sided else self.left[site, ...]
-                products[site] = adjoint(left) @ turned
-        return Seen(products, energies)
+        return Seen.of(self._seen(*pair) for pair in map(_checked_pair, slices))
+
+    def _seen(self, site: int, given: Array) -> tuple[int, Array, float | None]:
+        """Position of a slice, its product in this pass, and its energy in the first."""
+        self._check(site, given)
+        matrix = detached(working(given))
+        turned = matrix.T if self._turned else matrix
+        if self.step == "sketch":
+            return site, *self._sketch(site, turned)
+        if self.step == "left":
+            return site, turned @ self.right, None  # (out, k2)
+        assert self.left is not None
+        left = self.left if self._two_sided else self.left[site, ...]
+        return site, adjoint(left) @ turned, None
 
     def after(self, seen: Seen) -> Stream:
         """The stream once every slice has been visited."""
@@ -389,6 +396,12 @@ class Stream:
             if excess(s, self.ranks[side] or 0, outside, power, dtype) > SETTLED:
                 return False
         return True
+
+
+def _checked_pair(pair: tuple[int, Array]) -> tuple[int, Array]:
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise ArgumentError("slices are visited as (position, matrix): enumerate them")
+    return pair
 
 
 def _sketched(parts: list[Array], energies: tuple[float, ...]) -> Array:

@@ -35,6 +35,9 @@ class Stack:
     ahead
         Iteration has the next slice read in a thread while the caller computes: `read` takes
         time and may run in another thread. Two slices are then in memory instead of one.
+    concurrent
+        `read` may run in several threads at once and gives arrays of numpy: slices are then read
+        and worked on side by side.
     max_memory
         Bytes that decomposing this stack may take, as far as they are foreseen: loading it whole,
         or the sketches of its slices, is refused beyond. None: no limit.
@@ -52,6 +55,7 @@ class Stack:
     read: Callable[[Site], Array]
     _: KW_ONLY
     ahead: bool = False
+    concurrent: bool = False
     max_memory: int | None = None
 
     def __repr__(self) -> str:

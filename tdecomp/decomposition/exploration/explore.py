@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,18 @@ import numpy as np
 from tdecomp._brief import brief, brief_count, brief_list
 from tdecomp._xp import Array
 from tdecomp.decomposition.checks import seed_of
-from tdecomp.decomposition.exploration.candidate import Built, Candidate
+from tdecomp.decomposition.exploration.candidate import Built, Candidate, Pairs
 from tdecomp.decomposition.exploration.look import Look, Room, as_stack, look
 from tdecomp.decomposition.fit import Fit
 from tdecomp.decomposition.table import METHODS, Decomposition
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format
 from tdecomp.passes.residual import relative, residual_of_pair
-from tdecomp.passes.slices import at_work, check_matrices, check_shape, mode_names, raw_slices
+from tdecomp.passes.slices import at_work, check_matrices, check_shape, each_slice, mode_names
 from tdecomp.progress import Progress, part, silent
 from tdecomp.ranking.allocate import allocate
 from tdecomp.ranking.frontier import Frontier
-from tdecomp.stack import Stack
+from tdecomp.stack import Site, Stack
 
 __all__ = ["Cell", "Exploration", "Row", "Winner", "explore"]
 
@@ -39,6 +40,9 @@ _Frontiers = list[list[Frontier]]
 
 _Choice = list[Built]
 """One candidate within one budget: a `Built` per stack."""
+
+_Place = tuple[int, int]
+"""Row and column of the table."""
 
 
 @dataclass(frozen=True)
@@ -229,11 +233,11 @@ def explore(
     xs = stacks if isinstance(stacks, Sequence) else [stacks]
     chosen = _checked_formats(formats)
     _check(xs)
-    counts = [[0] for _ in xs]
+    reads: list[list[Site]] = [[] for _ in xs]
     with at_work(*xs):
         opened = [
-            as_stack(x, mode_names(x, None if isinstance(x, Stack) else names), count)
-            for x, count in zip(xs, counts, strict=True)
+            as_stack(x, mode_names(x, None if isinstance(x, Stack) else names), seen)
+            for x, seen in zip(xs, reads, strict=True)
         ]
         total = sum(math.prod(s.shape) for s in opened)
         wanted = _budgets(budgets, total)
@@ -249,7 +253,7 @@ def explore(
         energy = sum(seen.energy for seen in looks)
         cells, winners = _confirmed(candidates, table, looks, wanted, energy)
         progress(1.0)
-    passes = max(-(-n[0] // s.n_sites) for n, s in zip(counts, opened, strict=True))
+    passes = max(-(-len(n) // s.n_sites) for n, s in zip(reads, opened, strict=True))
     rows = tuple(_row(c, tuple(r)) for c, r in zip(candidates, cells, strict=True))
     return Exploration(tuple(wanted), rows, winners, passes, energy, total)
 
@@ -435,13 +439,19 @@ def _errors(looks: Sequence[Look], wanted: dict) -> dict[tuple[int, int], float]
     residual, energy = dict.fromkeys(wanted, 0.0), 0.0
     for g, seen in enumerate(looks):
         pairs = {key: choice[g].pairs for key, choice in wanted.items()}
-        for site, matrix in enumerate(raw_slices(seen.stack)):
-            norm = 0.0
-            for key, built in pairs.items():
-                lost, norm = residual_of_pair(matrix, *built.pair(site, matrix))
-                residual[key] += lost
-            energy += norm
+        with each_slice(seen.stack, partial(_losses, pairs)) as found:
+            for losses in found:
+                for key, (lost, _) in losses.items():
+                    residual[key] += lost
+                energy += max((norm for _, norm in losses.values()), default=0.0)
     return {key: relative(lost, energy) for key, lost in residual.items()}
+
+
+def _losses(
+    pairs: Mapping[_Place, Pairs], site: int, matrix: Array
+) -> dict[_Place, tuple[float, float]]:
+    """What each choice of factors leaves of a slice, and the squared norm of that."""
+    return {key: residual_of_pair(matrix, *p.pair(site, matrix)) for key, p in pairs.items()}
 
 
 def _row(candidate: Candidate, cells: tuple[Cell | None, ...]) -> Row:

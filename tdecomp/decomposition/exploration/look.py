@@ -7,9 +7,11 @@ all of them share.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,12 +19,14 @@ from tdecomp._xp import Array, adjoint, namespace, quick_sum_of_squares, sum_of_
 from tdecomp.errors import DataError
 from tdecomp.linalg import Triplets, random_matrix, svd_auto
 from tdecomp.passes.coordinates import Frame
-from tdecomp.passes.slices import dense, raw_slices
+from tdecomp.passes.slices import dense, each_slice
 from tdecomp.passes.stream import worth_sketching
 from tdecomp.stack import Group, Site, Stack
 from tdecomp.tensor import gram
 
 __all__ = ["SIDES", "SPARE", "Basis", "Core", "Look", "Room", "as_stack", "look", "subsets"]
+
+Found = TypeVar("Found")
 
 SIDES = {"in": -1, "out": -2}
 """Where a basis can be shared by whole matrices: the position of its mode."""
@@ -106,12 +110,12 @@ class Look:
         return self.stack.shape
 
 
-def as_stack(x: Array | Stack, modes: tuple[str, ...], count: list[int]) -> Stack:
-    """Anything with slices as a stack that adds 1 to `count` for every slice that is read."""
+def as_stack(x: Array | Stack, modes: tuple[str, ...], reads: list[Site]) -> Stack:
+    """Anything with slices as a stack that adds to `reads` every slice that is read."""
     stack = x if isinstance(x, Stack) else _array_stack(x, modes)
 
     def counted(site: Site) -> Array:
-        count[0] += 1
+        reads.append(site)
         return stack.read(site)
 
     return replace(stack, read=counted)
@@ -128,6 +132,7 @@ def _array_stack(x: Array, modes: tuple[str, ...]) -> Stack:
     return Stack(
         Group(name="array", modes=modes, labels=labels, sites=sites),
         lambda site: flat[int(site.tensor), ...],
+        concurrent=type(x) is np.ndarray,
     )
 
 
@@ -191,13 +196,16 @@ def _triplets(stack: Stack, share: float, seed: int) -> tuple[list[Triplets], np
     """Leading triplets and squared norm of every slice."""
     sides = stack.shape[-2:]
     width = min(*sides, math.ceil(share / (stack.n_sites * (sum(sides) + 1))) + 1)
-    triplets, norms = [], []
-    for matrix in raw_slices(stack):
-        norms.append(quick_sum_of_squares(matrix))
-        if not math.isfinite(norms[-1]):
+
+    def of_slice(i: int, matrix: Array) -> tuple[Triplets, float]:
+        norm = quick_sum_of_squares(matrix)
+        if not math.isfinite(norm):
             raise DataError("the array to explore contains NaN or Inf")
-        triplets.append(svd_auto(matrix, width, n_oversamples=SPARE, random_state=seed))
-    return triplets, np.array(norms)
+        return svd_auto(matrix, width, n_oversamples=SPARE, random_state=seed), norm
+
+    with each_slice(stack, of_slice) as found:
+        triplets, norms = zip(*found, strict=True)
+    return list(triplets), np.array(norms)
 
 
 def _families(stack: Stack) -> dict[Family, list[tuple[int, ...]]]:
@@ -249,25 +257,38 @@ def _scaled(triplets: Triplets, side: str) -> Array:
     return (adjoint(vh) if side == "in" else u) * s[None, :]
 
 
-def _visits(stack: Stack, bases: Mapping[Place, Array]) -> Iterator[tuple[int, list]]:
-    """One read: each slice, turned so that bases are of its rows, with the places it is under."""
+@contextmanager
+def _visits(
+    stack: Stack, bases: Mapping[Place, Array], work: Callable[[Place, Array], Found]
+) -> Iterator[Iterator[tuple[Place, Found]]]:
+    """Inside, ``work(place, matrix)`` of one read of the slices.
+
+    In their order, each turned so that bases are of its rows, under one place after the other.
+    """
     mine: list[list[Place]] = [[] for _ in range(stack.n_sites)]
     for place in bases:
         for i in place[1]:
             mine[i].append(place)
-    for i, matrix in enumerate(raw_slices(stack)):
+
+    def of_slice(i: int, matrix: Array) -> list[tuple[Place, Found]]:
         turned = {"in": matrix, "out": adjoint(matrix)}
-        yield i, [(place, turned[place[0]]) for place in mine[i]]
+        return [(place, work(place, turned[place[0]])) for place in mine[i]]
+
+    with each_slice(stack, of_slice) as found:
+        yield chain.from_iterable(found)
 
 
 def _improved(stack: Stack, start: Mapping[Place, Array], norms: np.ndarray) -> dict[Place, Array]:
     """One step of subspace iteration; leading columns stay leading."""
     sums: dict[Place, Array] = {}
-    for _, visits in _visits(stack, start):
-        for place, matrix in visits:
-            scale = math.sqrt(norms[list(place[1])].sum()) or 1.0  # squares may leave float32
-            step = adjoint(matrix) @ ((matrix @ start[place]) / scale)
-            sums[place] = sums[place] + step if place in sums else step
+
+    def step(place: Place, matrix: Array) -> Array:
+        scale = math.sqrt(norms[list(place[1])].sum()) or 1.0  # squares may leave float32
+        return adjoint(matrix) @ ((matrix @ start[place]) / scale)
+
+    with _visits(stack, start, step) as found:
+        for place, part in found:
+            sums[place] = sums[place] + part if place in sums else part
     return {place: namespace(y).linalg.qr(y, mode="reduced")[0] for place, y in sums.items()}
 
 
@@ -279,14 +300,18 @@ def _measured(
     right, left = bases["in", everywhere], bases["out", everywhere]
     grams: dict[Place, Array] = {}
     cores, halves = [], []
-    for _, visits in _visits(stack, bases):
-        for place, matrix in visits:
-            seen = matrix @ bases[place]
-            part = gram(seen, 1)
+
+    def measure(place: Place, matrix: Array) -> tuple[Array, tuple[Array, Array] | None]:
+        seen = matrix @ bases[place]
+        of_all = place == ("in", everywhere)
+        return gram(seen, 1), (adjoint(left) @ seen, seen[:, :width]) if of_all else None
+
+    with _visits(stack, bases, measure) as visits:
+        for place, (part, both) in visits:
             grams[place] = grams[place] + part if place in grams else part
-            if place == ("in", everywhere):
-                cores.append(adjoint(left) @ seen)
-                halves.append(seen[:, :width])
+            if both is not None:
+                cores.append(both[0])
+                halves.append(both[1])
     found = {
         place: _basis(place[1], q, grams[place], float(norms[list(place[1])].sum()))
         for place, q in bases.items()

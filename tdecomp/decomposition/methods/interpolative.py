@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import reduce
+from operator import add
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -29,7 +32,7 @@ from tdecomp.linalg import random_matrix
 from tdecomp.modes import positions
 from tdecomp.passes.coordinates import Frame
 from tdecomp.passes.data import Data
-from tdecomp.passes.slices import Input, check_matrices
+from tdecomp.passes.slices import Input, check_matrices, each_slice
 from tdecomp.passes.stream import CLOSE, OVERSAMPLES
 from tdecomp.progress import Progress, part, silent
 from tdecomp.ranking.frontier import spectrum_frontier
@@ -37,6 +40,8 @@ from tdecomp.ranking.rounding import SAME
 from tdecomp.ranking.target import Rank, Target
 
 __all__ = ["InterpolativeMethod", "interpolative"]
+
+Found = TypeVar("Found")
 
 
 def interpolative(
@@ -237,7 +242,8 @@ class InterpolativeMethod(Method[_Columns]):
         blocks = _Blocks(x, array, turned=k == len(x.shape) - 2)
         energy, picked = _pivots(blocks, width, seed_of(self.random_state))
         progress(0.3)
-        parts = [_taken(block, picked) for block in blocks]
+        with blocks.each(lambda i, block: _taken(block, picked)) as found:
+            parts = list(found)
         xp = namespace(*parts)
         core = xp.concat(parts, axis=0)  # (rows, k)
         q, triangle = xp.linalg.qr(double(core), mode="reduced")  # (rows, k), (k, k)
@@ -263,7 +269,7 @@ class InterpolativeMethod(Method[_Columns]):
 
 @dataclass(frozen=True)
 class _Blocks:
-    """The matrices one at a time, with the mode that is chosen from as their columns."""
+    """The matrices, each by itself, with the mode that is chosen from as their columns."""
 
     x: Data[Any]
     array: Array | None
@@ -274,13 +280,13 @@ class _Blocks:
         shape = self.x.shape if self.array is None else tuple(self.array.shape)
         return (*shape[:-2], shape[-1], shape[-2]) if self.turned else shape
 
-    def __iter__(self) -> Iterator[Array]:
+    def each(self, work: Callable[[int, Array], Found]) -> AbstractContextManager[Iterator[Found]]:
+        def of_block(i: int, matrix: Array) -> Found:
+            return work(i, matrix.T if self.turned else matrix)
+
         if self.array is None:
-            found: Iterator[Array] = (matrix.array for matrix in self.x.matrices())
-        else:
-            flat = namespace(self.array).reshape(self.array, (-1, *self.array.shape[-2:]))
-            found = (flat[i, ...] for i in range(flat.shape[0]))
-        return (block.T for block in found) if self.turned else found
+            return self.x.each(lambda i, matrix: of_block(i, matrix.array))
+        return each_slice(self.array, of_block)
 
 
 def _pivots(blocks: _Blocks, width: int, seed: int) -> tuple[float, np.ndarray]:
@@ -288,13 +294,17 @@ def _pivots(blocks: _Blocks, width: int, seed: int) -> tuple[float, np.ndarray]:
     n = blocks.shape[-1]
     width = min(width, n, math.prod(blocks.shape[:-1]))
     total, energy, least = None, 0.0, 0.0
-    for site, block in enumerate(blocks):
-        least = max(least, floor(block.dtype))
+
+    def sketch(site: int, block: Array) -> tuple[Array, float, float]:
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(site,)))
         test = random_matrix(rng, (min(n, width + OVERSAMPLES), block.shape[0]), block)
-        sketch = double(test @ block)  # (l, n)
-        total = sketch if total is None else total + sketch
-        energy += quick_sum_of_squares(block)
+        return double(test @ block), quick_sum_of_squares(block), floor(block.dtype)  # (l, n)
+
+    with blocks.each(sketch) as found:
+        for rows, squares, precision in found:
+            total = rows if total is None else total + rows
+            energy += squares
+            least = max(least, precision)
     assert total is not None
     sketched = to_numpy(total)
     if not math.isfinite(energy) or not np.isfinite(sketched).all():
@@ -330,24 +340,28 @@ def _taken(block: Array, picked: np.ndarray) -> Array:
 
 def _inside(blocks: _Blocks, q: Array) -> Array:
     """``Qᴴ X``, ``(k, n)``."""
-    start, total = 0, None
-    for block in blocks:
-        rows = q[start : start + block.shape[0], :]
-        start += block.shape[0]
-        product = adjoint(rows) @ double(block)
-        total = product if total is None else total + product
-    assert total is not None
-    return total
+
+    def part(site: int, block: Array) -> Array:
+        return adjoint(_rows(q, site, block)) @ double(block)
+
+    with blocks.each(part) as found:
+        return reduce(add, found)
 
 
 def _left(blocks: _Blocks, q: Array, inside: Array) -> float:
     """``‖X − Q Qᴴ X‖²``, formed directly."""
-    start, lost = 0, 0.0
-    for block in blocks:
-        rows = q[start : start + block.shape[0], :]
-        start += block.shape[0]
-        lost += sum_of_squares(double(block) - rows @ inside)
-    return lost
+
+    def part(site: int, block: Array) -> float:
+        return sum_of_squares(double(block) - _rows(q, site, block) @ inside)
+
+    with blocks.each(part) as found:
+        return sum(found)
+
+
+def _rows(q: Array, site: int, block: Array) -> Array:
+    """Those of the basis that belong to a block."""
+    start = site * block.shape[0]
+    return q[start : start + block.shape[0], :]
 
 
 def _coefficients(seen: _Columns, rank: int) -> np.ndarray:

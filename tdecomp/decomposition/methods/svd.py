@@ -26,7 +26,7 @@ from tdecomp.passes.residual import residual_of_pairs
 from tdecomp.passes.slices import Input, check_matrices, dense
 from tdecomp.passes.stream import CLOSE, OVERSAMPLES
 from tdecomp.progress import Progress, silent
-from tdecomp.ranking.frontier import spectrum_frontier, spectrum_frontiers
+from tdecomp.ranking.frontier import Frontier, spectrum_frontier, spectrum_frontiers
 from tdecomp.ranking.target import Rank, Target
 
 __all__ = ["SvdMethod", "svd"]
@@ -161,9 +161,8 @@ class SvdMethod(Method[_Found]):
                 values = namespace(block).linalg.svdvals(double(dense(block)))
                 yield to_numpy(values), floor(block.dtype)
         else:
-            for matrix in x.matrices(self.metric):
-                s = to_numpy(singular_values(matrix.array))
-                yield s[None, :], floor(matrix.array.dtype)
+            with x.each(_spectrum, self.metric) as found:
+                yield from found
 
     def takes_together(self, shape: tuple[int, ...]) -> bool:
         """Small matrices, without an option that has to see each by itself."""
@@ -194,8 +193,8 @@ class SvdMethod(Method[_Found]):
     def _fitted(
         self, x: Data[Any], choice: Choice, which: Which, state: _Found | None, progress: Progress
     ) -> Fit:
-        factors, lost = [], []
-        for i, ((rank,), matrix) in enumerate(zip(choice, x.matrices(self.metric), strict=True)):
+        def of_matrix(i: int, matrix: Matrix) -> tuple[Triplets, tuple[float, float]]:
+            (rank,) = choice[i]
             if state is None:
                 rank = min(rank, *matrix.array.shape)
                 triplets = which.triplets(matrix.array, rank, matrix.energy)
@@ -203,9 +202,14 @@ class SvdMethod(Method[_Found]):
                 u, s, vh = state.triplets[i]
                 triplets = u[:, :rank], s[:rank], vh[:rank, :]
             u, s, vh = (self._stored(x, a) for a in matrix.lifted(*triplets))
-            factors.append((u, s, vh))
-            lost.append(matrix.residual(u * s, vh))
-            progress((i + 1) / x.n_sites)
+            return (u, s, vh), matrix.residual(u * s, vh)
+
+        factors, lost = [], []
+        with x.each(of_matrix, self.metric, in_turn=self.svd is not None) as found:
+            for triplets, left in found:
+                factors.append(triplets)
+                lost.append(left)
+                progress(len(lost) / x.n_sites)
         tensor = _joined(x, factors, tuple(int(s.shape[0]) for _, s, _ in factors))
         if state is not None:
             which.used("svd_settled")
@@ -260,21 +264,34 @@ class SvdMethod(Method[_Found]):
         return self.rounding(array)
 
 
+def _spectrum(i: int, matrix: Matrix) -> tuple[np.ndarray, float]:
+    """Singular values ``(1, k)`` of a matrix, and the error that their precision can reach."""
+    s = to_numpy(singular_values(matrix.array))
+    return s[None, :], floor(matrix.array.dtype)
+
+
 def _sketched(x: Data[Any], width: int, progress: Progress, passes: int) -> Analysis[_Found]:
     """Leading triplets of all matrices, and what lies outside of them."""
-    frontiers, found, least = [], [], 0.0
-    for i, matrix in enumerate(x.matrices()):
-        least = max(least, floor(matrix.array.dtype))
-        found.append(svd_settled(matrix.array, width, energy=matrix.energy))
-        s = to_numpy(found[-1][1])
-        frontier = spectrum_frontier(s, _cost(x), floor(matrix.array.dtype))
-        frontiers.append(frontier.plus(_outside(matrix, found[-1])))
-        progress((i + 1) / x.n_sites)
+    cost = _cost(x)
+
+    def of_matrix(i: int, matrix: Matrix) -> tuple[Triplets, Frontier, float]:
+        triplets = svd_settled(matrix.array, width, energy=matrix.energy)
+        least = floor(matrix.array.dtype)
+        inside = spectrum_frontier(to_numpy(triplets[1]), cost, least)
+        return triplets, inside.plus(_outside(matrix, triplets)), least
+
+    found, frontiers, least = [], [], 0.0
+    with x.each(of_matrix) as seen:
+        for triplets, frontier, precision in seen:
+            found.append(triplets)
+            frontiers.append(frontier)
+            least = max(least, precision)
+            progress(len(found) / x.n_sites)
     return Analysis(
         frontiers=frontiers,
         floor=least,
         state=_Found(found, passes + 1),
-        state_size=len(found) * _cost(x) * width,
+        state_size=len(found) * cost * width,
         limits=(width,),
         width=width,
         passes=passes + 1,
@@ -298,8 +315,8 @@ def _outside(matrix: Matrix, found: Triplets) -> float:
 
 def _plain_error(x: Data[Any], tensor: LowRank) -> float:
     """Relative error without the metric, each matrix in its own coordinates."""
-    pairs = [matrix.residual(*tensor.pair(i)) for i, matrix in enumerate(x.matrices())]
-    residual, energy = np.array(pairs, dtype=np.float64).T
+    with x.each(lambda i, matrix: matrix.residual(*tensor.pair(i))) as pairs:
+        residual, energy = np.array(list(pairs), dtype=np.float64).T
     return relative_error(residual, energy)
 
 
