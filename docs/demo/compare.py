@@ -1,15 +1,16 @@
 """Compare adapters of equal size on the docstring task: ``python docs/demo/compare.py``.
 
 Every method trains as many adapter parameters as LoRA of rank 1 on query, key and value (within 5 %
-where its ranks allow), and the classifier besides. One grid of learning rates for all; each method
-takes the one that is best on a part of the training items, with a seed that is not reported. Then
-it is trained on all of them with the reported seeds. It takes hours; every run is kept in
-``comparison.json`` beside this file as soon as it is done, and a second start goes on from there.
+where its ranks allow; others have a star), and the classifier besides. One grid of learning rates
+for all; each method takes the one that is best on a part of the training items, with a seed that is
+not reported. Then it is trained on all of them with the reported seeds. It takes hours; every run
+is kept in ``comparison.json`` beside this file as soon as it is done, and a second start goes on
+from there.
 """
 
 import argparse
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ RESULTS = Path(__file__).parent / "comparison.json"
 SIZE = 13_824  # LoRA of rank 1 on 18 matrices of 384 x 384
 STEPS = 80
 PEFT = "PEFT LoRA"
+THEIRS: Mapping[str, Callable[[Any], Any]] = {
+    PEFT: lambda peft: peft.LoraConfig(r=1, lora_alpha=1, target_modules=list(TARGETS)),
+    "PEFT VeRA": lambda peft: peft.VeraConfig(r=384, target_modules=list(TARGETS)),
+    "PEFT RandLoRA": lambda peft: peft.RandLoraConfig(r=32, target_modules=list(TARGETS)),
+}
+"""Rows of PEFT's own, by the library."""
 
 METHODS: Mapping[str, dict[str, int] | None] = {
     PEFT: None,
@@ -47,13 +54,14 @@ METHODS: Mapping[str, dict[str, int] | None] = {
     "tt_lora": {"r1": 5, "r2": 5, "r3": 5, "r4": 5, "r5": 4},
     "vera": {"r": 384},
     "lora_xs": {"r": 28},
+    "PEFT VeRA": None,
 }
 
 
 def train(method: str, items: list[Item], recipe: finetune.Recipe) -> Trained:
     """One training of one method."""
-    if method == PEFT:
-        return _train_peft(items, recipe)
+    if method in THEIRS:
+        return _train_peft(method, items, recipe)
 
     def put(model: Any) -> Adapter:
         return attach(
@@ -69,14 +77,13 @@ def train(method: str, items: list[Item], recipe: finetune.Recipe) -> Trained:
     return train_adapter(put, items, recipe)
 
 
-def _train_peft(items: list[Item], recipe: finetune.Recipe) -> Trained:
-    from peft import LoraConfig, get_peft_model
+def _train_peft(method: str, items: list[Item], recipe: finetune.Recipe) -> Trained:
+    import peft
 
-    config = LoraConfig(r=1, lora_alpha=1, target_modules=list(TARGETS))
     model = fresh_model(recipe.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        adapted = get_peft_model(model, config)
+        adapted = peft.get_peft_model(model, THEIRS[method](peft))
     factors = [p for p in adapted.parameters() if p.requires_grad]
     head = list(model.classifier.parameters())
     for p in head:

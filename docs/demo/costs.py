@@ -13,24 +13,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compare import METHODS, PEFT, RESULTS, STEPS, results_in
+from compare import METHODS, RESULTS, STEPS, THEIRS, results_in
 from runs import deviation, markdown
 
 COSTS = Path(__file__).parent / "costs.json"
 FEW = 4
+ROWS = tuple(dict.fromkeys((*METHODS, *THEIRS)))
 HEADINGS = ("test accuracy", "train time", "peak memory", "file size", "trainable numbers")
-THEIRS: Mapping[str, Callable[[Any], Any]] = {
-    PEFT: lambda peft: peft.LoraConfig(r=1, lora_alpha=1, target_modules=["query", "key", "value"]),
-    "PEFT VeRA": lambda peft: peft.VeraConfig(r=384, target_modules=["query", "key", "value"]),
-    "PEFT RandLoRA": lambda peft: peft.RandLoraConfig(
-        r=32, target_modules=["query", "key", "value"]
-    ),
-}
-ROWS = (*METHODS, "PEFT VeRA", "PEFT RandLoRA")
 
 
 def measured(row: str) -> dict[str, float]:
