@@ -212,8 +212,9 @@ def main() -> None:
     if not options.show:
         comparison = Comparison(results, console)
         methods = options.methods.split(",")
-        if unknown := [method for method in methods if method not in METHODS]:
-            raise SystemExit(f"error: no {unknown[0]!r} here: there are {', '.join(METHODS)}")
+        known = dict.fromkeys((*METHODS, *THEIRS))
+        if unknown := [method for method in methods if method not in known]:
+            raise SystemExit(f"error: no {unknown[0]!r} here: there are {', '.join(known)}")
         for method in methods:
             comparison.choose(method)
         comparison.report(methods)
