@@ -20,7 +20,7 @@ from tdecomp.drawing import Diagram, Drawable
 from tdecomp.errors import FileError
 from tdecomp.files import safetensors
 from tdecomp.files.plain import is_list, is_object
-from tdecomp.files.storage import Location, Url, place
+from tdecomp.files.storage import Location, Url, place, want
 from tdecomp.formats import FORMATS, Format
 from tdecomp.stack import Group
 
@@ -174,6 +174,7 @@ def load_factors(path: str | Path | Url) -> Factors:
             raise FileError(
                 f"{file} has format version {version}, this tdecomp reads {FORMAT_VERSION}"
             )
+        want(some for entry in entries.values() for some in safetensors.ahead(entry))
         return _read(document, {name: safetensors.load(e) for name, e in entries.items()})
     except _MISFITS as error:
         raise FileError(

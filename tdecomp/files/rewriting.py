@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import ArgumentError, DataError, FileError, SiteError
 from ..progress import Progress, silent
 from . import safetensors
+from .coming import Coming
 from .dtypes import NAMES
 from .opening import QUANTISATION_FILES, Checkpoint
 from .places import check_inside, is_there
@@ -132,8 +133,12 @@ def _write_file(
         cast = dtype is not None and name in base.floats
         rows.append((name, str(dtype) if cast else entry.dtype, entry.shape))
     codes = {name: code for name, code, _ in rows}
+    coming = Coming(
+        tuple(entries), base.ahead if dtype else lambda n: safetensors.ahead(entries[n])
+    )
 
     def data(name: str) -> np.ndarray | Iterator[np.ndarray]:
+        coming.tell(name)
         if name in base.entries:
             tally.add(1)
         if name not in update and codes[name] == entries[name].dtype:

@@ -22,6 +22,7 @@ from tests.bench import (
     loras,
     scaling,
     smooth,
+    storage,
     whole_model,
 )
 from tests.bench.children import run_child
@@ -210,3 +211,9 @@ def test_errors_beside_tensorly_are_counted(monkeypatch, capsys):
     compared, larger, largest = (cell.strip() for cell in rows[-1][1:4])
     assert (compared, larger) == ("5", "0")
     assert 0.9 < float(largest) <= 1.0001
+
+
+@pytest.mark.slow
+def test_a_server_gives_the_bits_of_the_disk(capsys):
+    storage.main(["--preset", "tiny", "--rank", "4", "--repeats", "1"])
+    assert capsys.readouterr().out.count("same bits") == 8

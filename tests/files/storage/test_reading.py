@@ -13,7 +13,7 @@ from tdecomp import jobs
 from tdecomp.errors import FileError
 from tdecomp.files import load_factors, open_checkpoint, open_delta
 from tdecomp.files.checkpoint import check_unchanged, fingerprint
-from tdecomp.files.storage import RemoteFile, place
+from tdecomp.files.storage import RemoteFile, place, remote
 
 
 def same(one, other) -> None:
@@ -85,6 +85,24 @@ def test_a_change_is_noticed(on_disk, server, in_memory):
     system.rm_file("/bucket/base/model.safetensors")
     with pytest.raises(FileError, match="model.safetensors does not exist"):
         check_unchanged(checkpoint)
+
+
+def test_a_change_between_passes_is_noticed(on_disk, server, monkeypatch):
+    monkeypatch.setattr(remote, "_TRUST", 0.0)
+    (stack, *_) = open_delta(server.url("base"), server.url("tuned")).stacks
+    assert sum(1 for _ in stack.slices()) == stack.n_sites
+    (file,) = open_checkpoint(on_disk.base).files
+    os.utime(file, ns=(1, 1))
+    with pytest.raises(FileError, match=r"base/model.safetensors has changed while it was in use"):
+        stack.dense()
+
+
+def test_unmapped_files_are_noticed_to_change(on_disk):
+    checkpoint = open_checkpoint(on_disk.base, mmap=False)
+    checkpoint.read(checkpoint.names[0])
+    os.utime(on_disk.base / "model.safetensors", ns=(1, 1))
+    with pytest.raises(FileError, match="has changed while it was in use"):
+        checkpoint.read(checkpoint.names[1])
 
 
 def test_a_file_can_be_sent_to_another_process(server, on_disk):
