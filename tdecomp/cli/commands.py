@@ -32,6 +32,7 @@ from tdecomp.cli.options import (
     MaxMemory,
     Method,
     Modes,
+    NoMmap,
     Out,
     Overwrite,
     Pattern,
@@ -175,6 +176,7 @@ def decompose(
     allow_missing: AllowMissing = False,
     device: Device = None,
     max_memory: MaxMemory = None,
+    no_mmap: NoMmap = False,
     out: Annotated[Path, to_write("OUT", "Folder to write.")],
     lora: Annotated[
         bool,
@@ -211,7 +213,7 @@ def decompose(
             selection=parse_selection(targets, exclude, layers, pattern, share),
             dtype=dtype,
             lora=_lora(lora_rank, rank_pattern) if lora else None,
-            machine=jobs.Machine(device, parse_memory(max_memory)),
+            machine=jobs.Machine(device, parse_memory(max_memory), mmap=not no_mmap),
             allow_missing=allow_missing,
             overwrite=overwrite,
             progress=progress,
@@ -259,6 +261,7 @@ def explore(
     allow_missing: AllowMissing = False,
     device: Device = None,
     max_memory: MaxMemory = None,
+    no_mmap: NoMmap = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -283,7 +286,7 @@ def explore(
             methods=parse_names(formats if method is None else method),
             selection=parse_selection(targets, exclude, layers, pattern, share),
             out=out,
-            machine=jobs.Machine(device, parse_memory(max_memory)),
+            machine=jobs.Machine(device, parse_memory(max_memory), mmap=not no_mmap),
             allow_missing=allow_missing,
             overwrite=overwrite,
             progress=progress,

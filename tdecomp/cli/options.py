@@ -29,6 +29,7 @@ __all__ = [
     "MaxMemory",
     "Method",
     "Modes",
+    "NoMmap",
     "Out",
     "Overwrite",
     "Pattern",
@@ -200,6 +201,16 @@ MaxMemory = Annotated[
     typer.Option(
         metavar="SIZE",
         help="Refuse what would take more, '2GB'; by default half of what is free.",
+        rich_help_panel=WHERE,
+    ),
+]
+
+NoMmap = Annotated[
+    bool,
+    typer.Option(
+        "--no-mmap",
+        metavar=NO_VALUE,
+        help="Read local files in large pieces, several at once: for network mounts.",
         rich_help_panel=WHERE,
     ),
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,11 @@ import numpy as np
 from tdecomp._xp import Array, quick_sum_of_squares
 from tdecomp.errors import DataError, FileError, SiteError
 from tdecomp.files.checkpoint import Checkpoint, Pair, Update, open_checkpoint, pair
+from tdecomp.files.coming import Coming
 from tdecomp.files.device import numpy_place, torch_place
 from tdecomp.files.factors import Factors
 from tdecomp.files.parts import TILE
+from tdecomp.files.storage import Range, Url
 from tdecomp.files.tally import Tally
 from tdecomp.files.unpaired import Uncovered, differing_sizes, refuse_missing, unpaired
 from tdecomp.formats import Format
@@ -103,7 +105,9 @@ class Delta:
         Nothing that is not covered is refused: what cannot be read or is not finite is unknown.
         """
         rows, tally = list(self.unpaired), Tally(progress, self._n_left_out)
+        coming = Coming(tuple(self.left_out), self._ahead)
         for tensor, reason in self.left_out.items():
+            coming.tell(tensor)
             rows += _measured(self.pair, tensor, reason)
             tally.add(_numbers(self.pair, tensor))
         return rows + self._partly_covered()
@@ -120,6 +124,14 @@ class Delta:
             total += self._roundings[site]
             tally.add(math.prod(site.shape))
         return total
+
+    def _ahead(self, tensor: str) -> Iterator[Range]:
+        """What measuring a tensor that is left out will ask of a server."""
+        if tensor in self.pair.alike:
+            yield from self.pair.base.ahead(tensor)
+            yield from self.pair.tuned.ahead(self.pair.alike[tensor])
+        elif tensor in self.pair.readings and tensor not in self.pair.grown:
+            yield from self.pair.ahead(tensor)
 
     def _partly_covered(self) -> list[Uncovered]:
         """Tensors of which only some rows are sites (one projection of a fused weight)."""
@@ -213,22 +225,25 @@ def survey_model(checkpoint: Checkpoint, selection: Selection = EVERYTHING) -> S
 
 
 def open_delta(
-    base: str | Path,
-    tuned: str | Path,
+    base: str | Path | Url,
+    tuned: str | Path | Url,
     selection: Selection = EVERYTHING,
     *,
     allow_missing: bool = False,
+    mmap: bool = True,
 ) -> Delta:
     """Pair two checkpoints and stack the deltas of their sites, reading nothing but headers.
 
     Parameters
     ----------
     base, tuned
-        Model folders, files or indexes.
+        Model folders, files or indexes, here or on a server.
     selection
         Which weights are sites, and how they are stacked.
     allow_missing
         Go on when sites of either model have no partner: what changed there stays unknown.
+    mmap
+        As for `open_checkpoint`.
 
     Raises
     ------
@@ -237,7 +252,7 @@ def open_delta(
     FileError
         A checkpoint that cannot be read.
     """
-    both = pair(open_checkpoint(base), open_checkpoint(tuned))
+    both = pair(open_checkpoint(base, mmap=mmap), open_checkpoint(tuned, mmap=mmap))
     survey = survey_model(both.base, selection)
     survey = replace(survey, notes=(*survey.notes, *both.tuned.notes))
     whole = both.readings.keys() - both.grown.keys()
@@ -296,7 +311,8 @@ def stacks_of(
     place = numpy_place() if device is None else torch_place(device)
     kept = _KeptSlices(keep)
 
-    def read(site: Site) -> Array:
+    def read(coming: Coming[Site], site: Site) -> Array:
+        coming.tell(site)
         if roundings is None or site in roundings:
             delta = both.delta(site.tensor, site.slices, empty=place.empty)
         else:
@@ -308,7 +324,13 @@ def stacks_of(
     def stack(group: Group) -> Stack:
         # Handing a slice of less than a tile from thread to thread takes longer than reading it.
         ahead = math.prod(group.shape[-2:]) >= TILE
-        return Stack(group, partial(kept.read, group, read), ahead=ahead, concurrent=device is None)
+        coming = Coming(group.sites, lambda site: both.ahead(site.tensor, site.slices))
+        return Stack(
+            group,
+            partial(kept.read, group, partial(read, coming)),
+            ahead=ahead,
+            concurrent=device is None,
+        )
 
     return tuple(map(stack, groups))
 

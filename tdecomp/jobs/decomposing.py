@@ -161,7 +161,7 @@ def decompose(
     if rank_max is not None:
         asked["rank_max"] = rank_max
     with output_folder(out, overwrite=overwrite, inputs=[base, tuned]) as folder:
-        delta = open_delta(base, tuned, selection, allow_missing=allow_missing)
+        delta = open_delta(base, tuned, selection, allow_missing=allow_missing, mmap=machine.mmap)
         fits = decomposition.decompose(
             machine.stacks(delta),
             row.function,

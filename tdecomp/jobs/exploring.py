@@ -194,7 +194,7 @@ def explore(
             file = stack.enter_context(
                 output_file(out, ours=ours, overwrite=overwrite, inputs=[base, tuned])
             )
-        delta = open_delta(base, tuned, selection, allow_missing=allow_missing)
+        delta = open_delta(base, tuned, selection, allow_missing=allow_missing, mmap=machine.mmap)
         found = decomposition.explore(
             machine.stacks(delta),
             budgets,

@@ -23,10 +23,14 @@ class Machine:
     max_memory
         Bytes: half for matrices that are kept from one pass to the next, half for work. None: half
         of what is free.
+    mmap
+        False: local files are read in large pieces, several at once, as those of a server are; for
+        network mounts.
     """
 
     device: str | None = None
     max_memory: int | None = None
+    mmap: bool = True
 
     def stacks(self, delta: Delta) -> tuple[Stack, ...]:
         """The stacks of a delta, there."""

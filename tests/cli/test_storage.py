@@ -30,10 +30,10 @@ def memory():
 def test_from_a_server_to_a_server(far, memory, base, tuned, tmp_path, done):
     there, here = "memory://cli/out", tmp_path / "out"
     addresses = far.url("base"), far.url("tuned")
-    printed = done("decompose", *addresses, "-o", there, "--rank", 2, "--lora").out
+    printed = done("decompose", *addresses, "-o", there, "--rank", 2, "--lora", "--no-mmap").out
     assert "Written to memory://cli/out." in printed
     assert "LoRA in memory://cli/out/lora" in printed
-    done("decompose", base, tuned, "-o", here, "--rank", 2, "--lora")
+    done("decompose", base, tuned, "-o", here, "--rank", 2, "--lora", "--no-mmap")
     for name in ("lora/adapter_model.safetensors", "report.json"):
         assert memory.exists(f"/cli/out/{name}")
     for one, other in zip(models.decoded(here).items(), models.decoded(there).items(), strict=True):
