@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ __all__ = [
     "open_checkpoint",
 ]
 
+_AT_ONCE = 16  # requests
 QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 """Settings of GPTQ, AWQ and modelopt where the config has none."""
 
@@ -237,13 +239,23 @@ def _with_settings(folder: Location, config: Mapping[str, Any]) -> Mapping[str, 
     return {**config, "quantization_config": read_json(file)}
 
 
+def _headers(
+    files: Sequence[Location], mmap: bool
+) -> list[tuple[dict[str, Entry], dict[str, str]]]:
+    """Headers of all files; servers are asked for several at once."""
+    read = partial(safetensors.read_header, mmap=mmap)
+    if not any(isinstance(file, Url) for file in files):
+        return [read(file) for file in files]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(read, files))
+
+
 def _union(
     path: Location, files: Sequence[Location], listed: Mapping[str, Location], mmap: bool
 ) -> dict[str, Entry]:
     """All tensors of all files; where a name is stored twice the index decides."""
     union: dict[str, Entry] = {}
-    for file in files:
-        entries, _ = safetensors.read_header(file, mmap=mmap)
+    for file, (entries, _) in zip(files, _headers(files, mmap), strict=True):
         for name, entry in entries.items():
             if listed.get(name, file) != file:
                 continue
