@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from array_api_compat import device  # pyright: ignore[reportUnknownVariableType
 
 from tdecomp._brief import brief, brief_modes
 from tdecomp._plan import contract
+from tdecomp._threads import side_by_side, workers
 from tdecomp._xp import Array, namespace
 from tdecomp.adapters.from_weights import FROM_WEIGHTS, WeightRequest
 from tdecomp.adapters.grid import Grid
@@ -333,18 +335,28 @@ class Bound(Drawable):
             alike.setdefault(self._sharing(f), []).append(f)
         total, done = len(alike) * self.grid.n_sites, 0
         for sharing, group in alike.items():
-            for sites in sharing:
-                frames = [np.asarray(weights(site), dtype=np.float64) for site in sites]
-                frames = [w.T if self.turned else w for w in frames]
-                here = {f.name: self.where(Operand(f.name, f.modes), sites[0]) for f in group}
-                beside: dict[int, tuple[np.ndarray, dict[str, Any]]] = {}
-                for f in group:
-                    axis = int(len(sites) > 1 and not set(f.modes) & set(self.sides[1]))
-                    if axis not in beside:
-                        beside[axis] = np.concatenate(frames, axis=axis), {}
-                    found[f.name][here[f.name]] = self._piece(f, *beside[axis])
-                done += len(sites)
-                progress(done / total)
+            pieces_of = partial(self._pieces, group, _in_turn(weights))
+            with side_by_side(pieces_of, sharing, workers(len(sharing))) as all_pieces:
+                for sites, pieces in zip(sharing, all_pieces, strict=True):
+                    for f, piece in zip(group, pieces, strict=True):
+                        found[f.name][self.where(Operand(f.name, f.modes), sites[0])] = piece
+                    done += len(sites)
+                    progress(done / total)
+        return found
+
+    def _pieces(
+        self, factors: Sequence[Factor], weights: WeightOf, sites: Sequence[int]
+    ) -> list[np.ndarray]:
+        """The part of each factor that some sites share, made of their weights."""
+        frames = [np.asarray(weights(site), dtype=np.float64) for site in sites]
+        frames = [w.T if self.turned else w for w in frames]
+        beside: dict[int, tuple[np.ndarray, dict[str, Any]]] = {}
+        found: list[np.ndarray] = []
+        for f in factors:
+            axis = int(len(sites) > 1 and not set(f.modes) & set(self.sides[1]))
+            if axis not in beside:
+                beside[axis] = np.concatenate(frames, axis=axis), {}
+            found.append(self._piece(f, *beside[axis]))
         return found
 
     def _sharing(self, factor: Factor) -> tuple[tuple[int, ...], ...]:
@@ -386,6 +398,17 @@ class Bound(Drawable):
             memo=memo,
         )
         return FROM_WEIGHTS[factor.init.kind].make(w, piece)
+
+
+def _in_turn(weights: WeightOf) -> WeightOf:
+    """The same for several threads: what gives the weights is asked for one at a time."""
+    lock = threading.Lock()
+
+    def one(site: int) -> np.ndarray:
+        with lock:
+            return weights(site)
+
+    return one
 
 
 def _taken(array: Array, rows: Sequence[int]) -> Array:

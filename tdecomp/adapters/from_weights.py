@@ -13,9 +13,9 @@ import numpy as np
 from tdecomp.adapters.start_rule import StartRule
 from tdecomp.decomposition import mpo
 from tdecomp.errors import ArgumentError
-from tdecomp.linalg import random_matrix, svd_auto, svd_gram
+from tdecomp.linalg import Triplets, is_cheap, random_matrix, svd_auto, svd_gram
 
-__all__ = ["FROM_WEIGHTS", "WeightRequest"]
+__all__ = ["FROM_WEIGHTS", "WeightRequest", "leading_triplets"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,21 @@ _FEW = 4  # a quarter of the singular vectors, and more, come from a full decomp
 _OVERSAMPLES = 10
 
 
+def leading_triplets(w: np.ndarray, rank: int) -> Triplets:
+    """`tdecomp.linalg.svd_auto` of a weight; a sketch is made in float32 where that holds it.
+
+    >>> s = leading_triplets(np.diag([3.0, 2.0, 1.0]), 2)[1]
+    >>> s.tolist(), str(s.dtype)
+    ([3.0, 2.0], 'float64')
+    """
+    if not is_cheap(w.shape, rank + _OVERSAMPLES):
+        with np.errstate(over="ignore"):
+            narrow = w.astype(np.float32)
+        if np.array_equal(narrow, w):
+            return svd_auto(narrow, rank)
+    return svd_auto(w, rank)
+
+
 def _once(ask: WeightRequest, name: str, compute: Callable[[], Any]) -> Any:
     if name not in ask.memo:
         ask.memo[name] = compute()
@@ -97,7 +112,7 @@ def _triplets(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, slice]:
     """Singular vectors and values, and which of them are asked for.
 
-    A few leading ones of a large weight are sketched (`tdecomp.linalg.svd_auto`).
+    A few leading ones of a large weight are sketched.
     """
     most, start = min(w.shape), int(ask.arg(1, 0))
     which = slice(start, start + ask.rank)
@@ -109,7 +124,7 @@ def _triplets(
     found = ask.memo.get("svd")
     if found is None or len(found[1]) < which.stop:
         few = which.stop <= most // _FEW
-        found = svd_auto(w, which.stop) if few else np.linalg.svd(w, full_matrices=False)
+        found = leading_triplets(w, which.stop) if few else np.linalg.svd(w, full_matrices=False)
         ask.memo["svd"] = found
     u, s, vh = map(np.asarray, found)
     return u, s, vh, which

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tdecomp.linalg import svd_auto
+from tdecomp._threads import side_by_side, workers
+from tdecomp.adapters.from_weights import leading_triplets
 from tdecomp.starts.data_rule import Arrays, GroupData
 from tdecomp.starts.metric import damped
 
@@ -81,7 +82,7 @@ def pissa(data: GroupData) -> Arrays:
     scale = data.bound.scale()
 
     def pair(k: int) -> tuple[np.ndarray, np.ndarray]:
-        u, s, vh = svd_auto(data.weight(k), data.rank)
+        u, s, vh = leading_triplets(data.weight(k), data.rank)
         root = np.sqrt(s / scale)
         return u * root, root[:, None] * vh
 
@@ -115,6 +116,8 @@ def _pairs(data: GroupData, pair: Callable[[int], tuple[np.ndarray, np.ndarray]]
     """The factors of all weights: ``pair(k)`` gives ``B (out, r)`` and ``A (r, in)`` of one."""
     b, a = data.on("out"), data.on("in")
     found = {name: np.zeros(data.bound.shapes[name]) for name in (b, a)}
-    for k in range(len(data.names)):
-        found[b][k], found[a][k] = pair(k)
+    sites = range(len(data.names))
+    with side_by_side(pair, sites, workers(len(sites))) as pairs:
+        for k, (left, right) in enumerate(pairs):
+            found[b][k], found[a][k] = left, right
     return found

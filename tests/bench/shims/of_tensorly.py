@@ -100,8 +100,6 @@ def _cp_of(given: SimpleNamespace, **options: Any) -> tuple[td.Fit, CPTensor]:
     held = None if _named(given.init) else formats.from_tensorly(CPTensor(given.init))
     if held is not None and held.shape != tuple(given.tensor.shape):
         raise LeftToPeer("starts of another size are not here")
-    if held is not None and "nonnegative" in options:
-        raise LeftToPeer("non-negative CP from given factors is not here")
     names = [f"m{k}" for k in range(given.tensor.ndim)]
     fixed = [names[k] for k in given.fixed_modes or ()]
     options |= {"fixed": fixed or None, "weights": given.weights, **_iteration(given)}

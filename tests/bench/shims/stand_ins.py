@@ -18,6 +18,7 @@ __all__ = ["LEFT", "OURS", "LeftToPeer", "ours", "put_everywhere", "put_in_class
 
 OURS: Counter[str] = Counter()
 LEFT: Counter[str] = Counter()
+_running: list[str] = []
 
 
 class LeftToPeer(Exception):  # noqa: N818 - it carries a reason, nothing went wrong
@@ -27,17 +28,23 @@ class LeftToPeer(Exception):  # noqa: N818 - it carries a reason, nothing went w
 def ours(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """What a function of ours gives, counted."""
     OURS[function.__name__] += 1
-    return function(*args, **options)
+    _running.append(function.__name__)
+    try:
+        return function(*args, **options)
+    finally:
+        _running.pop()
 
 
 def stand_in(
     original: Callable[..., Any], replacement: Callable[[SimpleNamespace], Any]
 ) -> Callable[..., Any]:
-    """The replacement under the name and signature of the original."""
+    """The replacement under the name and signature of the original, which ours itself may call."""
     signature = inspect.signature(original)
 
     @functools.wraps(original)
     def call(*args: Any, **options: Any) -> Any:
+        if _running:
+            return original(*args, **options)
         bound = signature.bind(*args, **options)
         bound.apply_defaults()
         try:
