@@ -171,7 +171,16 @@ class Docstrings(Problem):
         "tenslora_qkv_depth, alpha 1.4": Contender(
             _TENSLORA_SCALED, {"r": 14, "s": 14, "u": 3, "v": 6}, alpha=1.4
         ),
+        "tenslora_qkv_depth, gradients": Contender(
+            "tenslora_qkv_depth", {"r": 14, "s": 14, "u": 3, "v": 6}, rule="zero"
+        ),
         "lora, gradients": Contender("lora", {"r": 1}, rule="zero"),
+        "PEFT LoRA-GA": Contender("lora", {"r": 1}, peft="lora_ga"),
+        "PEFT PiSSA": Contender("lora", {"r": 1}, peft="pissa"),
+        "lorta": Contender("lorta", {"r": 32}, rate_of="lorta"),
+        "lorta, gradients": Contender("lorta", {"r": 32}, rule="zero"),
+        "tt_lora": Contender("tt_lora", _TT, rate_of="tt_lora"),
+        "tt_lora, gradients": Contender("tt_lora", _TT, rule="zero"),
     }
 
     def __init__(self) -> None:
