@@ -115,7 +115,9 @@ class Site:
         out, in_ = plain["shape"]
         index = tuple(i if isinstance(i, int) else (i[0], i[1]) for i in plain["index"])
         labels = tuple((mode, label) for mode, label in plain["labels"])
-        return cls(**{**plain, "index": index, "labels": labels, "shape": (out, in_)})
+        site = cls(**{**plain, "index": index, "labels": labels, "shape": (out, in_)})
+        hash(site)  # a TypeError here rather than wherever sites are looked up
+        return site
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)

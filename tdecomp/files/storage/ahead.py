@@ -27,6 +27,7 @@ AHEAD_BYTES = 1 << 28
 """Bytes of all blocks that are fetched or on their way."""
 REQUESTS_AT_ONCE = 16
 """Requests on their way at once."""
+_PLANS = 4  # of what is read next, that a block outlives unread
 _GAP = 200  # part of two neighbours that may lie between them: fetched for nothing
 
 
@@ -48,12 +49,15 @@ class Range(NamedTuple):
 
 @dataclass(eq=False)
 class _FetchedBlock:
-    """A range, and its bytes once they are asked for."""
+    """A range, and its bytes once they are asked for.
+
+    `expected` is the number of the last plan that it is in, 0 once it was read; `used` tells when.
+    """
 
     start: int
     stop: int
     data: Future[bytes] | None = None
-    expected: bool = False
+    expected: int = 0
     used: int = 0
 
     @property
@@ -61,7 +65,7 @@ class _FetchedBlock:
         return self.stop - self.start
 
     def can_go(self) -> bool:
-        return self.data is not None and self.data.done() and not self.expected
+        return self.data is not None and self.data.done() and self.expected == 0
 
 
 class Ahead:
@@ -81,7 +85,7 @@ class Ahead:
         self, room: int = AHEAD_BYTES, block: int = REQUEST_BYTES, lanes: int = REQUESTS_AT_ONCE
     ) -> None:
         self._room, self._block = room, block
-        self._lock, self._clock = threading.Lock(), count(1)
+        self._lock, self._clock, self._plan = threading.Lock(), count(1), 1
         self._blocks: weakref.WeakKeyDictionary[Fetchable, list[_FetchedBlock]] = (
             weakref.WeakKeyDictionary()
         )
@@ -101,7 +105,7 @@ class Ahead:
             position = last
             if last == block.stop:
                 with self._lock:
-                    block.expected = False
+                    block.expected = 0
                     self._go_on()
 
     def want(self, file: Fetchable, start: int, stop: int) -> None:
@@ -109,7 +113,7 @@ class Ahead:
         with self._lock:
             blocks = list(self._covered(file, start, stop))
             for block in blocks:
-                block.expected = True
+                block.expected = self._plan
             mine = {id(block) for block in blocks}
             rest = [row for row in self._waiting if id(row[1]) not in mine]
             first = [(weakref.ref(file), block) for block in blocks if block.data is None]
@@ -117,11 +121,17 @@ class Ahead:
             self._go_on()
 
     def expect(self, ranges: Sequence[Range]) -> None:
-        """Fetch these as far as there is room, in the place of what was expected before."""
+        """Fetch these as far as there is room, in the place of what nobody has begun to fetch.
+
+        What is there by now is kept for its reader, who may be another thread, over a few more of
+        these plans.
+        """
         with self._lock:
+            self._plan += 1
             for blocks in self._blocks.values():
                 for block in blocks:
-                    block.expected = False
+                    if block.expected <= self._plan - _PLANS:
+                        block.expected = 0
             for owner, block in self._waiting:
                 if (file := owner()) is not None:
                     self._blocks[file].remove(block)
@@ -129,7 +139,7 @@ class Ahead:
             order: list[tuple[tuple[int, int, int], weakref.ref[Fetchable], _FetchedBlock]] = []
             for k, (file, start, stop) in enumerate(_joined(ranges, self._block)):
                 for part, block in enumerate(self._covered(file, start, stop)):
-                    block.expected = True
+                    block.expected = self._plan
                     if block.data is None:
                         # Two models are read side by side: so come long ranges of both.
                         order.append(((k // 2, part, k % 2), weakref.ref(file), block))
