@@ -145,7 +145,7 @@ def ranks_by_data(
     bare = _units(spec, grids, inventory, frozenset(), Statistics(sites={}))
     rule.check(request.name, bare)
     rank_max = request.rank_max or rule.rank_max(bare, request.budget)
-    seen, start = _seen(request, grids, inventory, rank_max, start, progress)
+    seen, start = _seen(request, spec, grids, inventory, rank_max, start, progress)
     budget = RankBudget(numbers=request.budget, rank_max=rank_max, kinds=request.kinds)
     units = _units(spec, grids, inventory, rule.needs, seen)
     ranks = rule.make(units, budget)
@@ -154,6 +154,7 @@ def ranks_by_data(
 
 def _seen(
     request: RankRequest,
+    spec: Spec,
     grids: Sequence[SiteGrid],
     inventory: Inventory,
     rank_max: int,
@@ -178,7 +179,14 @@ def _seen(
     if start.statistics is None:
         inputs = "inputs" in needs
         start = looked_at(
-            start, inventory, sites, rank_max, inputs=inputs, whole=rule.whole, progress=progress
+            start,
+            spec,
+            inventory,
+            sites,
+            rank_max,
+            inputs=inputs,
+            whole=rule.whole,
+            progress=progress,
         )
     assert start.statistics is not None
     check_weights(start.statistics, inventory, sites)

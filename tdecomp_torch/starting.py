@@ -90,13 +90,14 @@ def gradients(
     gamma: float | None = None,
     labels: Literal["given", "model"] = "given",
     dropout: bool = False,
+    checkpoint: bool = False,
     seed: int = 0,
 ) -> DataStart:
     """Start from the mean gradient over a few batches: ``attach(model, "lotr", start=...)``.
 
     Parameters
     ----------
-    batches, loss, labels, dropout, seed
+    batches, loss, labels, dropout, checkpoint, seed
         As in `capture`.
     rule
         A row of `tdecomp.starts.RULES`: ``"zero"``, ``"step"`` and ``"offset"`` are for every
@@ -130,6 +131,7 @@ def gradients(
         loss=loss,
         labels=labels,
         dropout=dropout,
+        checkpoint=checkpoint,
         seed=seed,
     )
     kept = tuple(kept_batches(batches, steps))
@@ -228,7 +230,7 @@ def starts_of(
     sites = [site for grid in plan.grids for site in grid.sites]
     if start.statistics is None and start.wanted is not None:
         rank = max(max(bound.ranks.values(), default=1) for bound in plan.bounds)
-        start = looked_at(start, plan.inventory, sites, rank, progress=progress)
+        start = looked_at(start, plan.spec, plan.inventory, sites, rank, progress=progress)
     statistics = start.statistics or Statistics(sites={})
     if start.statistics is not None:
         check_weights(statistics, plan.inventory, sites)
@@ -246,6 +248,7 @@ def starts_of(
 
 def looked_at(
     start: DataStart,
+    spec: Spec,
     inventory: Inventory,
     sites: Sequence[Site],
     rank: int,
@@ -265,7 +268,7 @@ def looked_at(
     wanted = start.wanted
     assert wanted is not None
     if wanted.gradients is not None:
-        sketch = start.rule.ranks * rank
+        sketch = start.rule.rank_seen(spec, rank, metric=start.metric is not None)
         kept = "whole" if whole or wanted.gradients == "whole" else sketch
         wanted = replace(wanted, gradients=kept)
     if inputs and wanted.inputs is None:

@@ -23,8 +23,8 @@ def zero_core(data: GroupData) -> Arrays:
     that divides by the size of gradients sees them. Every factor keeps the norm that it has in the
     adapter's own start, so that learning rates carry over.
     """
-    own = data.own_start
-    zeros = [o.factor for o in data.bound.spec.terms[0].operands if not own[o.factor].any()]
+    norms = {name: float(np.linalg.norm(array)) for name, array in data.own_start.items()}
+    zeros = [o.factor for o in data.bound.spec.terms[0].operands if not norms[o.factor]]
     if not zeros:
         raise ArgumentError(
             f"{data.bound.spec.name!r} has no factor that starts as zeros: take 'step' or 'offset'"
@@ -38,7 +38,7 @@ def zero_core(data: GroupData) -> Arrays:
         elif name in zeros:
             found[name] = np.zeros_like(array)
         else:
-            found[name] = _spread(array, float(np.linalg.norm(own[name])))
+            found[name] = _spread(array, norms[name])
     return found
 
 

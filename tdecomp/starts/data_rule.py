@@ -13,7 +13,7 @@ from tdecomp.adapters import Bound, Spec
 from tdecomp.adapters.bases import PLAIN
 from tdecomp.adapters.bound import WeightOf
 from tdecomp.errors import ArgumentError
-from tdecomp.starts.fitting import check_can_be_fitted
+from tdecomp.starts.fitting import check_can_be_fitted, is_pair
 from tdecomp.statistics import Gradient, InputStatistics
 
 __all__ = ["Arrays", "GroupData", "DataRule"]
@@ -75,7 +75,7 @@ class GroupData:
         """The rank of an adapter that has one."""
         return max(self.bound.ranks.values())
 
-    @cached_property
+    @property
     def own_start(self) -> Arrays:
         """The factors as the adapter itself starts."""
         return self.bound.start(self.weights, seed=self.seed)
@@ -130,6 +130,14 @@ class DataRule:
     rows: RowKind = "any"
     residual: bool = False
     zero: bool = False
+
+    def rank_seen(self, spec: Spec, rank: int, *, metric: bool) -> int:
+        """Rank of the gradients that it is made of, for an adapter of some rank.
+
+        Two factors for every weight take no more of its gradient than their own rank.
+        """
+        alone = self.fitted and not metric and is_pair(spec)
+        return rank if alone else self.ranks * rank
 
     def check(self, name: str, spec: Spec) -> None:
         """Refuse an adapter that this is not for.

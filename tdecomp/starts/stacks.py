@@ -12,6 +12,7 @@ from tdecomp.adapters import Bound
 from tdecomp.decomposition import hosvd
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format, Tucker
+from tdecomp.linalg import svd_auto
 from tdecomp.modes import flatten
 from tdecomp.statistics import Gradient
 
@@ -90,18 +91,25 @@ def projected(bound: Bound, matrices: Sequence[Gradient]) -> Tucker | None:
     )
     if not {n - 2, n - 1} <= widths.keys():
         return None
-    u = _leading([left @ np.linalg.qr(right.T)[1].T for left, right in pairs], widths[n - 2])
-    v = _leading([right.T @ np.linalg.qr(left)[1].T for left, right in pairs], widths[n - 1])
+    u = _leading(pairs, widths[n - 2])
+    v = _leading([(right.T, left.T) for left, right in pairs], widths[n - 1])
     cores = _in_order(bound, [(u.T @ left) @ (right @ v) for left, right in pairs])
     shape = tuple(bound.sizes.get(c, bound.grid.n_sites) for c in letters[:-2])
     core = cores.reshape(*shape, u.shape[1], v.shape[1])
     return Tucker(letters, core, (*(None for _ in shape), u, v))
 
 
-def _leading(columns: Sequence[np.ndarray], width: int) -> np.ndarray:
-    """The leading left singular vectors of some matrices side by side, ``(n, width)``."""
-    gram = sum(np.asarray(c, dtype=np.float64) @ c.T for c in columns)
-    return np.linalg.eigh(gram)[1][:, ::-1][:, :width]
+def _leading(pairs: Sequence[tuple[np.ndarray, np.ndarray]], width: int) -> np.ndarray:
+    """Leading left singular vectors of products ``left @ right`` side by side, ``(out, width)``.
+
+    Of each there are no more columns than it is held as.
+    """
+    ends = np.cumsum([0, *(min(right.shape) for _, right in pairs)])
+    n_out, dtype = len(pairs[0][0]), np.result_type(*(left for left, _ in pairs))
+    columns = np.empty((n_out, ends[-1]), dtype)
+    for (left, right), start, end in zip(pairs, ends[:-1], ends[1:], strict=True):
+        columns[:, start:end] = left @ np.linalg.qr(right.T)[1].T
+    return np.asarray(svd_auto(columns, width)[0])
 
 
 def _widths(bound: Bound, shape: Sequence[int]) -> dict[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from tdecomp.errors import ArgumentError, DataError, SiteError
 from tdecomp.progress import Progress, silent
 from tdecomp.stack import Site, Targets
 from tdecomp.statistics import SiteStatistics, Statistics
+from tdecomp_torch.capture.again import computed_again
 from tdecomp_torch.capture.batches import (
     BatchLoss,
     TokenMask,
@@ -58,6 +60,7 @@ class Wanted:
     loss: BatchLoss | None = None
     mask: TokenMask = mask_of
     dropout: bool = False
+    checkpoint: bool = False
     seed: int = 0
     reduce: Reduce | None = None
 
@@ -103,6 +106,7 @@ def capture(
     passes: int = 2,
     mask: TokenMask = mask_of,
     dropout: bool = False,
+    checkpoint: bool = False,
     seed: int = 0,
     reduce: Reduce | None = None,
     progress: Progress = silent,
@@ -148,6 +152,10 @@ def capture(
         the mask; no label is drawn elsewhere.
     dropout
         Leave the model in the mode it is in; default: evaluation.
+    checkpoint
+        Compute the activations of every numbered layer again in the backward pass, so that those
+        of one are held at a time: a third more time. What transformers' own checkpointing does in
+        training is off in evaluation.
     seed
         Of the sketches, and of drawn labels.
     reduce
@@ -190,6 +198,7 @@ def capture(
         loss=loss,
         mask=mask,
         dropout=dropout,
+        checkpoint=checkpoint,
         seed=seed,
         reduce=reduce,
     )
@@ -230,7 +239,8 @@ def capture_sites(
         loss = sampled(wanted.seed, wanted.mask)
     total = run.passes * len(batches)
     losses: list[float] = []
-    with as_it_was(model, dropout=wanted.dropout):
+    again = computed_again(model, own) if wanted.checkpoint and wanted.backward else nullcontext()
+    with as_it_was(model, dropout=wanted.dropout), again:
         for number in range(run.passes):
             losses.clear()
             run.begin(number)

@@ -37,7 +37,7 @@ class GradientState(ABC):
 
     @abstractmethod
     def add(self, site: int, x: Tensor, delta: Tensor) -> None:
-        """ShowBack the tokens ``(token, in)`` and output gradients ``(token, out)`` of a weight."""
+        """Add the tokens ``(token, in)`` and output gradients ``(token, out)`` of a weight."""
 
     @abstractmethod
     def finish(self, number: int, reduce: Reduce) -> None:
@@ -45,7 +45,7 @@ class GradientState(ABC):
 
     @abstractmethod
     def found(self, site: int, batches: int) -> Gradient:
-        """The mean gradient by a weight over all batches."""
+        """The mean gradient by a weight over all batches; asked for once."""
 
 
 class WholeGradients(GradientState):
@@ -108,27 +108,35 @@ class SketchedGradients(GradientState):
         self.sums[site] = product if held is None else held.add_(product)
 
     def finish(self, number: int, reduce: Reduce) -> None:
-        seen = [own for own in self.sums if own is not None]
-        for own in seen:
-            reduce(own)
-        if number + 1 == self.passes:
-            return
+        for own in self.sums:
+            if own is not None:
+                reduce(own)
         left = self.passes - 1 - number
-        if left % 2:  # what it saw is of the side that the last pass multiplies
-            for kept, own in zip(self.before, seen, strict=True):
-                kept.append(torch.linalg.qr(own)[0])
-        if left == 1:
-            seen = [_joined(kept) for kept in self.before]
-            self.before = [[] for _ in seen]
-        self.tests = [torch.linalg.qr(own)[0] for own in seen]
-        self.sums = [None] * len(self.sums)
+        if left == 0:
+            return
+        for site in range(len(self.sums)):  # what one was is freed before the next is made
+            self.tests[site] = self._next_test(site, left)
         self.on_in = not self.on_in
+
+    def _next_test(self, site: int, left: int) -> Tensor:
+        """Basis of what the last pass saw, or of all that was seen of its side before the last."""
+        seen, self.sums[site] = self.sums[site], None
+        assert seen is not None
+        basis = torch.linalg.qr(seen)[0]
+        if left % 2:  # it is of the side that the last pass multiplies
+            self.before[site].append(basis)
+        if left > 1:
+            return basis
+        kept, self.before[site] = self.before[site], []
+        return torch.linalg.qr(_joined(kept))[0]
 
     def found(self, site: int, batches: int) -> Gradient:
         # the tests are the basis of one side, the sums are the gradient times it: (other side, k)
-        basis = _numpy(self.tests[site])
-        product = _numpy(self.sums[site]) / batches
-        left, right = (product, basis.T) if self.on_in else (basis, product.T)
+        basis, seen = self.tests[site], self.sums[site]
+        assert seen is not None
+        self.tests[site], self.sums[site] = basis[:0], None  # given away
+        first, second = _numpy(basis), _numpy(seen / batches)
+        left, right = (second, first.T) if self.on_in else (first, second.T)
         return Gradient(batches=batches, left=left, right=np.ascontiguousarray(right))
 
 
@@ -144,6 +152,5 @@ def _random(seed: int, site: Site, k: int) -> Tensor:
     return torch.from_numpy(rng.standard_normal((site.shape[1], k)).astype(np.float32))
 
 
-def _numpy(x: Tensor | None) -> np.ndarray:
-    assert x is not None
+def _numpy(x: Tensor) -> np.ndarray:
     return x.detach().cpu().numpy()

@@ -63,6 +63,15 @@ def capture(
             rich_help_panel=WHAT,
         ),
     ] = None,
+    checkpoint: Annotated[
+        bool,
+        typer.Option(
+            "--checkpoint",
+            help="With --gradients: hold the activations of one layer at a time, in a third more "
+            "time.",
+            rich_help_panel=WHAT,
+        ),
+    ] = False,
     targets: Targets = None,
     exclude: Exclude = None,
     layers: Layers = None,
@@ -92,6 +101,7 @@ def capture(
         batch=batch,
         length=length,
         seed=seed,
+        checkpoint=checkpoint,
         device=device,
     )
     with screen.steps() as progress:

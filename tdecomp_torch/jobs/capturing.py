@@ -38,6 +38,7 @@ class CaptureOptions:
     batch: int = 8
     length: int = 256
     seed: int = 0
+    checkpoint: bool = False
     device: str | None = None
 
 
@@ -122,6 +123,7 @@ def capture_files(
             inputs="auto" if options.inputs is None else options.inputs,
             gradients=options.gradients,
             labels="model" if labels == "model" else "given",
+            checkpoint=options.checkpoint,
             seed=options.seed,
         )
         told = of_step(progress, "capturing")

@@ -144,7 +144,7 @@ def test_what_a_model_sees_is_captured_into_a_file(pair, tmp_path, call, report)
     base, _, texts = pair
     stats = tmp_path / "stats.safetensors"
     how = ("--text", texts, "--batch", 4, "--tokens", 60, "--targets", "query,value")
-    told = report("capture", base, *how, "-o", stats, "--gradients", 2)
+    told = report("capture", base, *how, "-o", stats, "--gradients", 2, "--checkpoint")
     assert (told["weights"], told["inputs"], told["labels"]) == (4, 2, "model")
     assert 60 <= told["tokens"] < 60 + 4 * 9
     found = load_statistics(stats)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tdecomp import ArgumentError, DataError, SiteError
+from tdecomp.stack import Site
 from tdecomp.statistics import Statistics
 from tdecomp_torch import attach, capture
+from tdecomp_torch.capture.gradients import SketchedGradients
 from tdecomp_torch.model.inventory import Inventory
 from tests.torch.cases import HIDDEN, Fused, Tiny, assert_close, inputs, seeded, tiny
 from tests.torch.test_quantised import Eight, four_bits
@@ -262,6 +264,27 @@ def test_sketches_hold_the_energy_of_the_best_rank(falls, passes):
     assert found.gradient_of("0").rank == 18
 
 
+def test_no_more_is_held_than_the_sketches_of_a_pass():
+    """Bases of one side, sums of the other: k columns of each, twice as many in the last pass."""
+    weight: dict[str, Any] = {"index": (), "transpose": False, "labels": (), "role": ""}
+    sites = [Site(tensor=str(k), shape=(300, 200), **weight) for k in range(5)]
+    state = SketchedGradients(sites, 8, 4, seed=0)
+    x, delta = inputs(6, 200).float(), inputs(6, 300).float()
+
+    def held() -> int:
+        found = [*state.tests, *state.sums, *itertools.chain(*state.before)]
+        return sum({id(own): own.numel() for own in found if own is not None}.values())
+
+    for number, widths in enumerate([(8, 8), (8, 8), (16, 8), (16, 16)]):
+        for site in range(5):
+            state.add(site, x, delta)
+        assert held() == 5 * (300 * widths[0] + 200 * widths[1]), number
+        state.finish(number, lambda tensor: None)
+    for site in range(5):
+        assert_close(torch.as_tensor(state.found(site, 1).whole()), delta.T @ x)
+    assert held() == 0
+
+
 # -- circumstances ---------------------
 
 
@@ -278,6 +301,45 @@ def test_checkpointing_changes_nothing():
     assert_gradients(found, gradients_of(tiny(), BATCHES))
     assert found.inputs.keys() == plain.inputs.keys()
     assert all(own.tokens == 30 for own in found.inputs.values())
+
+
+class Filling(Tiny):
+    """Layers that fill a cache where the configuration says so, as models of transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.config.use_cache, self.fills = True, 0
+        self.around = self._around
+
+    def _around(self, layer: nn.Module, x: Tensor) -> Tensor:
+        self.fills += self.config.use_cache
+        return layer(x)
+
+
+def _counted(count: Iterator[int], tensor: Tensor) -> Tensor:
+    next(count)
+    return tensor
+
+
+def test_layers_that_are_computed_again_show_the_same_and_hold_less():
+    model, saved = seeded(Filling).double(), {}
+    options: dict[str, Any] = {"loss": loss, "gradients": "whole", "inputs": "whole"}
+    model.layers[1].forward = own = partial(type(model.layers[1]).forward, model.layers[1])
+    for again in (False, True):
+        count = itertools.count()
+        hooks = partial(_counted, count), lambda tensor: tensor
+        with torch.autograd.graph.saved_tensors_hooks(*hooks):
+            found = capture(model, BATCHES, checkpoint=again, **options)
+        saved[again] = next(count)
+        assert_gradients(found, gradients_of(tiny(), BATCHES))
+        assert all(one.tokens == 30 for one in found.inputs.values())
+        assert "forward" not in vars(model.layers[0])
+        assert vars(model.layers[1])["forward"] is own
+        assert model.config.use_cache
+    assert model.fills == len(BATCHES) * len(model.layers)  # none while it was checkpointed
+    assert saved[True] < saved[False] / 2
+    with pytest.raises(ArgumentError, match="numbered layers"):
+        capture(seeded(Tagger).double(), BATCHES, targets=TAGGED, checkpoint=True, **options)
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")

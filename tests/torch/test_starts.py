@@ -16,6 +16,7 @@ from tests.torch.cases import HIDDEN, assert_close, inputs, set_random, tiny
 from tests.torch.test_capture import BATCHES, gradients_of, loss
 
 QKV = ["q_proj", "k_proj", "v_proj"]
+WIDTHS = (("lora", False), ("lora", True), ("lotr", False))
 ANY_ROW = (
     ("lora", 2),
     ("lotr", 2),
@@ -139,6 +140,22 @@ def test_bases_are_those_of_the_stack_and_as_long_as_the_methods_own():
     ):
         both = float(started_at.detach().norm()), float(at.detach().norm())
         assert both[0] == pytest.approx(both[1], rel=1e-4), key
+
+
+def test_pairs_are_sketched_for_their_own_rank_and_hold_the_energy_of_the_best():
+    seen = [RULES["step"].rank_seen(method(row), 3, metric=metric) for row, metric in WIDTHS]
+    assert seen == [3, 6, 6]
+    assert RULES["lora_ga"].rank_seen(method("lora"), 3, metric=False) == 6
+    u, v = (torch.linalg.qr(inputs(n, 50, seed=n))[0] for n in (60, 50))
+    s = 0.8 ** torch.arange(50)
+    gradient = (u * s) @ v.T  # (in, out)
+    linear = lambda model, batch: (model[0](torch.eye(60).double()) * gradient).sum() * batch
+    model = nn.Sequential(nn.Linear(60, 50, bias=False)).double()
+    start = gradients([torch.tensor(1.0).double()], linear, rule="step", size=1.0)
+    adapter = attach(model, "lora", targets=["0"], rank=8, start=start)
+    change = adapter.delta("0").detach().double()
+    kept = -float((change * gradient.T).sum() / change.norm())
+    assert kept**2 >= (1 - 1e-3) * float((s[:8] ** 2).sum())
 
 
 def test_a_factor_that_groups_share_is_one_and_the_others_follow():
