@@ -6,6 +6,7 @@ import hashlib
 import html
 import re
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -15,6 +16,9 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+
+from tests.waiting import wait_until
 
 __all__ = ["Loopback", "proxying", "serving"]
 
@@ -34,6 +38,8 @@ class Loopback:
         Port of that server.
     delay
         Seconds before every answer.
+    at_least
+        How many requests for parts of files have to be waiting at once before any is answered.
     drop_every
         Every how many requests a connection is cut in the middle of the answer; 0: never.
     ranges
@@ -47,6 +53,7 @@ class Loopback:
     root: Path | None
     behind: int = 0
     delay: float = 0.0
+    at_least: int = 0
     drop_every: int = 0
     ranges: bool = True
     token: str = ""
@@ -59,6 +66,11 @@ class Loopback:
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}/{path}"
+
+    def wait_for(self, count: int) -> None:
+        """Answer when so many parts of files are asked for at once; count them anew."""
+        with self.lock:
+            self.at_least, self.most_at_once = count, 0
 
     def sent(self, ending: str = ".safetensors") -> int:
         """Bytes of the files with such a name that were sent."""
@@ -84,8 +96,7 @@ def _running(told: Loopback) -> Iterator[Loopback]:
     class Handler(_Handler):
         server_told = told
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Handler)
     told.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
@@ -93,12 +104,43 @@ def _running(told: Loopback) -> Iterator[Loopback]:
         yield told
     finally:
         server.shutdown()
+        told.at_least = 0
         server.server_close()
         thread.join()
 
 
+class _Server(ThreadingHTTPServer):
+    """Leaves nothing behind: those that are still connected are hung up on, and waited for."""
+
+    daemon_threads = False
+
+    def __init__(self, *arguments: Any) -> None:
+        self._connected: set[socket.socket] = set()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connected.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connected.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        for connection in list(self._connected):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        super().server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Connections that were hung up on are no news, least of all in another test's output."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a body does not wait until its header has been received
     server_told: Loopback
     _next: HTTPConnection | None = None
 
@@ -113,16 +155,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         told = self.server_told
+        part = self.command == "GET" and "Range" in self.headers
         with told.lock:
-            told.at_once += 1
+            told.at_once += part
             told.most_at_once = max(told.most_at_once, told.at_once)
-        try:
-            time.sleep(told.delay)
-            with suppress(ConnectionError):  # nobody waits for it any more
-                self._send(*self._found(), body=body)
-        finally:
-            with told.lock:
-                told.at_once -= 1
+        time.sleep(told.delay)
+        wait_until(lambda: told.most_at_once >= told.at_least or not part)
+        with told.lock:
+            told.at_once -= part
+        with suppress(ConnectionError):  # nobody waits for it any more
+            self._send(*self._found(), body=body)
 
     def _found(self) -> tuple[int, bytes, dict[str, str]]:
         """Status, content and headers."""

@@ -23,6 +23,7 @@ from tdecomp._threads import (
     threads_for,
     workers,
 )
+from tests.waiting import PATIENCE
 
 SMALL, LARGE = 1 << 20, (1 << 20) + 1
 
@@ -90,11 +91,11 @@ def test_threads_that_leave_in_another_order():
     def first() -> None:
         with threads_for(SMALL):
             first_is_in.set()
-            second_is_in.wait(5)
+            second_is_in.wait(PATIENCE)
 
     other = threading.Thread(target=first)
     other.start()
-    first_is_in.wait(5)
+    assert first_is_in.wait(PATIENCE)
     with threads_for(LARGE):
         second_is_in.set()
         other.join()
@@ -160,7 +161,7 @@ def test_no_control_groups(tmp_path):
 
 def test_pieces_side_by_side_have_one_thread_each_and_come_in_order():
     def piece(i: int) -> tuple[int, set[int], int]:
-        arrived.wait(5)
+        arrived.wait(PATIENCE)
         return i, in_use(), threading.get_ident()
 
     arrived = threading.Barrier(2)

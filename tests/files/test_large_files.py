@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 
 from tdecomp.files import safetensors
 from tdecomp.files.checkpoint import open_checkpoint, pair
 from tdecomp.files.delta import open_delta
+from tests.waiting import cpu_seconds
 
 MANY = 10_000
 ROW = np.zeros((1, 2), np.float32)
-
-
-@contextmanager
-def seconds(limit: float) -> Iterator[None]:
-    """Processor time, so that a busy machine does not count."""
-    start = time.process_time()
-    yield
-    assert time.process_time() - start < limit
 
 
 @pytest.fixture
@@ -42,14 +31,14 @@ def model(tmp_path):
 def test_partly_covered_tensors_are_found_in_one_look(model):
     names = [f"model.layers.{i}.self_attn.q_proj.weight" for i in range(MANY)]
     delta = open_delta(model("base", names), model("tuned", names))
-    with seconds(8):  # 30 where every tensor lists all shapes
+    with cpu_seconds(8):  # 30 where every tensor lists all shapes
         assert delta._partly_covered() == []
 
 
 def test_a_name_of_very_many_segments(model):
     name = "a" + ".b" * 20 * MANY
     pairs = open_checkpoint(model("base", [name])), open_checkpoint(model("tuned", [f"x.{name}"]))
-    with seconds(8):
+    with cpu_seconds(8):
         assert pair(*pairs).common == (name,)
 
 
@@ -58,7 +47,7 @@ def test_unpaired_tensors_are_not_compared_pair_by_pair(model, ending):
     base = ["same", *(f"old{i}.{ending}" for i in range(MANY))]
     tuned = ["same", *(f"new{i}.{ending}" for i in range(MANY))]
     pairs = open_checkpoint(model("base", base)), open_checkpoint(model("tuned", tuned))
-    with seconds(8):
+    with cpu_seconds(8):
         found = pair(*pairs)
     assert (found.common, found.tied) == (("same",), ())
     assert len(found.only_base) == len(found.only_tuned) == MANY
@@ -69,7 +58,7 @@ def test_reshaped_tensors_are_looked_up(model):
     others = [f"other{i}" for i in range(4000)]
     base = model("base", [*names, *others])
     tuned = model("tuned", [*names, *others], dict.fromkeys(others, (2, 1)))
-    with seconds(8):
+    with cpu_seconds(8):
         assert len(open_delta(base, tuned).unpaired) == 4000
 
 

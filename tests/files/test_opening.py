@@ -1,7 +1,6 @@
 import hashlib
 import json
 import pickle
-import threading
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from safetensors.torch import save_file
 from tdecomp.errors import FileError, SiteError
 from tdecomp.files import checkpoint as ck
 from tdecomp.files import hashing, stored
+from tests.waiting import new_threads
 
 
 def random(*shape, dtype=torch.float32, seed=0):
@@ -236,13 +236,16 @@ def test_hashing_ends_for_all_files_where_one_cannot_be_read(tmp_path, monkeypat
         return read(self, out, start)
 
     monkeypatch.setattr(stored.OpenFile, "_read", fail)
-    with pytest.raises(FileError, match="Input/output error"):
-        ck.fingerprint(opened)
+    with new_threads("hashing") as threads:
+        with pytest.raises(FileError, match="Input/output error"):
+            ck.fingerprint(opened)
+        assert not threads()
 
     def interrupt(fraction):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(stored.OpenFile, "_read", read)
-    with pytest.raises(KeyboardInterrupt):
-        ck.fingerprint(opened, interrupt)
-    assert not [t for t in threading.enumerate() if t.name.startswith("hashing")]
+    with new_threads("hashing") as threads:
+        with pytest.raises(KeyboardInterrupt):
+            ck.fingerprint(opened, interrupt)
+        assert not threads()

@@ -25,6 +25,7 @@ from tests.torch.cases import (
     set_random,
     tiny,
 )
+from tests.waiting import PATIENCE
 
 KEEPING = ("lora", "tenslora_qkv_depth", "tt_lora", "dora")
 modes = pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -292,7 +293,7 @@ def test_a_thread_does_not_notice_another_in_the_middle_of_its_forward(name, opt
     def hold(*_: Any) -> None:
         if threading.current_thread() is thread:
             in_the_middle.set()
-            assert go_on.wait(20)
+            assert go_on.wait(PATIENCE)
 
     def run() -> None:
         with torch.set_grad_enabled(grad):
@@ -301,7 +302,7 @@ def test_a_thread_does_not_notice_another_in_the_middle_of_its_forward(name, opt
     thread = threading.Thread(target=run)
     handle = model.layers[0].self_attn.k_proj.register_forward_pre_hook(hold)
     thread.start()
-    assert in_the_middle.wait(20)
+    assert in_the_middle.wait(PATIENCE)
     with torch.set_grad_enabled(grad):
         found["second"] = model(second)
     go_on.set()

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 import pytest
 
 from tdecomp.files.storage.ahead import Ahead, Range
+from tests.waiting import wait_until
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 1000, np.uint8).tobytes()
 
 
 class Slow:
-    """A file that notes what is fetched."""
+    """A file that notes what is fetched, and sends nothing before so many are asked for at once."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self, at_least: int = 1) -> None:
         self.fetched: list[tuple[int, int]] = []
-        self.seconds, self.at_once, self.most = seconds, 0, 0
+        self.at_least, self.at_once, self.most = at_least, 0, 0
         self.lock, self.broken = threading.Lock(), False
 
     def fetch(self, start: int, stop: int) -> bytes:
@@ -26,7 +26,7 @@ class Slow:
             self.fetched.append((start, stop))
             self.at_once += 1
             self.most = max(self.most, self.at_once)
-        time.sleep(self.seconds)
+        wait_until(lambda: self.most >= self.at_least)
         with self.lock:
             self.at_once -= 1
         if self.broken:
@@ -70,20 +70,21 @@ def test_what_is_expected_is_fetched_once_and_neighbours_together():
 
 
 def test_a_long_range_comes_in_parts_at_once():
-    ahead, file = Ahead(room=1000, block=100, lanes=4), Slow(0.02)
+    ahead, file = Ahead(room=1000, block=100, lanes=4), Slow(at_least=4)
     ahead.want(file, 0, 400)
     read(ahead, file, 0, 400)
     assert sorted(file.fetched) == [(i, i + 100) for i in range(0, 400, 100)]
-    assert file.most > 1
+    assert file.most == 4
 
 
 def test_room_is_kept_and_what_was_read_makes_room():
     ahead, file = Ahead(room=250, block=100), Slow()
     ahead.expect([Range(file, i, i + 100) for i in range(0, 1000, 100)])
-    time.sleep(0.05)
+    assert wait_until(lambda: file.bytes >= 200)
     assert file.bytes == 200  # the third has no room before the first is read
     for i in range(0, 1000, 100):
         read(ahead, file, i, i + 100)
+        assert file.bytes <= i + 300
     assert file.bytes == 1000
 
 

@@ -87,11 +87,11 @@ def test_a_command_with_room_for_both_models_is_sent_them_once(
 
 def test_several_requests_are_on_their_way(pair, far):
     there = open_delta(far.url("base"), far.url("tuned"))
-    far.delay, far.most_at_once = 0.005, 0
+    far.wait_for(3)
     for stack in there.stacks:
         for _ in stack.slices():
             pass
     assert far.most_at_once >= 3
-    far.most_at_once = 0
+    far.wait_for(2)
     fingerprints([there.pair.base, there.pair.tuned])
     assert far.most_at_once >= 2
