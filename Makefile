@@ -1,7 +1,8 @@
 # Two commands are all a newcomer needs: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-WORKERS := --numprocesses auto --dist loadgroup
+WORKERS := --numprocesses auto --dist
+export PYTHONDONTWRITEBYTECODE =  # what is compiled once is there for hundreds of processes
 
 .PHONY: demo test docs notebooks examples lint format kills s3 bench bench-long fuzz clean
 
@@ -9,8 +10,8 @@ demo: .venv/ready
 	$(BIN)/python docs/demo/run.py
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)  # one core per worker
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m "slow or gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) loadfile  # one core per worker
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) loadgroup -m "slow or gpu"
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kernels  # a quick part, on another kernel of OpenBLAS
 
 # The documentation as a site, build/docs/html/index.html: nothing is fetched, a warning is an error.

@@ -245,11 +245,11 @@ def _writes() -> Iterator[list[str]]:
 
 
 def _may_write(path: str, allowed: Path) -> bool:
-    """Whether it is the output, something in it, or the temporary one beside it."""
+    """Whether it is the output, something in it, the temporary one beside it, or compiled code."""
     try:
         first = Path(path).relative_to(allowed.parent).parts[0]
     except (ValueError, IndexError):
-        return path == os.devnull
+        return path == os.devnull or "__pycache__" in Path(path).parts
     return first == allowed.name or first.startswith(f".{allowed.name}.")
 
 
