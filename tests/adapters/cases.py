@@ -167,6 +167,14 @@ def cases(*grids: str, where: Callable[[Spec], bool] = lambda spec: True) -> Ite
     ]
 
 
+def methods(*grids: str) -> pytest.MarkDecorator:
+    """Run a law for every method, with the grids that fit it: all, or those among some named."""
+    rows = [(method, [g for g in grids or GRIDS if fits(method, g)]) for method in METHODS]
+    return pytest.mark.parametrize(
+        ("method", "grids"), [row for row in rows if row[1]], ids=lambda v: str(v).replace(" ", "_")
+    )
+
+
 def weights(bound: Bound) -> np.ndarray:
     """Base weights, ``(site, out, in)``."""
     return np.random.default_rng(1).standard_normal((bound.grid.n_sites, *bound.grid.shape))

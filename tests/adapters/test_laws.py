@@ -14,7 +14,7 @@ from tdecomp.adapters import Bound, Spec, bind
 from tdecomp.adapters.wraps import WRAPS
 from tdecomp.modes import flatten
 
-from .cases import GRIDS, METHODS, bound, cases, filled, start, weights
+from .cases import GRIDS, METHODS, bound, cases, filled, methods, start, weights
 
 STEP = 4
 """Where a schedule is neither at its start nor at its end."""
@@ -75,36 +75,32 @@ def adapted(b: Bound, arrays, step: float = 0) -> np.ndarray:
     return np.stack([b.weight(w[s], arrays, s, step) for s in range(b.grid.n_sites)])
 
 
-@pytest.mark.parametrize(("method", "grid"), cases())
-def test_delta_of_a_site_is_the_equation(method, grid):
-    b = bound(method, grid)
-    arrays = filled(b)
-    assert close(deltas(b, arrays, STEP), dense(b, arrays, STEP), n_terms(b))
-
-
-@pytest.mark.parametrize(("method", "grid"), cases())
-def test_the_tensor_of_all_sites_is_the_equation(method, grid):
-    b = bound(method, grid)
-    arrays = filled(b)
-    whole = b.tensor(arrays, STEP)
-    assert close(whole.to_dense(), dense(b, arrays, STEP), n_terms(b))
-    assert whole.shape == (b.grid.n_sites, *b.grid.shape)
+@methods()
+def test_every_delta_and_their_tensor_are_the_equation(method, grids):
+    for grid in grids:
+        b = bound(method, grid)
+        arrays = filled(b)
+        expected, whole = dense(b, arrays, STEP), b.tensor(arrays, STEP)
+        assert close(deltas(b, arrays, STEP), expected, n_terms(b)), grid
+        assert close(whole.to_dense(), expected, n_terms(b)), grid
+        assert whole.shape == (b.grid.n_sites, *b.grid.shape)
 
 
 MATRICES = [name for name, case in GRIDS.items() if min(case.shape) > 1]
 """Grids whose weights have a direction that a norm wrap can change."""
 
 
-@pytest.mark.parametrize(("method", "grid"), cases(*MATRICES))
-def test_the_weight_is_w_at_the_start_exactly_where_the_inits_say_so(method, grid):
-    b, spec = bound(method, grid), METHODS[method]
-    moved = np.abs(adapted(b, start(b)) - weights(b)).max()
-    at_rest = moved <= tol("float64", n_terms(b)) * np.abs(weights(b)).max()
-    if spec.base not in ("truncate", "replace"):
-        assert at_rest == spec.starts_at_zero
-        assert b.spec.starts_at_zero == spec.starts_at_zero  # its base rule written out
-    else:
-        assert not spec.starts_at_zero
+@methods(*MATRICES)
+def test_the_weight_is_w_at_the_start_exactly_where_the_inits_say_so(method, grids):
+    for grid in grids:
+        b, spec = bound(method, grid), METHODS[method]
+        moved = np.abs(adapted(b, start(b)) - weights(b)).max()
+        at_rest = moved <= tol("float64", n_terms(b)) * np.abs(weights(b)).max()
+        if spec.base not in ("truncate", "replace"):
+            assert at_rest == spec.starts_at_zero, grid
+            assert b.spec.starts_at_zero == spec.starts_at_zero  # its base rule written out
+        else:
+            assert not spec.starts_at_zero
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -157,14 +153,15 @@ def test_no_two_random_factors_start_alike(method, grid):
             assert n == 1 or np.ptp(ratio) > 1e-6
 
 
-@pytest.mark.parametrize(("method", "grid"), cases("tall", "wide", "gaps"))
-def test_the_counts_are_those_of_the_arrays(method, grid):
-    b = bound(method, grid)
-    arrays = start(b)
-    trained = {f.name for f in b.factors if f.trainable}
-    assert b.n_trainable == sum(a.size for name, a in arrays.items() if name in trained)
-    assert b.n_frozen == sum(a.size for name, a in arrays.items() if name not in trained)
-    assert all(a.dtype == np.float64 and np.isfinite(a).all() for a in arrays.values())
+@methods("tall", "wide", "gaps")
+def test_the_counts_are_those_of_the_arrays(method, grids):
+    for grid in grids:
+        b = bound(method, grid)
+        arrays = start(b)
+        trained = {f.name for f in b.factors if f.trainable}
+        assert b.n_trainable == sum(a.size for name, a in arrays.items() if name in trained), grid
+        assert b.n_frozen == sum(a.size for name, a in arrays.items() if name not in trained), grid
+        assert all(a.dtype == np.float64 and np.isfinite(a).all() for a in arrays.values())
 
 
 @pytest.mark.parametrize(("method", "grid"), cases("gaps"))

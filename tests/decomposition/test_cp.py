@@ -458,13 +458,13 @@ def test_serology_is_explained_as_well_as_by_the_best_of_ten_starts_of_tensorly(
 
 def test_more_sweeps_and_more_starts_are_never_worse():
     x = serology()
-    by_sweeps = [td.cp(x, rank=3, n_iter_max=n, tol=0).error for n in (100, 150, 300)]
+    by_sweeps = [td.cp(x, rank=3, n_iter_max=n, tol=0).error for n in (100, 150)]
     assert by_sweeps == sorted(by_sweeps, reverse=True)
     noise = np.random.default_rng(0).standard_normal((3, 9, 8, 7))
     for y in noise:
         by_sweeps = [td.cp(y, rank=4, n_iter_max=n, tol=0).error for n in (1, 5, 20, 60, 120)]
         assert all(more <= less + 1e-12 for less, more in itertools.pairwise(by_sweeps)), by_sweeps
-    by_starts = [td.cp(x, rank=3, n_iter_max=30, n_restarts=n).error for n in (1, 2, 4)]
+    by_starts = [td.cp(x, rank=3, n_iter_max=30, n_restarts=n).error for n in (1, 4)]
     assert by_starts == sorted(by_starts, reverse=True)
 
 
@@ -514,7 +514,7 @@ def test_fixed_modes_that_cannot_be(options, message):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:tensorly")  # a mode is shorter than the rank
-@pytest.mark.parametrize("rank", [4, 6, 8])
+@pytest.mark.parametrize("rank", [4, 8])
 def test_several_starts_are_tried_where_sweeps_are_cheap(rank):
     x = np.nan_to_num(np.asarray(tensorly.datasets.load_IL2data().tensor, dtype=np.float64))
     options = {"rank": rank, "n_iter_max": 100, "tol": 1e-8}
