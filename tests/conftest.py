@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from tdecomp.cli import extensions
 from tests.entries import ENTRIES
+from tests.tables import BACKENDS
 
 # The commands of this checkout, whatever is installed beside it.
 extensions.entry_points = lambda group: ENTRIES if group == extensions.GROUP else ()
@@ -26,8 +27,6 @@ settings.register_profile("drawn", print_blob=True, deadline=None)
 settings.load_profile("fixed")
 
 collect_ignore_glob = ["bench/shims/*"]  # they import libraries that are only compared with
-
-BACKENDS = ("numpy", "torch", "array_api_strict")
 
 
 @pytest.fixture

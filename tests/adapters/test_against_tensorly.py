@@ -13,6 +13,7 @@ import tensorly as tl
 from tdecomp._xp import tol
 from tdecomp.adapters import Bound, Grid, bind, method
 from tdecomp.modes import flatten
+from tests.tables import each
 
 Whole = tuple[np.ndarray, tuple[str, ...]]  # an array and the modes of its axes
 Factors = dict[str, Whole]
@@ -102,7 +103,7 @@ def blocks(bound: Bound) -> set[str]:
 
 
 @pytest.mark.parametrize("shape", [(24, 36), (36, 24)], ids=["wide", "tall"])
-@pytest.mark.parametrize("row", ROWS)
+@each("row", ROWS)
 def test_every_weight_is_a_slice_of_tensorlys_tensor(row, shape, rng):
     spec = method(row)
     rank = {n: size for n, size in SIZES.items() if n in spec.letters and n not in dict(spec.where)}

@@ -9,6 +9,7 @@ import pytest
 import sympy
 
 from tdecomp.adapters import CATALOGUE, Grid, Spec, bind, method
+from tests.tables import each
 from theory.counts import size_of, trainable_count
 
 from .cases import GRIDS, bound, fits
@@ -193,12 +194,12 @@ def test_tables_of_lotr(name, rank, listed):
     assert bind(method(name), Grid.full(**ROBERTA_BASE, proj=2), rank).n_trainable == listed - 1536
 
 
-@pytest.mark.parametrize("name", CLOSED_FORMS)
+@each("name", CLOSED_FORMS)
 def test_the_equation_implies_the_closed_form(name):
     assert sympy.expand(symbolic_count(method(name)) - formula(CLOSED_FORMS[name])) == 0
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@each("name", CATALOGUE)
 def test_the_sizes_of_the_letters_give_the_count(name):
     count = symbolic_count(method(name))
     for grid in (grid for grid in GRIDS if fits(name, grid)):
@@ -209,7 +210,7 @@ def test_the_sizes_of_the_letters_give_the_count(name):
 
 
 # Letters that a grid and a rank of 2 fix: computed here, not by `bind`.
-@pytest.mark.parametrize("name", CLOSED_FORMS)
+@each("name", CLOSED_FORMS)
 @pytest.mark.parametrize("shape", [(24, 36), (36, 24)], ids=["24x36", "36x24"])
 def test_closed_forms_on_a_grid(name, shape):
     sizes = {"o": shape[0], "i": shape[1], "max": 36, "L": 4, "P": 3, "N": 12, "H": 4}

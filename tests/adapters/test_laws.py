@@ -13,6 +13,7 @@ from tdecomp._xp import to_numpy, tol
 from tdecomp.adapters import Bound, Spec, bind
 from tdecomp.adapters.wraps import WRAPS
 from tdecomp.modes import flatten
+from tests.tables import each
 
 from .cases import GRIDS, METHODS, bound, cases, filled, methods, start, weights
 
@@ -103,20 +104,20 @@ def test_the_weight_is_w_at_the_start_exactly_where_the_inits_say_so(method, gri
             assert not spec.starts_at_zero
 
 
-@pytest.mark.parametrize("method", METHODS)
+@each("method", METHODS)
 def test_a_method_is_what_its_json_says(method):
     spec = METHODS[method]
     assert Spec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
 
-@pytest.mark.parametrize(("method", "grid"), cases("tall"))
+@each(("method", "grid"), cases("tall"))
 def test_a_seed_is_a_start(method, grid):
     b = bound(method, grid)
     first, second = start(b, seed=3), start(b, seed=3)
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize(("method", "grid"), cases("tall"))
+@each(("method", "grid"), cases("tall"))
 def test_another_seed_changes_exactly_what_is_random(method, grid):
     b = bound(method, grid)
     one, other = start(b, seed=3), start(b, seed=4)
@@ -127,7 +128,7 @@ def test_another_seed_changes_exactly_what_is_random(method, grid):
         assert same == (init.kind not in RANDOM), factor.name
 
 
-@pytest.mark.parametrize(("method", "grid"), cases("tall"))
+@each(("method", "grid"), cases("tall"))
 def test_another_group_has_random_factors_of_its_own(method, grid):
     b = bound(method, grid)
     one, other = start(b), start(bound(method, grid, name="another"))
@@ -137,7 +138,7 @@ def test_another_group_has_random_factors_of_its_own(method, grid):
             assert same == factor.across, factor.name
 
 
-@pytest.mark.parametrize(("method", "grid"), cases("tall"))
+@each(("method", "grid"), cases("tall"))
 def test_no_two_random_factors_start_alike(method, grid):
     b = bound(method, grid)
     arrays = start(b)
@@ -164,7 +165,7 @@ def test_the_counts_are_those_of_the_arrays(method, grids):
         assert all(a.dtype == np.float64 and np.isfinite(a).all() for a in arrays.values())
 
 
-@pytest.mark.parametrize(("method", "grid"), cases("gaps"))
+@each(("method", "grid"), cases("gaps"))
 def test_a_factor_is_shared_by_exactly_the_sites_whose_letters_it_carries(method, grid):
     b = bound(method, grid)
     arrays = filled(b)
@@ -193,7 +194,7 @@ def test_a_factor_is_shared_by_exactly_the_sites_whose_letters_it_carries(method
             assert list(found) == expected, (factor.name, index)
 
 
-@pytest.mark.parametrize(("method", "grid"), cases("gaps", where=lambda spec: bool(spec.wrap)))
+@each(("method", "grid"), cases("gaps", where=lambda spec: bool(spec.wrap)))
 def test_a_norm_belongs_to_one_site(method, grid):
     b = bound(method, grid)
     arrays = filled(b)
@@ -204,7 +205,7 @@ def test_a_norm_belongs_to_one_site(method, grid):
         assert list(moved > 1e-12) == [s == 1 for s in range(b.grid.n_sites)]
 
 
-@pytest.mark.parametrize(("method", "grid"), cases("gaps", "heads along in"))
+@each(("method", "grid"), cases("gaps", "heads along in"))
 def test_torch_and_numpy_agree(method, grid):
     torch = pytest.importorskip("torch")
     b = bound(method, grid)
@@ -215,7 +216,7 @@ def test_torch_and_numpy_agree(method, grid):
     assert close(to_numpy(b.tensor(tensors, STEP).to_dense()), oracle, n_terms(b))
 
 
-@pytest.mark.parametrize(("method", "grid"), cases("wide"))
+@each(("method", "grid"), cases("wide"))
 def test_the_gradient_of_torch_is_the_difference_quotient(method, grid):
     torch = pytest.importorskip("torch")
     b = bound(method, grid)
@@ -238,9 +239,7 @@ def test_the_gradient_of_torch_is_the_difference_quotient(method, grid):
     assert better == pytest.approx(slope, rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("method", "grid"), cases("tall", where=lambda spec: spec.sides == ("long", "short"))
-)
+@each(("method", "grid"), cases("tall", where=lambda spec: spec.sides == ("long", "short")))
 def test_long_and_short_turn_with_the_weight(method, grid):
     tall, wide = bound(method, grid), bound(method, "wide")
     arrays = filled(tall)
@@ -249,9 +248,7 @@ def test_long_and_short_turn_with_the_weight(method, grid):
     assert close(deltas(tall, arrays, STEP), turned, n_terms(tall))
 
 
-@pytest.mark.parametrize(
-    ("method", "grid"), cases("wide", where=lambda spec: "head" in spec.weight_modes)
-)
+@each(("method", "grid"), cases("wide", where=lambda spec: "head" in spec.weight_modes))
 def test_heads_along_in_are_those_of_the_turned_weight(method, grid):
     along_in = bound(method, grid)
     flipped = replace(along_in.grid, shape=along_in.grid.shape[::-1], heads_in=True)

@@ -6,9 +6,10 @@ import pytest
 
 import tdecomp as td
 from tdecomp.adapters import CATALOGUE, Spec
+from tests.tables import each
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@each("name", CATALOGUE)
 def test_a_row_is_a_document_that_can_be_read_again(name, report):
     assert Spec.from_json(report("adapters", name)[name]) == CATALOGUE[name]
 

@@ -10,6 +10,7 @@ import pytest
 import tdecomp as td
 from tdecomp import linalg
 from tdecomp._xp import to_numpy, tol
+from tests.tables import each, in_every_library
 
 EXACT = {
     "truncated": linalg.truncated_svd,
@@ -49,8 +50,9 @@ def check_triplets(x, u, s, vh, rank: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("svd", EXACT.values(), ids=EXACT.keys())
-@pytest.mark.parametrize("shape", SIZES, ids=str)
+@each("shape", SIZES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@in_every_library
 def test_exact_ones_are_the_best(svd, shape, dtype, xp):
     x = decaying(shape).astype(dtype)
     for rank in {0, 1, min(shape) // 2, min(shape)}:
@@ -69,6 +71,7 @@ def test_complex_matrices(svd, rng):
 
 @pytest.mark.parametrize("svd", SKETCHED.values(), ids=SKETCHED.keys())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@in_every_library
 def test_sketches_are_nearly_the_best(svd, dtype, xp):
     x = decaying((60, 80), decay=0.9).astype(dtype)
     approximation = check_triplets(x, *svd(xp.asarray(x), 8), 8)
@@ -77,7 +80,7 @@ def test_sketches_are_nearly_the_best(svd, dtype, xp):
 
 
 @pytest.mark.parametrize("svd", SKETCHED.values(), ids=SKETCHED.keys())
-@pytest.mark.parametrize("shape", SIZES, ids=str)
+@each("shape", SIZES)
 def test_sketches_of_full_rank_are_exact(svd, shape):
     x = decaying(shape)
     for rank in {0, 1, min(shape)}:
@@ -155,7 +158,8 @@ def test_auto_sketches_large_matrices_until_the_energy_settles(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(60, 90), (90, 60), (1, 7), (7, 1)], ids=str)
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-4), ("float64", 1e-10)])
-@pytest.mark.parametrize("block", [1, 7, 100])
+@each("block", [1, 7, 100])
+@in_every_library
 def test_ranges_meet_their_error(shape, dtype, error, block, xp):
     x = decaying(shape, decay=0.7).astype(dtype)
     q = to_numpy(linalg.range_basis(xp.asarray(x), error=error, block=block))
@@ -234,7 +238,7 @@ OF_MATRICES = {
 
 
 @pytest.mark.parametrize("act", OF_MATRICES.values(), ids=OF_MATRICES.keys())
-@pytest.mark.parametrize("shape", [(), (6,), (2, 6, 5), (40, 3, 2), (2, 2, 2, 2)], ids=str)
+@each("shape", [(), (6,), (2, 6, 5), (40, 3, 2), (2, 2, 2, 2)])
 def test_only_matrices_are_taken(act, shape):
     """Of a tensor, rows of the first two axes would be taken for a matrix."""
     with pytest.raises(td.ArgumentError, match=r"a matrix \(out, in\) is needed.*unfold"):

@@ -13,6 +13,7 @@ from tdecomp.formats import FORMATS
 from tdecomp.modes import Equation
 from tdecomp.stack import find_sites
 from tests.formats.cases import space
+from tests.tables import each
 
 WEIGHTS = {f"h.{i}.att.{p}.weight": np.zeros((6, 4)) for i in range(3) for p in "qk"}
 LOTR = Equation.parse("out r, layer r s, s in -> layer out in")
@@ -139,7 +140,7 @@ def test_inside_of_compiled_functions_and_with_stand_ins():
     assert repr(jax.tree.map(lambda a: None, fmt)).startswith("Tucker(layer out in; ")
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@each("name", CATALOGUE)
 def test_every_row_of_the_catalogue(name):
     assert repr(method(name)) == f"Spec({name}: {method(name).equation})"
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tdecomp as td
+from tests.tables import each
 
 X = np.random.default_rng(0).standard_normal((4, 6, 5))
 RING = "a r, b r s, c s -> a b c"
@@ -47,7 +48,7 @@ REFUSED = {
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
-@pytest.mark.parametrize("name", REFUSED)
+@each("name", REFUSED)
 @pytest.mark.parametrize("method", METHODS)
 def test_what_holds_no_plain_numbers_is_refused(method, name):
     make, text = REFUSED[name]

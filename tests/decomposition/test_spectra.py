@@ -16,12 +16,14 @@ from tdecomp.decomposition.spectra import (
     stable_rank,
 )
 from tests.laws.cases import SHAPES, planted
+from tests.tables import each, in_every_library
 
 SIDES = [(100, 100), (100, 400), (60, 3000)]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@each("shape", SHAPES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@in_every_library
 def test_spectra_are_those_of_the_unfoldings(shape, dtype, xp):
     x = planted(shape).astype(dtype)
     found = td.ranks(xp.asarray(x))

@@ -17,6 +17,7 @@ from tdecomp.decomposition.methods.train.sweeps import difference_energy
 from tdecomp.formats import CP, TT, Format, Network, Tucker
 from tdecomp.modes import Equation
 from tests.laws.cases import SHAPES, planted
+from tests.tables import each
 
 MODES = ("layer", "out", "in")
 SHAPE = (4, 6, 5)
@@ -223,7 +224,7 @@ def check_error_target(x: np.ndarray, error: float) -> None:
         assert td.tensor_train(x, rank=way, n_iter_max=0).error > error * (1 - 1e-9)
 
 
-@pytest.mark.parametrize("error", ERRORS)
+@each("error", ERRORS)
 @pytest.mark.parametrize("decay", [0.5, 0.9])
 @pytest.mark.parametrize("shape", [*SHAPES, (3, 4, 2, 3, 2, 3)], ids=str)
 def test_no_bond_of_an_error_target_can_be_lowered(shape, decay, error):

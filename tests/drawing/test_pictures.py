@@ -14,6 +14,7 @@ from tdecomp.drawing.style import DARK, LIGHT, STYLE
 from tdecomp.modes import Equation
 from tests.drawing.svg import contrast, parsed, shapes, texts, view_box, words
 from tests.formats.cases import CASES
+from tests.tables import each
 
 LOTR = "out r, layer r s, s in -> layer out in"
 SIZES = {"out": 512, "in": 384, "layer": 6, "r": 4, "s": 5}
@@ -47,7 +48,7 @@ EVERYTHING = {
     "all with all": "a b c d e, a f g h i, b f j k l, c g j m n, d h k m o, e i l n o ->",
     "long train": td.TT.random((2,) * 23, 3),
 }
-drawn = pytest.mark.parametrize("what", EVERYTHING.values(), ids=EVERYTHING)
+drawn = each("what", EVERYTHING.values())
 
 
 @drawn
@@ -73,12 +74,12 @@ def test_nothing_is_written_over_anything_else(what):
     assert not [b for k, a in enumerate(boxes) for b in boxes[k + 1 :] if a.meets(b)]
 
 
-@pytest.mark.parametrize("what", [*EVERYTHING.values()][::9])
+@each("what", [*EVERYTHING.values()][::9])
 def test_the_same_thing_gives_the_same_text(what):
     assert td.draw(what).svg == td.draw(what).svg
 
 
-@pytest.mark.parametrize("fmt", CASES, ids=lambda fmt: type(fmt).__name__)
+@each("fmt", CASES)
 def test_every_array_mode_and_size_of_a_format_is_written(fmt):
     said = words(td.draw(fmt).svg)
     parts = fmt.parts if isinstance(fmt, td.Sum) else (fmt,)
@@ -90,7 +91,7 @@ def test_every_array_mode_and_size_of_a_format_is_written(fmt):
             assert all(f" {r}" in said for r in part.rank[1:-1])
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@each("name", CATALOGUE)
 def test_every_factor_letter_and_size_of_an_adapter_is_written(name):
     adapter = bound(name)
     lines = [line.text for line in texts(td.draw(adapter).svg)]

@@ -6,6 +6,7 @@ import pytest
 
 from tdecomp.files.matching import match_names
 from tdecomp.stack.names import WRAPPERS
+from tests.tables import each
 
 SIZES = {
     "embed_tokens.weight": (11, 6),
@@ -57,7 +58,7 @@ def wrapped(name, wrapper, at):
     return ".".join([*words[:at], wrapper.segments.replace("*", "default"), *words[at:]])
 
 
-@pytest.mark.parametrize("inner", [None, *WRAPPERS], ids=lambda w: w and w.segments)
+@each("inner", [None, *WRAPPERS])
 @pytest.mark.parametrize("outer", WRAPPERS, ids=lambda w: w.segments)
 def test_wrappers_alone_and_nested_on_either_side(outer, inner):
     """The outer one wraps the model, the inner one its attention only."""

@@ -82,17 +82,29 @@ def test_the_whole_job_runs_without_torch(tmp_path):
     """With torch and its company made unimportable."""
     base, tuned = make_pair(tmp_path)
     blocked = ("torch", "transformers", "peft", "jax", "tensorly", "sympy", "matplotlib")
-    driver = f"import sys; sys.modules.update(dict.fromkeys({blocked})); " + (
-        "from tdecomp.cli import main; main(sys.argv[1:])"
-    )
     out = tmp_path / "out"
-    for words in (
+    commands = [
         ["decompose", base, tuned, "-o", out, "--method", "tucker", "--budget", "2k", "--lora"],
         ["verify", out, base, tuned],
         ["apply", out, base, "-o", tmp_path / "model"],
         ["export", out, "--lora", tmp_path / "lora"],
         ["info", out],
-    ):
-        command = [sys.executable, "-c", driver, *map(str, words)]
-        run = subprocess.run(command, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr
+    ]
+    driver = f"""
+import json, sys
+sys.modules.update(dict.fromkeys({blocked}))
+from tdecomp.cli import main
+for words in json.loads(sys.argv[1]):
+    try:
+        main(words)
+    except SystemExit as left:
+        assert left.code == 0, words
+    else:
+        raise AssertionError(words)
+print("all done")
+"""
+    words = json.dumps([[str(word) for word in command] for command in commands])
+    command = [sys.executable, "-c", driver, words]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.endswith("all done\n")

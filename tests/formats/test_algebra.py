@@ -11,12 +11,13 @@ import tdecomp as td
 from tdecomp._xp import to_numpy, tol
 from tdecomp.formats import Sum, base, hadamard, mode_product, norms, to_lowrank, to_tt, to_tucker
 from tdecomp.modes import Equation
-from tests.formats.cases import CASES, agree, chain, dense, factor, ids, is_split, like, space
+from tests.formats.cases import CASES, agree, chain, dense, factor, is_split, like, space
+from tests.tables import each, in_every_library
 
-EACH = pytest.mark.parametrize("fmt", CASES, ids=ids)
+EACH = each("fmt", CASES)
 SPACE = space()
 CHAIN = chain(np.random.default_rng(3), (2,), (3, 4))
-PAIRS = pytest.mark.parametrize(("a", "b"), list(product(SPACE, SPACE)), ids=ids)
+PAIRS = each("a, b", product(SPACE, SPACE))
 
 
 @EACH
@@ -170,7 +171,7 @@ def test_slices_of_a_long_split_axis_store_rows_of_the_factors(rng):
     agree(fmt[::-700][::2], dense(fmt)[::-700][::2])
 
 
-@pytest.mark.parametrize("fmt", [c for c in CASES if is_split(c)], ids=ids)
+@each("fmt", [c for c in CASES if is_split(c)])
 def test_a_split_axis_stays_the_same_mode_in_every_format(fmt):
     """Conversions and slices of all formats still add up, meet and multiply."""
     others = [to_tucker(fmt), to_lowrank(fmt), to_tt(fmt), fmt.to_network(), fmt.to_network()]
@@ -214,6 +215,7 @@ def test_norms_of_many_sites_cost_what_their_ranks_cost(rng, ragged):
 
 @pytest.mark.parametrize("dtypes", [("complex128", "float64"), ("float32", "float64")])
 @EACH
+@in_every_library
 def test_arrays_of_several_dtypes(fmt, dtypes, xp):
     kinds = {k: dtypes[i % 2] for i, k in enumerate(reversed(fmt.arrays))}
     arrays = {k: a.astype("float32").astype(kinds[k]) for k, a in fmt.arrays.items()}
@@ -262,6 +264,7 @@ def test_mode_products_with_a_matrix_and_a_vector(fmt, rng):
 
 
 @EACH
+@in_every_library
 def test_every_library_and_inputs_stay_as_they_are(fmt, xp):
     arrays = {k: xp.asarray(a.tolist(), dtype=xp.float64) for k, a in fmt.arrays.items()}
     ours = fmt.with_arrays(arrays)
@@ -329,7 +332,7 @@ def test_split_axes_meet_plain_ones(rng):
     agree(hadamard(plain, mpo), dense(mpo) * dense(plain))
 
 
-@pytest.mark.parametrize("fmt", [*CASES, *space()], ids=ids)
+@each("fmt", [*CASES, *space()])
 def test_the_norm_of_a_difference_is_true_to_rounding(fmt):
     """Between forms of one tensor, and of one that is a little larger."""
     norm = float(fmt.norm())
@@ -343,7 +346,8 @@ def test_the_norm_of_a_difference_is_true_to_rounding(fmt):
     assert float((near - fmt).norm()) == pytest.approx(1e-9 * norm, abs=small)
 
 
-@pytest.mark.parametrize("fmt", CASES, ids=ids)
+@each("fmt", CASES)
+@in_every_library
 def test_norms_of_differences_in_every_library(fmt, xp):
     own = fmt.with_arrays({k: xp.asarray(a.tolist()) for k, a in fmt.arrays.items()})
     norm = float(own.norm())

@@ -22,13 +22,14 @@ from tdecomp.formats import (
 )
 from tdecomp.modes import Equation
 from tests.formats.cases import CASES, agree, chain, dense, factor, ids, is_split
+from tests.tables import each, in_every_library
 
-EACH = pytest.mark.parametrize("fmt", CASES, ids=ids)
+EACH = each("fmt", CASES)
 MATRICES = pytest.mark.parametrize(
     "fmt", [c for c in CASES if c.modes[-2:] == ("out", "in")], ids=ids
 )
-CPS = pytest.mark.parametrize("fmt", [c for c in CASES if isinstance(c, td.CP)], ids=ids)
-TTS = pytest.mark.parametrize("fmt", [c for c in CASES if isinstance(c, td.TT)], ids=ids)
+CPS = each("fmt", [c for c in CASES if isinstance(c, td.CP)])
+TTS = each("fmt", [c for c in CASES if isinstance(c, td.TT)])
 
 
 def orthonormal(columns) -> bool:
@@ -76,7 +77,7 @@ def test_lotr_and_the_tensor_train_out_layer_in_hold_the_same_numbers(rng):
     agree(to_tucker2(tt), dense(lotr))
 
 
-@pytest.mark.parametrize("fmt", [c for c in CASES if isinstance(c, td.LowRank)], ids=ids)
+@each("fmt", [c for c in CASES if isinstance(c, td.LowRank)])
 def test_independent_svds_as_cp(fmt):
     cp = to_cp(fmt)
     assert cp.rank == sum(fmt.ranks)
@@ -218,7 +219,7 @@ def test_tensors_of_twenty_modes(fmt):
     agree(fmt[1, ..., 0], full[1, ..., 0])
 
 
-@pytest.mark.parametrize("fmt", [c[..., 0, 0] for c in CASES], ids=ids)
+@each("fmt", [c[..., 0, 0] for c in CASES])
 def test_tensors_without_matrix_modes(fmt):
     if fmt.modes:
         agree(to_tucker(fmt), dense(fmt))
@@ -318,6 +319,7 @@ def test_no_core_there():
 
 
 @EACH
+@in_every_library
 def test_every_library(fmt, xp):
     arrays = {k: xp.asarray(a.tolist(), dtype=xp.float64) for k, a in fmt.arrays.items()}
     ours = fmt.with_arrays(arrays)
@@ -326,12 +328,14 @@ def test_every_library(fmt, xp):
 
 
 @CPS
+@in_every_library
 def test_normalised_in_every_library(fmt, xp):
     arrays = {k: xp.asarray(a.tolist(), dtype=xp.float64) for k, a in fmt.arrays.items()}
     agree(normalised(fmt.with_arrays(arrays)), dense(fmt))
 
 
 @TTS
+@in_every_library
 def test_canonical_in_every_library(fmt, xp):
     arrays = {k: xp.asarray(a.tolist(), dtype=xp.float64) for k, a in fmt.arrays.items()}
     agree(canonical(fmt.with_arrays(arrays), 0), dense(fmt))

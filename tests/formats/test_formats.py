@@ -11,12 +11,13 @@ import tdecomp as td
 from tdecomp._xp import tol
 from tdecomp.formats import FORMATS, Sum
 from tdecomp.modes import Equation
-from tests.formats.cases import CASES, chain, ids
+from tests.formats.cases import CASES, chain
+from tests.tables import each
 
 EINSUM = [c for c in CASES if not isinstance(c, td.LowRank | Sum)]
 
 
-@pytest.mark.parametrize("fmt", EINSUM, ids=ids)
+@each("fmt", EINSUM)
 def test_dense_is_the_einsum_of_the_equation(fmt):
     dense = np.einsum(fmt.equation.symbols, *fmt.arrays.values()).reshape(fmt.shape)
     np.testing.assert_allclose(fmt.to_dense(), dense, atol=tol("float64", dense.size))
@@ -24,7 +25,7 @@ def test_dense_is_the_einsum_of_the_equation(fmt):
     assert Equation.parse(str(fmt.equation)) == fmt.equation
 
 
-@pytest.mark.parametrize("fmt", CASES, ids=ids)
+@each("fmt", CASES)
 def test_sites_are_slices_of_the_dense_tensor(fmt):
     matrices = fmt.to_dense().reshape(-1, *fmt.shape[-2:])
     assert fmt.n_sites == len(matrices)
@@ -34,13 +35,13 @@ def test_sites_are_slices_of_the_dense_tensor(fmt):
         assert left.shape[1] == right.shape[0] <= max(fmt.shape)
 
 
-@pytest.mark.parametrize("fmt", [c for c in CASES if c.shares_in], ids=ids)
+@each("fmt", [c for c in CASES if c.shares_in])
 def test_a_shared_basis_is_the_same_for_every_site(fmt):
     rights = [fmt.pair(site, shared_in=True)[1] for site in range(fmt.n_sites)]
     assert all(np.array_equal(right, rights[0]) for right in rights)
 
 
-@pytest.mark.parametrize("fmt", CASES, ids=ids)
+@each("fmt", CASES)
 def test_rebuilt_from_its_arrays_and_layout(fmt):
     layout = json.loads(json.dumps(fmt.layout))
     again = FORMATS[type(fmt).__name__].build(fmt.modes, fmt.arrays, layout)

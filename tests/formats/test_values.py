@@ -11,9 +11,10 @@ import torch
 import tdecomp as td
 from tdecomp._xp import to_numpy
 from tdecomp.modes import Equation
-from tests.formats.cases import CASES, chain, dense, ids, like
+from tests.formats.cases import CASES, chain, dense, like
+from tests.tables import each
 
-EACH = pytest.mark.parametrize("fmt", CASES, ids=ids)
+EACH = each("fmt", CASES)
 EYE, ONES, A, B = np.eye(2), np.ones(2), np.ones((3, 2)), np.ones((4, 2))
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import tdecomp as td
 from tdecomp._xp import to_numpy, tol
-from tests.conftest import BACKENDS
 from tests.laws.cases import METHODS, SHAPES, every_method, full_rank, planted
+from tests.tables import BACKENDS
 
 TARGETS = [{"rank": 2}, {"error": 0.2}, {"error": 1e-3}, {"budget": 40}]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import tdecomp as td
 from tdecomp._xp import to_numpy, tol
-from tests.conftest import BACKENDS
+from tests.tables import BACKENDS
 
 SPECTRA = {
     "flat": lambda r: np.ones(r),

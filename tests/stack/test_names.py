@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from tdecomp.stack.names import WRAPPERS, canonical, canonical_names, is_adapter
+from tests.tables import each
 
 WEIGHT = "model.layers.3.self_attn.q_proj.weight"
 
@@ -23,9 +24,7 @@ def test_a_wrapper_leaves_no_trace_wherever_it_stands(wrapper):
         assert canonical(wrapped(WEIGHT, wrapper.segments, at)) == WEIGHT
 
 
-@pytest.mark.parametrize(
-    ("outer", "inner"), list(itertools.permutations(WRAPPERS, 2)), ids=lambda w: w.segments
-)
+@each(("outer", "inner"), list(itertools.permutations(WRAPPERS, 2)))
 def test_wrappers_nest_in_any_order(outer, inner):
     for at in (0, 3) if outer.anywhere or inner.anywhere else (0,):
         nested = f"{outer.segments}.{inner.segments}"

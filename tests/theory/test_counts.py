@@ -10,6 +10,7 @@ from tdecomp.adapters import CATALOGUE, Grid, bind, method
 from tests.adapters.cases import GRIDS, bound, fits
 from tests.adapters.test_counts import CLOSED_FORMS
 from tests.laws.cases import METHODS, SHAPES, planted
+from tests.tables import each
 from theory.counts import break_even_rank, dense_count, letter_sizes, stored_count, trainable_count
 from theory.formulas import at, formula, size_of
 
@@ -85,7 +86,7 @@ RESOLVED = {
 """Trainable numbers in sizes and open ranks alone, as the papers say them."""
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@each("shape", SHAPES)
 @pytest.mark.parametrize("method", [m for m in METHODS.values() if m.name != "svd"])
 def test_the_formula_counts_the_stored_numbers(method, shape):
     tensor = method(planted(shape), rank=2).tensor
@@ -100,13 +101,13 @@ def test_every_row_has_a_closed_form():
     assert RESOLVED.keys() | CLOSED_FORMS.keys() == CATALOGUE.keys()
 
 
-@pytest.mark.parametrize("name", RESOLVED)
+@each("name", RESOLVED)
 def test_the_equation_and_its_rules_imply_the_closed_form(name):
     count = trainable_count(method(name), resolve=True)
     assert sympy.expand(count - formula(RESOLVED[name])) == 0
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@each("name", CATALOGUE)
 def test_counts_in_sizes_alone_are_those_of_the_adapter(name):
     """Of every row on every grid that it fits, from the sizes of the grid and the open ranks."""
     spec = CATALOGUE[name]

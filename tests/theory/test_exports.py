@@ -6,6 +6,7 @@ import pytest
 
 from tdecomp.adapters import CATALOGUE, Grid, bind, method
 from tests.adapters.cases import bound, cases, filled
+from tests.tables import each
 from theory.counts import trainable_count
 from theory.exports import MINILM, exported_count, lora_rank, lotr_break_even
 from theory.formulas import at, size_of
@@ -18,9 +19,7 @@ def is_published(spec):
     return spec in CATALOGUE.values() and spec.name not in NARROWER
 
 
-@pytest.mark.parametrize(
-    ("name", "grid"), cases("tall", "wide", "heads along in", where=is_published)
-)
+@each(("name", "grid"), cases("tall", "wide", "heads along in", where=is_published))
 def test_pairs_are_as_wide_as_the_cut(name, grid):
     b = bound(name, grid)
     sides = {"out": b.grid.shape[0], "in": b.grid.shape[1]}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tdecomp._plan import plan
 from tdecomp.adapters import CATALOGUE
 from tests.adapters.cases import bound, fits
+from tests.tables import each
 from theory.flops import applied, flop_count
 from theory.formulas import at, size_of
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@each("name", CATALOGUE)
 def test_flops_of_every_row_at_every_size(name):
     grid = "tall" if fits(name, "tall") else "heads along in"
     b = bound(name, grid)

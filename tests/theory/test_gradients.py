@@ -11,6 +11,7 @@ from tdecomp.adapters import CATALOGUE
 from tdecomp.errors import ArgumentError
 from tdecomp.modes import Equation
 from tests.adapters.cases import bound, filled, fits
+from tests.tables import each
 from theory.gradients import factor_gradient, gradients, spec_gradient
 
 NETWORKS = (
@@ -69,7 +70,7 @@ def test_no_equation_for_what_is_divided_by_its_norm():
 CONTRACTIONS = [name for name, spec in CATALOGUE.items() if not any(f.unit for f in spec.factors)]
 
 
-@pytest.mark.parametrize("name", CONTRACTIONS)
+@each("name", CONTRACTIONS)
 def test_gradients_of_every_row(name):
     torch = pytest.importorskip("torch")
     grid = "tall" if fits(name, "tall") else "heads along in"
