@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 
 import numpy as np
@@ -27,6 +28,12 @@ settings.register_profile("drawn", print_blob=True, deadline=None)
 settings.load_profile("fixed")
 
 collect_ignore_glob = ["bench/shims/*"]  # they import libraries that are only compared with
+
+
+def pytest_collection_finish() -> None:
+    """What is there now stays until the end: no search for garbage looks at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -173,9 +173,9 @@ def test_lazy_stacks_of_torch():
 
 def test_formats_among_the_inputs():
     given = td.svd(WEAK, rank=4, names="layer out in").tensor
-    fits = td.decompose([STRONG, given], td.als, equation=CP, error=0.4)
-    assert fits.error <= 0.4
-    fits = td.decompose([STRONG, 1e-6 * given], td.als, equation=CP, error=0.4)
+    fits = td.decompose([STRONG, given], td.als, equation=CP, error=0.6)
+    assert fits.error <= 0.6
+    fits = td.decompose([STRONG, 1e-6 * given], td.als, equation=CP, error=0.6)
     assert fits[1].n_params == 0
     assert fits[1].tensor.shape == given.shape
 

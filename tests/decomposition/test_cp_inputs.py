@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import sys
@@ -19,6 +20,7 @@ from tdecomp.formats import CP, TT, Format, Network, Tucker
 from tdecomp.modes import Equation
 from tdecomp.ranking.target import Target
 from tests.laws.cases import SHAPES, planted
+from tests.tables import BACKENDS
 
 MODES = ("layer", "out", "in")
 SHAPE = (4, 9, 8)
@@ -203,9 +205,20 @@ def positive(shape, rank: int, seed: int = 0) -> np.ndarray:
     return tensorly.cp_to_tensor((np.ones(rank), [rng.random((n, rank)) ** 2 for n in shape]))
 
 
-@pytest.mark.parametrize("shape", [(6, 7, 8), (5, 6), (4, 1, 5), (3, 4, 2, 5), (7,)], ids=str)
-@pytest.mark.parametrize("init", ["hosvd", "random"])
-def test_factors_without_negative_entries(shape, init, xp):
+POSITIVE = [(6, 7, 8), (5, 6), (4, 1, 5), (3, 4, 2, 5), (7,)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "init", "library"),
+    [
+        *((shape, init, "numpy") for shape in POSITIVE for init in ("hosvd", "random")),
+        *(((6, 7, 8), "hosvd", library) for library in BACKENDS[1:]),
+        *(((4, 1, 5), "random", library) for library in BACKENDS[1:]),
+    ],
+    ids=str,
+)
+def test_factors_without_negative_entries(shape, init, library):
+    xp = importlib.import_module(library)
     rank = min(2, math.prod(shape) // max(shape))
     x = positive(shape, 2)
     fit = td.cp(xp.asarray(x), rank=rank, nonnegative=True, init=init, n_restarts=3)

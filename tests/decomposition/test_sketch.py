@@ -142,18 +142,23 @@ def test_what_needs_most_directions_is_decomposed_exactly():
     assert (fit.svd, fit.error <= 0.05) == ("exact", True)
 
 
-@pytest.mark.parametrize("order", ["layer out in", "out layer in", "in out layer"])
+TRAINS = [
+    (0.3, {"rank": 12}),
+    (1e-3, {"error": 0.01}),
+    (0.3, {"budget": 30_000}),
+    (0.0, {"rank": 12}),
+    (1e-3, {"rank": 12}),
+    (3.0, {"rank": 12}),
+    (0.3, {"error": 0.4}),
+    (1e-3, {"budget": 30_000}),
+]
+
+
 @pytest.mark.parametrize(
-    ("noise", "target"),
+    ("order", "noise", "target"),
     [
-        (0.0, {"rank": 12}),
-        (1e-3, {"rank": 12}),
-        (0.3, {"rank": 12}),
-        (3.0, {"rank": 12}),
-        (1e-3, {"error": 0.01}),
-        (0.3, {"error": 0.4}),
-        (1e-3, {"budget": 30_000}),
-        (0.3, {"budget": 30_000}),
+        *(("layer out in", *row) for row in TRAINS),
+        *((order, *row) for order in ("out layer in", "in out layer") for row in TRAINS[:3]),
     ],
     ids=str,
 )
