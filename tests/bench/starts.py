@@ -1,10 +1,11 @@
 """``python -m tests.bench.starts``: time and memory of starts from gradients, against PEFT's.
 
 A random model of Llama's shape in bfloat16, short sequences of random tokens; the adapter goes on
-q, k, v and o. Every variant runs in a process of its own: what it takes beside a forward and
-backward pass of the same batches, which is a row of its own, as are a forward pass alone and what
-`capture` takes for one pass or several. Of starts that take a part of the weights off them it says
-what share of their energy that part holds.
+q, k, v and o. Every variant runs in a process of its own. Forward and backward passes over the same
+batches are rows of their own, with the targets' gradients and without: what a start takes beyond
+the latter is its own, the activations anybody's. *checkpoint* holds those of one layer at a time.
+Of starts that take a part of the weights off them it says what share of their energy that part
+holds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from tests.bench.children import run_child
 from tests.bench.tables import Printer, installed, printing, say
 
 SHAPES = {
-    "tiny": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1},
+    "tiny": {"hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 1},
     "small": {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 4},
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16},
 }
@@ -66,6 +68,15 @@ def passes(model: Any, seen: list[dict[str, torch.Tensor]] | None = None) -> Non
         model.zero_grad(set_to_none=True)
 
 
+def bare_passes(model: Any) -> None:
+    """Forward and backward over all batches to the embeddings, no gradient of a weight."""
+    model.requires_grad_(False)
+    for batch in batches():
+        embedded = model.get_input_embeddings()(batch["input_ids"]).requires_grad_(True)
+        loss = model(inputs_embeds=embedded, labels=batch["labels"]).loss
+        torch.autograd.grad(loss, embedded)
+
+
 def forward(model: Any) -> None:
     """Forward over all batches, no gradients."""
     with torch.no_grad():
@@ -91,11 +102,11 @@ def ours(row: str, start: Callable[[], Any]) -> Callable[[Any], Adapter]:
     return run
 
 
-def gradient_start(rule: str) -> Callable[[], Any]:
+def gradient_start(rule: str, **options: Any) -> Callable[[], Any]:
     """A start from all batches."""
 
     def start() -> Any:
-        return gradients(batches(), rule=rule)
+        return gradients(batches(), rule=rule, **options)
 
     return start
 
@@ -112,7 +123,7 @@ def peft_lora(init: str) -> Callable[[Any], None]:
     return run
 
 
-def peft_lora_ga(model: Any) -> None:
+def peft_lora_ga(model: Any, *, checkpoint: bool = False) -> None:
     """PEFT's LoRA-GA on the same batches."""
     from peft import LoraConfig, get_peft_model
     from peft.tuners.lora import LoraGAConfig, preprocess_loraga
@@ -124,6 +135,10 @@ def peft_lora_ga(model: Any) -> None:
         lora_ga_config=LoraGAConfig(),
     )
 
+    if checkpoint:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+
     def step() -> None:
         for batch in batches():
             model(**batch).loss.backward()
@@ -132,15 +147,21 @@ def peft_lora_ga(model: Any) -> None:
     get_peft_model(model, config)
 
 
+FULL, BARE = "forward and backward", "forward and backward, targets' gradients off"
 VARIANTS: dict[str, Callable[[Any], Adapter | None]] = {
-    "forward and backward": passes,
+    FULL: passes,
+    BARE: bare_passes,
     "forward": forward,
     "capture, inputs": captures(inputs="whole"),
     "capture, gradients, 2 passes": captures(gradients=RANK),
     "lora, gradients": ours("lora", gradient_start("zero")),
+    "lora, gradients, 2 passes": ours("lora", gradient_start("zero", passes=2)),
+    "lora, gradients, checkpoint": ours("lora", gradient_start("zero", checkpoint=True)),
     "lora, LoRA-GA's rule": ours("lora", gradient_start("lora_ga")),
     "lotr, gradients": ours("lotr", gradient_start("zero")),
+    "lotr, gradients, checkpoint": ours("lotr", gradient_start("zero", checkpoint=True)),
     "PEFT LoRA-GA": peft_lora_ga,
+    "PEFT LoRA-GA, checkpoint": partial(peft_lora_ga, checkpoint=True),
     "lora, PiSSA's rule": ours("lora", lambda: "pissa"),
     "PEFT PiSSA, niter 4": peft_lora("pissa_niter_4"),
     "PEFT PiSSA, full": peft_lora("pissa"),
@@ -201,6 +222,18 @@ def _memory(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
+def cells(own: dict[str, float], found: dict[str, dict[str, float]]) -> list[str]:
+    """What the table says of a variant; its own memory is that beyond activations."""
+    return [
+        f"{own['seconds']:.2f}",
+        f"{own['seconds'] / found[FULL]['seconds']:.1f}",
+        f"{own['extra'] / 1e6:.0f}",
+        f"{(own['extra'] - found[BARE]['extra']) / 1e6:.0f}",
+        f"{own['load']:.1f}",
+        f"{own['held']:.6f}" if "held" in own else "",
+    ]
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Starts from gradients and weights.")
@@ -212,20 +245,15 @@ def main() -> None:
         print(json.dumps(measure(options.only, options.shape)))
         return
     names = [name for name in VARIANTS if "PEFT" not in name or installed("peft")]
-    rows, base = [], 0.0
+    found = {}
     for name in names:
         say(name)
         command = [sys.executable, "-m", "tests.bench.starts", "--shape", options.shape]
         child = run_child([*command, "--only", name])
-        found = json.loads(child.output.splitlines()[-1])
-        base = base or found["seconds"]
-        ratio = found["seconds"] / base
-        numbers = found["seconds"], ratio, found["extra"] / 1e6, found["load"]
-        forms = (".2f", ".1f", ".0f", ".1f")
-        cells = (format(n, form) for n, form in zip(numbers, forms, strict=True))
-        rows.append([name, *cells, f"{found['held']:.6f}" if "held" in found else ""])
+        found[name] = json.loads(child.output.splitlines()[-1])
+    rows = [[name, *cells(found[name], found)] for name in names]
     title = f"starts on a random model of Llama's shape, {options.shape}, rank {RANK}"
-    header = ["start", "s", "× forward and backward", "extra MB", "load", "energy held"]
+    header = ["start", "s", f"× {FULL}", "extra MB", "its own MB", "load", "energy held"]
     Printer(options.markdown).table(title, header, rows)
 
 
