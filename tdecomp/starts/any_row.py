@@ -90,6 +90,7 @@ def _normalised(gradient: Gradient) -> Gradient:
 
 
 def _spread(array: np.ndarray, norm: float) -> np.ndarray:
-    """A factor scaled to a norm."""
+    """A factor scaled to a norm, in its place: those of many weights are large."""
     now = float(np.linalg.norm(array))
-    return array * (norm / now) if now else array
+    array *= norm / now if now else 1.0
+    return array
