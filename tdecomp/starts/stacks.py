@@ -91,8 +91,9 @@ def projected(bound: Bound, matrices: Sequence[Gradient]) -> Tucker | None:
     )
     if not {n - 2, n - 1} <= widths.keys():
         return None
-    u = _leading(pairs, widths[n - 2])
-    v = _leading([(right.T, left.T) for left, right in pairs], widths[n - 1])
+    both = [(*pair, *m.triangles) for pair, m in zip(pairs, matrices, strict=True)]
+    u = _leading([(left, of_rows) for left, _, _, of_rows in both], widths[n - 2])
+    v = _leading([(right.T, of_columns) for _, right, of_columns, _ in both], widths[n - 1])
     cores = _in_order(bound, [(u.T @ left) @ (right @ v) for left, right in pairs])
     shape = tuple(bound.sizes.get(c, bound.grid.n_sites) for c in letters[:-2])
     core = cores.reshape(*shape, u.shape[1], v.shape[1])
@@ -100,16 +101,16 @@ def projected(bound: Bound, matrices: Sequence[Gradient]) -> Tucker | None:
 
 
 def _leading(pairs: Sequence[tuple[np.ndarray, np.ndarray]], width: int) -> np.ndarray:
-    """Leading left singular vectors of products ``left @ right`` side by side, ``(out, width)``.
+    """Leading left singular vectors of products side by side, ``(n, width)``.
 
-    Of each there are no more columns than it is held as.
+    Each is given as its columns and the triangle of its rows (`Gradient.triangles`).
     """
-    ends = np.cumsum([0, *(min(right.shape) for _, right in pairs)])
-    n_out, dtype = len(pairs[0][0]), np.result_type(*(left for left, _ in pairs))
-    columns = np.empty((n_out, ends[-1]), dtype)
-    for (left, right), start, end in zip(pairs, ends[:-1], ends[1:], strict=True):
-        columns[:, start:end] = left @ np.linalg.qr(right.T)[1].T
-    return np.asarray(svd_auto(columns, width)[0])
+    ends = np.cumsum([0, *(len(triangle) for _, triangle in pairs)])
+    n, dtype = len(pairs[0][0]), np.result_type(*(columns for columns, _ in pairs))
+    beside = np.empty((n, ends[-1]), dtype)
+    for (columns, triangle), start, end in zip(pairs, ends[:-1], ends[1:], strict=True):
+        beside[:, start:end] = columns @ triangle.T
+    return np.asarray(svd_auto(beside, width)[0])
 
 
 def _widths(bound: Bound, shape: Sequence[int]) -> dict[int, int]:

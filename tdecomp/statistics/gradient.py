@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -53,7 +54,22 @@ class Gradient:
         """Frobenius norm of what is held."""
         if self.left is None:
             return float(np.linalg.norm(self.right))
-        return float(np.linalg.norm(np.linalg.qr(self.left)[1] @ self.right))
+        of_columns, of_rows = self.triangles
+        return float(np.linalg.norm(of_columns @ of_rows.T))
+
+    @cached_property
+    def triangles(self) -> tuple[np.ndarray, np.ndarray]:
+        """R of the columns and T of the rows: ``left = Q R`` and ``rightᵀ = P T``, each ``(k, k)``.
+
+        Raises
+        ------
+        ArgumentError
+            It is held whole.
+        """
+        if self.left is None:
+            raise ArgumentError("a gradient that is held whole has no columns and rows")
+        of_columns, of_rows = (np.linalg.qr(x, mode="r") for x in (self.left, self.right.T))
+        return np.asarray(of_columns), np.asarray(of_rows)
 
     def svd(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Leading singular triplets: ``(out, k)``, ``(k,)`` descending, ``(k, in)``.
