@@ -12,6 +12,7 @@ import time
 import pytest
 
 from tests.cli import models
+from tests.waiting import wait_until
 
 SLOW = """
 import importlib, sys, time
@@ -66,13 +67,9 @@ def mark(tmp_path_factory):
 
 def wait_for(mark, process: subprocess.Popen[str], folder) -> None:
     """Until the mark is there, when the temporary folder must be too."""
-    for _ in range(6000):
-        if mark.exists():
-            assert any(p.is_file() for tmp in folder.glob(".*.tmp") for p in tmp.rglob("*"))
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    raise AssertionError("no mark after 60 s")
+    assert wait_until(lambda: mark.exists() or process.poll() is not None), "it never ends"
+    assert mark.exists(), process.communicate()
+    assert any(p.is_file() for tmp in folder.glob(".*.tmp") for p in tmp.rglob("*"))
 
 
 @pytest.mark.parametrize(
