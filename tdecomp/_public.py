@@ -23,6 +23,7 @@ from tdecomp.errors import FileError as FileError
 from tdecomp.errors import NotReached as NotReached
 from tdecomp.errors import SiteError as SiteError
 from tdecomp.errors import TdecompError as TdecompError
+from tdecomp.errors import WorkerError as WorkerError
 from tdecomp.formats import CP as CP
 from tdecomp.formats import TT as TT
 from tdecomp.formats import Format as Format
@@ -66,6 +67,7 @@ __all__ = [
     "Trace",
     "Tucker",
     "Tucker2",
+    "WorkerError",
     "decompose",
     "draw",
     "explore",

@@ -21,7 +21,15 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import threadpoolctl
 
-__all__ = ["cores", "quota", "side_by_side", "threads_by_size", "threads_for", "workers"]
+__all__ = [
+    "cores",
+    "one_each",
+    "quota",
+    "side_by_side",
+    "threads_by_size",
+    "threads_for",
+    "workers",
+]
 
 Others = ParamSpec("Others")
 Given = TypeVar("Given")
@@ -50,6 +58,11 @@ def workers(pieces: int, at_most: int | None = None) -> int:
     """
     n = min(cores(), _threads_now(), at_most or pieces)
     return n if 1 < 2 * n <= pieces else 1
+
+
+def one_each(pieces: int) -> int:
+    """Threads for pieces of work of which each gets one, however few they are."""
+    return max(1, min(cores(), _threads_now(), pieces))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ __all__ = [
     "NotReached",
     "SiteError",
     "TdecompError",
+    "WorkerError",
 ]
 
 
@@ -49,3 +50,7 @@ class SiteError(TdecompError, ValueError):
 
 class FileError(TdecompError):
     """A file or folder that cannot be read or written; the message names it."""
+
+
+class WorkerError(TdecompError):
+    """Work that was handed to other processes and not done there: none answers, or all are lost."""

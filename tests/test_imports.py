@@ -27,6 +27,7 @@ LEVELS = {
     "ranking": 1,
     "formats": 2,
     "stack": 2,
+    "tasks": 1,
     "statistics": 3,
     "passes": 3,
     "decomposition": 4,

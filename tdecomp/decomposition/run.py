@@ -16,12 +16,13 @@ from tdecomp.decomposition.in_numpy import by_numpy, wants_numpy
 from tdecomp.decomposition.method import Analysis, Choice, Method, Share, TooNarrow
 from tdecomp.errors import ArgumentError, NotReached
 from tdecomp.passes.data import Data
-from tdecomp.passes.slices import Input, at_work, check_shape
+from tdecomp.passes.slices import Input, at_work, check_shape, on_workers
 from tdecomp.passes.stream import FIRST_WIDTH
 from tdecomp.progress import Progress, part, silent
 from tdecomp.ranking.allocate import allocate
 from tdecomp.ranking.target import Target
 from tdecomp.stack import Stack
+from tdecomp.tasks import Executor
 
 __all__ = ["run", "run_one"]
 
@@ -30,10 +31,16 @@ _TRIES = 3  # times an error target is tightened because rounding or a cast push
 State = TypeVar("State")
 
 
-def run_one(method: Method[Any], x: Input, target: Target, progress: Progress = silent) -> Fit:
-    """`run` of a single input."""
+def run_one(
+    method: Method[Any],
+    x: Input,
+    target: Target,
+    progress: Progress = silent,
+    executor: Executor | None = None,
+) -> Fit:
+    """`run` of a single input, by the workers of an executor if one is given."""
     try:
-        return run(method, [x], target, progress)[0]
+        return run(method, on_workers([x], executor), target, progress)[0]
     except NotReached as short:
         if isinstance(short.best, Fits):
             raise NotReached(short.message, short.best[0]) from None

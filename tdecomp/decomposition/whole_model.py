@@ -10,9 +10,11 @@ from tdecomp.decomposition.fit import Fit, Fits
 from tdecomp.decomposition.run import run
 from tdecomp.decomposition.table import METHODS
 from tdecomp.errors import ArgumentError
+from tdecomp.passes.slices import on_workers
 from tdecomp.progress import Progress, silent
 from tdecomp.ranking.target import Rank, Target
 from tdecomp.stack import Stack
+from tdecomp.tasks import Executor
 
 __all__ = ["decompose"]
 
@@ -25,6 +27,7 @@ def decompose(
     error: float | None = None,
     budget: int | None = None,
     rank_max: int | None = None,
+    executor: Executor | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> Fits:
@@ -47,6 +50,9 @@ def decompose(
         Exactly one; a rank applies to every stack.
     rank_max
         The largest rank that any stack may get for an error or a budget.
+    executor
+        Whose workers read the stacks, which must be of files: a `concurrent.futures.Executor`,
+        Dask's ``client.get_executor()``, ... (see `Stack.on`); None: this process does.
     progress
         Called with the fraction of the work done.
     **options
@@ -83,5 +89,5 @@ def decompose(
             if rank_max is not None and "rank_max" in row.options:  # the method's own search
                 options["rank_max"], rank_max = rank_max, None
             target = Target(rank, error, budget, rank_max)
-            return run(row.method(**options), stacks, target, progress)
+            return run(row.method(**options), on_workers(stacks, executor), target, progress)
     raise ArgumentError(f"method must be one of the functions {', '.join(METHODS)}, got {method!r}")

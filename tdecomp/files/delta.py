@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import math
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
-from tdecomp._xp import Array, quick_sum_of_squares
+from tdecomp._threads import cores
+from tdecomp._xp import quick_sum_of_squares
 from tdecomp.errors import DataError, FileError, SiteError
 from tdecomp.files.checkpoint import Checkpoint, Pair, Update, open_checkpoint, pair
 from tdecomp.files.coming import Coming
-from tdecomp.files.device import numpy_place, torch_place
+from tdecomp.files.delta_stacks import SliceReader, stacks_of
 from tdecomp.files.factors import Factors
-from tdecomp.files.parts import TILE
-from tdecomp.files.storage import Range, Url
+from tdecomp.files.storage import Location, Range, Url
 from tdecomp.files.tally import Tally
 from tdecomp.files.unpaired import Uncovered, differing_sizes, refuse_missing, unpaired
 from tdecomp.formats import Format
 from tdecomp.progress import Progress, part, silent
 from tdecomp.stack import Group, Selection, Site, Stack, Survey, find_sites, group_sites
 from tdecomp.stack.selection import EVERYTHING
+from tdecomp.tasks import Executor, sendable, spread
 
 __all__ = [
     "Delta",
+    "DeltaRecipe",
     "Remainder",
     "Uncovered",
     "open_delta",
@@ -35,6 +38,9 @@ __all__ = [
     "survey_model",
     "updates",
 ]
+
+
+_OPEN = 4  # deltas that a worker holds open
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +57,8 @@ class Delta:
         Tensors that both models hold and no group does, with the reason.
     unpaired
         What has no partner: what changed there is unknown.
+    recipe
+        How another process opens this.
     """
 
     pair: Pair
@@ -58,18 +66,33 @@ class Delta:
     groups: tuple[Group, ...]
     left_out: Mapping[str, str]
     unpaired: tuple[Uncovered, ...] = ()
+    recipe: DeltaRecipe | None = field(default=None, repr=False, compare=False)
     _roundings: dict[Site, float] = field(
         default_factory=dict[Site, float], init=False, repr=False, compare=False
     )
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
-        """One lazy stack of float32 numpy deltas per group, read ahead."""
-        return stacks_of(self.pair, self.groups, roundings=self._roundings)
+        """One lazy stack of float32 numpy deltas per group, read ahead; for `executor=`, too."""
+        return self.stacks_on(None)
 
     def stacks_on(self, device: str | None, *, keep: int = 0) -> tuple[Stack, ...]:
         """As `stacks`, as torch tensors on a device, kept between passes; see `stacks_of`."""
-        return stacks_of(self.pair, self.groups, device, roundings=self._roundings, keep=keep)
+        recipe = self.recipe
+        if recipe is not None:
+            recipe = replace(recipe, keep=keep // cores())
+        return stacks_of(
+            self.pair,
+            self.groups,
+            device,
+            roundings=self._roundings,
+            keep=keep,
+            recipe=None if recipe is None else recipe.of_group,
+        )
+
+    def reader(self, keep: int) -> SliceReader:
+        """Reads slices of any group, as `stacks_on`."""
+        return SliceReader(self.pair, None, self._roundings, keep)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -91,26 +114,42 @@ class Delta:
     def _n_left_out(self) -> int:
         return sum(_numbers(self.pair, tensor) for tensor in self.left_out)
 
-    def remainder(self, progress: Progress = silent) -> Remainder:
+    def remainder(self, progress: Progress = silent, executor: Executor | None = None) -> Remainder:
         """All that a decomposition of the stacks does not tell; both steps under one progress."""
         share = self._n_left_out / max(self.n_to_measure, 1)
         return Remainder(
-            uncovered=tuple(self.uncovered(part(progress, 0, share))),
+            uncovered=tuple(self.uncovered(part(progress, 0, share), executor)),
             rounding=self.rounding_floor(part(progress, share, 1)),
         )
 
-    def uncovered(self, progress: Progress = silent) -> list[Uncovered]:
+    def uncovered(
+        self, progress: Progress = silent, executor: Executor | None = None
+    ) -> list[Uncovered]:
         """Every tensor left out, with the squared norm of its delta; reads those tensors once.
 
         Nothing that is not covered is refused: what cannot be read or is not finite is unknown.
         """
         rows, tally = list(self.unpaired), Tally(progress, self._n_left_out)
-        coming = Coming(tuple(self.left_out), self._ahead)
-        for tensor, reason in self.left_out.items():
-            coming.tell(tensor)
-            rows += _measured(self.pair, tensor, reason)
-            tally.add(_numbers(self.pair, tensor))
+        with self._each_measured(executor) as measured:
+            for tensor, found in zip(self.left_out, measured, strict=True):
+                rows += found
+                tally.add(_numbers(self.pair, tensor))
         return rows + self._partly_covered()
+
+    @contextmanager
+    def _each_measured(self, executor: Executor | None) -> Generator[Iterator[list[Uncovered]]]:
+        """Rows of every tensor in `left_out`, measured here or by workers."""
+        if executor is not None and self.recipe is not None:
+            calls = (partial(_measured_there, self.recipe, *row) for row in self.left_out.items())
+            with spread(executor, calls) as found:
+                yield found
+        else:
+            coming = Coming(tuple(self.left_out), self._ahead)
+            yield (self._measured_here(coming, *row) for row in self.left_out.items())
+
+    def _measured_here(self, coming: Coming[str], tensor: str, reason: str) -> list[Uncovered]:
+        coming.tell(tensor)
+        return _measured(self.pair, tensor, reason)
 
     def rounding_floor(self, progress: Progress = silent) -> float:
         """Expected squared error of the covered delta that is only half-precision storage.
@@ -272,95 +311,78 @@ def open_delta(
         groups=group_sites(sites, share=selection.share),
         left_out=_other_tensors(both, survey),
         unpaired=lone,
+        recipe=DeltaRecipe(
+            base=_from_root(both.base.path),
+            tuned=_from_root(both.tuned.path),
+            selection=json.dumps(selection.to_json()),
+            marks=(both.base.marks, both.tuned.marks),
+            mmap=mmap,
+        ),
     )
 
 
-def stacks_of(
-    both: Pair,
-    groups: Sequence[Group],
-    device: str | None = None,
-    *,
-    roundings: dict[Site, float] | None = None,
-    keep: int = 0,
-) -> tuple[Stack, ...]:
-    """Lazy stacks of the deltas of the given groups, read ahead by one slice unless that is tiny.
+@sendable
+@dataclass(frozen=True)
+class DeltaRecipe:
+    """How another process opens a delta: paths, a selection, and what tells the files.
 
-    Two slices are in memory while one iterates, at times a third; one iteration and the next use
-    the same memory. Those of numpy may be read in several threads at once.
-
-    Parameters
+    Attributes
     ----------
-    both
-        The models.
-    groups
-        Of sites that both have.
-    device
-        ``"cuda"``, ``"cuda:1"``, ``"cpu"``, ...: slices are torch tensors there, copied while the
-        caller computes. By default they are numpy arrays.
-    roundings
-        Takes up `Pair.rounding` of every site that is not in it, when the site is read.
-    keep
-        Bytes of slices that stay in memory for the next pass over the same group: the first ones
-        that fit, until a slice of another group is read. Callers must not write into a slice.
-
-    Raises
-    ------
-    ArgumentError
-        If torch is not installed, or has no such device here.
+    base, tuned
+        Where the models are; paths from the root.
+    selection
+        As `Selection.to_json`, in JSON.
+    marks
+        `Checkpoint.marks` of both, where the recipe was made.
+    mmap, keep
+        As for `open_delta` and `stacks_of`.
+    group
+        Name of the one whose slices are read.
     """
-    place = numpy_place() if device is None else torch_place(device)
-    kept = _KeptSlices(keep)
 
-    def read(coming: Coming[Site], site: Site) -> Array:
-        coming.tell(site)
-        if roundings is None or site in roundings:
-            delta = both.delta(site.tensor, site.slices, empty=place.empty)
-        else:
-            delta, roundings[site] = both.delta_and_rounding(
-                site.tensor, site.slices, empty=place.empty
-            )
-        return site.view(place.put(delta))
+    base: Location
+    tuned: Location
+    selection: str
+    marks: tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
+    mmap: bool
+    keep: int = 0
+    group: str = ""
 
-    def stack(group: Group) -> Stack:
-        # Handing a slice of less than a tile from thread to thread takes longer than reading it.
-        ahead = math.prod(group.shape[-2:]) >= TILE
-        coming = Coming(group.sites, lambda site: both.ahead(site.tensor, site.slices))
-        return Stack(
-            group,
-            partial(kept.read, group, partial(read, coming)),
-            ahead=ahead,
-            concurrent=device is None,
-        )
+    def of_group(self, group: Group) -> DeltaRecipe:
+        """The recipe of one stack."""
+        return replace(self, group=group.name)
 
-    return tuple(map(stack, groups))
+    def opened(self, slices: Sequence[int]) -> Stack:
+        """The stack of the group, of which some slices will be read."""
+        delta, reader = _opened(replace(self, group=""))
+        (group,) = (one for one in delta.groups if one.name == self.group)
+        return reader.stack(group, [group.sites[i] for i in slices])
 
 
-class _KeptSlices:
-    """Slices of one group that stay in memory, the first ones that there is room for."""
+@lru_cache(maxsize=_OPEN)
+def _opened(recipe: DeltaRecipe) -> tuple[Delta, SliceReader]:
+    """A delta that this process holds open, and what reads its slices."""
+    selection = Selection(**json.loads(recipe.selection))
+    delta = open_delta(recipe.base, recipe.tuned, selection, allow_missing=True, mmap=recipe.mmap)
+    for checkpoint, then in zip((delta.pair.base, delta.pair.tuned), recipe.marks, strict=True):
+        for (name, before), (_, now) in zip(then, checkpoint.marks, strict=False):
+            if before != now:
+                raise FileError(
+                    f"{checkpoint.path}: {name} is another file for a worker than for the process"
+                    " that gave it work: run again when nothing writes to it"
+                )
+    return delta, delta.reader(recipe.keep)
 
-    def __init__(self, room: int) -> None:
-        self._room, self._left = room, room
-        self._group: Group | None = None
-        self._slices: dict[Site, Array] = {}
-        self._lock = threading.Lock()
 
-    def read(self, group: Group, read: Callable[[Site], Array], site: Site) -> Array:
-        """The slice of a site, read unless it is there."""
-        if self._room == 0:
-            return read(site)
-        with self._lock:
-            if group is not self._group:
-                self._group, self._left = group, self._room
-                self._slices = {}
-            if site in self._slices:
-                return self._slices[site]
-        matrix = read(site)
-        size = matrix.dtype.itemsize * math.prod(matrix.shape)
-        with self._lock:
-            if size <= self._left:
-                self._slices[site] = matrix
-                self._left -= size
-        return matrix
+@sendable
+def _measured_there(recipe: DeltaRecipe, tensor: str, reason: str) -> list[Uncovered]:
+    """`Delta.uncovered` of one tensor; this runs on a worker."""
+    delta, _ = _opened(recipe)
+    return _measured(delta.pair, tensor, reason)
+
+
+def _from_root(path: Location) -> Location:
+    return path if isinstance(path, Url) else path.absolute()
 
 
 def updates(factors: Factors) -> Mapping[str, Update]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from queue import SimpleQueue
 from threading import Event
 from typing import Any
@@ -14,10 +15,11 @@ import numpy as np
 from tdecomp._threads import cores
 from tdecomp.errors import FileError
 from tdecomp.files.opening import Checkpoint, check_unchanged
-from tdecomp.files.storage import Location, RangeFile
+from tdecomp.files.storage import Location, RangeFile, Url
 from tdecomp.files.stored import Source, open_source
 from tdecomp.files.tally import Tally
 from tdecomp.progress import Progress, silent
+from tdecomp.tasks import Executor, sendable, spread
 
 __all__ = ["fingerprint", "fingerprints"]
 
@@ -31,7 +33,9 @@ def fingerprint(checkpoint: Checkpoint, progress: Progress = silent) -> list[dic
 
 
 def fingerprints(
-    checkpoints: Sequence[Checkpoint], progress: Progress = silent
+    checkpoints: Sequence[Checkpoint],
+    progress: Progress = silent,
+    executor: Executor | None = None,
 ) -> list[list[dict[str, Any]]]:
     """Name, size and SHA-256 of every weight file; reads all of them once.
 
@@ -45,6 +49,8 @@ def fingerprints(
         From `open_checkpoint`.
     progress
         Called with the fraction that is read, of all.
+    executor
+        Whose workers read the files, each one by one of them.
 
     Returns
     -------
@@ -57,7 +63,11 @@ def fingerprints(
         If a file cannot be read, or was written to since it was opened.
     """
     files = [[c.sources.get(file) or _source(file) for file in c.files] for c in checkpoints]
-    rows = iter(_digests([source for some in files for source in some], progress))
+    sources = [source for some in files for source in some]
+    if executor is None:
+        rows = iter(_digests(sources, progress))
+    else:
+        rows = iter(_digests_of_workers(sources, executor, progress))
     found = [[next(rows) for _ in some] for some in files]
     for checkpoint in checkpoints:
         check_unchanged(checkpoint)
@@ -78,6 +88,32 @@ def _digests(sources: list[Source | RangeFile], progress: Progress) -> list[dict
             return [row.result() for row in rows]
         finally:
             enough.set()
+
+
+def _digests_of_workers(
+    sources: list[Source | RangeFile], executor: Executor, progress: Progress
+) -> list[dict[str, Any]]:
+    tally = Tally(progress, sum(source.size for source in sources))
+    rows: list[dict[str, Any]] = []
+    calls = (partial(_digest_there, _from_root(source.path), source.mark) for source in sources)
+    with spread(executor, calls) as found:
+        for row in found:
+            rows.append(row)
+            tally.add(row["size"])
+    return rows
+
+
+@sendable
+def _digest_there(path: Location, mark: str) -> dict[str, Any]:
+    """Row of a file; this runs on a worker."""
+    source = _source(path)
+    if source.mark != mark:
+        raise FileError(f"{path} is another file for a worker than for the process that reads it")
+    return _digest(source, SimpleQueue(), Event())
+
+
+def _from_root(path: Location) -> Location:
+    return path if isinstance(path, Url) else path.absolute()
 
 
 def _digest(

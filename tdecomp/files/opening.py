@@ -99,6 +99,11 @@ class Checkpoint:
         """The weight files, open; those without tensors have none."""
         return {e.file: e.source for e in self.stored.values() if e.source is not None}
 
+    @cached_property
+    def marks(self) -> tuple[tuple[str, str], ...]:
+        """Name of every weight file with tensors, and what tells its content from another."""
+        return tuple((file.name, source.mark) for file, source in self.sources.items())
+
     def entry(self, name: str) -> Entry:
         """Where the tensor is stored; a SiteError if there is no such tensor."""
         if name not in self.entries:

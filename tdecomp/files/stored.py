@@ -96,6 +96,11 @@ class Source:
         """Bytes when it was opened."""
         return self._stamp.size
 
+    @property
+    def mark(self) -> str:
+        """What tells its content from another, seen from any machine."""
+        return f"{self._stamp.size} bytes, {self._stamp.modified} ns"
+
     def first(self, count: int) -> bytes:
         """Bytes from the beginning on, fewer if the file has not so many."""
         out = np.empty(min(count, self.size), np.uint8)

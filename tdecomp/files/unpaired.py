@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tdecomp.errors import SiteError
 from tdecomp.files.checkpoint import Pair
 from tdecomp.stack import Survey, is_adapter
+from tdecomp.tasks import sendable
 
 __all__ = ["Uncovered", "differing_sizes", "refuse_missing", "unpaired"]
 
@@ -32,6 +33,7 @@ _SIZES = (
 )
 
 
+@sendable
 @dataclass(frozen=True)
 class Uncovered:
     """A tensor that the stacks leave out.

@@ -22,10 +22,12 @@ from tdecomp.formats.network import Network
 from tdecomp.formats.shaped import Blank, Blanks, Shaped, read_shape
 from tdecomp.formats.slices import restricted
 from tdecomp.modes import Equation, check_names, name_modes
+from tdecomp.tasks import sendable
 
 __all__ = ["CP"]
 
 
+@sendable
 @dataclass(frozen=True, repr=False, eq=False)
 class CP(Shaped, leaves=("weights", "factors")):
     """``X[i, j, ...] = Σ_r weights[r] · factors[0][i, r] · factors[1][j, r] · ...``.

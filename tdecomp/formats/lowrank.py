@@ -25,11 +25,13 @@ from tdecomp.formats.pairs import Summand
 from tdecomp.formats.shaped import Blank, Blanks, Shaped, ranks_within, read_shape
 from tdecomp.formats.slices import owners, restricted, take
 from tdecomp.modes import Equation, check_names, name_modes
+from tdecomp.tasks import sendable
 from tdecomp.tensor import promoted
 
 __all__ = ["LowRank"]
 
 
+@sendable
 @dataclass(frozen=True, repr=False, eq=False)
 class LowRank(Shaped, leaves=("u", "s", "vh")):
     """``X[site] = u_site · diag(s_site) · vh_site`` with a rank of its own for every site.

@@ -20,6 +20,7 @@ from tdecomp.formats.fields import read_arrays
 from tdecomp.formats.shaped import Blank, drawn, read_shape
 from tdecomp.formats.slices import gathered, restricted
 from tdecomp.modes import Axis, Equation, flatten, write_axis
+from tdecomp.tasks import sendable
 from tdecomp.tensor import promoted
 
 __all__ = ["Network", "as_network", "through_shorter_side"]
@@ -27,6 +28,7 @@ __all__ = ["Network", "as_network", "through_shorter_side"]
 _TERMS = 8  # that `repr` writes out
 
 
+@sendable
 @dataclass(frozen=True, repr=False, eq=False)
 class Network(Factored, leaves=("tensors",)):
     """Any tensor network: an equation and one array for each of its terms.

@@ -19,6 +19,7 @@ from tdecomp.formats.equations import fresh, rename
 from tdecomp.formats.network import Network, as_network, through_shorter_side
 from tdecomp.formats.pairs import BareNetwork, refined
 from tdecomp.modes import Equation, flatten
+from tdecomp.tasks import sendable
 from tdecomp.tensor import promoted
 
 __all__ = ["Sum"]
@@ -26,6 +27,7 @@ __all__ = ["Sum"]
 _PARTS = 4  # that `repr` names
 
 
+@sendable
 @dataclass(frozen=True, repr=False, eq=False)
 class Sum(Format, leaves=("parts",), holds_sums=True):
     """``X = parts[0] + parts[1] + ...`` of any formats over the same modes.

@@ -22,11 +22,13 @@ from tdecomp.formats.network import Network
 from tdecomp.formats.shaped import Blank, Blanks, Shaped, placed, ranks_within, read_shape
 from tdecomp.formats.slices import restricted
 from tdecomp.modes import Axis, Equation, check_names, flatten, write_axis
+from tdecomp.tasks import sendable
 from tdecomp.tensor import mode_product as multiply_array
 
 __all__ = ["TT"]
 
 
+@sendable
 @dataclass(frozen=True, repr=False, eq=False)
 class TT(Shaped, leaves=("cores",)):
     """``X[i, j, ...] = cores[0][0, i, :] · cores[1][:, j, :] · ... · cores[d-1][:, k, 0]``.

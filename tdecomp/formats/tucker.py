@@ -19,6 +19,7 @@ from tdecomp.formats.network import Network, through_shorter_side
 from tdecomp.formats.shaped import Blank, Blanks, Shaped, ranks_within, read_shape
 from tdecomp.formats.slices import restricted
 from tdecomp.modes import Equation, check_names, name_modes, positions, words
+from tdecomp.tasks import sendable
 from tdecomp.tensor import mode_product as multiply_array
 
 __all__ = ["Tucker"]
@@ -28,6 +29,7 @@ _LARGE = 1 << 20  # numbers of a common core, from which on it may be
 _SPARSE = 100  # times at most as large as the two cores
 
 
+@sendable
 @dataclass(frozen=True, repr=False, eq=False)
 class Tucker(Shaped, leaves=("core", "factors")):
     """``X[i, j, ...] = Σ core[r, s, ...] · factors[0][i, r] · factors[1][j, s] · ...``.

@@ -17,10 +17,12 @@ from tdecomp.formats.shaped import Blank, Blanks, Shaped, ranks_within, read_sha
 from tdecomp.formats.slices import restricted
 from tdecomp.formats.tucker import Tucker
 from tdecomp.modes import Equation, check_names, name_modes, positions
+from tdecomp.tasks import sendable
 
 __all__ = ["Tucker2"]
 
 
+@sendable
 @dataclass(frozen=True, repr=False, eq=False)
 class Tucker2(Shaped, leaves=("core", "left", "right")):
     """``X[..., o, i] = Σ_rs left[o, r] · core[..., r, s] · right[i, s]``: LoTR's layout.

@@ -28,6 +28,7 @@ from tdecomp.jobs.steps import StepProgress, of_step, untold
 from tdecomp.jobs.stored_factors import OfFactors, energy_of, of_factors
 from tdecomp.stack import Group, Selection
 from tdecomp.stack.selection import EVERYTHING
+from tdecomp.tasks import sendable
 
 __all__ = ["DecomposeReport", "NotCovered", "decompose"]
 
@@ -169,13 +170,14 @@ def decompose(
             rounding=_StoredAs(code),
             progress=of_step(progress, "decomposing"),
         )
-        remainder = delta.remainder(of_step(progress, "measuring what is not covered"))
+        told = of_step(progress, "measuring what is not covered")
+        remainder = delta.remainder(told, machine.executor)
         factors = Factors(
             method=method,
             dtype=code,
             parts=_parts(delta.groups, fits),
             shapes=delta.shapes,
-            sources=sources_of(base, tuned, delta.pair, progress),
+            sources=sources_of(base, tuned, delta.pair, progress, machine.executor),
             options={**asked, **selection.to_json()},
             unknown=_unknown(remainder),
         )
@@ -190,6 +192,7 @@ def decompose(
     return report
 
 
+@sendable
 @dataclass(frozen=True)
 class _StoredAs:
     """Rounds an array to a stored dtype and back, where it is."""

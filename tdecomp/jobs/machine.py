@@ -6,8 +6,10 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tdecomp.errors import ArgumentError
 from tdecomp.files.delta import Delta
 from tdecomp.stack import Stack
+from tdecomp.tasks import Executor
 
 __all__ = ["HERE", "Machine", "half_of_the_free_memory"]
 
@@ -26,14 +28,25 @@ class Machine:
     mmap
         False: local files are read in large pieces, several at once, as those of a server are; for
         network mounts.
+    executor
+        Whose workers read the models and pass over them; None: this process.
     """
 
     device: str | None = None
     max_memory: int | None = None
     mmap: bool = True
+    executor: Executor | None = None
 
     def stacks(self, delta: Delta) -> tuple[Stack, ...]:
         """The stacks of a delta, there."""
+        if self.executor is not None and self.device is not None:
+            raise ArgumentError(
+                f"device={self.device!r} is of this process, workers compute with numpy: give"
+                " either the device or an executor"
+            )
+        return tuple(stack.on(self.executor) for stack in self._stacks(delta))
+
+    def _stacks(self, delta: Delta) -> tuple[Stack, ...]:
         limit = half_of_the_free_memory() if self.max_memory is None else self.max_memory
         if limit is None:
             return delta.stacks_on(self.device)

@@ -12,16 +12,21 @@ from tdecomp.files.factors import Factors
 from tdecomp.files.peft_config import facts
 from tdecomp.files.storage import shown
 from tdecomp.jobs.steps import StepProgress, of_step
+from tdecomp.tasks import Executor
 
 __all__ = ["changed_files", "check_shapes", "sources_of"]
 
 
 def sources_of(
-    base: str | Path, tuned: str | Path, both: Pair, progress: StepProgress
+    base: str | Path,
+    tuned: str | Path,
+    both: Pair,
+    progress: StepProgress,
+    executor: Executor | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Of each model: its path as given, its files with their hashes, what names of a LoRA need."""
     told = of_step(progress, f"hashing {shown(base)} and {shown(tuned)}")
-    files = fingerprints([both.base, both.tuned], told)
+    files = fingerprints([both.base, both.tuned], told, executor)
     sides = {"base": (base, both.base, files[0]), "tuned": (tuned, both.tuned, files[1])}
     return {
         side: {"path": shown(path), "files": rows, "model": facts(checkpoint.config)}

@@ -14,6 +14,7 @@ from tdecomp._xp import Array, double, namespace
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format, mode_product, to_tucker
 from tdecomp.modes import positions
+from tdecomp.tasks import sendable
 from tdecomp.tensor import mode_product as multiply_array
 
 __all__ = ["Frame", "Metric", "format_frame", "metric_frame"]
@@ -25,6 +26,7 @@ _RIDGE = 1e-6  # of the largest eigenvalue: added to a metric whose smallest is 
 _ROUNDING = 1e-6  # asymmetry and negative eigenvalues up to this share of the largest are rounding
 
 
+@sendable
 @dataclass(frozen=True)
 class Frame:
     """Matrices from the coordinates of a mode to the mode and back, by position.

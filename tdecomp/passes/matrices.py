@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from tdecomp._xp import Array, adjoint, namespace, quick_sum_of_squares
@@ -16,11 +17,15 @@ from tdecomp.passes.coordinates import Frame, Metric, metric_frame
 from tdecomp.passes.residual import residual_of_pair
 from tdecomp.passes.slices import dense, each_slice, first_slice
 from tdecomp.stack import Stack
+from tdecomp.tasks import sendable
 from tdecomp.tensor import mode_product
 
 __all__ = ["Matrix", "each_of_format", "each_of_slices"]
 
 Found = TypeVar("Found")
+
+_Side = tuple[Array, Array]
+"""``lift, drop`` of a mode."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,19 +78,30 @@ def each_of_slices(
     if metric is not None:
         frame = _matrix_frame(metric, modes, tuple(x.shape), first_slice(x))
 
-    def of_slice(i: int, matrix: Array) -> Found:
-        energy = None
-        if cheap:
-            matrix = dense(matrix)
-        elif not math.isfinite(energy := quick_sum_of_squares(matrix)):
-            dense(matrix)  # refuses it in words
-        for mode in frame.drop:
-            matrix, energy = mode_product(matrix, frame.drop[mode], mode - k), None
-        at = Matrix(array=matrix, energy=energy, out=_both(frame, k), inp=_both(frame, k + 1))
-        return work(i, at)
-
+    of_slice = partial(_in_coordinates, work, cheap, _both(frame, k), _both(frame, k + 1))
     with each_slice(x, of_slice, in_turn=in_turn) as found:
         yield found
+
+
+@sendable
+def _in_coordinates(
+    work: Callable[[int, Matrix], Found],
+    cheap: bool,
+    out: _Side | None,
+    inp: _Side | None,
+    i: int,
+    matrix: Array,
+) -> Found:
+    """The work on one matrix of `each_of_slices`."""
+    energy = None
+    if cheap:
+        matrix = dense(matrix)
+    elif not math.isfinite(energy := quick_sum_of_squares(matrix)):
+        dense(matrix)  # refuses it in words
+    for mode, side in enumerate((out, inp)):
+        if side is not None:
+            matrix, energy = mode_product(matrix, side[1], mode), None
+    return work(i, Matrix(array=matrix, energy=energy, out=out, inp=inp))
 
 
 def each_of_format(
@@ -116,5 +132,5 @@ def _matrix_frame(
     return frame
 
 
-def _both(frame: Frame, mode: int) -> tuple[Array, Array] | None:
+def _both(frame: Frame, mode: int) -> _Side | None:
     return (frame.lift[mode], frame.drop[mode]) if mode in frame.lift else None

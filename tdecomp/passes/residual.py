@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from tdecomp.formats import Format
 from tdecomp.passes.pieces import PIECE, is_cut_finely, pieces_of
 from tdecomp.passes.slices import dense, each_slice
 from tdecomp.stack import Stack
+from tdecomp.tasks import OfSlices, sendable
 
 __all__ = ["measure", "relative", "residual_of_pair", "residual_of_pairs", "squares"]
 
@@ -49,16 +51,20 @@ def measure(
         parts = [_of_block(block, tensor[piece.index]) for piece, block in pieces_of(x)]
         residual, energy = (np.concatenate(part) for part in zip(*parts, strict=True))
     else:
-
-        def left_of(i: int, matrix: Array) -> tuple[float, float]:
-            known = None if energies is None else energies[i]
-            return residual_of_pair(matrix, *tensor.pair(i), known)
-
-        with each_slice(x, left_of) as pairs:  # one (residual², norm²) per site
+        known = None if energies is None else OfSlices(dict(enumerate(energies)))
+        with each_slice(x, partial(_left_of, tensor, known)) as pairs:  # (residual², norm²) each
             residual, energy = np.array(list(pairs), dtype=np.float64).T
     if not np.isfinite(energy).all():
         raise DataError("the array contains NaN or Inf")
     return residual, energy
+
+
+@sendable
+def _left_of(
+    tensor: Format, energies: OfSlices[float] | None, i: int, matrix: Array
+) -> tuple[float, float]:
+    known = None if energies is None else energies[i]
+    return residual_of_pair(matrix, *tensor.pair(i), known)
 
 
 def _of_block(x: Array, tensor: Format) -> tuple[np.ndarray, np.ndarray]:

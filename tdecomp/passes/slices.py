@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
-from tdecomp._threads import side_by_side, threads_for, workers
+from tdecomp._threads import one_each, side_by_side, threads_for, workers
 from tdecomp._xp import (
     Array,
     check_array,
@@ -23,7 +24,8 @@ from tdecomp._xp import (
 from tdecomp.errors import ArgumentError, DataError
 from tdecomp.formats import Format
 from tdecomp.modes import name_modes
-from tdecomp.stack import Stack
+from tdecomp.stack import Recipe, Stack
+from tdecomp.tasks import Divided, Executor, sendable, spread
 
 __all__ = [
     "Input",
@@ -34,6 +36,7 @@ __all__ = [
     "each_slice",
     "first_slice",
     "mode_names",
+    "on_workers",
     "slices_at_once",
 ]
 
@@ -45,6 +48,8 @@ Input = Array | Stack | Format
 _AT_ONCE = 1 << 28  # numbers of slices that are worked on side by side: 1 GiB of float32
 _COPIES = 3  # of a slice: what it is read from, itself, what is made of it
 _WORTH = 1 << 16  # numbers of a slice: work on fewer takes no longer than handing it to a thread
+_TASK = 1 << 25  # numbers of the slices of one task for a worker, at most
+_TASKS = 8  # of a stack, at least, where it has so many slices
 _SQUARED = 1e150  # entries whose squares still fit float64, and the inverse of the smallest
 
 
@@ -57,6 +62,22 @@ def check_shape(x: Input) -> None:
         raise DataError(
             f"cannot decompose an array of shape {tuple(x.shape)}: one or more modes, none empty"
         )
+
+
+def on_workers(xs: Sequence[Any], executor: Executor | None) -> Sequence[Any]:
+    """The inputs, with passes over their slices handed to the workers of an executor if given.
+
+    An ArgumentError for what is in the memory of this process.
+    """
+    if executor is None:
+        return xs
+    for x in xs:
+        if not isinstance(x, Stack):
+            raise ArgumentError(
+                f"executor= takes stacks of model files, which its workers open themselves: a"
+                f" {type(x).__name__} is in the memory of this process"
+            )
+    return [x.on(executor) for x in xs]
 
 
 def check_matrices(shape: Sequence[int], what: str) -> None:
@@ -120,8 +141,13 @@ def each_slice(
     Nobody has looked at the matrices: NaN and Inf show only in what is computed from them. Those of
     numpy arrays, and of stacks that allow it, are worked on side by side where there are enough of
     them for all processors, unless they have to be taken in turn: `work` then runs in other
-    threads, and its results are the same whatever their number.
+    threads, and its results are the same whatever their number. Of a stack with an executor they
+    are worked on by its workers, so `work` has to be `sendable` with all that it is given.
     """
+    if isinstance(x, Stack) and x.executor is not None and not in_turn:
+        with _by_others(x, x.executor, work) as found:
+            yield found
+        return
     n = 1 if in_turn else _at_once(x)
     if n > 1:
         with side_by_side(lambda i: work(i, _raw(x, i)), range(_n_slices(x)), n) as found:
@@ -131,6 +157,49 @@ def each_slice(
         yield (work(i, matrix) for i, matrix in enumerate(ready))
     else:
         yield (work(i, _raw(x, i)) for i in range(_n_slices(x)))
+
+
+@contextmanager
+def _by_others(
+    x: Stack, executor: Executor, work: Callable[[int, Array], Found]
+) -> Iterator[Iterator[Found]]:
+    """`each_slice` by the workers of an executor, some neighbouring slices to a task."""
+    size = max(1, min(_TASK // math.prod(x.shape[-2:]), -(-x.n_sites // _TASKS)))
+    some = [range(i, min(i + size, x.n_sites)) for i in range(0, x.n_sites, size)]
+    assert x.recipe is not None  # `Stack.on` sees to that
+    calls = (partial(_visited, x.recipe, list(mine), _part(work, mine)) for mine in some)
+    with threads_for(1), spread(executor, calls) as tasks:  # as many as `side_by_side` leaves
+        yield _taken_up(x, some, tasks)
+
+
+def _taken_up(
+    x: Stack, some: Sequence[Sequence[int]], tasks: Iterator[tuple[list[Found], dict[int, float]]]
+) -> Iterator[Found]:
+    for _, (found, beside) in zip(some, tasks, strict=True):
+        x.beside.update({x.group.sites[i]: number for i, number in beside.items()})
+        yield from found
+
+
+def _part(work: Any, mine: Sequence[int]) -> Any:
+    """The work, or one of its arguments, with what it needs for these slices only."""
+    if isinstance(work, partial):
+        return partial(work.func, *(_part(one, mine) for one in work.args))
+    if isinstance(work, Mapping):
+        return {key: _part(one, mine) for key, one in work.items()}
+    return work.only(mine) if isinstance(work, Divided) else work
+
+
+@sendable
+def _visited(
+    recipe: Recipe, mine: list[int], work: Callable[[int, Array], Found]
+) -> tuple[list[Found], dict[int, float]]:
+    """What comes of some slices, and what was found beside; this runs on a worker."""
+    x = recipe.opened(mine)
+    n = one_each(len(mine))
+    with threads_for(1), side_by_side(lambda i: work(i, _raw(x, i)), mine, n) as found:
+        results = list(found)
+    sites = x.group.sites
+    return results, {i: x.beside[sites[i]] for i in mine if sites[i] in x.beside}
 
 
 def first_slice(x: Array | Stack) -> Array:

@@ -7,8 +7,9 @@ costs ``2 k · numbers`` flops, and everything after it is small.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -45,6 +46,7 @@ from tdecomp.passes.coordinates import Frame
 from tdecomp.passes.pieces import is_cut_finely
 from tdecomp.passes.slices import each_slice, slices_at_once
 from tdecomp.stack import Stack
+from tdecomp.tasks import OfSlices, sendable
 from tdecomp.tensor import unfold
 
 __all__ = [
@@ -101,7 +103,7 @@ def streamed(x: Array | Stack, ranks: Ranks, seed: int) -> Stream:
         x.require(_numbers(x, width), f"a sketch {width} columns wide")
         stream = replace(stream, thrifty=x.has_room_for(_numbers(x, width + width // 2)))
     while not stream.done:
-        with each_slice(x, stream._seen) as found:
+        with each_slice(x, stream._of_slice()) as found:
             stream = stream.after(Seen.of(found))
     return stream
 
@@ -275,20 +277,25 @@ class Stream:
 
     def visit(self, slices: Iterable[tuple[int, Array]]) -> Seen:
         """One pass over some of the slices, given as ``(position in C order, matrix)``."""
-        return Seen.of(self._seen(*pair) for pair in map(_checked_pair, slices))
+        work = self._of_slice()
 
-    def _seen(self, site: int, given: Array) -> tuple[int, Array, float | None]:
-        """Position of a slice, its product in this pass, and its energy in the first."""
-        self._check(site, given)
-        matrix = detached(working(given))
-        turned = matrix.T if self._turned else matrix
+        def seen(pair: tuple[int, Array]) -> _Product:
+            site, matrix = _checked_pair(pair)
+            self._check(site, matrix)
+            return work(site, detached(working(matrix)))
+
+        return Seen.of(map(seen, slices))
+
+    def _of_slice(self) -> Callable[[int, Array], _Product]:
+        """What this pass makes of a slice."""
         if self.step == "sketch":
-            return site, *self._sketch(site, turned)
+            return partial(_sketch, self.seed, self._width(0 if self._turned else 1), self._turned)
         if self.step == "left":
-            return site, turned @ self.right, None  # (out, k2)
-        assert self.left is not None
-        left = self.left if self._two_sided else self.left[site, ...]
-        return site, adjoint(left) @ turned, None
+            return partial(_on_right, _found(self.right), self._turned)
+        left: Any = self.left
+        if not self._two_sided:
+            left = OfSlices({i: left[i, ...] for i in range(left.shape[0])})
+        return partial(_on_left, left, self._turned)
 
     def after(self, seen: Seen) -> Stream:
         """The stream once every slice has been visited."""
@@ -326,21 +333,6 @@ class Stream:
     @property
     def _wide(self) -> bool:
         return self.thrifty and self._two_sided
-
-    def _sketch(self, site: int, matrix: Array) -> tuple[Array, float]:
-        """``Ω_l X_l`` and ``‖X_l‖²``, by rows that stay in the cache for both."""
-        n, width = matrix.shape[0], self._width(0 if self._turned else 1)
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(site,)))
-        test = random_matrix(rng, (width, n), matrix)
-        step = max(_ROWS, 1 + _TILE // matrix.shape[1])
-        total: Any = None
-        energy = 0.0
-        for start in range(0, n, step):
-            rows = slice(start, min(start + step, n))
-            part = test[:, rows] @ matrix[rows, :]
-            total = part if total is None else total + part
-            energy += quick_sum_of_squares(matrix[rows, :])
-        return total, energy
 
     def _after_left(self, parts: list[Array]) -> Stream:
         xp = namespace(*parts)
@@ -396,6 +388,41 @@ class Stream:
             if excess(s, self.ranks[side] or 0, outside, power, dtype) > SETTLED:
                 return False
         return True
+
+
+_Product = tuple[int, Array, float | None]
+"""Position of a slice, its product in a pass, and its energy in the first."""
+
+
+@sendable
+def _sketch(seed: int, width: int, turned: bool, site: int, given: Array) -> _Product:
+    """``Ω_l X_l`` and ``‖X_l‖²``, by rows that stay in the cache for both."""
+    matrix = given.T if turned else given
+    n = matrix.shape[0]
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(site,)))
+    test = random_matrix(rng, (width, n), matrix)
+    step = max(_ROWS, 1 + _TILE // matrix.shape[1])
+    total: Any = None
+    energy = 0.0
+    for start in range(0, n, step):
+        rows = slice(start, min(start + step, n))
+        part = test[:, rows] @ matrix[rows, :]
+        total = part if total is None else total + part
+        energy += quick_sum_of_squares(matrix[rows, :])
+    return site, total, energy
+
+
+@sendable
+def _on_right(right: Array, turned: bool, site: int, matrix: Array) -> _Product:
+    """``X_l Q2``, ``(out, k2)``."""
+    return site, (matrix.T if turned else matrix) @ right, None
+
+
+@sendable
+def _on_left(left: Array | OfSlices[Array], turned: bool, site: int, matrix: Array) -> _Product:
+    """``Q1ᴴ X_l``, or with rows of its own ``Q1_lᴴ X_l``."""
+    rows = left[site] if isinstance(left, OfSlices) else left
+    return site, adjoint(rows) @ (matrix.T if turned else matrix), None
 
 
 def _checked_pair(pair: tuple[int, Array]) -> tuple[int, Array]:

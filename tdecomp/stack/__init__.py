@@ -7,13 +7,14 @@ from tdecomp.stack.names import canonical, canonical_names, is_adapter
 from tdecomp.stack.select import Targets, parse_layers, parse_targets
 from tdecomp.stack.selection import Selection
 from tdecomp.stack.sites import Index, Site, Survey
-from tdecomp.stack.stack import Stack
+from tdecomp.stack.stack import Recipe, Stack
 
 __all__ = [
     "FAMILIES",
     "Family",
     "Group",
     "Index",
+    "Recipe",
     "Rule",
     "Selection",
     "Site",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, Protocol
 
 from tdecomp._brief import brief, brief_modes
 from tdecomp._xp import Array, check_array, is_writable, namespace
@@ -15,11 +15,20 @@ from tdecomp.stack.find import find_sites
 from tdecomp.stack.groups import Group, group_sites
 from tdecomp.stack.select import Targets
 from tdecomp.stack.sites import Site
+from tdecomp.tasks import Executor
 from tdecomp.tensor import promoted
 
-__all__ = ["Stack"]
+__all__ = ["Recipe", "Stack"]
 
 _COPIES = 4  # of a whole stack, at most, while it is decomposed: unfoldings, float64
+
+
+class Recipe(Protocol):
+    """How slices of a stack are read in another process; small, and can be sent there."""
+
+    def opened(self, slices: Sequence[int]) -> Stack:
+        """The stack, of which some slices will be read, in this order."""
+        ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +47,12 @@ class Stack:
     concurrent
         `read` may run in several threads at once and gives arrays of numpy: slices are then read
         and worked on side by side.
+    recipe
+        How another process reads some of these slices; None: only this one can.
+    executor
+        Whose workers take the passes over the slices, see `on`; None: this process.
+    beside
+        What is found by the way when a site is read, a number each; taken up from workers.
     max_memory
         Bytes that decomposing this stack may take, as far as they are foreseen: loading it whole,
         or the sketches of its slices, is refused beyond. None: no limit.
@@ -56,6 +71,9 @@ class Stack:
     _: KW_ONLY
     ahead: bool = False
     concurrent: bool = False
+    recipe: Recipe | None = None
+    executor: Executor | None = None
+    beside: dict[Site, float] = field(default_factory=dict[Site, float])
     max_memory: int | None = None
 
     def __repr__(self) -> str:
@@ -108,6 +126,30 @@ class Stack:
 
     def __iter__(self) -> Iterator[Array]:
         return self.slices()
+
+    def on(self, executor: Executor | None) -> Stack:
+        """The same, with passes over its slices handed to the workers of an executor.
+
+        Parameters
+        ----------
+        executor
+            Of `concurrent.futures`, Dask's ``client.get_executor()``, or anything with its
+            ``submit``; None: as before.
+
+        Raises
+        ------
+        ArgumentError
+            Slices that another process cannot read.
+        """
+        if executor is None:
+            return self
+        if self.recipe is None:
+            raise ArgumentError(
+                f"executor= cannot take {self.group.name}: its slices are in the memory of this"
+                " process, or read by a function of yours; stacks of model files can be opened"
+                " elsewhere (tdecomp.files.open_delta)"
+            )
+        return replace(self, executor=executor)
 
     def has_room_for(self, numbers: int) -> bool:
         """Whether so many float32 numbers are within `max_memory`."""

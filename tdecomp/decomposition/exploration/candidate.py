@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -14,6 +14,7 @@ from tdecomp.decomposition.exploration.look import SPARE, Core, Look
 from tdecomp.decomposition.fit import Fit
 from tdecomp.formats import Format
 from tdecomp.ranking.frontier import Frontier
+from tdecomp.tasks import Divided, sendable
 
 __all__ = [
     "NEVER",
@@ -35,14 +36,20 @@ NEVER = 1 << 60
 """A rank that no choice reaches."""
 
 
-class Pairs(ABC):
+class Pairs(Divided):
     """The factors of a stack, matrix by matrix."""
+
+    def only(self, slices: Collection[int]) -> Pairs:
+        """Those of some matrices, where they are not of one piece."""
+        del slices
+        return self
 
     @abstractmethod
     def pair(self, i: int, matrix: Array) -> tuple[Array, Array]:
         """``left (out, r), right (r, in)`` of the i-th matrix, which is at hand."""
 
 
+@sendable
 @dataclass(frozen=True)
 class NoPairs(Pairs):
     """Rank 0."""
@@ -53,6 +60,7 @@ class NoPairs(Pairs):
         return matrix[:, :0], matrix[:0, :]
 
 
+@sendable
 @dataclass(frozen=True)
 class FormatPairs(Pairs):
     """A format in the coordinates of a look; it is lifted when the first pair is asked for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -40,6 +40,7 @@ from tdecomp.passes.data import open_data
 from tdecomp.progress import silent
 from tdecomp.ranking.frontier import Frontier, box_frontier, spectrum_frontier
 from tdecomp.ranking.rounding import without_rounding
+from tdecomp.tasks import OfSlices, sendable
 
 __all__ = ["Boxes", "CPCandidate", "IndependentSvds", "OfCore", "Trains", "one_sided"]
 
@@ -47,12 +48,16 @@ __all__ = ["Boxes", "CPCandidate", "IndependentSvds", "OfCore", "Trains", "one_s
 # ------------------------------------------------------------------------------- independent SVD
 
 
+@sendable
 @dataclass(frozen=True)
 class _TripletPairs(Pairs):
     """Leading triplets of every matrix, cut to its rank."""
 
-    triplets: Sequence[Triplets]
-    ranks: Sequence[int]
+    triplets: OfSlices[Triplets]
+    ranks: OfSlices[int]
+
+    def only(self, slices: Collection[int]) -> _TripletPairs:
+        return _TripletPairs(self.triplets.only(slices), self.ranks.only(slices))
 
     def pair(self, i: int, matrix: Array) -> tuple[Array, Array]:
         del matrix
@@ -88,19 +93,25 @@ class IndependentSvds(Candidate):
             n_params=sum(flat) * (sum(seen.shape[-2:]) + 1),
             lost=math.fsum(tails) + float(seen.outside.sum()),
             ranks=spread(flat),
-            pairs=_TripletPairs(seen.triplets, flat),
+            pairs=_TripletPairs(
+                OfSlices(dict(enumerate(seen.triplets))), OfSlices(dict(enumerate(flat)))
+            ),
         )
 
 
 # ------------------------------------------------------------------------------ one-sided sharing
 
 
+@sendable
 @dataclass(frozen=True)
 class _BasisPairs(Pairs):
     """Matrices on a basis of one side that each shares with others."""
 
     side: str
-    bases: Mapping[int, Array]
+    bases: OfSlices[Array]
+
+    def only(self, slices: Collection[int]) -> _BasisPairs:
+        return _BasisPairs(self.side, self.bases.only(slices))
 
     def pair(self, i: int, matrix: Array) -> tuple[Array, Array]:
         q = self.bases[i]
@@ -139,7 +150,7 @@ class _OneSided(Candidate):
             n_params=sum(r * self._cost(seen, b) for b, r in chosen),
             lost=math.fsum(float(b.squares[r:].sum()) + b.outside for b, r in chosen),
             ranks=spread([r for _, r in chosen]),
-            pairs=_BasisPairs(self.side, of_site),
+            pairs=_BasisPairs(self.side, OfSlices(of_site)),
         )
 
     def _bases(self, seen: Look) -> list[Basis]:

@@ -20,11 +20,19 @@ from tdecomp.decomposition.table import METHODS, Decomposition
 from tdecomp.errors import ArgumentError
 from tdecomp.formats import Format
 from tdecomp.passes.residual import relative, residual_of_pair
-from tdecomp.passes.slices import at_work, check_matrices, check_shape, each_slice, mode_names
+from tdecomp.passes.slices import (
+    at_work,
+    check_matrices,
+    check_shape,
+    each_slice,
+    mode_names,
+    on_workers,
+)
 from tdecomp.progress import Progress, part, silent
 from tdecomp.ranking.allocate import allocate
 from tdecomp.ranking.frontier import Frontier
-from tdecomp.stack import Site, Stack
+from tdecomp.stack import Stack
+from tdecomp.tasks import Executor, sendable
 
 __all__ = ["Cell", "Exploration", "Row", "Winner", "explore"]
 
@@ -162,6 +170,7 @@ def explore(
     formats: Sequence[Callable[..., Fit]] | None = None,
     names: str | Sequence[str] | None = None,
     random_state: int | np.random.Generator | None = None,
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> Exploration:
     """Error of every format within every budget, from a few reads of the data.
@@ -188,6 +197,8 @@ def explore(
         Mode names of arrays, ``"layer proj out in"``.
     random_state
         Seed or generator of the sketches; None is seed 0.
+    executor
+        Whose workers read the stacks, which must be of files: see `Stack.on`.
     progress
         Called with the fraction of the work done.
 
@@ -233,12 +244,9 @@ def explore(
     xs = stacks if isinstance(stacks, Sequence) else [stacks]
     chosen = _checked_formats(formats)
     _check(xs)
-    reads: list[list[Site]] = [[] for _ in xs]
+    xs = on_workers(xs, executor)
     with at_work(*xs):
-        opened = [
-            as_stack(x, mode_names(x, None if isinstance(x, Stack) else names), seen)
-            for x, seen in zip(xs, reads, strict=True)
-        ]
+        opened = [as_stack(x, mode_names(x, None if isinstance(x, Stack) else names)) for x in xs]
         total = sum(math.prod(s.shape) for s in opened)
         wanted = _budgets(budgets, total)
         seed = seed_of(random_state)
@@ -253,7 +261,7 @@ def explore(
         energy = sum(seen.energy for seen in looks)
         cells, winners = _confirmed(candidates, table, looks, wanted, energy)
         progress(1.0)
-    passes = max(-(-len(n) // s.n_sites) for n, s in zip(reads, opened, strict=True))
+    passes = 1 + max(seen.passes for seen in looks)
     rows = tuple(_row(c, tuple(r)) for c, r in zip(candidates, cells, strict=True))
     return Exploration(tuple(wanted), rows, winners, passes, energy, total)
 
@@ -344,7 +352,8 @@ def _look_all(
         for i in {i for i, _ in narrow}:
             wider = {p: 2.0 * getattr(rooms[i], p) for j, p in narrow if j == i}
             rooms[i] = replace(rooms[i], **wider)
-            looks[i] = look(stacks[i], shares[i], rooms[i], seed)
+            again = look(stacks[i], shares[i], rooms[i], seed)
+            looks[i] = replace(again, passes=looks[i].passes + again.passes)
             for candidate, fs in zip(candidates, frontiers, strict=True):
                 fs[i] = candidate.frontiers(looks[i])
     return looks, candidates, frontiers
@@ -447,6 +456,7 @@ def _errors(looks: Sequence[Look], wanted: dict) -> dict[tuple[int, int], float]
     return {key: relative(lost, energy) for key, lost in residual.items()}
 
 
+@sendable
 def _losses(
     pairs: Mapping[_Place, Pairs], site: int, matrix: Array
 ) -> dict[_Place, tuple[float, float]]:

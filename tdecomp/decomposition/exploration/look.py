@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain, combinations
 from typing import TypeVar
 
@@ -22,11 +23,13 @@ from tdecomp.passes.coordinates import Frame
 from tdecomp.passes.slices import dense, each_slice
 from tdecomp.passes.stream import worth_sketching
 from tdecomp.stack import Group, Site, Stack
+from tdecomp.tasks import OfSlices, sendable
 from tdecomp.tensor import gram
 
 __all__ = ["SIDES", "SPARE", "Basis", "Core", "Look", "Room", "as_stack", "look", "subsets"]
 
 Found = TypeVar("Found")
+Given = TypeVar("Given")
 
 SIDES = {"in": -1, "out": -2}
 """Where a basis can be shared by whole matrices: the position of its mode."""
@@ -59,6 +62,7 @@ class Room:
     train: float = 2.0
 
 
+@sendable
 @dataclass(frozen=True)
 class Core:
     """A stack in coordinates of some of its long modes: ``‖X‖² = ‖array‖² + outside``."""
@@ -94,6 +98,8 @@ class Look:
         Bases by family.
     core, half
         In coordinates of both long modes, and of ``in`` alone: a train leaves ``out`` as it is.
+    passes
+        How often the stack was read.
     """
 
     stack: Stack
@@ -103,6 +109,7 @@ class Look:
     shared: Mapping[Family, list[Basis]]
     core: Core
     half: Core
+    passes: int
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -110,15 +117,9 @@ class Look:
         return self.stack.shape
 
 
-def as_stack(x: Array | Stack, modes: tuple[str, ...], reads: list[Site]) -> Stack:
-    """Anything with slices as a stack that adds to `reads` every slice that is read."""
-    stack = x if isinstance(x, Stack) else _array_stack(x, modes)
-
-    def counted(site: Site) -> Array:
-        reads.append(site)
-        return stack.read(site)
-
-    return replace(stack, read=counted)
+def as_stack(x: Array | Stack, modes: tuple[str, ...]) -> Stack:
+    """Anything with slices as a stack."""
+    return x if isinstance(x, Stack) else _array_stack(x, modes)
 
 
 def _array_stack(x: Array, modes: tuple[str, ...]) -> Stack:
@@ -172,7 +173,8 @@ def look(stack: Stack, share: float, room: Room, seed: int) -> Look:
     bases = _improved(source, start, norms)
     measured, core, half = _measured(source, bases, norms, _train_width(stack.shape, share, room))
     shared = {f: [measured[f[0], sites] for sites in places] for f, places in families.items()}
-    return Look(stack, float(norms.sum()), triplets, outside, shared, core, half)
+    passes = 1 if small else 3
+    return Look(stack, float(norms.sum()), triplets, outside, shared, core, half, passes)
 
 
 def _train_width(shape: tuple[int, ...], share: float, room: Room) -> int:
@@ -197,15 +199,17 @@ def _triplets(stack: Stack, share: float, seed: int) -> tuple[list[Triplets], np
     sides = stack.shape[-2:]
     width = min(*sides, math.ceil(share / (stack.n_sites * (sum(sides) + 1))) + 1)
 
-    def of_slice(i: int, matrix: Array) -> tuple[Triplets, float]:
-        norm = quick_sum_of_squares(matrix)
-        if not math.isfinite(norm):
-            raise DataError("the array to explore contains NaN or Inf")
-        return svd_auto(matrix, width, n_oversamples=SPARE, random_state=seed), norm
-
-    with each_slice(stack, of_slice) as found:
+    with each_slice(stack, partial(_leading_triplets, width, seed)) as found:
         triplets, norms = zip(*found, strict=True)
     return list(triplets), np.array(norms)
+
+
+@sendable
+def _leading_triplets(width: int, seed: int, i: int, matrix: Array) -> tuple[Triplets, float]:
+    norm = quick_sum_of_squares(matrix)
+    if not math.isfinite(norm):
+        raise DataError("the array to explore contains NaN or Inf")
+    return svd_auto(matrix, width, n_oversamples=SPARE, random_state=seed), norm
 
 
 def _families(stack: Stack) -> dict[Family, list[tuple[int, ...]]]:
@@ -259,37 +263,49 @@ def _scaled(triplets: Triplets, side: str) -> Array:
 
 @contextmanager
 def _visits(
-    stack: Stack, bases: Mapping[Place, Array], work: Callable[[Place, Array], Found]
+    stack: Stack, given: Mapping[Place, Given], work: Callable[[Given, Array], Found]
 ) -> Iterator[Iterator[tuple[Place, Found]]]:
-    """Inside, ``work(place, matrix)`` of one read of the slices.
+    """Inside, ``work(given, matrix)`` of one read of the slices.
 
     In their order, each turned so that bases are of its rows, under one place after the other.
     """
-    mine: list[list[Place]] = [[] for _ in range(stack.n_sites)]
-    for place in bases:
+    mine: dict[int, list[tuple[Place, Given]]] = {i: [] for i in range(stack.n_sites)}
+    for place, one in given.items():
         for i in place[1]:
-            mine[i].append(place)
-
-    def of_slice(i: int, matrix: Array) -> list[tuple[Place, Found]]:
-        turned = {"in": matrix, "out": adjoint(matrix)}
-        return [(place, work(place, turned[place[0]])) for place in mine[i]]
-
-    with each_slice(stack, of_slice) as found:
+            mine[i].append((place, one))
+    with each_slice(stack, partial(_at_places, work, OfSlices(mine))) as found:
         yield chain.from_iterable(found)
+
+
+@sendable
+def _at_places(
+    work: Callable[[Given, Array], Found],
+    mine: OfSlices[list[tuple[Place, Given]]],
+    i: int,
+    matrix: Array,
+) -> list[tuple[Place, Found]]:
+    turned = {"in": matrix, "out": adjoint(matrix)}
+    return [(place, work(one, turned[place[0]])) for place, one in mine[i]]
 
 
 def _improved(stack: Stack, start: Mapping[Place, Array], norms: np.ndarray) -> dict[Place, Array]:
     """One step of subspace iteration; leading columns stay leading."""
     sums: dict[Place, Array] = {}
 
-    def step(place: Place, matrix: Array) -> Array:
-        scale = math.sqrt(norms[list(place[1])].sum()) or 1.0  # squares may leave float32
-        return adjoint(matrix) @ ((matrix @ start[place]) / scale)
-
-    with _visits(stack, start, step) as found:
+    scaled = {  # squares may leave float32
+        place: (basis, math.sqrt(norms[list(place[1])].sum()) or 1.0)
+        for place, basis in start.items()
+    }
+    with _visits(stack, scaled, _step) as found:
         for place, part in found:
             sums[place] = sums[place] + part if place in sums else part
     return {place: namespace(y).linalg.qr(y, mode="reduced")[0] for place, y in sums.items()}
+
+
+@sendable
+def _step(given: tuple[Array, float], matrix: Array) -> Array:
+    basis, scale = given
+    return adjoint(matrix) @ ((matrix @ basis) / scale)
 
 
 def _measured(
@@ -301,12 +317,11 @@ def _measured(
     grams: dict[Place, Array] = {}
     cores, halves = [], []
 
-    def measure(place: Place, matrix: Array) -> tuple[Array, tuple[Array, Array] | None]:
-        seen = matrix @ bases[place]
-        of_all = place == ("in", everywhere)
-        return gram(seen, 1), (adjoint(left) @ seen, seen[:, :width]) if of_all else None
-
-    with _visits(stack, bases, measure) as visits:
+    given = {
+        place: (q, left if place == ("in", everywhere) else None, width)
+        for place, q in bases.items()
+    }
+    with _visits(stack, given, _captured) as visits:
         for place, (part, both) in visits:
             grams[place] = grams[place] + part if place in grams else part
             if both is not None:
@@ -319,6 +334,16 @@ def _measured(
     n = len(stack.shape)
     both = _projected(stack, cores, {n - 2: left, n - 1: right}, norms)
     return found, both, _projected(stack, halves, {n - 1: right[:, :width]}, norms)
+
+
+@sendable
+def _captured(
+    given: tuple[Array, Array | None, int], matrix: Array
+) -> tuple[Array, tuple[Array, Array] | None]:
+    """Gram matrix of a slice on a basis; on the basis of all, also what is projected."""
+    basis, left, width = given
+    seen = matrix @ basis
+    return gram(seen, 1), None if left is None else (adjoint(left) @ seen, seen[:, :width])
 
 
 def _projected(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,9 @@ from tdecomp.passes.residual import residual_of_pairs
 from tdecomp.passes.slices import Input, check_matrices, dense
 from tdecomp.passes.stream import CLOSE, OVERSAMPLES
 from tdecomp.progress import Progress, silent
-from tdecomp.ranking.frontier import Frontier, spectrum_frontier, spectrum_frontiers
+from tdecomp.ranking.frontier import spectrum_frontier, spectrum_frontiers
 from tdecomp.ranking.target import Rank, Target
+from tdecomp.tasks import Executor, OfSlices, sendable
 
 __all__ = ["SvdMethod", "svd"]
 
@@ -48,6 +50,7 @@ def svd(
     metric: Metric | None = None,
     rounding: Rounding | None = None,
     rank_max: int | None = None,
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> Fit:
     """Independent truncated SVD of every matrix: ``X[site] ≈ u_site · diag(s_site) · vh_site``.
@@ -81,6 +84,8 @@ def svd(
         Applied to every factor before the error is measured (storage precision).
     rank_max
         The largest rank of any matrix that an error or a budget may give.
+    executor
+        Whose workers read the stack, which must be of files; see `Stack.on`.
     progress
         Called with the fraction of the work done.
 
@@ -107,7 +112,7 @@ def svd(
     ((0, 1), 0.6)
     """
     method = SvdMethod(names=names, svd=svd, metric=metric, rounding=rounding)
-    return run_one(method, x, Target(rank, error, budget, rank_max), progress)
+    return run_one(method, x, Target(rank, error, budget, rank_max), progress, executor)
 
 
 @dataclass(frozen=True)
@@ -178,7 +183,7 @@ class SvdMethod(Method[_Found]):
         """Factors of every matrix and, while it is at hand, what they leave of it."""
         if state is None and self._go_together(x):
             return self._of_tiny(x, np.array([rank for (rank,) in choice]), progress)
-        return self._fitted(x, choice, Which(self.svd), state, progress)
+        return self._fitted(x, choice, state, progress)
 
     def spend(
         self, x: Data[Any], choice: Choice, share: Share, state: _Found | None, progress: Progress
@@ -188,31 +193,37 @@ class SvdMethod(Method[_Found]):
         sketched = self.svd is None and found.svd != "exact"
         if state or not sketched or share.lost is None or found.residual.sum() <= share.lost:
             return found
-        return self._fitted(x, choice, Which(None, always_exact=True), None, progress)
+        return self._fitted(x, choice, None, progress, exact=True)
 
     def _fitted(
-        self, x: Data[Any], choice: Choice, which: Which, state: _Found | None, progress: Progress
+        self,
+        x: Data[Any],
+        choice: Choice,
+        state: _Found | None,
+        progress: Progress,
+        *,
+        exact: bool = False,
     ) -> Fit:
-        def of_matrix(i: int, matrix: Matrix) -> tuple[Triplets, tuple[float, float]]:
-            (rank,) = choice[i]
-            if state is None:
-                rank = min(rank, *matrix.array.shape)
-                triplets = which.triplets(matrix.array, rank, matrix.energy)
-            else:
-                u, s, vh = state.triplets[i]
-                triplets = u[:, :rank], s[:rank], vh[:rank, :]
-            u, s, vh = (self._stored(x, a) for a in matrix.lifted(*triplets))
-            return (u, s, vh), matrix.residual(u * s, vh)
-
-        factors, lost = [], []
-        with x.each(of_matrix, self.metric, in_turn=self.svd is not None) as found:
-            for triplets, left in found:
+        ranks = [rank for (rank,) in choice]
+        if x.is_format and self.rounding is not None:
+            raise ArgumentError("rounding needs an array or a stack: cast a format's arrays")
+        if state is None:
+            each = OfSlices(dict(enumerate(ranks)))
+            work = partial(_truncated, self.svd, exact, each, self.rounding)
+        else:
+            kept = {
+                i: (u[:, :rank], s[:rank], vh[:rank, :])
+                for i, ((u, s, vh), rank) in enumerate(zip(state.triplets, ranks, strict=True))
+            }
+            work = partial(_measured, OfSlices(kept), self.rounding)
+        factors, lost, used = [], [], set[str]()
+        with x.each(work, self.metric, in_turn=self.svd is not None) as found:
+            for triplets, left, name in found:
                 factors.append(triplets)
                 lost.append(left)
+                used.add(name)
                 progress(len(lost) / x.n_sites)
         tensor = _joined(x, factors, tuple(int(s.shape[0]) for _, s, _ in factors))
-        if state is not None:
-            which.used("svd_settled")
         residual, energy = np.array(lost, dtype=np.float64).T
         return Fit(
             tensor,
@@ -222,7 +233,7 @@ class SvdMethod(Method[_Found]):
             {"sites": [to_numpy(s) for _, s, _ in factors]},
             error_method="coordinates" if x.is_format else "residual",
             error_plain=_plain_error(x, tensor) if self.metric else None,
-            svd=which.names,
+            svd=", ".join(sorted(used)),
             passes=1 if state is None else 1 + state.passes,
         )
 
@@ -234,7 +245,7 @@ class SvdMethod(Method[_Found]):
             widest = min(int(ranks[chunk.sites].max()), *block.shape[1:])
             u, s, vh = xp.linalg.svd(block, full_matrices=False)
             kept = u[:, :, :widest], s[:, :widest], vh[:, :widest, :]
-            u, s, vh = (self._stored(x, a) for a in kept)
+            u, s, vh = (_stored(self.rounding, a) for a in kept)
             inside = np.arange(widest) < ranks[chunk.sites, None]  # (sites, widest)
             s = s * xp.asarray(inside, dtype=s.dtype, device=device(s))
             lost.append(residual_of_pairs(block, u * s[:, None, :], vh))
@@ -256,14 +267,42 @@ class SvdMethod(Method[_Found]):
             passes=1,
         )
 
-    def _stored(self, x: Data[Any], array: Array) -> Array:
-        if self.rounding is None:
-            return array
-        if x.is_format:
-            raise ArgumentError("rounding needs an array or a stack: cast a format's arrays")
-        return self.rounding(array)
+
+_Kept = tuple[Triplets, tuple[float, float], str]
+"""Triplets of a matrix, what they leave of it, and the function that they are from."""
 
 
+@sendable
+def _truncated(
+    svd: Svd | None,
+    exact: bool,
+    ranks: OfSlices[int],
+    rounding: Rounding | None,
+    i: int,
+    matrix: Matrix,
+) -> _Kept:
+    which, rank = Which(svd, always_exact=exact), min(ranks[i], *matrix.array.shape)
+    triplets = which.triplets(matrix.array, rank, matrix.energy)
+    return *_rounded(triplets, rounding, matrix), which.names
+
+
+@sendable
+def _measured(kept: OfSlices[Triplets], rounding: Rounding | None, i: int, matrix: Matrix) -> _Kept:
+    return *_rounded(kept[i], rounding, matrix), "svd_settled"
+
+
+def _rounded(
+    triplets: Triplets, rounding: Rounding | None, matrix: Matrix
+) -> tuple[Triplets, tuple[float, float]]:
+    u, s, vh = (_stored(rounding, a) for a in matrix.lifted(*triplets))
+    return (u, s, vh), matrix.residual(u * s, vh)
+
+
+def _stored(rounding: Rounding | None, array: Array) -> Array:
+    return array if rounding is None else rounding(array)
+
+
+@sendable
 def _spectrum(i: int, matrix: Matrix) -> tuple[np.ndarray, float]:
     """Singular values ``(1, k)`` of a matrix, and the error that their precision can reach."""
     s = to_numpy(singular_values(matrix.array))
@@ -274,17 +313,12 @@ def _sketched(x: Data[Any], width: int, progress: Progress, passes: int) -> Anal
     """Leading triplets of all matrices, and what lies outside of them."""
     cost = _cost(x)
 
-    def of_matrix(i: int, matrix: Matrix) -> tuple[Triplets, Frontier, float]:
-        triplets = svd_settled(matrix.array, width, energy=matrix.energy)
-        least = floor(matrix.array.dtype)
-        inside = spectrum_frontier(to_numpy(triplets[1]), cost, least)
-        return triplets, inside.plus(_outside(matrix, triplets)), least
-
     found, frontiers, least = [], [], 0.0
-    with x.each(of_matrix) as seen:
-        for triplets, frontier, precision in seen:
+    with x.each(partial(_leading, width)) as seen:
+        for triplets, outside, precision in seen:
             found.append(triplets)
-            frontiers.append(frontier)
+            inside = spectrum_frontier(to_numpy(triplets[1]), cost, precision)
+            frontiers.append(inside.plus(outside))
             least = max(least, precision)
             progress(len(found) / x.n_sites)
     return Analysis(
@@ -296,6 +330,13 @@ def _sketched(x: Data[Any], width: int, progress: Progress, passes: int) -> Anal
         width=width,
         passes=passes + 1,
     )
+
+
+@sendable
+def _leading(width: int, i: int, matrix: Matrix) -> tuple[Triplets, float, float]:
+    """Leading triplets of a matrix, the energy outside of them, and their precision."""
+    triplets = svd_settled(matrix.array, width, energy=matrix.energy)
+    return triplets, _outside(matrix, triplets), floor(matrix.array.dtype)
 
 
 def _cost(x: Data[Any]) -> int:
@@ -315,9 +356,14 @@ def _outside(matrix: Matrix, found: Triplets) -> float:
 
 def _plain_error(x: Data[Any], tensor: LowRank) -> float:
     """Relative error without the metric, each matrix in its own coordinates."""
-    with x.each(lambda i, matrix: matrix.residual(*tensor.pair(i))) as pairs:
+    with x.each(partial(_residual, tensor)) as pairs:
         residual, energy = np.array(list(pairs), dtype=np.float64).T
     return relative_error(residual, energy)
+
+
+@sendable
+def _residual(tensor: LowRank, i: int, matrix: Matrix) -> tuple[float, float]:
+    return matrix.residual(*tensor.pair(i))
 
 
 def _joined(

@@ -26,6 +26,11 @@ class RangeFile(ABC):
     path: Location
     size: int
 
+    @property
+    @abstractmethod
+    def mark(self) -> str:
+        """What tells its content from another, seen from any machine."""
+
     @abstractmethod
     def fetch(self, start: int, stop: int) -> bytes:
         """The bytes of a range, by one request; called from several threads."""

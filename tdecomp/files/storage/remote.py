@@ -52,6 +52,11 @@ class RemoteFile(RangeFile):
             "_asked": float("-inf"),
         }
 
+    @property
+    def mark(self) -> str:
+        """Size, and what the server tells of the content."""
+        return ", ".join(map(str, self._mark))
+
     def fetch(self, start: int, stop: int) -> bytes:
         """The bytes of a range, by one request; asked again where a connection fails."""
 

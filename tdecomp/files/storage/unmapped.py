@@ -21,6 +21,8 @@ class _Opens(Protocol):
     def path(self) -> Location: ...
     @property
     def size(self) -> int: ...
+    @property
+    def mark(self) -> str: ...
     def opened(self) -> _Reads: ...
 
 
@@ -35,6 +37,11 @@ class UnmappedFile(RangeFile):
 
     def __init__(self, file: _Opens) -> None:
         self._file, self.path, self.size = file, file.path, file.size
+
+    @property
+    def mark(self) -> str:
+        """That of the file on the disk."""
+        return self._file.mark
 
     def fetch(self, start: int, stop: int) -> bytes:
         """The bytes of a range, by plain reads."""

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from ...errors import FileError
+from ...tasks import sendable
 from .protocols import AccessError, filesystem, patiently, whole_answer
 
 __all__ = ["Location", "Url", "local", "place", "remembering", "shown"]
@@ -24,6 +25,7 @@ _WEB = ("http", "https")
 _FILES = (".safetensors", ".json")
 
 
+@sendable
 @dataclass(frozen=True, order=True)
 class Url:
     """A file or folder on a server; its text is the whole of it, so that it can be sent anywhere.

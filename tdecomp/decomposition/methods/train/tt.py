@@ -28,6 +28,7 @@ from tdecomp.passes.data import open_data
 from tdecomp.passes.slices import Input
 from tdecomp.progress import Progress, silent
 from tdecomp.ranking.target import Rank, Target
+from tdecomp.tasks import Executor
 
 __all__ = ["MpoMethod", "TrainMethod", "mpo", "tensor_train", "tt_round"]
 
@@ -46,6 +47,7 @@ def tensor_train(
     svd: Svd | None = None,
     rounding: Rounding | None = None,
     rank_max: int | None = None,
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> Fit:
     """Tensor train by TT-SVD: ``X[i, j, ..., k] ≈ G₁[i, :] G₂[:, j, :] ··· G_d[:, k]``.
@@ -88,6 +90,8 @@ def tensor_train(
         Applied to every core before the error is measured (storage precision).
     rank_max
         The largest bond that an error or a budget may give.
+    executor
+        Whose workers read the stack, which must be of files; see `Stack.on`.
     progress
         Called with the fraction of the work done.
 
@@ -143,7 +147,7 @@ def tensor_train(
         svd=svd,
         rounding=rounding,
     )
-    return run_one(method, x, Target(rank, error, budget, rank_max), progress)
+    return run_one(method, x, Target(rank, error, budget, rank_max), progress, executor)
 
 
 def mpo(

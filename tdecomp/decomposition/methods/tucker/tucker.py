@@ -24,6 +24,7 @@ from tdecomp.passes.data import Data
 from tdecomp.passes.slices import Input
 from tdecomp.progress import Progress, silent
 from tdecomp.ranking.target import Rank, Target
+from tdecomp.tasks import Executor
 
 __all__ = ["HosvdMethod", "TuckerMethod", "hosvd", "tucker"]
 
@@ -45,6 +46,7 @@ def tucker(
     weights: Array | None = None,
     rounding: Rounding | None = None,
     rank_max: int | None = None,
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> Fit:
     """Tucker decomposition: ``X ≈ core ×₁ U₁ ×₂ U₂ ...`` with orthonormal bases.
@@ -102,6 +104,8 @@ def tucker(
         Applied to every factor before the error is measured (storage precision).
     rank_max
         The largest rank of any mode that an error or a budget may give.
+    executor
+        Whose workers read the stack, which must be of files; see `Stack.on`.
     progress
         Called with the fraction of the work done.
 
@@ -140,7 +144,7 @@ def tucker(
         weights=weights,
         rounding=rounding,
     )
-    return run_one(method, x, Target(rank, error, budget, rank_max), progress)
+    return run_one(method, x, Target(rank, error, budget, rank_max), progress, executor)
 
 
 def hosvd(
@@ -156,6 +160,7 @@ def hosvd(
     metric: Metric | None = None,
     rounding: Rounding | None = None,
     rank_max: int | None = None,
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> Fit:
     """Higher-order SVD: `tucker` without the iterations.
@@ -179,7 +184,7 @@ def hosvd(
     method = HosvdMethod(
         modes=modes, names=names, sequential=sequential, svd=svd, metric=metric, rounding=rounding
     )
-    return run_one(method, x, Target(rank, error, budget, rank_max), progress)
+    return run_one(method, x, Target(rank, error, budget, rank_max), progress, executor)
 
 
 @dataclass(frozen=True, kw_only=True)

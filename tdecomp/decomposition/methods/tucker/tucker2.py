@@ -20,6 +20,7 @@ from tdecomp.passes.coordinates import Metric
 from tdecomp.passes.slices import Input
 from tdecomp.progress import Progress, silent
 from tdecomp.ranking.target import Rank, Target
+from tdecomp.tasks import Executor
 
 __all__ = ["Tucker2Method", "tucker2"]
 
@@ -41,6 +42,7 @@ def tucker2(
     weights: Array | None = None,
     rounding: Rounding | None = None,
     rank_max: int | None = None,
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> Fit:
     """Tucker2 decomposition: ``X[..., o, i] ≈ Σ_rs left[o, r] core[..., r, s] right[i, s]``.
@@ -56,6 +58,8 @@ def tucker2(
         Exactly one; see `tucker`. Rank tuples are ``(left, right)``.
     modes
         The two compressed modes, the last two by default.
+    executor
+        Whose workers read the stack, which must be of files; see `Stack.on`.
     names, n_iter_max, tol, init, random_state, svd, metric, weights, rounding, rank_max, progress
         See `tucker`.
 
@@ -83,7 +87,7 @@ def tucker2(
         weights=weights,
         rounding=rounding,
     )
-    return run_one(method, x, Target(rank, error, budget, rank_max), progress)
+    return run_one(method, x, Target(rank, error, budget, rank_max), progress, executor)
 
 
 @dataclass(frozen=True, kw_only=True)

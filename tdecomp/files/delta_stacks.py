@@ -1,0 +1,132 @@
+"""Deltas of a pair of models as lazy stacks: read ahead, and kept where there is room."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from tdecomp._xp import Array
+from tdecomp.files.checkpoint import Pair
+from tdecomp.files.coming import Coming
+from tdecomp.files.device import numpy_place, torch_place
+from tdecomp.files.parts import TILE
+from tdecomp.stack import Group, Recipe, Site, Stack
+
+__all__ = ["SliceReader", "stacks_of"]
+
+
+def stacks_of(
+    both: Pair,
+    groups: Sequence[Group],
+    device: str | None = None,
+    *,
+    roundings: dict[Site, float] | None = None,
+    keep: int = 0,
+    recipe: Callable[[Group], Recipe] | None = None,
+) -> tuple[Stack, ...]:
+    """Lazy stacks of the deltas of the given groups, read ahead by one slice unless that is tiny.
+
+    Two slices are in memory while one iterates, at times a third; one iteration and the next use
+    the same memory. Those of numpy may be read in several threads at once.
+
+    Parameters
+    ----------
+    both
+        The models.
+    groups
+        Of sites that both have.
+    device
+        ``"cuda"``, ``"cuda:1"``, ``"cpu"``, ...: slices are torch tensors there, copied while the
+        caller computes. By default they are numpy arrays.
+    roundings
+        Takes up `Pair.rounding` of every site that is not in it, when the site is read.
+    keep
+        Bytes of slices that stay in memory for the next pass over the same group: the first ones
+        that fit, until a slice of another group is read. Callers must not write into a slice.
+    recipe
+        How another process reads a group; numpy only.
+
+    Raises
+    ------
+    ArgumentError
+        If torch is not installed, or has no such device here.
+    """
+    reader = SliceReader(both, device, roundings, keep)
+    return tuple(
+        reader.stack(group, recipe=None if recipe is None or device else recipe(group))
+        for group in groups
+    )
+
+
+class SliceReader:
+    """Reads slices of the deltas of two models; parameters as for `stacks_of`."""
+
+    def __init__(
+        self,
+        both: Pair,
+        device: str | None = None,
+        roundings: dict[Site, float] | None = None,
+        keep: int = 0,
+    ) -> None:
+        self._both, self._roundings = both, roundings
+        self._place = numpy_place() if device is None else torch_place(device)
+        self._concurrent = device is None
+        self._kept = _KeptSlices(keep)
+
+    def stack(
+        self, group: Group, order: Sequence[Site] | None = None, recipe: Recipe | None = None
+    ) -> Stack:
+        """One group; `order` are the sites that will be read, by default all."""
+        # Handing a slice of less than a tile from thread to thread takes longer than reading it.
+        ahead = math.prod(group.shape[-2:]) >= TILE
+        sites = group.sites if order is None else order
+        coming = Coming(sites, lambda site: self._both.ahead(site.tensor, site.slices))
+        return Stack(
+            group,
+            partial(self._kept.read, group, partial(self._read, coming)),
+            ahead=ahead,
+            concurrent=self._concurrent,
+            recipe=recipe,
+            beside={} if self._roundings is None else self._roundings,
+        )
+
+    def _read(self, coming: Coming[Site], site: Site) -> Array:
+        coming.tell(site)
+        both, place, roundings = self._both, self._place, self._roundings
+        if roundings is None or site in roundings:
+            delta = both.delta(site.tensor, site.slices, empty=place.empty)
+        else:
+            delta, roundings[site] = both.delta_and_rounding(
+                site.tensor, site.slices, empty=place.empty
+            )
+        return site.view(place.put(delta))
+
+
+class _KeptSlices:
+    """Slices of one group that stay in memory, the first ones that there is room for."""
+
+    def __init__(self, room: int) -> None:
+        self._room, self._left = room, room
+        self._group: Group | None = None
+        self._slices: dict[Site, Array] = {}
+        self._lock = threading.Lock()
+
+    def read(self, group: Group, read: Callable[[Site], Array], site: Site) -> Array:
+        """The slice of a site, read unless it is there."""
+        if self._room == 0:
+            return read(site)
+        with self._lock:
+            if group is not self._group:
+                self._group, self._left = group, self._room
+                self._slices = {}
+            if site in self._slices:
+                return self._slices[site]
+        matrix = read(site)
+        size = matrix.dtype.itemsize * math.prod(matrix.shape)
+        with self._lock:
+            if size <= self._left:
+                self._slices[site] = matrix
+                self._left -= size
+        return matrix
