@@ -23,6 +23,7 @@ from tdecomp.cli.options import (
     OUTPUT,
     AllowMissing,
     Base,
+    Dask,
     Device,
     Exclude,
     ExploredMethods,
@@ -35,12 +36,16 @@ from tdecomp.cli.options import (
     NoMmap,
     Out,
     Overwrite,
+    PartOf,
     Pattern,
     Quiet,
     RankPattern,
+    Scratch,
     Share,
     Targets,
     Task,
+    Timeout,
+    Torchrun,
     Tuned,
     as_budget,
     as_error,
@@ -63,6 +68,7 @@ from tdecomp.cli.words import (
     parse_memory,
     parse_modes,
     parse_names,
+    parse_part,
     parse_rank,
     parse_selection,
 )
@@ -177,6 +183,11 @@ def decompose(
     device: Device = None,
     max_memory: MaxMemory = None,
     no_mmap: NoMmap = False,
+    dask: Dask = None,
+    part: PartOf = None,
+    scratch: Scratch = None,
+    timeout: Timeout = 600.0,
+    torchrun: Torchrun = False,
     out: Annotated[Path, to_write("OUT", "Folder to write.")],
     lora: Annotated[
         bool,
@@ -199,21 +210,30 @@ def decompose(
         message = "--lora-rank and --rank-pattern say how --lora is written"
         raise ArgumentError(message, tip="add --lora")
     screen = Screen(quiet, as_json)
-    with screen.steps() as progress:
+    workers = _workers(dask, part, scratch, timeout, torchrun)
+    selection = parse_selection(targets, exclude, layers, pattern, share)
+    asked = {
+        "method": method,
+        "modes": parse_modes(modes),
+        "rank": None if rank is None else parse_rank(rank),
+        "error": error,
+        "budget": None if budget is None else parse_budget(budget, dtype),
+        "rank_max": rank_max,
+        "dtype": dtype,
+    }
+    job = {"base": base, "tuned": tuned, **asked, **selection.to_json()}
+    if not workers.leads:
+        screen.lines([_served(workers.serve(job, screen.note))])
+        return
+    with workers.executor(job, screen.note) as executor, screen.steps() as progress:
         report = jobs.decompose(
             base,
             tuned,
             out,
-            method=method,
-            modes=parse_modes(modes),
-            rank=None if rank is None else parse_rank(rank),
-            error=error,
-            budget=None if budget is None else parse_budget(budget, dtype),
-            rank_max=rank_max,
-            selection=parse_selection(targets, exclude, layers, pattern, share),
-            dtype=dtype,
+            **asked,
+            selection=selection,
             lora=_lora(lora_rank, rank_pattern) if lora else None,
-            machine=jobs.Machine(device, parse_memory(max_memory), mmap=not no_mmap),
+            machine=jobs.Machine(device, parse_memory(max_memory), not no_mmap, executor),
             allow_missing=allow_missing,
             overwrite=overwrite,
             progress=progress,
@@ -262,6 +282,11 @@ def explore(
     device: Device = None,
     max_memory: MaxMemory = None,
     no_mmap: NoMmap = False,
+    dask: Dask = None,
+    part: PartOf = None,
+    scratch: Scratch = None,
+    timeout: Timeout = 600.0,
+    torchrun: Torchrun = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -278,15 +303,24 @@ def explore(
 ) -> None:
     """Compare methods for TUNED - BASE: error against stored numbers, from a few reads."""
     screen = Screen(quiet, as_json)
-    with screen.steps() as progress:
+    workers = _workers(dask, part, scratch, timeout, torchrun)
+    selection = parse_selection(targets, exclude, layers, pattern, share)
+    asked = {
+        "budgets": [parse_budget(text, "float32") for text in budget] if budget else None,
+        "methods": parse_names(formats if method is None else method),
+    }
+    job = {"base": base, "tuned": tuned, **asked, **selection.to_json()}
+    if not workers.leads:
+        screen.lines([_served(workers.serve(job, screen.note))])
+        return
+    with workers.executor(job, screen.note) as executor, screen.steps() as progress:
         report = jobs.explore(
             base,
             tuned,
-            budgets=[parse_budget(text, "float32") for text in budget] if budget else None,
-            methods=parse_names(formats if method is None else method),
-            selection=parse_selection(targets, exclude, layers, pattern, share),
+            **asked,
+            selection=selection,
             out=out,
-            machine=jobs.Machine(device, parse_memory(max_memory), mmap=not no_mmap),
+            machine=jobs.Machine(device, parse_memory(max_memory), not no_mmap, executor),
             allow_missing=allow_missing,
             overwrite=overwrite,
             progress=progress,
@@ -485,3 +519,16 @@ for _name, _command in {
     _add = app.command(_name, no_args_is_help=True, epilog=examples(*_command.examples))
     _add(_command.function)
 add_commands(app)
+
+
+def _workers(
+    dask: str | None, part: str | None, scratch: Path | None, timeout: float, torchrun: bool
+) -> jobs.Workers:
+    return jobs.Workers(
+        dask=dask, part=parse_part(part), scratch=scratch, timeout=timeout, torchrun=torchrun
+    )
+
+
+def _served(count: int) -> str:
+    """What a process says that does not lead."""
+    return f"Done: {count} tasks of this job were done here."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,7 @@ __all__ = [
     "WHICH",
     "AllowMissing",
     "Base",
+    "Dask",
     "Device",
     "ExploredMethods",
     "ForLoader",
@@ -32,12 +34,16 @@ __all__ = [
     "NoMmap",
     "Out",
     "Overwrite",
+    "PartOf",
     "Pattern",
     "Quiet",
     "RankPattern",
+    "Scratch",
     "Share",
     "Targets",
     "Task",
+    "Timeout",
+    "Torchrun",
     "Tuned",
     "examples",
     "as_budget",
@@ -211,6 +217,48 @@ NoMmap = Annotated[
         "--no-mmap",
         metavar=NO_VALUE,
         help="Read local files in large pieces, several at once: for network mounts.",
+        rich_help_panel=WHERE,
+    ),
+]
+
+Dask = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCHEDULER",
+        help="Work on a Dask cluster, 'tcp://host:8786', or on one made here, 'local'.",
+        rich_help_panel=WHERE,
+    ),
+]
+PartOf = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        metavar="K/N",
+        help="Be one of N such commands that share the work out through --scratch; the first "
+        "writes the output.",
+        rich_help_panel=WHERE,
+    ),
+]
+Scratch = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Where the parts meet: all of them see it.", rich_help_panel=WHERE
+    ),
+]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS",
+        help="How long parts wait for one another before its work is taken over.",
+        rich_help_panel=WHERE,
+    ),
+]
+Torchrun = Annotated[
+    bool,
+    typer.Option(
+        "--torchrun",
+        metavar=NO_VALUE,
+        help="Be one of the processes that torchrun started.",
         rich_help_panel=WHERE,
     ),
 ]

@@ -16,6 +16,7 @@ __all__ = [
     "parse_memory",
     "parse_modes",
     "parse_names",
+    "parse_part",
     "parse_rank",
     "parse_selection",
     "parse_share",
@@ -51,6 +52,20 @@ def parse_count(option: str, text: str) -> int:
     if not found or found[3] or float(found[1]) == 0:
         raise ArgumentError(f"{option} {shlex.quote(text)}: write 50000, 200k or 1.5M")
     return max(int(float(found[1]) * _FACTOR[(found[2] or "").upper()]), 1)
+
+
+def parse_part(text: str | None) -> tuple[int, int] | None:
+    """Which of how many: ``3/8``.
+
+    >>> parse_part("3/8")
+    (3, 8)
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ArgumentError(f"--part {shlex.quote(text)}: write 1/8 to 8/8 for eight parts")
+    return int(found[1]), int(found[2])
 
 
 def parse_memory(text: str | None) -> int | None:

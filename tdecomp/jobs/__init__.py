@@ -43,6 +43,7 @@ from tdecomp.jobs.stored_factors import FactorsReport as FactorsReport
 from tdecomp.jobs.stored_factors import info as info
 from tdecomp.jobs.verifying import VerifyReport as VerifyReport
 from tdecomp.jobs.verifying import verify as verify
+from tdecomp.jobs.workers import Workers as Workers
 from tdecomp.stack import Selection as Selection
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "TaskReport",
     "VerifyReport",
     "add_to_basis",
+    "Workers",
     "apply",
     "apply_task",
     "basis",

@@ -93,9 +93,13 @@ class _Call:
             cancel()
 
     def result(self) -> Any:
+        """What the call gave."""
+        return _given(self._answer())
+
+    def _answer(self) -> bytes:
         for left in reversed(range(_TRIES)):
             try:
-                return _given(self._future.result())
+                return self._future.result()
             except TdecompError:
                 raise
             except Exception as error:  # the call itself raises nothing: see `perform`
@@ -111,6 +115,8 @@ class _Call:
     def _submitted(self) -> Any:
         try:
             return self._executor.submit(perform, __version__, self._data)
+        except TdecompError:
+            raise
         except Exception as error:
             raise WorkerError(
                 f"{_shown(self._executor)} takes no work: {_said(error)}",

@@ -124,6 +124,8 @@ def _plain(value: Any, arrays: _Arrays) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         kind = "array" if isinstance(value, np.ndarray) else "number"
         return {kind: arrays.place(np.asarray(value))}
+    if isinstance(value, bytes):
+        return {"bytes": arrays.place(np.frombuffer(value, np.uint8))}
     if isinstance(value, list):
         return [_plain(one, arrays) for one in value]
     if type(value) is tuple:
@@ -167,6 +169,8 @@ def _value(plain: Any, arrays: list[np.ndarray]) -> Any:
             return arrays[held]
         case "number":
             return arrays[held][()]
+        case "bytes":
+            return arrays[held].tobytes()
         case "tuple":
             return tuple(_value(one, arrays) for one in held)
         case "slice":
