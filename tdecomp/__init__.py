@@ -13,10 +13,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from tdecomp._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from tdecomp._public import *
-
-__version__ = "0.1.0"
 
 # What reads and writes files: a third of all modules, and no decomposition needs them.
 _WITH_FILES = {

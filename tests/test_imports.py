@@ -16,6 +16,7 @@ LEVELS = {
     "_backends": 0,
     "_nearest": 0,
     "_threads": 0,
+    "_version": 0,
     "_xp": 0,
     "modes": 0,
     "progress": 0,
@@ -83,7 +84,7 @@ WITHIN = {
 HEAVY = ("torch", "jax", "cupy", "sympy", "matplotlib", "tensorly", "transformers", "peft")
 CLI_ONLY = ("typer", "click", "rich")
 
-OPTIONAL = {"torch", "tensorly", "scipy", "fsspec"}
+OPTIONAL = {"torch", "tensorly", "scipy", "fsspec", "distributed"}
 """Libraries that functions import where they need them: `tdecomp` works without."""
 LATE = {
     "tdecomp.cli": {"tdecomp.cli", "tdecomp.files", "numpy"},  # first of all it answers signals

@@ -233,9 +233,9 @@ PartOf = Annotated[
     str | None,
     typer.Option(
         "--part",
-        metavar="K/N",
-        help="Be one of N such commands that share the work out through --scratch; the first "
-        "writes the output.",
+        metavar="PART",
+        help="'3/8': be one of eight such commands that share the work out through --scratch; "
+        "the first writes the output.",
         rich_help_panel=WHERE,
     ),
 ]

@@ -12,7 +12,7 @@ from tdecomp.errors import ArgumentError
 from tdecomp.tasks import Executor
 from tdecomp.tasks.dask_cluster import dask_executor
 from tdecomp.tasks.ranks import leading_ranks, rank_here, serve_rank
-from tdecomp.tasks.scratch import Part, leading, serve
+from tdecomp.tasks.scratch import ScratchPart, leading, serve
 
 __all__ = ["ALONE", "Workers"]
 
@@ -82,11 +82,11 @@ class Workers:
         else:
             yield None
 
-    def _part(self, job: Mapping[str, Any], told: Callable[[str], None]) -> Part:
+    def _part(self, job: Mapping[str, Any], told: Callable[[str], None]) -> ScratchPart:
         assert self.part is not None
         assert self.scratch is not None
         number, of = self.part
-        return Part(
+        return ScratchPart(
             number=number, of=of, folder=self.scratch, job=job, timeout=self.timeout, told=told
         )
 

@@ -7,8 +7,8 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from tdecomp import __version__
 from tdecomp._threads import cores
+from tdecomp._version import __version__
 from tdecomp.errors import ArgumentError, WorkerError
 from tdecomp.tasks.spreading import Executor
 
@@ -59,10 +59,10 @@ def dask_executor(scheduler: str) -> Generator[Executor]:
                 f"no Dask scheduler answers at {scheduler!r}",
                 tip="start one with 'dask scheduler' and workers with 'dask worker', or say local",
             ) from error
-        yield _Workers(client, _checked(client, str(scheduler)))
+        yield _DaskExecutor(client, _checked(client, str(scheduler)))
 
 
-class _Workers:
+class _DaskExecutor:
     """Dask's own executor, with the number of its threads as those of the library tell it."""
 
     def __init__(self, client: Any, threads: int) -> None:

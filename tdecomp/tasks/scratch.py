@@ -22,7 +22,7 @@ from tdecomp.errors import ArgumentError, FileError, WorkerError
 from tdecomp.tasks.spreading import perform
 from tdecomp.tasks.wire import packed, unpacked
 
-__all__ = ["Part", "leading", "serve"]
+__all__ = ["ScratchPart", "leading", "serve"]
 
 _MADE_BY = "tdecomp scratch"
 _LOOKS = 0.05  # seconds between two looks into the folder
@@ -34,7 +34,7 @@ Told = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ScratchPart:
     """One of several processes that share out a job.
 
     Attributes
@@ -66,7 +66,7 @@ class Part:
 
 
 @contextmanager
-def leading(part: Part) -> Generator[_Folder]:
+def leading(part: ScratchPart) -> Generator[_Folder]:
     """Inside, the executor of the first part; what it put into the folder is gone afterwards.
 
     Raises
@@ -80,7 +80,7 @@ def leading(part: Part) -> Generator[_Folder]:
     folder.close()
 
 
-def serve(part: Part) -> int:
+def serve(part: ScratchPart) -> int:
     """Do calls of the first part until its job is done; how many there were.
 
     Raises
@@ -103,7 +103,7 @@ def serve(part: Part) -> int:
 class _Folder:
     """The folder as one part sees it; an executor for the first one."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: ScratchPart) -> None:
         self.part, self._max_workers = part, part.of
         self._job = part.folder / "job.json"
         self._checked = False
@@ -153,14 +153,14 @@ class _Folder:
                 self._forget_claims()
         return True
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any) -> _Asked:
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> _PutCall:
         """Put a call into the folder."""
         assert fn is perform, "what is handed out is always done by `perform`"
         data = packed(args)
         name = hashlib.sha256(data).hexdigest()
         if not self._place("results", name).exists():
             self._write(self._place("tasks", name), data)
-        return _Asked(self, name)
+        return _PutCall(self, name)
 
     def do_one(self, *, overdue: bool = False) -> bool:
         """Claim a call that nobody has, or that is overdue, and do it; False if there is none."""
@@ -237,7 +237,7 @@ class _Folder:
         part.replace(file)
 
 
-class _Asked:
+class _PutCall:
     """A call in the folder, as a future."""
 
     def __init__(self, folder: _Folder, name: str) -> None:
@@ -257,7 +257,7 @@ class _Asked:
 class _Waiting:
     """Time that goes by without a sign of others."""
 
-    def __init__(self, part: Part, what: str) -> None:
+    def __init__(self, part: ScratchPart, what: str) -> None:
         self.part, self.what = part, what
         self._since, self._told = time.monotonic(), False
 

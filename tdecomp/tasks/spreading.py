@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-from tdecomp import __version__
+from tdecomp._version import __version__
 from tdecomp.errors import (
     ArgumentError,
     DataError,

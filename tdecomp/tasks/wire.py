@@ -65,7 +65,7 @@ class OfSlices(Divided, Generic[Each]):
 
 def packed(value: Any) -> bytes:
     """A value as bytes; an ArgumentError where it holds something that cannot be sent."""
-    arrays = _Arrays()
+    arrays = _SentArrays()
     plain = _plain(value, arrays)
     head = json.dumps([plain, arrays.rows]).encode()
     parts, size = [len(head).to_bytes(8, "little"), head], 8 + len(head)
@@ -99,7 +99,7 @@ def unpacked(data: bytes) -> Any:
     return _value(plain, arrays)
 
 
-class _Arrays:
+class _SentArrays:
     """Arrays of one value, each of them once."""
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ class _Arrays:
         return self._places[id(array)][0]
 
 
-def _plain(value: Any, arrays: _Arrays) -> Any:
+def _plain(value: Any, arrays: _SentArrays) -> Any:
     """What JSON holds of a value."""
     if value is None or isinstance(value, bool | str) or type(value) in (int, float):
         return value

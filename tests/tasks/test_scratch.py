@@ -12,7 +12,7 @@ import pytest
 from tdecomp import jobs
 from tdecomp.errors import ArgumentError, FileError, WorkerError
 from tdecomp.tasks import scratch, sendable, spread
-from tdecomp.tasks.scratch import Part, leading, serve
+from tdecomp.tasks.scratch import ScratchPart, leading, serve
 
 DONE: list[int] = []
 
@@ -32,7 +32,7 @@ def marked(monkeypatch):
 
 def part(folder, number, **given):
     told = given.pop("told", lambda line: None)
-    return Part(
+    return ScratchPart(
         number=number,
         of=3,
         folder=folder,

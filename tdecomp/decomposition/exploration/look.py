@@ -29,7 +29,7 @@ from tdecomp.tensor import gram
 __all__ = ["SIDES", "SPARE", "Basis", "Core", "Look", "Room", "as_stack", "look", "subsets"]
 
 Found = TypeVar("Found")
-Given = TypeVar("Given")
+Handed = TypeVar("Handed")
 
 SIDES = {"in": -1, "out": -2}
 """Where a basis can be shared by whole matrices: the position of its mode."""
@@ -263,13 +263,13 @@ def _scaled(triplets: Triplets, side: str) -> Array:
 
 @contextmanager
 def _visits(
-    stack: Stack, given: Mapping[Place, Given], work: Callable[[Given, Array], Found]
+    stack: Stack, given: Mapping[Place, Handed], work: Callable[[Handed, Array], Found]
 ) -> Iterator[Iterator[tuple[Place, Found]]]:
     """Inside, ``work(given, matrix)`` of one read of the slices.
 
     In their order, each turned so that bases are of its rows, under one place after the other.
     """
-    mine: dict[int, list[tuple[Place, Given]]] = {i: [] for i in range(stack.n_sites)}
+    mine: dict[int, list[tuple[Place, Handed]]] = {i: [] for i in range(stack.n_sites)}
     for place, one in given.items():
         for i in place[1]:
             mine[i].append((place, one))
@@ -279,8 +279,8 @@ def _visits(
 
 @sendable
 def _at_places(
-    work: Callable[[Given, Array], Found],
-    mine: OfSlices[list[tuple[Place, Given]]],
+    work: Callable[[Handed, Array], Found],
+    mine: OfSlices[list[tuple[Place, Handed]]],
     i: int,
     matrix: Array,
 ) -> list[tuple[Place, Found]]:
