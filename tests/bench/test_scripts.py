@@ -20,6 +20,7 @@ from tests.bench import (
     in_memory,
     limits,
     loras,
+    processes,
     scaling,
     smooth,
     storage,
@@ -217,3 +218,25 @@ def test_errors_beside_tensorly_are_counted(monkeypatch, capsys):
 def test_a_server_gives_the_bits_of_the_disk(capsys):
     storage.main(["--preset", "tiny", "--rank", "4", "--repeats", "1"])
     assert capsys.readouterr().out.count("same bits") == 8
+
+
+def test_the_cost_model_falls_with_workers_down_to_the_storage(pair):
+    constants = processes.measured(pair)
+    sizes = processes.SHAPES["8B"]
+    times = [constants.seconds(sizes, w, 2e9, 4) for w in (1, 8, 64, 10**6)]
+    assert times == sorted(times, reverse=True)
+    numbers = sum(a * b for a, b in sizes.projections.values()) * sizes.layers
+    assert times[-1] > 6 * 4 * numbers / 2e9  # five reads and the hashes
+    assert [processes.minutes(t) for t in (3, 600, 36_000)] == ["3 s", "10 min", "10.0 h"]
+
+
+@pytest.mark.slow
+def test_many_processes_are_measured(pair, tmp_path):
+    (tmp_path / "pair").symlink_to(pair)
+    rows, passes = processes.here(tmp_path, "tiny", processes.measured(pair), 1)
+    assert [row[0] for row in rows[1:]] == [
+        "Dask, 1 process",
+        "Dask, 2 processes",
+        "2 parts in a folder",
+    ]
+    assert passes >= 0

@@ -103,7 +103,7 @@ def test_parts_write_what_one_process_writes(models, tmp_path):
     jobs.decompose(*models, tmp_path / "one", method="tucker2", rank=4)
     words = [sys.executable, "-m", "tdecomp", "decompose", *map(str, models)]
     words += ["--method", "tucker2", "--rank", "4", "--scratch", str(tmp_path / "scratch")]
-    words += ["-o", str(tmp_path / "many"), "--timeout", "20"]
+    words += ["-o", str(tmp_path / "many"), "--timeout", "120"]
 
     def start(number: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen([*words, "--part", f"{number}/3"], stdout=subprocess.DEVNULL)
