@@ -96,16 +96,20 @@ def test_a_stack_that_does_not_say_so_is_read_in_one_thread(side_by_side):
     td.svd(counted, rank=2)
     assert seen == {threading.get_ident()}
     assert not side_by_side
-    seen.clear()
+    others = set()
 
     def read_beside_another(site):
-        """Another thread has come before this one goes on: one could be done with all of them."""
-        seen.add(threading.get_ident())
-        assert wait_until(lambda: len(seen) > 1)
+        """Another thread has come before this one goes on: one could be done with all of them.
+
+        The caller's reads one slice for its library, where jax is loaded.
+        """
+        if seen != {threading.get_ident()}:
+            others.add(threading.get_ident())
+            assert wait_until(lambda: len(others) > 1)
         return read(site)
 
     td.svd(replace(stack, read=read_beside_another, concurrent=True), rank=2)
-    assert threading.get_ident() not in seen
+    assert len(others) > 1
 
 
 def test_an_svd_of_the_users_sees_the_matrices_in_turn(side_by_side):
