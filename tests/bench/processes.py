@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     printer.table(title, ["", "seconds", "of threads", "foreseen", "measured / foreseen"], rows)
     printer.table(
         f"foreseen: tucker2, rank {RANK}, {PASSES} passes and the residual, such cores",
-        ["pair", "storage GB/s", *(f"{w} workers" for w in WORKERS)],
+        ["pair", "storage GB/s", *(f"{w} worker" + "s" * (w > 1) for w in WORKERS)],
         [
             [name, f"{speed / 1e9:g}"]
             + [minutes(constants.seconds(sizes, w, speed, PASSES)) for w in WORKERS]
