@@ -19,7 +19,7 @@ from tdecomp.files.checkpoint import Checkpoint, Pair, Update, open_checkpoint, 
 from tdecomp.files.coming import Coming
 from tdecomp.files.delta_stacks import SliceReader, stacks_of
 from tdecomp.files.factors import Factors
-from tdecomp.files.storage import Location, Range, Url
+from tdecomp.files.storage import Location, Range, Url, from_root
 from tdecomp.files.tally import Tally
 from tdecomp.files.unpaired import Uncovered, differing_sizes, refuse_missing, unpaired
 from tdecomp.formats import Format
@@ -312,8 +312,8 @@ def open_delta(
         left_out=_other_tensors(both, survey),
         unpaired=lone,
         recipe=DeltaRecipe(
-            base=_from_root(both.base.path),
-            tuned=_from_root(both.tuned.path),
+            base=from_root(both.base.path),
+            tuned=from_root(both.tuned.path),
             selection=json.dumps(selection.to_json()),
             marks=(both.base.marks, both.tuned.marks),
             mmap=mmap,
@@ -379,10 +379,6 @@ def _measured_there(recipe: DeltaRecipe, tensor: str, reason: str) -> list[Uncov
     """`Delta.uncovered` of one tensor; this runs on a worker."""
     delta, _ = _opened(recipe)
     return _measured(delta.pair, tensor, reason)
-
-
-def _from_root(path: Location) -> Location:
-    return path if isinstance(path, Url) else path.absolute()
 
 
 def updates(factors: Factors) -> Mapping[str, Update]:

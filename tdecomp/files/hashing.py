@@ -15,7 +15,7 @@ import numpy as np
 from tdecomp._threads import cores
 from tdecomp.errors import FileError
 from tdecomp.files.opening import Checkpoint, check_unchanged
-from tdecomp.files.storage import Location, RangeFile, Url
+from tdecomp.files.storage import Location, RangeFile, from_root
 from tdecomp.files.stored import Source, open_source
 from tdecomp.files.tally import Tally
 from tdecomp.progress import Progress, silent
@@ -95,7 +95,7 @@ def _digests_of_workers(
 ) -> list[dict[str, Any]]:
     tally = Tally(progress, sum(source.size for source in sources))
     rows: list[dict[str, Any]] = []
-    calls = (partial(_digest_there, _from_root(source.path), source.mark) for source in sources)
+    calls = (partial(_digest_there, from_root(source.path), source.mark) for source in sources)
     with spread(executor, calls) as found:
         for row in found:
             rows.append(row)
@@ -110,10 +110,6 @@ def _digest_there(path: Location, mark: str) -> dict[str, Any]:
     if source.mark != mark:
         raise FileError(f"{path} is another file for a worker than for the process that reads it")
     return _digest(source, SimpleQueue(), Event())
-
-
-def _from_root(path: Location) -> Location:
-    return path if isinstance(path, Url) else path.absolute()
 
 
 def _digest(

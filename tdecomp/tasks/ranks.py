@@ -13,8 +13,8 @@ from datetime import timedelta
 from typing import Any
 
 from tdecomp.errors import ArgumentError, WorkerError
-from tdecomp.tasks.spreading import perform
-from tdecomp.tasks.wire import packed, unpacked
+from tdecomp.tasks.spreading import perform, perform_packed
+from tdecomp.tasks.wire import packed
 
 __all__ = ["leading_ranks", "rank_here", "serve_rank"]
 
@@ -58,7 +58,7 @@ def serve_rank() -> int:
         data = _waited(store, f"task/{number}")
         if not data:
             return count
-        store.set(f"result/{number}", perform(*unpacked(data)))
+        store.set(f"result/{number}", perform_packed(data))
         count += 1
 
 
@@ -87,7 +87,7 @@ class _Ranks:
         if number >= self._given:
             return False
         self._mine.pop()
-        self.store.set(f"result/{number}", perform(*unpacked(self._tasks[number])))
+        self.store.set(f"result/{number}", perform_packed(self._tasks[number]))
         return True
 
     def taken_up(self, number: int) -> bytes:

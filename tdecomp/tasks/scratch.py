@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tdecomp.errors import ArgumentError, FileError, WorkerError
-from tdecomp.tasks.spreading import perform
-from tdecomp.tasks.wire import packed, unpacked
+from tdecomp.tasks.spreading import perform, perform_packed
+from tdecomp.tasks.wire import packed
 
 __all__ = ["ScratchPart", "leading", "serve"]
 
@@ -174,7 +174,7 @@ class _Folder:
             if self._claimed(task.name, overdue=overdue):
                 with suppress(FileNotFoundError):  # done and taken up meanwhile
                     self._write(
-                        self._place("results", task.name), perform(*unpacked(task.read_bytes()))
+                        self._place("results", task.name), perform_packed(task.read_bytes())
                     )
                 return True
         return False

@@ -20,7 +20,7 @@ from tdecomp.errors import (
 )
 from tdecomp.tasks.wire import packed, unpacked
 
-__all__ = ["Executor", "perform", "spread"]
+__all__ = ["Executor", "perform", "perform_packed", "spread"]
 
 Found = TypeVar("Found")
 
@@ -124,6 +124,15 @@ class _Call:
             ) from error
 
 
+def perform_packed(call: bytes) -> bytes:
+    """`perform` of what an executor of ours packed; a FileError if it did not."""
+    match unpacked(call):
+        case (str(wanted), bytes(data)):
+            return perform(wanted, data)
+        case _:
+            raise FileError(f"these {len(call)} bytes are no call")
+
+
 def perform(wanted: str, data: bytes) -> bytes:
     """What a worker does: the call in `data`. What that raises is in what this gives.
 
@@ -146,18 +155,20 @@ def perform(wanted: str, data: bytes) -> bytes:
 
 def _given(data: bytes) -> Any:
     """What a call gave, or what it raised."""
-    kind, *rest = unpacked(data)
-    if kind == "found":
-        return rest[0]
-    if kind == "error":
-        name, message, tip = rest
-        raise _KINDS.get(name, TdecompError)(message, tip=tip)
-    if kind == "version":
-        raise WorkerError(
-            f"a worker has tdecomp {rest[0]}, this process {__version__}",
-            tip="install the same version everywhere",
-        )
-    raise RuntimeError(f"a task failed on its worker: {rest[0]}")
+    match unpacked(data):
+        case ("found", found):
+            return found
+        case ("error", str(name), str(message), str(tip)):
+            raise _KINDS.get(name, TdecompError)(message, tip=tip)
+        case ("version", str(theirs)):
+            raise WorkerError(
+                f"a worker has tdecomp {theirs}, this process {__version__}",
+                tip="install the same version everywhere",
+            )
+        case ("failed", str(text)):
+            raise RuntimeError(f"a task failed on its worker: {text}")
+        case _:
+            raise FileError(f"these {len(data)} bytes are not what a task gives")
 
 
 def _shown(executor: Executor) -> str:

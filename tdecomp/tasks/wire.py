@@ -28,6 +28,8 @@ Each = TypeVar("Each")
 _OURS = ("tdecomp", "tdecomp_torch")
 _ALIGNED = 64  # bytes: where arrays begin
 _MARKED: set[Any] = set()
+_FORGED = ValueError, TypeError, LookupError, AttributeError, RecursionError, ArithmeticError
+"""What reading bytes that `packed` did not make can end in."""
 
 
 def sendable(marked: Marked) -> Marked:
@@ -94,9 +96,9 @@ def unpacked(data: bytes) -> Any:
             flat = np.frombuffer(data, dtype, count, start if count else 0).copy()
             size = start + flat.nbytes
             arrays.append(flat.reshape(shape[::-1]).T if turned else flat.reshape(shape))
-    except (ValueError, TypeError) as error:
+        return _value(plain, arrays)
+    except _FORGED as error:
         raise FileError(f"these {len(data)} bytes are no task: {error}") from error
-    return _value(plain, arrays)
 
 
 class _SentArrays:

@@ -13,6 +13,7 @@ from tdecomp import jobs
 from tdecomp.errors import ArgumentError, FileError, WorkerError
 from tdecomp.tasks import scratch, sendable, spread
 from tdecomp.tasks.scratch import ScratchPart, leading, serve
+from tdecomp.tasks.wire import packed
 
 DONE: list[int] = []
 
@@ -90,7 +91,6 @@ def test_claims_of_lost_parts_are_taken_over(tmp_path):
 
 def call(n):
     from tdecomp import __version__
-    from tdecomp.tasks.wire import packed
 
     return __version__, packed(partial(tripled, n))
 
@@ -120,6 +120,20 @@ def test_parts_of_other_jobs_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot write"):
         led(tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("data", [b"", b"forged", packed(7), packed((1, b"")), packed(("1",))])
+def test_files_that_others_put_there_are_refused(tmp_path, data):
+    folder = scratch._Folder(part(tmp_path, 1))
+    folder.open()
+    (tmp_path / "tasks" / "forged").write_bytes(data)
+    with pytest.raises(FileError, match="bytes are no"):
+        serve(part(tmp_path, 2))
+    (tmp_path / "tasks" / "forged").unlink()
+    asked = folder.submit(scratch.perform, *call(1))
+    (tmp_path / "results" / asked._name).write_bytes(data)
+    with pytest.raises(FileError, match="bytes are no"):
+        led(tmp_path, [1])
 
 
 def test_a_first_part_that_never_comes_is_told(tmp_path, monkeypatch):

@@ -88,6 +88,12 @@ def forged(plain) -> bytes:
         forged({"ours": "tdecomp.files.hashing:subprocess"}),
         forged({"made": ["tdecomp.stack.stack:Stack", {}]}),
         forged({"evaluated": "1 + 1"}),
+        forged({"array": 3}),
+        forged({"tuple": [], "array": 0}),
+        forged({"dict": [[[], 1]]}),
+        forged({"made": ["tdecomp.tasks.wire:OfSlices", {"unknown": 1}]}),
+        forged({"ours": 7}),
+        forged({"partial": 7}),
     ],
 )
 def test_other_bytes_are_refused(data):

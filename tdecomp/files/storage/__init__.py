@@ -5,7 +5,7 @@ from .protocols import patiently
 from .ranged import RangeFile
 from .remote import RemoteFile
 from .unmapped import UnmappedFile
-from .url import Location, Url, local, place, remembering, shown
+from .url import Location, Url, from_root, local, place, remembering, shown
 
 __all__ = [
     "Location",
@@ -15,6 +15,7 @@ __all__ = [
     "UnmappedFile",
     "Url",
     "expect",
+    "from_root",
     "local",
     "patiently",
     "place",

@@ -17,7 +17,7 @@ from ...errors import FileError
 from ...tasks import sendable
 from .protocols import AccessError, filesystem, patiently, whole_answer
 
-__all__ = ["Location", "Url", "local", "place", "remembering", "shown"]
+__all__ = ["Location", "Url", "from_root", "local", "place", "remembering", "shown"]
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)(?=[^/])")  # one letter is a drive
 _BUCKETS = ("s3", "s3a", "gs", "gcs")
@@ -248,6 +248,11 @@ def remembering() -> Generator[None]:
 
 Location = Path | Url
 """On a disk of this machine, or on a server."""
+
+
+def from_root(path: Location) -> Location:
+    """The same place for a process that runs in another folder."""
+    return path if isinstance(path, Url) else path.absolute()
 
 
 def place(path: str | os.PathLike[str] | Url) -> Location:
