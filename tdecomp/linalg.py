@@ -46,6 +46,8 @@ __all__ = [
     "random_matrix",
     "range_basis",
     "singular_values",
+    "sketched_rows",
+    "sparse_sketch",
     "still_to_win",
     "svd_auto",
     "svd_full",
@@ -65,6 +67,9 @@ _EXACT_FLOPS = 2e9  # svd_auto: about 0.1 s in float64 on two cores
 SETTLED = 1e-3  # of the energy left out: what is not worth another power step
 _FINE = 1e-7  # of the energy: smaller changes are not worth a step in any precision
 _KRYLOV_STEPS = 8  # svd_settled: at most
+_NEAR = 1 << 17  # numbers of a sparse sketch that are added to together, so that they stay near
+_WIDER = 2  # times the width: the sketch that block Krylov steps begin with
+_CHANCE = 4  # columns of a start that are random whatever was seen
 _CONDITION = 1e-10  # of a float64 Gram matrix: what keeps 1e-6 of its inverse root
 
 
@@ -277,7 +282,7 @@ def svd_settled(
     """Truncated SVD in a block Krylov space, grown until the captured energy settles.
 
     All that `krylov_steps` has seen is kept, so a step does what several power steps do; eight at
-    most are made, until more are expected to save less than 1e-3 of the energy left out: by
+    most are made, until more are expected to save less than 2e-3 of the energy left out: by
     `excess`, or as the last step fell behind the one before it (`still_to_win`). The error is then
     about 1e-3 of itself above the least. Parameters and result as in `svd_randomized`; `energy` is
     ``‖x‖²`` where that is known.
@@ -292,7 +297,7 @@ def svd_settled(
     width = min(rank + n_oversamples, *x.shape)
     energy = quick_sum_of_squares(x) if energy is None else energy
     steps = krylov_steps(x, width, np.random.default_rng(random_state or 0))
-    found = x, x
+    found, wide = (x, x), _starts_wide(x, width)
     captured = won = 0.0
     for step, found in enumerate(islice(steps, 1 + _KRYLOV_STEPS)):
         values = to_numpy(singular_values(found[1])).astype(np.float64)
@@ -301,7 +306,7 @@ def svd_settled(
         lost = max(0.0, energy - captured)
         if won <= negligible(x.dtype) * captured:
             break
-        if step > 1 and still_to_win(won, won / gain) <= SETTLED * lost:
+        if step > 1 - wide and still_to_win(won, won / gain) <= 2 * SETTLED * lost:
             break
         outside = left_out(energy, values[:width], min(x.shape), x.dtype)
         if step and excess(values[:width], rank, outside, 2 * step + 1, x.dtype) <= SETTLED:
@@ -350,13 +355,17 @@ def left_out(energy: float, s: np.ndarray, size: int, dtype: Any) -> float:
     return outside if outside > noise else min(noise, (size - len(s)) * float(s[-1]) ** 2)
 
 
-def excess(s: np.ndarray, rank: int, outside: float, power: int, dtype: Any) -> float:
+def excess(
+    s: np.ndarray, rank: int, outside: float, power: int, dtype: Any, columns: int | None = None
+) -> float:
     """Energy that a sketched subspace is expected to miss, per energy that the best one leaves out.
 
-    ``Σ_j σ_j² Σ_i (σ_i / σ_j)^(2 power) / (width - rank - 1)`` over the directions ``j`` kept and
-    those ``i`` that are not, with those outside the sketch as strong as its weakest one: theorem
-    10.5 of [halko2011] for the singular values to that power, direction by direction. Directions
-    kept that are only rounding, of data of a lower rank, have nothing to miss.
+    ``Σ_j Σ_i (σ_j² - σ_i²) (σ_i / σ_j)^(2 power) / (columns - rank - 1)`` over the directions ``j``
+    kept and those weaker ``i`` that may be taken in their place, with those outside the sketch as
+    strong as its weakest one: theorem 10.5 of [halko2011] for the singular values to that power,
+    direction by direction. Directions kept that are only rounding, of data of a lower rank, have
+    nothing to miss. Infinite where more is outside than directions weaker than those seen can hold:
+    the sketch has missed a strong one.
 
     Parameters
     ----------
@@ -370,6 +379,8 @@ def excess(s: np.ndarray, rank: int, outside: float, power: int, dtype: Any) -> 
         1 for a plain sketch, 2 more for each power step.
     dtype
         Of the data: what its rounding is.
+    columns
+        Of the sketch, where it was wider than what was kept of it.
     """
     kept, rest, weakest = s[:rank], s[rank:], float(s[-1])
     kept = kept[kept > tol(dtype, 1) * s[0]]
@@ -378,8 +389,9 @@ def excess(s: np.ndarray, rank: int, outside: float, power: int, dtype: Any) -> 
         return 0.0
     weaker = np.append(rest, weakest)
     counts = np.append(np.ones(len(rest)), outside / weakest**2 if weakest > 0 else 0.0)
-    missed = kept[:, None] ** 2 * (weaker[None, :] / kept[:, None]) ** (2 * power) @ counts
-    return float(np.sum(missed)) / (max(1, len(rest) - 1) * lost)
+    apart = np.maximum(kept[:, None] ** 2 - weaker[None, :] ** 2, 0.0)
+    missed = apart * (weaker[None, :] / kept[:, None]) ** (2 * power) @ counts
+    return float(np.sum(missed)) / (max(1, (columns or len(s)) - rank - 1) * lost)
 
 
 def svd_auto(
@@ -480,6 +492,66 @@ def random_matrix(rng: np.random.Generator, shape: tuple[int, int], like: Array)
         drawn = 2 * np.unpackbits(drawn, count=numbers).astype(np.int8).reshape(shape) - 1
         drawn = drawn.astype(np.float32)
     return namespace(like).asarray(drawn, dtype=like.dtype, device=like.device)
+
+
+def sparse_sketch(x: Array, width: int, rng: np.random.Generator) -> Array:
+    """``Ω X`` with a random Ω that adds each row of X, or less the row, to one of the sketch's.
+
+    A wide sketch for less work than a narrow one of dense signs, which would need a product
+    ([martinsson2020], section 9.2, with one sign for a row). Rows meet that are a multiple of
+    `width` apart: where it is odd, those at the same place in each head or block do not.
+
+    Parameters
+    ----------
+    x
+        ``(out, in)``.
+    width
+        Rows of the sketch.
+    rng
+        Of the signs.
+
+    Returns
+    -------
+    Array
+        ``(min(width, out), in)``.
+
+    >>> import numpy as np
+    >>> sparse_sketch(np.eye(200), 101, np.random.default_rng(0)).shape
+    (101, 200)
+    """
+    n = x.shape[0]
+    signs, parts = random_matrix(rng, (n, 1), x), []
+    width = min(width, n)
+    step = max(1, _NEAR // x.shape[1])
+    for first in range(0, width, step):
+        total: Any = None
+        for start in range(first, n, width):
+            rows = slice(start, min(start + min(step, width - first), n))
+            part = x[rows, :] * signs[rows, :]
+            if total is None:
+                total = part
+            elif part.shape[0] == total.shape[0]:
+                total += part
+            else:
+                xp = namespace(x)
+                total = xp.concat([total[: part.shape[0], :] + part, total[part.shape[0] :, :]])
+        parts.append(total)
+    return namespace(x).concat(parts, axis=0)
+
+
+def sketched_rows(sketch: Array, width: int, rng: np.random.Generator) -> Array:
+    """Orthonormal basis ``(in, width)`` to begin with: the leading rows of a wide sketch.
+
+    Four of its columns are random, so that no direction of the data is out of reach of the steps
+    that follow, whatever the sketch has missed.
+    """
+    xp, chance = namespace(sketch), min(_CHANCE, width - 1)
+    u = left_basis(sketch, 0)[0][:, : width - chance]
+    rows = orthonormal(adjoint(sketch) @ u)  # (in, width less some)
+    if rows.shape[1] == width:
+        return rows
+    other = random_matrix(rng, (rows.shape[0], width - rows.shape[1]), rows)
+    return orthonormal(xp.concat([rows, other - rows @ (adjoint(rows) @ other)], axis=1))
 
 
 def range_basis(
@@ -617,8 +689,11 @@ def krylov_steps(x: Array, width: int, rng: np.random.Generator) -> Iterator[tup
     """
     _check_matrix(x)
     xp, most = namespace(x), min(x.shape)
-    y = x @ random_matrix(rng, (x.shape[1], width), x)  # (out, width)
-    q = orthonormal(y)
+    if _starts_wide(x, width):
+        start = sketched_rows(sparse_sketch(x, _WIDER * width | 1, rng), width, rng)
+    else:
+        start = random_matrix(rng, (x.shape[1], width), x)
+    q = orthonormal(x @ start)  # (out, width)
     b = last = adjoint(q) @ x  # (width, in)
     yield q, b
     while q.shape[1] < most:
@@ -631,6 +706,11 @@ def krylov_steps(x: Array, width: int, rng: np.random.Generator) -> Iterator[tup
         last = adjoint(y) @ x
         q, b = xp.concat([q, y], axis=1), xp.concat([b, last], axis=0)
         yield q, b
+
+
+def _starts_wide(x: Array, width: int) -> bool:
+    """Whether block Krylov steps begin with the leading rows of a sketch wider than they are."""
+    return x.shape[0] >= 2 * _WIDER * width
 
 
 def _from_basis(q: Array, b: Array, rank: int) -> Triplets:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tdecomp._threads import cores
 from tdecomp._xp import quick_sum_of_squares
 from tdecomp.errors import DataError, FileError, SiteError
 from tdecomp.files.checkpoint import Checkpoint, Pair, Update, open_checkpoint, pair
@@ -78,21 +77,18 @@ class Delta:
 
     def stacks_on(self, device: str | None, *, keep: int = 0) -> tuple[Stack, ...]:
         """As `stacks`, as torch tensors on a device, kept between passes; see `stacks_of`."""
-        recipe = self.recipe
-        if recipe is not None:
-            recipe = replace(recipe, keep=keep // cores())
         return stacks_of(
             self.pair,
             self.groups,
             device,
             roundings=self._roundings,
             keep=keep,
-            recipe=None if recipe is None else recipe.of_group,
+            recipe=None if self.recipe is None else self.recipe.of_group,
         )
 
-    def reader(self, keep: int) -> SliceReader:
-        """Reads slices of any group, as `stacks_on`."""
-        return SliceReader(self.pair, None, self._roundings, keep)
+    def reader(self) -> SliceReader:
+        """Reads slices of any group; nothing is kept for the next pass, which others may make."""
+        return SliceReader(self.pair, None, self._roundings)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -334,8 +330,8 @@ class DeltaRecipe:
         As `Selection.to_json`, in JSON.
     marks
         `Checkpoint.marks` of both, where the recipe was made.
-    mmap, keep
-        As for `open_delta` and `stacks_of`.
+    mmap
+        As for `open_delta`.
     group
         Name of the one whose slices are read.
     """
@@ -345,7 +341,6 @@ class DeltaRecipe:
     selection: str
     marks: tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
     mmap: bool
-    keep: int = 0
     group: str = ""
 
     def of_group(self, group: Group) -> DeltaRecipe:
@@ -371,7 +366,7 @@ def _opened(recipe: DeltaRecipe) -> tuple[Delta, SliceReader]:
                     f"{checkpoint.path}: {name} is another file for a worker than for the process"
                     " that gave it work: run again when nothing writes to it"
                 )
-    return delta, delta.reader(recipe.keep)
+    return delta, delta.reader()
 
 
 @sendable

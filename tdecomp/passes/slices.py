@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
-from typing import Any, TypeVar
+from functools import partial, reduce
+from operator import add
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -38,9 +39,19 @@ __all__ = [
     "mode_names",
     "on_workers",
     "slices_at_once",
+    "sum_over",
 ]
 
 Found = TypeVar("Found")
+
+
+class _Adds(Protocol):
+    """What adds up to the same, in whatever order."""
+
+    def __add__(self, other: Self, /) -> Self: ...
+
+
+Addend = TypeVar("Addend", bound=_Adds)
 
 Input = Array | Stack | Format
 """What a decomposition takes: an array, a stack of slices read lazily, or a tensor as factors."""
@@ -159,23 +170,33 @@ def each_slice(
         yield (work(i, _raw(x, i)) for i in range(_n_slices(x)))
 
 
+def sum_over(x: Array | Stack, work: Callable[[int, Array], Addend]) -> Addend:
+    """The sum of ``work(i, matrix)`` over all slices, as `each_slice` works on them.
+
+    Of a stack with an executor, workers add up what is theirs.
+    """
+    if isinstance(x, Stack) and x.executor is not None:
+        with _by_others(x, x.executor, work, summed=True) as parts:
+            return reduce(add, parts)
+    with each_slice(x, work) as parts:
+        return reduce(add, parts)
+
+
 @contextmanager
 def _by_others(
-    x: Stack, executor: Executor, work: Callable[[int, Array], Found]
+    x: Stack, executor: Executor, work: Callable[[int, Array], Found], *, summed: bool = False
 ) -> Iterator[Iterator[Found]]:
     """`each_slice` by the workers of an executor, some neighbouring slices to a task."""
     size = max(1, min(_TASK // math.prod(x.shape[-2:]), -(-x.n_sites // _TASKS)))
     some = [range(i, min(i + size, x.n_sites)) for i in range(0, x.n_sites, size)]
     assert x.recipe is not None  # `Stack.on` sees to that
-    calls = (partial(_visited, x.recipe, list(mine), _part(work, mine)) for mine in some)
+    calls = (partial(_visited, x.recipe, list(mine), _part(work, mine), summed) for mine in some)
     with threads_for(1), spread(executor, calls) as tasks:  # as many as `side_by_side` leaves
-        yield _taken_up(x, some, tasks)
+        yield _taken_up(x, tasks)
 
 
-def _taken_up(
-    x: Stack, some: Sequence[Sequence[int]], tasks: Iterator[tuple[list[Found], dict[int, float]]]
-) -> Iterator[Found]:
-    for _, (found, beside) in zip(some, tasks, strict=True):
+def _taken_up(x: Stack, tasks: Iterator[tuple[list[Found], dict[int, float]]]) -> Iterator[Found]:
+    for found, beside in tasks:
         x.beside.update({x.group.sites[i]: number for i, number in beside.items()})
         yield from found
 
@@ -191,13 +212,13 @@ def _part(work: Any, mine: Sequence[int]) -> Any:
 
 @sendable
 def _visited(
-    recipe: Recipe, mine: list[int], work: Callable[[int, Array], Found]
-) -> tuple[list[Found], dict[int, float]]:
-    """What comes of some slices, and what was found beside; this runs on a worker."""
+    recipe: Recipe, mine: list[int], work: Callable[[int, Array], Any], summed: bool
+) -> tuple[list[Any], dict[int, float]]:
+    """What comes of some slices, or its sum, and what was found beside; this runs on a worker."""
     x = recipe.opened(mine)
     n = one_each(len(mine))
     with threads_for(1), side_by_side(lambda i: work(i, _raw(x, i)), mine, n) as found:
-        results = list(found)
+        results = [reduce(add, found)] if summed else list(found)
     sites = x.group.sites
     return results, {i: x.beside[sites[i]] for i in mine if sites[i] in x.beside}
 
@@ -217,7 +238,7 @@ def _at_once(x: Array | Stack) -> int:
     numbers, room = math.prod(x.shape[-2:]), _AT_ONCE
     if isinstance(x, Stack):
         if x.max_memory is not None:
-            room = min(room, x.max_memory // 16)  # a quarter of it, in float32
+            room = min(room, x.max_memory // 8)  # half of it, in float32
         alone = not x.concurrent
     else:
         alone = type(x) is not np.ndarray

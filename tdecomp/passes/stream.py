@@ -19,6 +19,7 @@ from tdecomp._xp import (
     Array,
     adjoint,
     detached,
+    double,
     namespace,
     quick_sum_of_squares,
     sum_of_squares,
@@ -36,15 +37,17 @@ from tdecomp.linalg import (
     left_out,
     negligible,
     orthonormal,
-    random_matrix,
     singular_values,
+    sketched_rows,
+    sparse_sketch,
     still_to_win,
     truncated_svd,
 )
 from tdecomp.modes import name_modes
 from tdecomp.passes.coordinates import Frame
 from tdecomp.passes.pieces import is_cut_finely
-from tdecomp.passes.slices import each_slice, slices_at_once
+from tdecomp.passes.slices import slices_at_once, sum_over
+from tdecomp.passes.tree import TreeSum
 from tdecomp.stack import Stack
 from tdecomp.tasks import OfSlices, sendable
 from tdecomp.tensor import unfold
@@ -61,11 +64,13 @@ __all__ = [
 OVERSAMPLES = 10  # columns beyond the rank
 FIRST_WIDTH = 32  # ranks seen by the first sketch for an error or a budget, doubled as needed
 CLOSE = 1e-5  # share of the energy below which what a sketch leaves out has to be measured
-_TILE = 1 << 21  # numbers of a slice that are sketched and squared together
-_ROWS = 256  # of them at least
-_STEPS = 2  # of the leading vectors of all products side by side
+_WIDER = 4  # times the width: the sketch of the first pass, of which the leading rows are kept
+_STEPS = 1  # of the leading vectors of all products side by side
 _PRODUCTS = 3  # of all slices: of this pass and the last, and side by side
 _PASSES = 17  # at most
+_SLACK = 4  # of what the directions outside a basis may hold
+_START = 1 << 32  # what the random columns of the start are drawn by, beside the slices
+_DEAR = 12  # times SETTLED: the excess at which a thrifty stream ends, some 3 times what is missed
 
 Ranks = tuple[int | None, int | None]
 """Of ``out`` and ``in``; None: that mode keeps its size and is not shared."""
@@ -103,14 +108,14 @@ def streamed(x: Array | Stack, ranks: Ranks, seed: int) -> Stream:
         x.require(_numbers(x, width), f"a sketch {width} columns wide")
         stream = replace(stream, thrifty=x.has_room_for(_numbers(x, width + width // 2)))
     while not stream.done:
-        with each_slice(x, stream._of_slice()) as found:
-            stream = stream.after(Seen.of(found))
+        stream = stream.after(sum_over(x, stream._of_slice()))
     return stream
 
 
 def _numbers(x: Stack, width: int) -> int:
     """Held at once by the passes over a stack."""
     slices = slices_at_once(x) * math.prod(x.shape[-2:])
+    slices += (1 + x.n_sites.bit_length()) * _WIDER * width * max(x.shape[-2:])
     return slices + _PRODUCTS * x.n_sites * width * max(x.shape[-2:])
 
 
@@ -132,52 +137,52 @@ def _streamed_rows(x: Array, ranks: Ranks, seed: int) -> Stream:
     )
 
 
+@sendable
 @dataclass(frozen=True)
 class Seen:
     """What one pass has seen of some slices: states of different slices add up, in any order.
 
     Attributes
     ----------
-    products
-        The skinny product of every slice visited.
     energies
-        ``‖X_l‖²``, in the first pass.
+        ``‖X_l‖²`` of every slice visited in the first pass, None in others.
+    products
+        Skinny products of the slices, where a pass needs each of them.
+    total
+        Their sum, where it needs no more.
     """
 
+    energies: Mapping[int, float | None] = field(default_factory=dict)
     products: Mapping[int, Array] = field(default_factory=dict)
-    energies: Mapping[int, float] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, slices: Iterable[tuple[int, Array, float | None]]) -> Seen:
-        """From what was seen of each slice: its position, product and energy."""
-        products, energies = {}, {}
-        for site, product, energy in slices:
-            products[site] = product
-            if energy is not None:
-                energies[site] = energy
-        return cls(products, energies)
+    total: TreeSum = field(default_factory=TreeSum)
 
     def __add__(self, other: Seen) -> Seen:
-        if twice := self.products.keys() & other.products.keys():
+        if twice := self.energies.keys() & other.energies.keys():
             raise ArgumentError(f"slice {min(twice)} was visited twice in one pass")
-        return Seen({**self.products, **other.products}, {**self.energies, **other.energies})
+        return Seen(
+            {**self.energies, **other.energies},
+            {**self.products, **other.products},
+            self.total + other.total,
+        )
 
 
 @dataclass(frozen=True)
 class Stream:
     """Where the passes over the slices of a stack stand.
 
-    The first pass sketches: ``Q2`` spans the rows of ``Σ_l Ω_l X_l`` with random Ω
-    ([halko2011]). Then by turns ``A_l = X_l Q2`` gives ``Q1``, the leading left singular vectors of
-    all ``A_l`` side by side, and ``B_l = Q1ᴴ X_l`` gives ``Q2`` and the core. Where only ``in`` has
-    a rank, all ``A_l`` stand on top of each other, ``Q1`` has rows for every slice and the ``B_l``
-    are summed; where only ``out`` has one, the slices are turned.
+    The first pass sketches: ``Q2`` spans the leading rows of ``Σ_l Ω_l X_l`` with random sparse Ω
+    ([martinsson2020]), four times as many as are kept. Then by turns ``A_l = X_l Q2`` gives ``Q1``,
+    the leading left singular vectors of all ``A_l`` side by side, and ``B_l = Q1ᴴ X_l`` gives
+    ``Q2`` and the core. Where only ``in`` has a rank, all ``A_l`` stand on top of each other,
+    ``Q1`` has rows for every slice and the ``B_l`` are summed; where only ``out`` has one, the
+    slices are turned.
 
     Each of these passes gives a core, and the last is enough when more are expected to save less
     than 1e-3 of the energy left out: by what the last two saved (`tdecomp.linalg.still_to_win`), or
     by the spectra (`tdecomp.linalg.excess`, the power being one less than the passes).
 
-    The bases of a thrifty stream of two ranks are half as wide again, for fewer passes.
+    The bases of a thrifty stream of two ranks are half as wide again, and some 4e-3 of the energy
+    are not worth a pass to it: three are the rule.
 
     Parameters
     ----------
@@ -279,17 +284,17 @@ class Stream:
         """One pass over some of the slices, given as ``(position in C order, matrix)``."""
         work = self._of_slice()
 
-        def seen(pair: tuple[int, Array]) -> _Product:
+        def seen(pair: tuple[int, Array]) -> Seen:
             site, matrix = _checked_pair(pair)
             self._check(site, matrix)
             return work(site, detached(working(matrix)))
 
-        return Seen.of(map(seen, slices))
+        return sum(map(seen, slices), Seen())
 
-    def _of_slice(self) -> Callable[[int, Array], _Product]:
+    def _of_slice(self) -> Callable[[int, Array], Seen]:
         """What this pass makes of a slice."""
         if self.step == "sketch":
-            return partial(_sketch, self.seed, self._width(0 if self._turned else 1), self._turned)
+            return partial(_sketch, self.seed, self._sketch_width, self._turned)
         if self.step == "left":
             return partial(_on_right, _found(self.right), self._turned)
         left: Any = self.left
@@ -301,14 +306,24 @@ class Stream:
         """The stream once every slice has been visited."""
         if not isinstance(seen, Seen):
             raise ArgumentError(f"after takes what visit gave, not a {type(seen).__name__}")
-        if missing := set(range(math.prod(self.shape[:-2]))) - seen.products.keys():
+        if missing := set(range(math.prod(self.shape[:-2]))) - seen.energies.keys():
             raise ArgumentError(f"slice {min(missing)} was not visited in this pass")
-        parts = [seen.products[site] for site in sorted(seen.products)]
         stream = replace(self, passes=self.passes + 1)
         if self.step == "sketch":
-            energies = tuple(seen.energies[site] for site in sorted(seen.energies))
-            return replace(stream, step="left", right=_sketched(parts, energies), energies=energies)
-        return stream._after_left(parts) if self.step == "left" else stream._after_right(parts)
+            energies = tuple(seen.energies[site] or 0.0 for site in sorted(seen.energies))
+            right = self._right_of(seen.total.value, energies)
+            return replace(stream, step="left", right=right, energies=energies)
+        parts = [seen.products[site] for site in sorted(seen.products)]
+        if self.step == "left":
+            return stream._after_left(parts)
+        return stream._after_right(parts) if self._two_sided else stream._after_sum(seen.total)
+
+    def _right_of(self, sketch: Array, energies: tuple[float, ...]) -> Array:
+        """Orthonormal basis of the leading rows of the sum of all sketches."""
+        if not math.isfinite(math.fsum(energies)) or not bool(_all_finite(sketch)):
+            raise DataError("the array to decompose contains NaN or Inf")
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(_START,)))
+        return sketched_rows(sketch, self._width(0 if self._turned else 1), rng)
 
     def _check(self, site: int, matrix: Array) -> None:
         n_sites = math.prod(self.shape[:-2])
@@ -334,6 +349,10 @@ class Stream:
     def _wide(self) -> bool:
         return self.thrifty and self._two_sided
 
+    @property
+    def _sketch_width(self) -> int:
+        return _WIDER * self._width(0 if self._turned else 1) | 1
+
     def _after_left(self, parts: list[Array]) -> Stream:
         xp = namespace(*parts)
         if self._two_sided:
@@ -343,26 +362,26 @@ class Stream:
             core = xp.stack(parts)  # (sites, out, k2)
             tall = orthonormal(xp.reshape(core, (-1, core.shape[2])))
             left = xp.reshape(tall, core.shape)
-        return replace(self, left=left)._with(core, "right")
+        missed = self._has_missed(_energies(parts, 1), 0 if self._turned else 1)
+        return replace(self, left=left)._with(core, "right", missed)
 
     def _after_right(self, parts: list[Array]) -> Stream:
-        xp = namespace(*parts)
-        if self._two_sided:
-            right = _leading(_beside([adjoint(p) for p in parts]), self._width(1))
-            core = xp.stack([p @ right for p in parts])  # (sites, k1, k2)
-        else:
-            total = _sum(parts)  # (k2, in)
-            u, s, vh = truncated_svd(total, min(total.shape))
-            right = adjoint(vh)
-            core = self.left @ (u * s)  # (sites, out, k2)
-        return replace(self, right=right)._with(core, "left")
+        right = _leading(_beside([adjoint(p) for p in parts]), self._width(1))
+        core = namespace(*parts).stack([p @ right for p in parts])  # (sites, k1, k2)
+        missed = self._has_missed(_energies(parts, 0), 0)
+        return replace(self, right=right)._with(core, "left", missed)
 
-    def _with(self, core: Array, after: Literal["left", "right"]) -> Stream:
+    def _after_sum(self, total: TreeSum) -> Stream:
+        u, s, vh = truncated_svd(total.value, min(total.value.shape))  # of (k2, in)
+        core = self.left @ (u * s)  # (sites, out, k2)
+        return replace(self, right=adjoint(vh))._with(core, "left")
+
+    def _with(self, core: Array, after: Literal["left", "right"], missed: bool = False) -> Stream:
         """The stream with the core ``(sites, ...)`` of its two bases: done, or before a step."""
         sides = {1: 0, 2: 1} if self._two_sided else {2: 0 if self._turned else 1}
         spectra = {side: to_numpy(singular_values(unfold(core, k))) for k, side in sides.items()}
         kept = min(float(np.sum(s[: self.ranks[side]] ** 2)) for side, s in spectra.items())
-        step = "done" if self._is_settled(kept, spectra) else after
+        step = "done" if self._is_settled(kept, spectra, missed) else after
         captured = sum_of_squares(core)
         if self._turned:
             core = namespace(core).permute_dims(core, (0, 2, 1))
@@ -371,7 +390,17 @@ class Stream:
             self, step=step, core=core, captured=captured, kept=kept, won=kept - self.kept
         )
 
-    def _is_settled(self, kept: float, spectra: Mapping[int, np.ndarray]) -> bool:
+    def _has_missed(self, energies: np.ndarray, side: int) -> bool:
+        """Whether a basis of a side, whose columns hold these energies, misses a strong direction.
+
+        More is then outside than the directions there can hold if none is stronger than the weakest
+        column: only where the rest is next to nothing, elsewhere it drowns in noise.
+        """
+        outside = self.energy - float(np.sum(energies))
+        room = _SLACK * (self.shape[side - 2] - len(energies)) * float(np.min(energies))
+        return outside > max(room, CLOSE * self.energy)
+
+    def _is_settled(self, kept: float, spectra: Mapping[int, np.ndarray], missed: bool) -> bool:
         """Whether another pass is not worth it."""
         assert self.left is not None
         power, dtype = self.passes - 1, self.left.dtype
@@ -383,46 +412,40 @@ class Stream:
             more = still_to_win(won, math.sqrt(ratio))  # they slow down
             if won <= negligible(dtype) * kept or more <= SETTLED * lost:
                 return True
+        if missed:
+            return False
+        enough = SETTLED
+        if self._wide and power > 1:
+            power, enough = power + (len(self.energies) > 1), _DEAR * SETTLED
         for side, s in spectra.items():
-            outside = left_out(self.energy, s, self.shape[side - 2], dtype)
-            if excess(s, self.ranks[side] or 0, outside, power, dtype) > SETTLED:
+            rank, n = self.ranks[side] or 0, self.shape[side - 2]
+            outside = left_out(self.energy, s, n, dtype)
+            if excess(s, rank, outside, power, dtype, self._sketch_width) > enough:
                 return False
         return True
 
 
-_Product = tuple[int, Array, float | None]
-"""Position of a slice, its product in a pass, and its energy in the first."""
-
-
 @sendable
-def _sketch(seed: int, width: int, turned: bool, site: int, given: Array) -> _Product:
-    """``Ω_l X_l`` and ``‖X_l‖²``, by rows that stay in the cache for both."""
-    matrix = given.T if turned else given
-    n = matrix.shape[0]
+def _sketch(seed: int, width: int, turned: bool, site: int, given: Array) -> Seen:
+    """``Ω_l X_l`` and ``‖X_l‖²``."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(site,)))
-    test = random_matrix(rng, (width, n), matrix)
-    step = max(_ROWS, 1 + _TILE // matrix.shape[1])
-    total: Any = None
-    energy = 0.0
-    for start in range(0, n, step):
-        rows = slice(start, min(start + step, n))
-        part = test[:, rows] @ matrix[rows, :]
-        total = part if total is None else total + part
-        energy += quick_sum_of_squares(matrix[rows, :])
-    return site, total, energy
+    sketch = sparse_sketch(given.T if turned else given, width, rng)
+    return Seen({site: quick_sum_of_squares(given)}, total=TreeSum.of(site, sketch))
 
 
 @sendable
-def _on_right(right: Array, turned: bool, site: int, matrix: Array) -> _Product:
+def _on_right(right: Array, turned: bool, site: int, matrix: Array) -> Seen:
     """``X_l Q2``, ``(out, k2)``."""
-    return site, (matrix.T if turned else matrix) @ right, None
+    return Seen({site: None}, {site: (matrix.T if turned else matrix) @ right})
 
 
 @sendable
-def _on_left(left: Array | OfSlices[Array], turned: bool, site: int, matrix: Array) -> _Product:
-    """``Q1ᴴ X_l``, or with rows of its own ``Q1_lᴴ X_l``."""
-    rows = left[site] if isinstance(left, OfSlices) else left
-    return site, adjoint(rows) @ (matrix.T if turned else matrix), None
+def _on_left(left: Array | OfSlices[Array], turned: bool, site: int, given: Array) -> Seen:
+    """``Q1ᴴ X_l``, or with rows of its own ``Q1_lᴴ X_l``, of which only the sum is asked."""
+    matrix = given.T if turned else given
+    if isinstance(left, OfSlices):
+        return Seen({site: None}, total=TreeSum.of(site, adjoint(left[site]) @ matrix))
+    return Seen({site: None}, {site: adjoint(left) @ matrix})
 
 
 def _checked_pair(pair: tuple[int, Array]) -> tuple[int, Array]:
@@ -431,17 +454,8 @@ def _checked_pair(pair: tuple[int, Array]) -> tuple[int, Array]:
     return pair
 
 
-def _sketched(parts: list[Array], energies: tuple[float, ...]) -> Array:
-    """Orthonormal basis of the rows of the sum of all sketches."""
-    xp = namespace(*parts)
-    total = _sum(parts)
-    if not math.isfinite(math.fsum(energies)) or not bool(xp.all(xp.isfinite(total))):
-        raise DataError("the array to decompose contains NaN or Inf")
-    return orthonormal(adjoint(total))
-
-
 def _leading(matrix: Array, width: int) -> Array:
-    """Leading left singular vectors; of a wide matrix from a block Krylov space of three steps."""
+    """Leading left singular vectors; of a wide matrix from a block Krylov space."""
     width = min(width, *matrix.shape)
     if matrix.shape[1] <= 2 * (width + OVERSAMPLES) or matrix.shape[0] <= 4 * (width + OVERSAMPLES):
         return left_basis(matrix, 0)[0][:, :width]
@@ -454,12 +468,17 @@ def _beside(parts: list[Array]) -> Array:
     return namespace(*parts).concat(parts, axis=1)
 
 
-def _sum(parts: list[Array]) -> Array:
-    """In the order of the sites, whoever visited them."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
+def _energies(parts: list[Array], axis: int) -> np.ndarray:
+    """Squared norms along an axis of all products together, in float64."""
+    xp, total = namespace(*parts), 0.0
+    for part in parts:
+        total = total + to_numpy(xp.sum(xp.abs(double(part)) ** 2, axis=1 - axis))
+    return np.asarray(total)
+
+
+def _all_finite(array: Array) -> Array:
+    xp = namespace(array)
+    return xp.all(xp.isfinite(array))
 
 
 def _found(array: Array | None) -> Array:

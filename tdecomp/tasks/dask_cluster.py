@@ -42,8 +42,9 @@ def dask_executor(scheduler: str) -> Generator[Executor]:
         raise ArgumentError(
             "Dask is not installed", tip="pip install tdecomp-toolkit[dask]"
         ) from None
+    here = scheduler == LOCAL
     with ExitStack() as opened:
-        if scheduler == LOCAL:
+        if here:
             cluster: Any = distributed.LocalCluster(
                 n_workers=cores(),
                 threads_per_worker=1,
@@ -53,7 +54,9 @@ def dask_executor(scheduler: str) -> Generator[Executor]:
             )
             scheduler = opened.enter_context(cluster)
         try:
-            client: Any = opened.enter_context(distributed.Client(scheduler, timeout=_ANSWERS))
+            client: Any = opened.enter_context(
+                distributed.Client(scheduler, timeout=_ANSWERS, direct_to_workers=here or None)
+            )
         except (OSError, TimeoutError, ValueError) as error:
             raise WorkerError(
                 f"no Dask scheduler answers at {scheduler!r}",

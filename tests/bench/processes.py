@@ -181,7 +181,10 @@ def run_dask(pair: Path, out: Path, processes: int) -> float:
     from distributed import Client, LocalCluster
 
     options = {"n_workers": processes, "threads_per_worker": 1, "dashboard_address": ":0"}
-    with LocalCluster(**options, memory_limit=0) as cluster, Client(cluster) as client:
+    with (
+        LocalCluster(**options, memory_limit=0) as cluster,
+        Client(cluster, direct_to_workers=True) as client,
+    ):
         executor = client.get_executor(pure=False)
         client.run(lambda: __import__("tdecomp.files") and None)  # libraries are loaded
         return run_job(pair, out, executor)

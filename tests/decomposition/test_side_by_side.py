@@ -137,6 +137,6 @@ def test_a_small_limit_keeps_fewer_slices_in_memory(side_by_side):
     stack = replace(stack_of(data()), concurrent=True)
     assert slices.slices_at_once(stack) == 4
     numbers = SHAPE[1] * SHAPE[2]
-    small = replace(stack, max_memory=16 * 3 * 2 * numbers)
+    small = replace(stack, max_memory=8 * 3 * 2 * numbers)
     assert slices.slices_at_once(small) == 3
     assert side_by_side == [3, 2]

@@ -18,6 +18,8 @@ from tdecomp.decomposition.methods import svd as method_of_svd
 from tdecomp.passes import matrices, residual
 from tdecomp.passes import stream as streams
 
+# Held by the passes over the first of the shapes at rank 12: slices, products and sketches 22 wide.
+NUMBERS = 3 * 320 * 300 + 3 * 6 * 22 * 320 + 4 * 4 * 22 * 320
 SHAPES = [(6, 320, 300), (2, 3, 300, 320), (340, 330)]
 
 
@@ -273,7 +275,9 @@ def test_order_and_split_of_the_slices_do_not_matter(order, parts, ranks, noise,
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
 @pytest.mark.parametrize("thrifty", [False, True])
 @pytest.mark.parametrize("ranks", [(8, 8), (None, 8), (8, None)])
-def test_data_of_a_lower_rank_take_three_passes_and_the_one_for_the_error(ranks, thrifty, dtype):
+def test_data_of_a_lower_rank_take_three_passes_at_most_and_the_one_for_the_error(
+    ranks, thrifty, dtype
+):
     """What the sketch keeps beyond the rank is rounding, and decides nothing."""
     for rank, sign in ((1, False), (3, False), (5, False), (1, True)):
         rng = np.random.default_rng(rank)
@@ -283,7 +287,7 @@ def test_data_of_a_lower_rank_take_three_passes_and_the_one_for_the_error(ranks,
         left, core, right = (np.abs(f) if sign else f for f in factors)
         x = (left @ core @ right).astype(dtype)
         stream = run(x, ranks, 1, list(range(6)), thrifty=thrifty)
-        assert stream.passes == 3
+        assert stream.passes <= 3
         assert stream.outside <= tol(dtype, 1) * stream.energy
 
 
@@ -301,7 +305,7 @@ def test_a_thrifty_stream_passes_less_often_and_is_as_good(sites, noise):
     for stream in (plain, thrifty):
         core = td.tucker2(stream.tensor, rank=12).tensor.core
         left_out, least = (stream.energy - np.sum(c.astype(float) ** 2) for c in (core, exact))
-        assert left_out <= 1.01 * least
+        assert left_out <= (1.01 if noise <= 1 else 1.02) * least  # of noise, flat spectra
 
 
 def test_a_stack_is_passed_over_thriftily_where_memory_allows(monkeypatch):
@@ -311,7 +315,7 @@ def test_a_stack_is_passed_over_thriftily_where_memory_allows(monkeypatch):
     monkeypatch.setattr(
         streams.Stream, "after", lambda s, *a: seen.append(s.thrifty) or done(s, *a)
     )
-    needed = 4 * (3 * 320 * 300 + 3 * 6 * 22 * 320)  # bytes: slices, and products 22 wide
+    needed = 4 * NUMBERS
     td.tucker2(replace(lazy, max_memory=needed), rank=12)
     td.tucker2(lazy, rank=12)
     assert (seen[0], seen[-1]) == (False, True)
@@ -341,10 +345,9 @@ def test_a_slice_left_out_or_visited_twice_is_refused():
 def test_a_sketch_beyond_the_memory_of_a_stack_is_refused():
     x = stack(SHAPES[0], 0.3)
     (lazy,) = td.Stack.from_arrays({f"h.{i}.w.weight": m for i, m in enumerate(x)})
-    numbers = 3 * 320 * 300 + 3 * 6 * 22 * 320
-    assert td.tucker2(replace(lazy, max_memory=4 * numbers), rank=12).error < 0.31
-    with pytest.raises(td.ArgumentError, match="a sketch 22 columns wide takes about 1.66 MB"):
-        td.tucker2(replace(lazy, max_memory=4 * numbers - 1), rank=12)
+    assert td.tucker2(replace(lazy, max_memory=4 * NUMBERS), rank=12).error < 0.31
+    with pytest.raises(td.ArgumentError, match="a sketch 22 columns wide takes about 2.11 MB"):
+        td.tucker2(replace(lazy, max_memory=4 * NUMBERS - 1), rank=12)
 
 
 @settings(
