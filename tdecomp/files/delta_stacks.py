@@ -11,10 +11,11 @@ from tdecomp._xp import Array
 from tdecomp.files.checkpoint import Pair
 from tdecomp.files.coming import Coming
 from tdecomp.files.device import numpy_place, torch_place
-from tdecomp.files.parts import TILE
 from tdecomp.stack import Group, Recipe, Site, Stack
 
 __all__ = ["SliceReader", "stacks_of"]
+
+_WORTH = 1 << 16  # numbers of a slice: to hand on fewer takes longer than to read them
 
 
 def stacks_of(
@@ -79,8 +80,7 @@ class SliceReader:
         self, group: Group, order: Sequence[Site] | None = None, recipe: Recipe | None = None
     ) -> Stack:
         """One group; `order` are the sites that will be read, by default all."""
-        # Handing a slice of less than a tile from thread to thread takes longer than reading it.
-        ahead = math.prod(group.shape[-2:]) >= TILE
+        ahead = math.prod(group.shape[-2:]) >= _WORTH
         sites = group.sites if order is None else order
         coming = Coming(sites, lambda site: self._both.ahead(site.tensor, site.slices))
         return Stack(

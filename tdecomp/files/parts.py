@@ -21,7 +21,13 @@ __all__ = ["TILE", "Part", "Tile", "tiles"]
 Tile = tuple["int | slice | EllipsisType", ...]
 """Index of a tile; ends in ``...``, so that it always gives a view."""
 
-TILE = 1 << 16  # numbers: two float32 tiles and two stored ones fit a 1 MiB cache
+# Numbers: a few float32 tiles fit a cache of some MiB, and two threads at work on tiles of their
+# own seldom wait for each other, as they do between all steps on smaller ones.
+TILE = 1 << 18
+
+# glibc hands each freed block of a tile's size back to the system, and every new page is a fault:
+# four times the time of the work itself. It stops that for good once a larger block was freed.
+np.empty(1 << 24, np.uint8)
 
 
 def tiles(shape: Sequence[int], size: int = TILE) -> Iterator[Tile]:
