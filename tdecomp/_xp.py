@@ -274,6 +274,8 @@ def quick_sum_of_squares(x: Array) -> float:
     with np.errstate(over="ignore", under="ignore"):
         total = float(xp.sum(xp.vecdot(rows, rows), dtype=xp.float64))
     if not 1e-30 * n < total < math.inf:
+        if total == 0 and float(xp.min(flat)) == 0 == float(xp.max(flat)):
+            return 0.0  # of what was not trained, not of numbers too small for their squares
         return sum_of_squares(x)
     return total if whole == n else total + sum_of_squares(flat[whole:])
 

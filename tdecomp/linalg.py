@@ -519,24 +519,24 @@ def sparse_sketch(x: Array, width: int, rng: np.random.Generator) -> Array:
     >>> sparse_sketch(np.eye(200), 101, np.random.default_rng(0)).shape
     (101, 200)
     """
-    n = x.shape[0]
-    signs, parts = random_matrix(rng, (n, 1), x), []
-    width = min(width, n)
-    step = max(1, _NEAR // x.shape[1])
+    xp, (n, across) = namespace(x), x.shape
+    width, signs = min(width, n), random_matrix(rng, (n, 1), x)
+    total = x[:width, :] * signs[:width, :]
+    if type(x) is not np.ndarray:
+        for start in range(width, n, width):
+            k = min(width, n - start)
+            rows = x[start : start + k, :] * signs[start : start + k, :]
+            total = xp.concat([total[:k, :] + rows, total[k:, :]], axis=0)
+        return total
+    step = max(1, _NEAR // across)
+    room = np.empty((min(step, width), across), total.dtype)
     for first in range(0, width, step):
-        total: Any = None
-        for start in range(first, n, width):
-            rows = slice(start, min(start + min(step, width - first), n))
-            part = x[rows, :] * signs[rows, :]
-            if total is None:
-                total = part
-            elif part.shape[0] == total.shape[0]:
-                total += part
-            else:
-                xp = namespace(x)
-                total = xp.concat([total[: part.shape[0], :] + part, total[part.shape[0] :, :]])
-        parts.append(total)
-    return namespace(x).concat(parts, axis=0)
+        near = total[first : first + step]
+        for start in range(first + width, n, width):
+            rows = slice(start, min(start + near.shape[0], n))
+            part = np.multiply(x[rows], signs[rows], out=room[: rows.stop - start])
+            near[: part.shape[0]] += part
+    return total
 
 
 def sketched_rows(sketch: Array, width: int, rng: np.random.Generator) -> Array:

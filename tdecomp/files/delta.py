@@ -86,9 +86,12 @@ class Delta:
             recipe=None if self.recipe is None else self.recipe.of_group,
         )
 
-    def reader(self) -> SliceReader:
-        """Reads slices of any group; nothing is kept for the next pass, which others may make."""
-        return SliceReader(self.pair, None, self._roundings)
+    def reader(self, *, roundings: bool = True) -> SliceReader:
+        """Reads slices of any group, and measures their rounding the first time if it is asked to.
+
+        Nothing is kept for the next pass, which others may make.
+        """
+        return SliceReader(self.pair, None, self._roundings if roundings else None)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -347,16 +350,17 @@ class DeltaRecipe:
         """The recipe of one stack."""
         return replace(self, group=group.name)
 
-    def opened(self, slices: Sequence[int]) -> Stack:
+    def opened(self, slices: Sequence[int], *, beside: bool = True) -> Stack:
         """The stack of the group, of which some slices will be read."""
-        delta, reader = _opened(replace(self, group=""))
+        delta, measuring, plain = _opened(replace(self, group=""))
         (group,) = (one for one in delta.groups if one.name == self.group)
+        reader = measuring if beside else plain
         return reader.stack(group, [group.sites[i] for i in slices])
 
 
 @lru_cache(maxsize=_OPEN)
-def _opened(recipe: DeltaRecipe) -> tuple[Delta, SliceReader]:
-    """A delta that this process holds open, and what reads its slices."""
+def _opened(recipe: DeltaRecipe) -> tuple[Delta, SliceReader, SliceReader]:
+    """A delta that this process holds open; what reads its slices, with their rounding or not."""
     selection = Selection(**json.loads(recipe.selection))
     delta = open_delta(recipe.base, recipe.tuned, selection, allow_missing=True, mmap=recipe.mmap)
     for checkpoint, then in zip((delta.pair.base, delta.pair.tuned), recipe.marks, strict=True):
@@ -366,13 +370,13 @@ def _opened(recipe: DeltaRecipe) -> tuple[Delta, SliceReader]:
                     f"{checkpoint.path}: {name} is another file for a worker than for the process"
                     " that gave it work: run again when nothing writes to it"
                 )
-    return delta, delta.reader()
+    return delta, delta.reader(), delta.reader(roundings=False)
 
 
 @sendable
 def _measured_there(recipe: DeltaRecipe, tensor: str, reason: str) -> list[Uncovered]:
     """`Delta.uncovered` of one tensor; this runs on a worker."""
-    delta, _ = _opened(recipe)
+    delta, *_ = _opened(recipe)
     return _measured(delta.pair, tensor, reason)
 
 

@@ -26,7 +26,7 @@ from tdecomp.errors import ArgumentError, DataError
 from tdecomp.formats import Format
 from tdecomp.modes import name_modes
 from tdecomp.stack import Recipe, Stack
-from tdecomp.tasks import Divided, Executor, sendable, spread
+from tdecomp.tasks import Divided, Executor, sendable, spread, workers_of
 
 __all__ = [
     "Input",
@@ -59,8 +59,9 @@ Input = Array | Stack | Format
 _AT_ONCE = 1 << 28  # numbers of slices that are worked on side by side: 1 GiB of float32
 _COPIES = 3  # of a slice: what it is read from, itself, what is made of it
 _WORTH = 1 << 16  # numbers of a slice: work on fewer takes no longer than handing it to a thread
-_TASK = 1 << 25  # numbers of the slices of one task for a worker, at most
+_TASK = 1 << 26  # numbers of the slices of one task for a worker, at most
 _TASKS = 8  # of a stack, at least, where it has so many slices
+_TASKS_EACH = 2  # of a worker, at least, where the number of these is known
 _SQUARED = 1e150  # entries whose squares still fit float64, and the inverse of the smallest
 
 
@@ -187,16 +188,28 @@ def _by_others(
     x: Stack, executor: Executor, work: Callable[[int, Array], Found], *, summed: bool = False
 ) -> Iterator[Iterator[Found]]:
     """`each_slice` by the workers of an executor, some neighbouring slices to a task."""
-    size = max(1, min(_TASK // math.prod(x.shape[-2:]), -(-x.n_sites // _TASKS)))
+    tasks = max(_TASKS, _TASKS_EACH * workers_of(executor))
+    size = max(1, min(_TASK // math.prod(x.shape[-2:]), -(-x.n_sites // tasks)))
     some = [range(i, min(i + size, x.n_sites)) for i in range(0, x.n_sites, size)]
     assert x.recipe is not None  # `Stack.on` sees to that
-    calls = (partial(_visited, x.recipe, list(mine), _part(work, mine), summed) for mine in some)
-    with threads_for(1), spread(executor, calls) as tasks:  # as many as `side_by_side` leaves
-        yield _taken_up(x, tasks)
+    known = [site in x.beside for site in x.group.sites]
+    calls = (
+        partial(
+            _visited,
+            x.recipe,
+            list(mine),
+            _part(work, mine),
+            summed,
+            not all(known[i] for i in mine),
+        )
+        for mine in some
+    )
+    with threads_for(1), spread(executor, calls) as given:  # as many as `side_by_side` leaves
+        yield _taken_up(x, given)
 
 
-def _taken_up(x: Stack, tasks: Iterator[tuple[list[Found], dict[int, float]]]) -> Iterator[Found]:
-    for found, beside in tasks:
+def _taken_up(x: Stack, given: Iterator[tuple[list[Found], dict[int, float]]]) -> Iterator[Found]:
+    for found, beside in given:
         x.beside.update({x.group.sites[i]: number for i, number in beside.items()})
         yield from found
 
@@ -212,10 +225,10 @@ def _part(work: Any, mine: Sequence[int]) -> Any:
 
 @sendable
 def _visited(
-    recipe: Recipe, mine: list[int], work: Callable[[int, Array], Any], summed: bool
+    recipe: Recipe, mine: list[int], work: Callable[[int, Array], Any], summed: bool, beside: bool
 ) -> tuple[list[Any], dict[int, float]]:
     """What comes of some slices, or its sum, and what was found beside; this runs on a worker."""
-    x = recipe.opened(mine)
+    x = recipe.opened(mine, beside=beside)
     n = one_each(len(mine))
     with threads_for(1), side_by_side(lambda i: work(i, _raw(x, i)), mine, n) as found:
         results = [reduce(add, found)] if summed else list(found)

@@ -19,7 +19,6 @@ from tdecomp._xp import (
     Array,
     adjoint,
     detached,
-    double,
     namespace,
     quick_sum_of_squares,
     sum_of_squares,
@@ -68,6 +67,7 @@ _WIDER = 4  # times the width: the sketch of the first pass, of which the leadin
 _STEPS = 1  # of the leading vectors of all products side by side
 _PRODUCTS = 3  # of all slices: of this pass and the last, and side by side
 _PASSES = 17  # at most
+_UNSEEN = 1e-4  # share of the energy: rounding of sums of squares in float32
 _SLACK = 4  # of what the directions outside a basis may hold
 _START = 1 << 32  # what the random columns of the start are drawn by, beside the slices
 _DEAR = 12  # times SETTLED: the excess at which a thrifty stream ends, some 3 times what is missed
@@ -362,13 +362,13 @@ class Stream:
             core = xp.stack(parts)  # (sites, out, k2)
             tall = orthonormal(xp.reshape(core, (-1, core.shape[2])))
             left = xp.reshape(tall, core.shape)
-        missed = self._has_missed(_energies(parts, 1), 0 if self._turned else 1)
+        missed = self._has_missed(parts, 1, 0 if self._turned else 1)
         return replace(self, left=left)._with(core, "right", missed)
 
     def _after_right(self, parts: list[Array]) -> Stream:
         right = _leading(_beside([adjoint(p) for p in parts]), self._width(1))
         core = namespace(*parts).stack([p @ right for p in parts])  # (sites, k1, k2)
-        missed = self._has_missed(_energies(parts, 0), 0)
+        missed = self._has_missed(parts, 0, 0)
         return replace(self, right=right)._with(core, "left", missed)
 
     def _after_sum(self, total: TreeSum) -> Stream:
@@ -390,15 +390,16 @@ class Stream:
             self, step=step, core=core, captured=captured, kept=kept, won=kept - self.kept
         )
 
-    def _has_missed(self, energies: np.ndarray, side: int) -> bool:
-        """Whether a basis of a side, whose columns hold these energies, misses a strong direction.
+    def _has_missed(self, parts: list[Array], axis: int, side: int) -> bool:
+        """Whether a basis of a side, which these are products with, misses a strong direction.
 
         More is then outside than the directions there can hold if none is stronger than the weakest
-        column: only where the rest is next to nothing, elsewhere it drowns in noise.
+        of the basis: only where the rest is next to nothing, elsewhere it drowns in noise.
         """
-        outside = self.energy - float(np.sum(energies))
-        room = _SLACK * (self.shape[side - 2] - len(energies)) * float(np.min(energies))
-        return outside > max(room, CLOSE * self.energy)
+        inside = _shares(parts, axis, self.energy)
+        outside = 1 - float(np.sum(inside))
+        room = _SLACK * (self.shape[side - 2] - len(inside)) * float(np.min(inside))
+        return outside > max(room, _UNSEEN)
 
     def _is_settled(self, kept: float, spectra: Mapping[int, np.ndarray], missed: bool) -> bool:
         """Whether another pass is not worth it."""
@@ -468,12 +469,13 @@ def _beside(parts: list[Array]) -> Array:
     return namespace(*parts).concat(parts, axis=1)
 
 
-def _energies(parts: list[Array], axis: int) -> np.ndarray:
-    """Squared norms along an axis of all products together, in float64."""
+def _shares(parts: list[Array], axis: int, energy: float) -> np.ndarray:
+    """Squared norms along an axis of all products together, as shares of an energy."""
     xp, total = namespace(*parts), 0.0
+    scale = 1 / math.sqrt(energy) if energy else 0.0
     for part in parts:
-        total = total + to_numpy(xp.sum(xp.abs(double(part)) ** 2, axis=1 - axis))
-    return np.asarray(total)
+        total = total + to_numpy(xp.sum(xp.abs(part * scale) ** 2, axis=1 - axis))
+    return np.asarray(total, dtype=np.float64)
 
 
 def _all_finite(array: Array) -> Array:

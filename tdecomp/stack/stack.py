@@ -26,8 +26,11 @@ _COPIES = 4  # of a whole stack, at most, while it is decomposed: unfoldings, fl
 class Recipe(Protocol):
     """How slices of a stack are read in another process; small, and can be sent there."""
 
-    def opened(self, slices: Sequence[int]) -> Stack:
-        """The stack, of which some slices will be read, in this order."""
+    def opened(self, slices: Sequence[int], *, beside: bool = True) -> Stack:
+        """The stack, of which some slices will be read, in this order.
+
+        `beside` says whether what is found by the way is wanted.
+        """
         ...
 
 

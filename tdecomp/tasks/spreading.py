@@ -20,7 +20,7 @@ from tdecomp.errors import (
 )
 from tdecomp.tasks.wire import packed, unpacked
 
-__all__ = ["Executor", "perform", "perform_packed", "spread"]
+__all__ = ["Executor", "perform", "perform_packed", "spread", "workers_of"]
 
 Found = TypeVar("Found")
 
@@ -67,10 +67,15 @@ def spread(executor: Executor, calls: Iterable[Callable[[], Found]]) -> Iterator
             call.cancel()
 
 
+def workers_of(executor: Executor) -> int:
+    """How many calls an executor does at once; 0: it does not tell."""
+    return int(getattr(executor, "_max_workers", None) or 0)
+
+
 def _in_order(
     executor: Executor, calls: Iterator[Callable[[], Found]], coming: list[_Call]
 ) -> Iterator[Found]:
-    begun = 2 * int(getattr(executor, "_max_workers", None) or _BEGUN // 2)
+    begun = 2 * workers_of(executor) or _BEGUN
     coming += [_Call(executor, packed(call)) for call in islice(calls, begun)]
     while coming:
         found = coming[0].result()
