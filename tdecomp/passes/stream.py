@@ -362,13 +362,13 @@ class Stream:
             core = xp.stack(parts)  # (sites, out, k2)
             tall = orthonormal(xp.reshape(core, (-1, core.shape[2])))
             left = xp.reshape(tall, core.shape)
-        missed = self._has_missed(parts, 1, 0 if self._turned else 1)
+        missed = self._has_missed([adjoint(p) for p in parts], 0 if self._turned else 1)
         return replace(self, left=left)._with(core, "right", missed)
 
     def _after_right(self, parts: list[Array]) -> Stream:
         right = _leading(_beside([adjoint(p) for p in parts]), self._width(1))
         core = namespace(*parts).stack([p @ right for p in parts])  # (sites, k1, k2)
-        missed = self._has_missed(parts, 0, 0)
+        missed = self._has_missed(parts, 0)
         return replace(self, right=right)._with(core, "left", missed)
 
     def _after_sum(self, total: TreeSum) -> Stream:
@@ -390,15 +390,17 @@ class Stream:
             self, step=step, core=core, captured=captured, kept=kept, won=kept - self.kept
         )
 
-    def _has_missed(self, parts: list[Array], axis: int, side: int) -> bool:
-        """Whether a basis of a side, which these are products with, misses a strong direction.
+    def _has_missed(self, parts: list[Array], side: int) -> bool:
+        """Whether the basis of a side, products ``(k, ...)`` with which these are, misses much.
 
         More is then outside than the directions there can hold if none is stronger than the weakest
-        of the basis: only where the rest is next to nothing, elsewhere it drowns in noise.
+        of the basis: only where that is next to nothing, elsewhere noise hides it.
         """
-        inside = _shares(parts, axis, self.energy)
+        scale = 1 / math.sqrt(self.energy) if self.energy else 0.0
+        gram: Any = sum(p @ adjoint(p) for p in (part * scale for part in parts))
+        inside = to_numpy(namespace(gram).linalg.eigvalsh(gram)).astype(np.float64)
         outside = 1 - float(np.sum(inside))
-        room = _SLACK * (self.shape[side - 2] - len(inside)) * float(np.min(inside))
+        room = _SLACK * (self.shape[side - 2] - len(inside)) * float(inside[0])
         return outside > max(room, _UNSEEN)
 
     def _is_settled(self, kept: float, spectra: Mapping[int, np.ndarray], missed: bool) -> bool:
@@ -467,15 +469,6 @@ def _leading(matrix: Array, width: int) -> Array:
 
 def _beside(parts: list[Array]) -> Array:
     return namespace(*parts).concat(parts, axis=1)
-
-
-def _shares(parts: list[Array], axis: int, energy: float) -> np.ndarray:
-    """Squared norms along an axis of all products together, as shares of an energy."""
-    xp, total = namespace(*parts), 0.0
-    scale = 1 / math.sqrt(energy) if energy else 0.0
-    for part in parts:
-        total = total + to_numpy(xp.sum(xp.abs(part * scale) ** 2, axis=1 - axis))
-    return np.asarray(total, dtype=np.float64)
 
 
 def _all_finite(array: Array) -> Array:

@@ -129,6 +129,49 @@ def test_two_krylov_steps_capture_more_than_three_power_steps(decay):
     assert krylov > captured(linalg.power_steps(x, 14, np.random.default_rng(0)), 3)
 
 
+@each("shape", [(200, 30), (200, 400), (64, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+@in_every_library
+def test_a_sparse_sketch_adds_every_row_to_one_of_its_own_by_a_random_sign(shape, dtype, xp):
+    width, near = 51, linalg._NEAR
+    signs = to_numpy(linalg.sparse_sketch(xp.asarray(np.eye(shape[0])), width, rng := seeded()))
+    assert (np.sum(signs != 0, axis=0) == 1).all()
+    assert set(np.unique(signs)) <= {-1.0, 0.0, 1.0}
+    assert signs.shape[0] == min(width, shape[0])
+    x = decaying(shape, 0.9).astype(dtype)
+    for _ in range(2):  # in one piece, and in several
+        sketch = to_numpy(linalg.sparse_sketch(xp.asarray(x), width, seeded()))
+        close = {"atol": tol(dtype, x.size), "rtol": 0}
+        np.testing.assert_allclose(sketch, signs @ x, **close)
+        linalg._NEAR = 100
+    linalg._NEAR = near
+    assert rng.random() != seeded().random()  # it was drawn from
+
+
+def seeded() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+@each("rows", [np.arange(12), np.arange(12) * 45, np.arange(12) * 90 + 3, np.arange(12) * 64])
+def test_rows_that_meet_in_the_sketch_are_found_by_the_steps(rows):
+    """All others are zero: what the sketch lost would never come back by itself."""
+    x = np.zeros((1100, 300), np.float32)
+    x[rows] = np.random.default_rng(1).standard_normal((12, 300))
+    u, s, vh = linalg.svd_settled(x, 12)
+    assert linalg._starts_wide(x, 22)
+    assert np.linalg.norm(x - u * s @ vh) <= tol("float32", x.size) * np.linalg.norm(x)
+
+
+def test_excess_counts_what_may_be_taken_in_place_of_what_is_kept():
+    s = np.array([4.0, 2.0, 2.0, 1.0])
+    alike = linalg.excess(s[:3], 2, 0.0, 1, "float64")  # the third is as strong as the second
+    assert alike == pytest.approx((16 - 4) * (2 / 4) ** 2 / 4)
+    assert linalg.excess(s, 2, 0.0, 3, "float64") < linalg.excess(s, 2, 0.0, 1, "float64")
+    wider = linalg.excess(s, 2, 0.0, 1, "float64", columns=23)
+    assert wider == pytest.approx(linalg.excess(s, 2, 0.0, 1, "float64") / 20)
+    assert linalg.excess(np.array([4.0, 0.0]), 1, 0.0, 1, "float64") == 0
+
+
 def test_power_steps_keep_small_singular_values_of_float32():
     x = decaying((80, 60), decay=0.5).astype(np.float32)
     s = linalg.svd_randomized(x, 16, n_power_iter=4)[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tdecomp.decomposition import run as driver
 from tdecomp.decomposition.methods import svd as method_of_svd
 from tdecomp.passes import matrices, residual
 from tdecomp.passes import stream as streams
+from tdecomp.passes.tree import TreeSum
 
 # Held by the passes over the first of the shapes at rank 12: slices, products and sketches 22 wide.
 NUMBERS = 3 * 320 * 300 + 3 * 6 * 22 * 320 + 4 * 4 * 22 * 320
@@ -291,6 +293,18 @@ def test_data_of_a_lower_rank_take_three_passes_at_most_and_the_one_for_the_erro
         assert stream.outside <= tol(dtype, 1) * stream.energy
 
 
+@pytest.mark.parametrize("thrifty", [False, True])
+@pytest.mark.parametrize("ranks", [(8, 8), (None, 8), (8, None)])
+def test_directions_that_meet_in_the_sketch_are_not_lost(ranks, thrifty):
+    """Eight rows of one slice that all go to one row of the sketch; the rest is zero."""
+    x = np.zeros((3, 1000, 90), np.float32)
+    width = streams.Stream(x.shape, ranks, thrifty=thrifty)._sketch_width
+    x[1, np.arange(8) * width] = np.random.default_rng(2).standard_normal((8, 90))
+    x = x if ranks[1] is not None else x.transpose(0, 2, 1).copy()
+    stream = run(x, ranks, 1, list(range(3)), thrifty=thrifty)
+    assert stream.outside <= tol("float32", x.size) * stream.energy
+
+
 @pytest.mark.parametrize("sites", [1, 3, 8])
 @pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
 def test_a_thrifty_stream_passes_less_often_and_is_as_good(sites, noise):
@@ -330,6 +344,20 @@ def test_what_a_stream_leaves_outside_is_what_it_says(ranks):
     inside = stream.tensor.to_dense()
     assert np.linalg.norm(x - inside) ** 2 == pytest.approx(stream.outside, rel=1e-9)
     assert stream.energy == pytest.approx(np.linalg.norm(x) ** 2, rel=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(order=st.permutations(range(11)), cuts=st.sets(st.integers(1, 10)))
+def test_sums_are_the_same_to_the_bit_in_any_order(order, cuts):
+    terms = np.random.default_rng(4).standard_normal(11).astype(np.float32)
+    edges = [0, *sorted(cuts), 11]
+    parts = [
+        sum((TreeSum.of(i, terms[i]) for i in order[a:b]), TreeSum()) for a, b in pairwise(edges)
+    ]
+    whole = sum((TreeSum.of(i, terms[i]) for i in range(11)), TreeSum())
+    assert sum(parts, TreeSum()).value == whole.value
+    assert whole.value == pytest.approx(terms.astype(float).sum(), rel=1e-5)
+    assert len(whole.nodes) == bin(11).count("1")
 
 
 def test_a_slice_left_out_or_visited_twice_is_refused():
