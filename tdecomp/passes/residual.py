@@ -52,7 +52,8 @@ def measure(
         residual, energy = (np.concatenate(part) for part in zip(*parts, strict=True))
     else:
         known = None if energies is None else OfSlices(dict(enumerate(energies)))
-        with each_slice(x, partial(_left_of, tensor, known)) as pairs:  # (residual², norm²) each
+        work, light = partial(_left_of, tensor, known), not isinstance(x, Stack)  # see `sum_over`
+        with each_slice(x, work, in_turn=light) as pairs:  # (residual², norm²) each
             residual, energy = np.array(list(pairs), dtype=np.float64).T
     if not np.isfinite(energy).all():
         raise DataError("the array contains NaN or Inf")

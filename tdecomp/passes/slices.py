@@ -174,12 +174,14 @@ def each_slice(
 def sum_over(x: Array | Stack, work: Callable[[int, Array], Addend]) -> Addend:
     """The sum of ``work(i, matrix)`` over all slices, as `each_slice` works on them.
 
-    Of a stack with an executor, workers add up what is theirs.
+    Of a stack with an executor, workers add up what is theirs. The work is light, a product or two:
+    with matrices that are in memory its threads share each of them, which is faster than to hand
+    whole ones to threads.
     """
     if isinstance(x, Stack) and x.executor is not None:
         with _by_others(x, x.executor, work, summed=True) as parts:
             return reduce(add, parts)
-    with each_slice(x, work) as parts:
+    with each_slice(x, work, in_turn=not isinstance(x, Stack)) as parts:
         return reduce(add, parts)
 
 

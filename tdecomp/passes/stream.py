@@ -36,6 +36,7 @@ from tdecomp.linalg import (
     left_out,
     negligible,
     orthonormal,
+    random_matrix,
     singular_values,
     sketched_rows,
     sparse_sketch,
@@ -63,7 +64,9 @@ __all__ = [
 OVERSAMPLES = 10  # columns beyond the rank
 FIRST_WIDTH = 32  # ranks seen by the first sketch for an error or a budget, doubled as needed
 CLOSE = 1e-5  # share of the energy below which what a sketch leaves out has to be measured
-_WIDER = 4  # times the width: the sketch of the first pass, of which the leading rows are kept
+_TILE = 1 << 21  # numbers of a slice that are sketched and squared together
+_ROWS = 256  # of them at least
+_WIDER = 4  # times the width: the sparse sketch of which the leading rows are kept
 _STEPS = 1  # of the leading vectors of all products side by side
 _PRODUCTS = 3  # of all slices: of this pass and the last, and side by side
 _PASSES = 17  # at most
@@ -170,19 +173,19 @@ class Seen:
 class Stream:
     """Where the passes over the slices of a stack stand.
 
-    The first pass sketches: ``Q2`` spans the leading rows of ``Σ_l Ω_l X_l`` with random sparse Ω
-    ([martinsson2020]), four times as many as are kept. Then by turns ``A_l = X_l Q2`` gives ``Q1``,
-    the leading left singular vectors of all ``A_l`` side by side, and ``B_l = Q1ᴴ X_l`` gives
-    ``Q2`` and the core. Where only ``in`` has a rank, all ``A_l`` stand on top of each other,
-    ``Q1`` has rows for every slice and the ``B_l`` are summed; where only ``out`` has one, the
-    slices are turned.
+    The first pass sketches: ``Q2`` spans the rows of ``Σ_l Ω_l X_l`` with random Ω ([halko2011]).
+    Then by turns ``A_l = X_l Q2`` gives ``Q1``, the leading left singular vectors of all ``A_l``
+    side by side, and ``B_l = Q1ᴴ X_l`` gives ``Q2`` and the core. Where only ``in`` has a rank, all
+    ``A_l`` stand on top of each other, ``Q1`` has rows for every slice and the ``B_l`` are summed;
+    where only ``out`` has one, the slices are turned.
 
     Each of these passes gives a core, and the last is enough when more are expected to save less
     than 1e-3 of the energy left out: by what the last two saved (`tdecomp.linalg.still_to_win`), or
     by the spectra (`tdecomp.linalg.excess`, the power being one less than the passes).
 
-    The bases of a thrifty stream of two ranks are half as wide again, and some 4e-3 of the energy
-    are not worth a pass to it: three are the rule.
+    A thrifty stream begins with the leading rows of a sparse sketch four times as wide
+    ([martinsson2020]). Its bases, where both sides have a rank, are half as wide again, and some
+    4e-3 of the energy are not worth a pass to it: three are the rule.
 
     Parameters
     ----------
@@ -294,7 +297,8 @@ class Stream:
     def _of_slice(self) -> Callable[[int, Array], Seen]:
         """What this pass makes of a slice."""
         if self.step == "sketch":
-            return partial(_sketch, self.seed, self._sketch_width, self._turned)
+            sketch = _sparse_sketch if self.thrifty else _sketch
+            return partial(sketch, self.seed, self._sketch_width, self._turned)
         if self.step == "left":
             return partial(_on_right, _found(self.right), self._turned)
         left: Any = self.left
@@ -322,8 +326,10 @@ class Stream:
         """Orthonormal basis of the leading rows of the sum of all sketches."""
         if not math.isfinite(math.fsum(energies)) or not bool(_all_finite(sketch)):
             raise DataError("the array to decompose contains NaN or Inf")
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(_START,)))
-        return sketched_rows(sketch, self._width(0 if self._turned else 1), rng)
+        if not self.thrifty:
+            return orthonormal(adjoint(sketch))
+        width = self._width(0 if self._turned else 1)
+        return sketched_rows(sketch, width, _drawn(self.seed, _START))
 
     def _check(self, site: int, matrix: Array) -> None:
         n_sites = math.prod(self.shape[:-2])
@@ -351,7 +357,8 @@ class Stream:
 
     @property
     def _sketch_width(self) -> int:
-        return _WIDER * self._width(0 if self._turned else 1) | 1
+        width = self._width(0 if self._turned else 1)
+        return _WIDER * width | 1 if self.thrifty else width
 
     def _after_left(self, parts: list[Array]) -> Stream:
         xp = namespace(*parts)
@@ -430,10 +437,31 @@ class Stream:
 
 @sendable
 def _sketch(seed: int, width: int, turned: bool, site: int, given: Array) -> Seen:
-    """``Ω_l X_l`` and ``‖X_l‖²``."""
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(site,)))
-    sketch = sparse_sketch(given.T if turned else given, width, rng)
+    """``Ω_l X_l`` and ``‖X_l‖²``, by rows that stay in the cache for both."""
+    matrix = given.T if turned else given
+    n = matrix.shape[0]
+    test = random_matrix(_drawn(seed, site), (width, n), matrix)
+    step = max(_ROWS, 1 + _TILE // matrix.shape[1])
+    total: Any = None
+    energy = 0.0
+    for start in range(0, n, step):
+        rows = slice(start, min(start + step, n))
+        part = test[:, rows] @ matrix[rows, :]
+        total = part if total is None else total + part
+        energy += quick_sum_of_squares(matrix[rows, :])
+    return Seen({site: energy}, total=TreeSum.of(site, total))
+
+
+@sendable
+def _sparse_sketch(seed: int, width: int, turned: bool, site: int, given: Array) -> Seen:
+    """The same with a sparse Ω_l."""
+    sketch = sparse_sketch(given.T if turned else given, width, _drawn(seed, site))
     return Seen({site: quick_sum_of_squares(given)}, total=TreeSum.of(site, sketch))
+
+
+def _drawn(seed: int, of: int) -> np.random.Generator:
+    """What the random numbers of a slice are drawn from, or those of the start."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(of,)))
 
 
 @sendable

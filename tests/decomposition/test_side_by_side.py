@@ -63,6 +63,7 @@ CALLS = {
 
 
 LARGE = CALLS["svd"], CALLS["tucker2"], CALLS["train"]
+LIGHT = CALLS["tucker2"], CALLS["train"]  # a product with each matrix: arrays are taken in turn
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
@@ -72,7 +73,8 @@ def test_the_same_bits_whatever_the_number_of_threads(call, kind, side_by_side, 
     given = x if kind == "array" else replace(stack_of(x), concurrent=True)
     with threadpool_limits(limits=1, user_api="blas"):
         several = call(given)
-        assert set(side_by_side) == {3}
+        in_turn = kind == "array" and call in LIGHT
+        assert set(side_by_side) == (set() if in_turn else {3})
         monkeypatch.setattr(slices, "workers", lambda pieces, at_most=None: 1)
         one = call(given)
     assert several.error == one.error
