@@ -42,7 +42,7 @@ from tests.bench import synthetic
 from tests.bench.tables import Printer, printing, say
 
 RANK = 64
-PASSES = 4  # and one for the residual, of a thrifty stream on these pairs
+PASSES = 3  # and one for the residual, of a thrifty stream on these pairs
 SHAPES = {
     "8B": synthetic.Llama(4096, 32, heads=32, kv_heads=8, mlp=14_336),
     "70B": synthetic.Llama(8192, 80, heads=64, kv_heads=8, mlp=28_672),
