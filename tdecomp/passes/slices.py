@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial, reduce
-from operator import add
-from typing import Any, Protocol, Self, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from tdecomp._xp import (
 from tdecomp.errors import ArgumentError, DataError
 from tdecomp.formats import Format
 from tdecomp.modes import name_modes
+from tdecomp.passes.tree import Addend, added
 from tdecomp.stack import Recipe, Stack
 from tdecomp.tasks import Divided, Executor, sendable, spread, workers_of
 
@@ -43,15 +43,6 @@ __all__ = [
 ]
 
 Found = TypeVar("Found")
-
-
-class _Adds(Protocol):
-    """What adds up to the same, in whatever order."""
-
-    def __add__(self, other: Self, /) -> Self: ...
-
-
-Addend = TypeVar("Addend", bound=_Adds)
 
 Input = Array | Stack | Format
 """What a decomposition takes: an array, a stack of slices read lazily, or a tensor as factors."""
@@ -180,9 +171,9 @@ def sum_over(x: Array | Stack, work: Callable[[int, Array], Addend]) -> Addend:
     """
     if isinstance(x, Stack) and x.executor is not None:
         with _by_others(x, x.executor, work, summed=True) as parts:
-            return reduce(add, parts)
+            return added(parts)
     with each_slice(x, work, in_turn=not isinstance(x, Stack)) as parts:
-        return reduce(add, parts)
+        return added(parts)
 
 
 @contextmanager
@@ -233,7 +224,7 @@ def _visited(
     x = recipe.opened(mine, beside=beside)
     n = one_each(len(mine))
     with threads_for(1), side_by_side(lambda i: work(i, _raw(x, i)), mine, n) as found:
-        results = [reduce(add, found)] if summed else list(found)
+        results = [added(found)] if summed else list(found)
     sites = x.group.sites
     return results, {i: x.beside[sites[i]] for i in mine if sites[i] in x.beside}
 

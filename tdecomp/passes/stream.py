@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal
 
 import numpy as np
@@ -47,7 +47,7 @@ from tdecomp.modes import name_modes
 from tdecomp.passes.coordinates import Frame
 from tdecomp.passes.pieces import is_cut_finely
 from tdecomp.passes.slices import slices_at_once, sum_over
-from tdecomp.passes.tree import TreeSum
+from tdecomp.passes.tree import TreeSum, added
 from tdecomp.stack import Stack
 from tdecomp.tasks import OfSlices, sendable
 from tdecomp.tensor import unfold
@@ -118,8 +118,9 @@ def streamed(x: Array | Stack, ranks: Ranks, seed: int) -> Stream:
 def _numbers(x: Stack, width: int) -> int:
     """Held at once by the passes over a stack."""
     slices = slices_at_once(x) * math.prod(x.shape[-2:])
-    slices += (1 + x.n_sites.bit_length()) * _WIDER * width * max(x.shape[-2:])
-    return slices + _PRODUCTS * x.n_sites * width * max(x.shape[-2:])
+    skinny = width * max(x.shape[-2:])
+    sketches = _WIDER * (1 + x.n_sites.bit_length())  # their sum so far, and the next
+    return slices + (sketches + _PRODUCTS * x.n_sites) * skinny
 
 
 def _streamed_rows(x: Array, ranks: Ranks, seed: int) -> Stream:
@@ -292,7 +293,7 @@ class Stream:
             self._check(site, matrix)
             return work(site, detached(working(matrix)))
 
-        return sum(map(seen, slices), Seen())
+        return added(chain([Seen()], map(seen, slices)))
 
     def _of_slice(self) -> Callable[[int, Array], Seen]:
         """What this pass makes of a slice."""

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol, Self, TypeVar
 
 from tdecomp._xp import Array
 from tdecomp.tasks import sendable
 
-__all__ = ["TreeSum"]
+__all__ = ["Addable", "TreeSum", "added"]
+
+_TOGETHER = 64  # terms
+
+
+class Addable(Protocol):
+    """What adds up to the same, in whatever order."""
+
+    def __add__(self, other: Self, /) -> Self: ...
+
+
+Addend = TypeVar("Addend", bound=Addable)
+
+
+def added(terms: Iterable[Addend]) -> Addend:
+    """The sum of one or more terms, some that are near first: each addition copies what it adds.
+
+    >>> added([[1], [2], [3]])
+    [1, 2, 3]
+    """
+    sums: list[Addend] = []  # of all before, of those that are near
+    for n, term in enumerate(terms):
+        if n % _TOGETHER == 0:
+            sums = [*_one(sums), term]
+        else:
+            sums[-1] = sums[-1] + term
+    (total,) = _one(sums)
+    return total
+
+
+def _one(sums: list[Addend]) -> list[Addend]:
+    return [sums[0] + sums[1]] if len(sums) > 1 else sums
 
 
 @sendable

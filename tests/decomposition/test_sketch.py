@@ -18,7 +18,7 @@ from tdecomp.decomposition import run as driver
 from tdecomp.decomposition.methods import svd as method_of_svd
 from tdecomp.passes import matrices, residual
 from tdecomp.passes import stream as streams
-from tdecomp.passes.tree import TreeSum
+from tdecomp.passes.tree import TreeSum, added
 
 # Held by the passes over the first of the shapes at rank 12: slices, products and sketches 22 wide.
 NUMBERS = 3 * 320 * 300 + 3 * 6 * 22 * 320 + 4 * 4 * 22 * 320
@@ -358,6 +358,10 @@ def test_sums_are_the_same_to_the_bit_in_any_order(order, cuts):
     assert sum(parts, TreeSum()).value == whole.value
     assert whole.value == pytest.approx(terms.astype(float).sum(), rel=1e-5)
     assert len(whole.nodes) == bin(11).count("1")
+
+
+def test_many_terms_are_added_in_their_order():
+    assert added([n] for n in range(200)) == list(range(200))
 
 
 def test_a_slice_left_out_or_visited_twice_is_refused():
