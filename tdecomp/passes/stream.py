@@ -401,10 +401,13 @@ class Stream:
     def _has_missed(self, parts: list[Array], side: int) -> bool:
         """Whether the basis of a side, products ``(k, ...)`` with which these are, misses much.
 
-        More is then outside than the directions there can hold if none is stronger than the weakest
-        of the basis: only where that is next to nothing, elsewhere noise hides it.
+        A dense sketch misses nothing, a sparse one may lose what meets in one of its rows. More is
+        then outside than the directions there can hold if none is stronger than the weakest of the
+        basis: only where that is next to nothing, elsewhere noise hides it.
         """
-        scale = 1 / math.sqrt(self.energy) if self.energy else 0.0
+        if not self.thrifty or self.energy == 0:
+            return False
+        scale = 1 / math.sqrt(self.energy)
         gram: Any = sum(p @ adjoint(p) for p in (part * scale for part in parts))
         inside = to_numpy(namespace(gram).linalg.eigvalsh(gram)).astype(np.float64)
         outside = 1 - float(np.sum(inside))
