@@ -172,10 +172,12 @@ class _Folder:
             if task.suffix or self._place("results", task.name).exists():
                 continue
             if self._claimed(task.name, overdue=overdue):
-                with suppress(FileNotFoundError):  # done and taken up meanwhile
-                    self._write(
-                        self._place("results", task.name), perform_packed(task.read_bytes())
-                    )
+                try:
+                    call = task.read_bytes()
+                except FileNotFoundError:  # done and taken up meanwhile
+                    self._place("claims", task.name).unlink(missing_ok=True)
+                else:
+                    self._write(self._place("results", task.name), perform_packed(call))
                 return True
         return False
 
