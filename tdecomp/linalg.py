@@ -364,8 +364,7 @@ def excess(
     kept and those weaker ``i`` that may be taken in their place, with those outside the sketch as
     strong as its weakest one: theorem 10.5 of [halko2011] for the singular values to that power,
     direction by direction. Directions kept that are only rounding, of data of a lower rank, have
-    nothing to miss. Infinite where more is outside than directions weaker than those seen can hold:
-    the sketch has missed a strong one.
+    nothing to miss.
 
     Parameters
     ----------

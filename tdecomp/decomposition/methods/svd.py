@@ -58,7 +58,7 @@ def svd(
     Give exactly one of `rank`, `error` and `budget`. For an error or a budget the singular values
     of all matrices compete: each costs ``out + in + 1`` numbers and returns its square, so a matrix
     may get any rank, 0 included. That choice is optimal for independent SVDs ([eckart1936]); where
-    the singular values of large matrices are sketched, to about 1e-3 of the energy left out.
+    the singular values of large matrices are sketched, to about 2e-3 of the energy left out.
 
     Parameters
     ----------
