@@ -36,8 +36,10 @@ format: .venv/ready
 	$(BIN)/ruff check --fix .
 
 # 200 kills of the commands that write: the old output or the new one is there after each.
+# 40 kills of a cluster's workers: nothing shows.
 kills: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kills 200
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.worker_kills 40
 
 # A server of S3 on loopback. Its libraries need a python-dateutil that is older than that of .venv.
 s3: .venv/s3

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import threadpoolctl
+
+from tdecomp._control_groups import control_groups
 
 __all__ = [
     "cores",
@@ -132,31 +134,12 @@ def cores() -> int:
     """Processors that this process may keep busy: by its affinity and by the quota of its group."""
     affinity = getattr(os, "sched_getaffinity", None)
     n = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, math.ceil(min(n, quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")))))
+    return max(1, math.ceil(min(n, quota(control_groups("cpu")))))
 
 
-def quota(own: Path, groups: Path) -> float:
-    """Processors' worth of time that control groups grant; infinite where there are none.
-
-    Parameters
-    ----------
-    own
-        Lines ``id:controllers:group`` of the process.
-    groups
-        Where the control groups are mounted, of version 1 (a folder ``cpu``) or 2.
-    """
-    granted = math.inf
-    with suppress(OSError, ValueError):
-        for line in own.read_text().splitlines():
-            _, controllers, group = line.split(":", 2)
-            if controllers and "cpu" not in controllers.split(","):
-                continue
-            top = groups / "cpu" if controllers else groups
-            place = top / group.lstrip("/")
-            for folder in (place, *place.parents):  # a container sees its own group as the top
-                if folder.is_relative_to(top):
-                    granted = min(granted, _granted(folder))
-    return granted
+def quota(groups: Iterable[Path]) -> float:
+    """Processors' worth of time that control groups grant; infinite without a limit."""
+    return min(map(_granted, groups), default=math.inf)
 
 
 def _granted(folder: Path) -> float:

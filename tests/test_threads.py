@@ -14,6 +14,7 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import tdecomp as td
 from tdecomp import linalg
+from tdecomp._control_groups import control_groups
 from tdecomp._threads import (
     _blas,
     cores,
@@ -149,11 +150,11 @@ def test_quotas_of_control_groups(lines, files, granted, tmp_path):
         (tmp_path / name).write_text(text)
         if "cfs" in name:
             (tmp_path / name).with_name("cpu.cfs_period_us").write_text("100000")
-    assert quota(own, tmp_path) == granted
+    assert quota(control_groups("cpu", own, tmp_path)) == granted
 
 
 def test_no_control_groups(tmp_path):
-    assert quota(tmp_path / "own", tmp_path) == math.inf
+    assert quota(control_groups("cpu", tmp_path / "own", tmp_path)) == math.inf
 
 
 # --------------------------------------------------------------------------------- side by side

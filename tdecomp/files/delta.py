@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tdecomp._memory import half_of_the_free_memory
+from tdecomp._threads import cores
 from tdecomp._xp import quick_sum_of_squares
 from tdecomp.errors import DataError, FileError, SiteError
 from tdecomp.files.checkpoint import Checkpoint, Pair, Update, open_checkpoint, pair
@@ -40,6 +42,7 @@ __all__ = [
 
 
 _OPEN = 4  # deltas that a worker holds open
+_IDLE = 60.0  # seconds that a worker keeps slices that nobody asks for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,23 +78,25 @@ class Delta:
         """One lazy stack of float32 numpy deltas per group, read ahead; for `executor=`, too."""
         return self.stacks_on(None)
 
-    def stacks_on(self, device: str | None, *, keep: int = 0) -> tuple[Stack, ...]:
-        """As `stacks`, as torch tensors on a device, kept between passes; see `stacks_of`."""
+    def stacks_on(
+        self, device: str | None, *, keep: int = 0, keep_there: int | None = 0
+    ) -> tuple[Stack, ...]:
+        """As `stacks`, as torch tensors on a device, kept between passes; see `stacks_of`.
+
+        `keep_there` are bytes that each worker keeps, None: a share of what is free there.
+        """
         return stacks_of(
             self.pair,
             self.groups,
             device,
             roundings=self._roundings,
             keep=keep,
-            recipe=None if self.recipe is None else self.recipe.of_group,
+            recipe=None if self.recipe is None else replace(self.recipe, keep=keep_there).of_group,
         )
 
-    def reader(self, *, roundings: bool = True) -> SliceReader:
-        """Reads slices of any group, and measures their rounding the first time if it is asked to.
-
-        Nothing is kept for the next pass, which others may make.
-        """
-        return SliceReader(self.pair, None, self._roundings if roundings else None)
+    def reader(self, keep: int = 0, idle: float | None = None) -> SliceReader:
+        """Reads slices of any group; parameters as for `SliceReader`."""
+        return SliceReader(self.pair, None, self._roundings, keep, idle)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -337,6 +342,9 @@ class DeltaRecipe:
         As for `open_delta`.
     group
         Name of the one whose slices are read.
+    keep
+        Bytes of slices that stay there for the next pass, until nobody has asked for a minute.
+        None: a quarter of the free memory, shared by the processors.
     """
 
     base: Location
@@ -345,6 +353,7 @@ class DeltaRecipe:
     marks: tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
     mmap: bool
     group: str = ""
+    keep: int | None = 0
 
     def of_group(self, group: Group) -> DeltaRecipe:
         """The recipe of one stack."""
@@ -352,15 +361,14 @@ class DeltaRecipe:
 
     def opened(self, slices: Sequence[int], *, beside: bool = True) -> Stack:
         """The stack of the group, of which some slices will be read."""
-        delta, measuring, plain = _opened(replace(self, group=""))
+        delta, reader = _opened(replace(self, group=""))
         (group,) = (one for one in delta.groups if one.name == self.group)
-        reader = measuring if beside else plain
-        return reader.stack(group, [group.sites[i] for i in slices])
+        return reader.stack(group, [group.sites[i] for i in slices], beside=beside)
 
 
 @lru_cache(maxsize=_OPEN)
-def _opened(recipe: DeltaRecipe) -> tuple[Delta, SliceReader, SliceReader]:
-    """A delta that this process holds open; what reads its slices, with their rounding or not."""
+def _opened(recipe: DeltaRecipe) -> tuple[Delta, SliceReader]:
+    """A delta that this process holds open, and what reads its slices."""
     selection = Selection(**json.loads(recipe.selection))
     delta = open_delta(recipe.base, recipe.tuned, selection, allow_missing=True, mmap=recipe.mmap)
     for checkpoint, then in zip((delta.pair.base, delta.pair.tuned), recipe.marks, strict=True):
@@ -370,13 +378,15 @@ def _opened(recipe: DeltaRecipe) -> tuple[Delta, SliceReader, SliceReader]:
                     f"{checkpoint.path}: {name} is another file for a worker than for the process"
                     " that gave it work: run again when nothing writes to it"
                 )
-    return delta, delta.reader(), delta.reader(roundings=False)
+    share = (half_of_the_free_memory() or 0) // 2 // cores()
+    keep = share if recipe.keep is None else min(recipe.keep, share)
+    return delta, delta.reader(keep, idle=_IDLE)
 
 
 @sendable
 def _measured_there(recipe: DeltaRecipe, tensor: str, reason: str) -> list[Uncovered]:
     """`Delta.uncovered` of one tensor; this runs on a worker."""
-    delta, *_ = _opened(recipe)
+    delta, _ = _opened(recipe)
     return _measured(delta.pair, tensor, reason)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -62,7 +63,10 @@ def stacks_of(
 
 
 class SliceReader:
-    """Reads slices of the deltas of two models; parameters as for `stacks_of`."""
+    """Reads slices of the deltas of two models; parameters as for `stacks_of`.
+
+    What was kept is forgotten where nothing was read for `idle` seconds; None: it never is.
+    """
 
     def __init__(
         self,
@@ -70,31 +74,41 @@ class SliceReader:
         device: str | None = None,
         roundings: dict[Site, float] | None = None,
         keep: int = 0,
+        idle: float | None = None,
     ) -> None:
         self._both, self._roundings = both, roundings
         self._place = numpy_place() if device is None else torch_place(device)
         self._concurrent = device is None
-        self._kept = _KeptSlices(keep)
+        self._kept = _KeptSlices(keep, idle)
 
     def stack(
-        self, group: Group, order: Sequence[Site] | None = None, recipe: Recipe | None = None
+        self,
+        group: Group,
+        order: Sequence[Site] | None = None,
+        *,
+        recipe: Recipe | None = None,
+        beside: bool = True,
     ) -> Stack:
-        """One group; `order` are the sites that will be read, by default all."""
+        """One group; `order` are the sites that will be read, by default all.
+
+        `beside` says whether roundings are taken up, where there is a place for them.
+        """
         ahead = math.prod(group.shape[-2:]) >= _WORTH
         sites = group.sites if order is None else order
+        roundings = self._roundings if beside else None
         coming = Coming(sites, lambda site: self._both.ahead(site.tensor, site.slices))
         return Stack(
             group,
-            partial(self._kept.read, group, partial(self._read, coming)),
+            partial(self._kept.read, group, partial(self._read, coming, roundings)),
             ahead=ahead,
             concurrent=self._concurrent,
             recipe=recipe,
-            beside={} if self._roundings is None else self._roundings,
+            beside={} if roundings is None else roundings,
         )
 
-    def _read(self, coming: Coming[Site], site: Site) -> Array:
+    def _read(self, coming: Coming[Site], roundings: dict[Site, float] | None, site: Site) -> Array:
         coming.tell(site)
-        both, place, roundings = self._both, self._place, self._roundings
+        both, place = self._both, self._place
         if roundings is None or site in roundings:
             delta = both.delta(site.tensor, site.slices, empty=place.empty)
         else:
@@ -107,20 +121,22 @@ class SliceReader:
 class _KeptSlices:
     """Slices of one group that stay in memory, the first ones that there is room for."""
 
-    def __init__(self, room: int) -> None:
-        self._room, self._left = room, room
-        self._group: Group | None = None
-        self._slices: dict[Site, Array] = {}
+    def __init__(self, room: int, idle: float | None) -> None:
+        self._room, self._idle = room, idle
         self._lock = threading.Lock()
+        self._group: Group | None = None
+        self._used, self._watched = 0.0, False
+        self._forget()
 
     def read(self, group: Group, read: Callable[[Site], Array], site: Site) -> Array:
         """The slice of a site, read unless it is there."""
         if self._room == 0:
             return read(site)
         with self._lock:
+            self._used = time.monotonic()
             if group is not self._group:
-                self._group, self._left = group, self._room
-                self._slices = {}
+                self._forget()
+                self._group = group
             if site in self._slices:
                 return self._slices[site]
         matrix = read(site)
@@ -129,4 +145,26 @@ class _KeptSlices:
             if size <= self._left:
                 self._slices[site] = matrix
                 self._left -= size
+                self._watch()
         return matrix
+
+    def _forget(self) -> None:
+        self._left, self._slices = self._room, dict[Site, Array]()
+
+    def _watch(self) -> None:
+        """Forget all once nothing was read for a while."""
+        if self._idle is None or self._watched:
+            return
+        self._watched = True
+        left = max(0.0, self._used + self._idle - time.monotonic())
+        timer = threading.Timer(left, self._look)
+        timer.daemon = True
+        timer.start()
+
+    def _look(self) -> None:
+        with self._lock:
+            self._watched = False
+            if self._idle is not None and time.monotonic() - self._used < self._idle:
+                self._watch()
+            else:
+                self._forget()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from tdecomp._memory import half_of_the_free_memory
 from tdecomp.errors import ArgumentError
 from tdecomp.files.delta import Delta
 from tdecomp.stack import Stack
-from tdecomp.tasks import Executor
+from tdecomp.tasks import Executor, goes_near, workers_of
 
-__all__ = ["HERE", "Machine", "half_of_the_free_memory"]
+__all__ = ["HERE", "Machine"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,8 @@ class Machine:
         Torch device, ``"cuda"`` or ``"cuda:1"``; None: the processor, with numpy.
     max_memory
         Bytes: half for matrices that are kept from one pass to the next, half for work. None: half
-        of what is free.
+        of what is free. Of workers, all together keep so much; without a limit each its share of
+        what is free where it runs.
     mmap
         False: local files are read in large pieces, several at once, as those of a server are; for
         network mounts.
@@ -51,23 +51,17 @@ class Machine:
         if limit is None:
             return delta.stacks_on(self.device)
         half = limit // 2
-        stacks = delta.stacks_on(self.device, keep=half)
+        stacks = delta.stacks_on(self.device, keep=half, keep_there=self._kept_there())
         return tuple(replace(stack, max_memory=half) for stack in stacks)
+
+    def _kept_there(self) -> int | None:
+        """Bytes that a worker keeps; nothing where another may get the same slices next."""
+        if self.executor is None or not goes_near(self.executor):
+            return 0
+        if self.max_memory is None:
+            return None
+        return self.max_memory // 2 // max(1, workers_of(self.executor))
 
 
 HERE = Machine()
 """The processor, with numpy, in half of the free memory."""
-
-
-def half_of_the_free_memory() -> int | None:
-    """Half of the memory that is free now, on Linux; else half of all; None where unknown."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(line for line in lines if line.startswith("MemAvailable"))
-        return 1024 * int(free.split()[1]) // 2
-    except (OSError, StopIteration, ValueError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
-        return None

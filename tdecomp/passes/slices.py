@@ -51,8 +51,7 @@ _AT_ONCE = 1 << 28  # numbers of slices that are worked on side by side: 1 GiB o
 _COPIES = 3  # of a slice: what it is read from, itself, what is made of it
 _WORTH = 1 << 16  # numbers of a slice: work on fewer takes no longer than handing it to a thread
 _TASK = 1 << 26  # numbers of the slices of one task for a worker, at most
-_TASKS = 8  # of a stack, at least, where it has so many slices
-_TASKS_EACH = 2  # of a worker, at least, where the number of these is known
+_TASKS = 8  # of a stack, at least, where the number of workers is not known
 _SQUARED = 1e150  # entries whose squares still fit float64, and the inverse of the smallest
 
 
@@ -181,7 +180,7 @@ def _by_others(
     x: Stack, executor: Executor, work: Callable[[int, Array], Found], *, summed: bool = False
 ) -> Iterator[Iterator[Found]]:
     """`each_slice` by the workers of an executor, some neighbouring slices to a task."""
-    tasks = max(_TASKS, _TASKS_EACH * workers_of(executor))
+    tasks = workers_of(executor) or _TASKS
     size = max(1, min(_TASK // math.prod(x.shape[-2:]), -(-x.n_sites // tasks)))
     some = [range(i, min(i + size, x.n_sites)) for i in range(0, x.n_sites, size)]
     assert x.recipe is not None  # `Stack.on` sees to that
@@ -197,7 +196,8 @@ def _by_others(
         )
         for mine in some
     )
-    with threads_for(1), spread(executor, calls) as given:  # as many as `side_by_side` leaves
+    # one thread of the BLAS, as many as `side_by_side` leaves
+    with threads_for(1), spread(executor, calls, near=True) as given:
         yield _taken_up(x, given)
 
 

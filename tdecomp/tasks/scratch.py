@@ -155,9 +155,13 @@ class _Folder:
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> _PutCall:
         """Put a call into the folder."""
+        return self.submit_near(0, fn, *args)
+
+    def submit_near(self, place: int, fn: Callable[..., Any], /, *args: Any) -> _PutCall:
+        """Put a call into the folder, for one of the parts rather than the others."""
         assert fn is perform, "what is handed out is always done by `perform`"
         data = packed(args)
-        name = hashlib.sha256(data).hexdigest()
+        name = f"{1 + place % self.part.of}-{hashlib.sha256(data).hexdigest()}"
         if not self._place("results", name).exists():
             self._write(self._place("tasks", name), data)
         return _PutCall(self, name)
@@ -165,7 +169,7 @@ class _Folder:
     def do_one(self, *, overdue: bool = False) -> bool:
         """Claim a call that nobody has, or that is overdue, and do it; False if there is none."""
         try:
-            tasks = sorted((self.part.folder / "tasks").iterdir())
+            tasks = sorted((self.part.folder / "tasks").iterdir(), key=self._order)
         except OSError as error:
             raise FileError(f"cannot read {self.part.folder}: {error.strerror}") from error
         for task in tasks:
@@ -180,6 +184,10 @@ class _Folder:
                     self._write(self._place("results", task.name), perform_packed(call))
                 return True
         return False
+
+    def _order(self, task: Path) -> tuple[bool, str]:
+        """Those for this part first."""
+        return not task.name.startswith(f"{self.part.number}-"), task.name
 
     def result(self, name: str) -> bytes | None:
         """What a call gave, if it is done; it is then forgotten as a task."""

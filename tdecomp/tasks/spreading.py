@@ -20,7 +20,7 @@ from tdecomp.errors import (
 )
 from tdecomp.tasks.wire import packed, unpacked
 
-__all__ = ["Executor", "perform", "perform_packed", "spread", "workers_of"]
+__all__ = ["Executor", "goes_near", "perform", "perform_packed", "spread", "workers_of"]
 
 Found = TypeVar("Found")
 
@@ -41,7 +41,9 @@ class Executor(Protocol):
 
 
 @contextmanager
-def spread(executor: Executor, calls: Iterable[Callable[[], Found]]) -> Iterator[Iterator[Found]]:
+def spread(
+    executor: Executor, calls: Iterable[Callable[[], Found]], *, near: bool = False
+) -> Iterator[Iterator[Found]]:
     """Inside, what each of the calls gives is at hand, in their order.
 
     Parameters
@@ -50,6 +52,8 @@ def spread(executor: Executor, calls: Iterable[Callable[[], Found]]) -> Iterator
         Who does them.
     calls
         Functions marked `sendable`, with their arguments as a `functools.partial`.
+    near
+        Whether the k-th call had better be done where the k-th one of before was.
 
     Raises
     ------
@@ -61,7 +65,7 @@ def spread(executor: Executor, calls: Iterable[Callable[[], Found]]) -> Iterator
     """
     coming: list[_Call] = []
     try:
-        yield _in_order(executor, iter(calls), coming)
+        yield _in_order(executor, enumerate(calls), coming, near and goes_near(executor))
     finally:
         for call in coming:
             call.cancel()
@@ -72,23 +76,34 @@ def workers_of(executor: Executor) -> int:
     return int(getattr(executor, "_max_workers", None) or 0)
 
 
+def goes_near(executor: Executor) -> bool:
+    """Whether an executor can send a call to where its like was done: one of ours."""
+    return hasattr(executor, "submit_near")
+
+
 def _in_order(
-    executor: Executor, calls: Iterator[Callable[[], Found]], coming: list[_Call]
+    executor: Executor,
+    calls: Iterator[tuple[int, Callable[[], Found]]],
+    coming: list[_Call],
+    near: bool,
 ) -> Iterator[Found]:
+    def begin(k: int, call: Callable[[], Found]) -> _Call:
+        return _Call(executor, packed(call), k if near else None)
+
     begun = 2 * workers_of(executor) or _BEGUN
-    coming += [_Call(executor, packed(call)) for call in islice(calls, begun)]
+    coming += [begin(k, call) for k, call in islice(calls, begun)]
     while coming:
         found = coming[0].result()
         coming.pop(0)
-        coming += [_Call(executor, packed(call)) for call in islice(calls, 1)]
+        coming += [begin(k, call) for k, call in islice(calls, 1)]
         yield found
 
 
 class _Call:
     """One call, handed out again where the worker that had it is lost."""
 
-    def __init__(self, executor: Executor, data: bytes) -> None:
-        self._executor, self._data = executor, data
+    def __init__(self, executor: Executor, data: bytes, place: int | None) -> None:
+        self._executor, self._data, self._place = executor, data, place
         self._future = self._submitted()
 
     def cancel(self) -> None:
@@ -119,7 +134,10 @@ class _Call:
 
     def _submitted(self) -> Any:
         try:
-            return self._executor.submit(perform, __version__, self._data)
+            if self._place is None:
+                return self._executor.submit(perform, __version__, self._data)
+            there: Any = self._executor
+            return there.submit_near(self._place, perform, __version__, self._data)
         except TdecompError:
             raise
         except Exception as error:

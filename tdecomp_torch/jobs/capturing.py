@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from tdecomp._memory import half_of_the_free_memory
 from tdecomp.errors import ArgumentError
 from tdecomp.files.statistics_file import statistics_output, write_statistics
-from tdecomp.jobs.machine import half_of_the_free_memory
 from tdecomp.jobs.reports import Report
 from tdecomp.jobs.steps import StepProgress, of_step, untold
 from tdecomp.stack import Selection, Site

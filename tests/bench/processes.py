@@ -1,9 +1,10 @@
 """``python -m tests.bench.processes``: many processes, measured here and foreseen elsewhere.
 
-Two tables. The first runs `tucker2` of a synthetic pair on this machine: threads of one process, a
-Dask cluster of one and of two processes, and two parts that meet in a folder, by turns, medians;
-beside each stands what the cost model foresees. The second foresees larger pairs on more processes
-and storage of other speeds, by the same model from the same constants.
+Two tables. The first runs `tucker2` of a synthetic pair on this machine: threads of one process,
+the cluster of `--dask local`, one of two processes as Dask starts it, and two parts that meet in a
+folder, by turns, medians; beside each stands what the cost model foresees. The second foresees
+larger pairs on more processes and storage of other speeds, by the same model from the same
+constants.
 
 The model, for matrices of n numbers in all, w workers, k columns and P passes. A pass takes the
 longer of reading, ``4 n / S`` seconds for two bfloat16 files at S bytes per second, and working,
@@ -37,6 +38,7 @@ from tdecomp._threads import cores
 from tdecomp.files import load_factors
 from tdecomp.files.delta import open_delta
 from tdecomp.tasks import Executor
+from tdecomp.tasks.dask_cluster import dask_executor
 from tdecomp.tasks.wire import packed, unpacked
 from tests.bench import synthetic
 from tests.bench.tables import Printer, printing, say
@@ -141,8 +143,8 @@ def here(
     sizes = synthetic.PRESETS[preset]
     ways = {
         f"{cores()} threads": (cores(), run_job),
-        "Dask, 1 process": (1, lambda pair, out: run_dask(pair, out, 1)),
-        "Dask, 2 processes": (2, lambda pair, out: run_dask(pair, out, 2)),
+        "--dask local": (cores(), run_local),
+        "a cluster of 2 processes": (2, run_dask),
         "2 parts in a folder": (2, run_parts),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -176,18 +178,29 @@ def run_job(pair: Path, out: Path, executor: Executor | None = None) -> float:
     return seconds
 
 
-def run_dask(pair: Path, out: Path, processes: int) -> float:
-    """The same on a cluster that is there already."""
-    from distributed import Client, LocalCluster
+def run_local(pair: Path, out: Path) -> float:
+    """The same by a cluster that the package starts; libraries are loaded."""
+    with dask_executor("local") as executor:
+        return _run_warm(pair, out, executor)
 
-    options = {"n_workers": processes, "threads_per_worker": 1, "dashboard_address": ":0"}
+
+def run_dask(pair: Path, out: Path) -> float:
+    """The same on a cluster that is there already, as Dask starts it."""
+    from distributed import LocalCluster
+
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with (
         LocalCluster(**options, memory_limit=0) as cluster,
-        Client(cluster, direct_to_workers=True) as client,
+        dask_executor(cluster.scheduler_address) as executor,
     ):
-        executor = client.get_executor(pure=False)
-        client.run(lambda: __import__("tdecomp.files") and None)  # libraries are loaded
-        return run_job(pair, out, executor)
+        return _run_warm(pair, out, executor)
+
+
+def _run_warm(pair: Path, out: Path, executor: Executor) -> float:
+    from distributed import get_client
+
+    get_client().run(lambda: __import__("tdecomp.decomposition") and None)
+    return run_job(pair, out, executor)
 
 
 def run_parts(pair: Path, out: Path) -> float:

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 import tdecomp as td
+from tdecomp.files import delta as delta_module
 from tdecomp.files.delta import Uncovered, open_delta
+from tdecomp.files.pair import Pair
 from tdecomp.stack import Selection
 from tests.pairs import CONFIG, make_pair, weights, write_folder
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -282,3 +285,27 @@ def test_slices_are_kept_for_the_next_pass_as_far_as_there_is_room(pair, monkeyp
         for one, other in zip(kept[at], plain[at], strict=True):
             np.testing.assert_array_equal(one, other)
         assert len(reads) == expected
+
+
+def test_workers_keep_slices_until_nobody_asks(pair, monkeypatch):
+    reads, original = [], Pair.delta
+
+    def counted(self, name, *rest, **options):
+        reads.append(name)
+        return original(self, name, *rest, **options)
+
+    for idle, again in ((3600.0, 0), (0.01, 3)):
+        monkeypatch.setattr(delta_module, "_IDLE", idle)
+        delta_module._opened.cache_clear()
+        (stack, *_) = open_delta(*pair).stacks_on(None, keep_there=None)
+        plain = [np.array(matrix) for matrix in stack]
+        there = stack.recipe.opened(range(3), beside=False)
+        monkeypatch.setattr(Pair, "delta", counted)
+        list(map(there.slice, range(3)))
+        if again:
+            kept = there.read.func.__self__
+            assert wait_until(lambda kept=kept: not kept._slices)
+        reads.clear()
+        for one, other in zip(map(there.slice, range(3)), plain, strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert len(reads) == again

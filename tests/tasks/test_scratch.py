@@ -68,6 +68,19 @@ def test_parts_share_the_work(tmp_path):
     assert serve(part(tmp_path / "scratch", 2)) == 0  # one that comes too late
 
 
+def test_parts_take_first_what_is_for_them(tmp_path):
+    calls = [partial(tripled, n) for n in range(12)]
+    first, third = (scratch._Folder(part(tmp_path, n)) for n in (1, 3))
+    first.open()
+    for k, one in enumerate(calls):
+        first.submit_near(k, scratch.perform, *call_of(one))
+    assert third.has_job()
+    for folder, rest in ((third, 2), (first, 0)):
+        assert all(folder.do_one() for _ in range(4))
+        assert {n % 3 for n in DONE} == {rest}
+        DONE.clear()
+
+
 def test_one_part_alone_does_all(tmp_path):
     assert led(tmp_path) == [3 * n for n in range(40)]
 
@@ -90,9 +103,13 @@ def test_claims_of_lost_parts_are_taken_over(tmp_path):
 
 
 def call(n):
+    return call_of(partial(tripled, n))
+
+
+def call_of(one):
     from tdecomp import __version__
 
-    return __version__, packed(partial(tripled, n))
+    return __version__, packed(one)
 
 
 def test_what_was_done_is_found_again(tmp_path):

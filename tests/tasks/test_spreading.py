@@ -54,6 +54,21 @@ def test_results_come_in_order():
         assert of(pool, range(20, 300)) == [2 * n for n in range(20, 300)]
 
 
+def test_calls_go_where_the_like_of_them_was_done():
+    class Near(Losing):
+        def submit_near(self, place, fn, /, *args):
+            places.append(place)
+            return self.submit(fn, *args)
+
+    places: list[int] = []
+    near = Near(4, OSError("killed"))
+    with spread(near, [partial(doubled, n) for n in range(5)], near=True) as found:
+        assert list(found) == [0, 2, 4, 6, 8]
+    assert sorted(places) == [0, 1, 2, 3, 3, 4]
+    assert of(near, [1]) == [2]
+    assert len(places) == 6
+
+
 def test_calls_of_lost_workers_are_done_again():
     losing = Losing(3, OSError("killed"))
     assert of(losing, range(10)) == [2 * n for n in range(10)]

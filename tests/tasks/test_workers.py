@@ -27,10 +27,9 @@ def write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     )
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> tuple[Path, Path]:
+def write_models(folder: Path) -> tuple[Path, Path]:
     """Matrices large enough for sketches, with a shared basis of rank 4 and noise."""
-    folder, rng = tmp_path_factory.mktemp("pair"), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     names = [f"model.layers.{i}.self_attn.{p}_proj.weight" for i in range(LAYERS) for p in "qv"]
     base = {name: rng.standard_normal((OUT, IN)).astype("f4") for name in names}
     shared = rng.standard_normal((4, IN))
@@ -43,6 +42,11 @@ def models(tmp_path_factory) -> tuple[Path, Path]:
     write(folder / "base", base)
     write(folder / "tuned", {name: w.astype("f4") for name, w in tuned.items()})
     return folder / "base", folder / "tuned"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> tuple[Path, Path]:
+    return write_models(tmp_path_factory.mktemp("pair"))
 
 
 @pytest.fixture(scope="module")
