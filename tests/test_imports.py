@@ -14,6 +14,8 @@ LEVELS = {
     "errors": 0,
     "_brief": 0,
     "_backends": 0,
+    "_control_groups": 0,
+    "_memory": 1,
     "_nearest": 0,
     "_threads": 0,
     "_version": 0,
@@ -78,13 +80,14 @@ WITHIN = {
     ("_xp", "errors"),
     ("_xp", "_backends"),
     ("modes", "errors"),
+    ("_threads", "_control_groups"),
     ("linalg", "tensor"),
     ("_plan", "drawing"),
 }  # inside one level
 HEAVY = ("torch", "jax", "cupy", "sympy", "matplotlib", "tensorly", "transformers", "peft")
 CLI_ONLY = ("typer", "click", "rich")
 
-OPTIONAL = {"torch", "tensorly", "scipy", "fsspec", "distributed"}
+OPTIONAL = {"torch", "tensorly", "scipy", "fsspec", "dask", "distributed"}
 """Libraries that functions import where they need them: `tdecomp` works without."""
 LATE = {
     "tdecomp.cli": {"tdecomp.cli", "tdecomp.files", "numpy"},  # first of all it answers signals
