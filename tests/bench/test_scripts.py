@@ -235,8 +235,8 @@ def test_many_processes_are_measured(pair, tmp_path):
     (tmp_path / "pair").symlink_to(pair)
     rows, passes = processes.here(tmp_path, "tiny", processes.measured(pair), 1)
     assert [row[0] for row in rows[1:]] == [
-        "Dask, 1 process",
-        "Dask, 2 processes",
+        "--dask local",
+        "a cluster of 2 processes",
         "2 parts in a folder",
     ]
     assert passes >= 0
