@@ -233,7 +233,9 @@ def decompose(
             **asked,
             selection=selection,
             lora=_lora(lora_rank, rank_pattern) if lora else None,
-            machine=jobs.Machine(device, parse_memory(max_memory), not no_mmap, executor),
+            machine=jobs.Machine(
+                device, parse_memory(max_memory), not no_mmap, executor, progress.passed
+            ),
             allow_missing=allow_missing,
             overwrite=overwrite,
             progress=progress,
@@ -320,7 +322,9 @@ def explore(
             **asked,
             selection=selection,
             out=out,
-            machine=jobs.Machine(device, parse_memory(max_memory), not no_mmap, executor),
+            machine=jobs.Machine(
+                device, parse_memory(max_memory), not no_mmap, executor, progress.passed
+            ),
             allow_missing=allow_missing,
             overwrite=overwrite,
             progress=progress,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 from rich.console import Console
@@ -14,11 +17,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from tdecomp.jobs.steps import StepProgress
-
-__all__ = ["Screen", "printable", "short"]
+__all__ = ["Screen", "Speed", "StepBar", "printable", "short"]
 
 _WIDE = 1000  # characters of a line in a pipe
+_RECENT = 10.0  # seconds over which a speed is told
+_MANY = 1000  # slices by which it is
 _LONGEST = 10_000  # characters of one text: longer than any command that can be typed
 
 
@@ -73,7 +76,7 @@ class Screen:
             print(json.dumps(_finite(report), indent=2, allow_nan=False))
 
     @contextmanager
-    def steps(self) -> Iterator[StepProgress]:
+    def steps(self) -> Iterator[StepBar]:
         """A bar for the step that is going on, removed when done; gives the function to call."""
         console = Console(stderr=True)
         columns = (
@@ -81,23 +84,63 @@ class Screen:
             BarColumn(),
             TextColumn("{task.percentage:3.0f} %"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[rate]}"),
         )
         silent = self.quiet or self.json or not console.is_terminal
         with Progress(*columns, console=console, transient=True, disable=silent) as bar:
-            yield _Bar(bar)
+            yield StepBar(bar)
 
 
-class _Bar:
-    """Shows the last step that was told."""
+class StepBar:
+    """Shows the last step that was told, and how fast files are gone over."""
 
     def __init__(self, bar: Progress) -> None:
-        self._bar, self._step, self._task = bar, "", bar.add_task("", visible=False)
+        self._bar, self._step = bar, ""
+        self._task = bar.add_task("", visible=False, rate="")
+        self._speed = Speed(_RECENT)
 
     def __call__(self, fraction: float, step: str) -> None:
+        """Take the fraction of a step that is done, and its name."""
         if step != self._step:
-            self._step = step
+            self._step, self._speed = step, Speed(_RECENT)
             self._bar.reset(self._task, description=printable(step), total=1.0, visible=True)
-        self._bar.update(self._task, completed=fraction)
+        self._bar.update(self._task, completed=fraction, rate=self._speed.told)
+
+    def passed(self, count: float) -> None:
+        """Take bytes that a pass has gone over, from any thread."""
+        self._speed.add(count, time.monotonic())
+
+
+class Speed:
+    """How many bytes a second there were of late.
+
+    >>> speed = Speed(10.0)
+    >>> for second in range(100):
+    ...     speed.add(2e9, second)
+    >>> speed.told
+    '2 GB/s'
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._seen = seconds, deque[tuple[float, float]](maxlen=_MANY)
+        self._lock = Lock()
+
+    def add(self, count: float, now: float) -> None:
+        """Take bytes, and the second at which they were done."""
+        with self._lock:
+            self._seen.append((now, count))
+            while self._seen[0][0] < now - self._seconds:
+                self._seen.popleft()
+
+    @property
+    def told(self) -> str:
+        """In words; empty where nothing can be said yet."""
+        with self._lock:
+            if not self._seen:
+                return ""
+            (first, before), (last, _) = self._seen[0], self._seen[-1]
+            total = sum(count for _, count in self._seen) - before
+        return f"{short(total / (last - first), ' ')}B/s" if last > first else ""
 
 
 class _Console(Console):
@@ -126,7 +169,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def short(number: float) -> str:
+def short(number: float, gap: str = "") -> str:
     """A number with a unit prefix.
 
     >>> short(1234567), short(950)
@@ -134,5 +177,5 @@ def short(number: float) -> str:
     """
     for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= limit:
-            return f"{number / limit:.3g}{letter}"
-    return f"{number:.3g}"
+            return f"{number / limit:.3g}{gap}{letter}"
+    return f"{number:.3g}{gap}"

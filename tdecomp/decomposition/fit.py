@@ -17,6 +17,7 @@ from tdecomp.formats import Format
 from tdecomp.passes.coordinates import Frame
 from tdecomp.passes.data import Data
 from tdecomp.passes.residual import measure, relative
+from tdecomp.progress import Progress, silent
 
 __all__ = [
     "Distance",
@@ -177,6 +178,7 @@ def make_fit(
     energies: Sequence[float] | None = None,
     measured: tuple[np.ndarray, np.ndarray] | None = None,
     distance: Distance | None = None,
+    progress: Progress = silent,
 ) -> Fit:
     """Round the arrays as they will be stored, then measure what is left of `x`.
 
@@ -194,6 +196,8 @@ def make_fit(
         with a rounding it is measured again.
     distance
         How far a tensor is from `x`, where the method has a way of its own.
+    progress
+        Of the measuring.
     """
     if rounding is not None:
         if x.is_format and distance is None:
@@ -207,7 +211,7 @@ def make_fit(
         array, frame = seen
         residual, energy = measure(array, frame.down(tensor))
     else:
-        residual, energy = x.measure(tensor, energies)
+        residual, energy = x.measure(tensor, energies, progress)
     if x.is_format:
         residual, energy = np.sum(residual, keepdims=True), np.sum(energy, keepdims=True)
     return Fit(

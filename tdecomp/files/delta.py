@@ -13,14 +13,24 @@ from pathlib import Path
 import numpy as np
 
 from tdecomp._memory import half_of_the_free_memory
-from tdecomp._threads import cores
+from tdecomp._threads import cores, one_each, side_by_side
 from tdecomp._xp import quick_sum_of_squares
-from tdecomp.errors import DataError, FileError, SiteError
+from tdecomp.errors import FileError, SiteError
 from tdecomp.files.checkpoint import Checkpoint, Pair, Update, open_checkpoint, pair
 from tdecomp.files.coming import Coming
 from tdecomp.files.delta_stacks import SliceReader, stacks_of
 from tdecomp.files.factors import Factors
-from tdecomp.files.storage import Location, Range, Url, from_root
+from tdecomp.files.left_out import (
+    Measured,
+    RowBlock,
+    ahead,
+    blocks,
+    measured,
+    rows_of,
+    size_of,
+    with_doubt,
+)
+from tdecomp.files.storage import Location, Url, from_root
 from tdecomp.files.tally import Tally
 from tdecomp.files.unpaired import Uncovered, differing_sizes, refuse_missing, unpaired
 from tdecomp.formats import Format
@@ -116,7 +126,7 @@ class Delta:
 
     @property
     def _n_left_out(self) -> int:
-        return sum(_numbers(self.pair, tensor) for tensor in self.left_out)
+        return sum(size_of(self.pair, tensor) for tensor in self.left_out)
 
     def remainder(self, progress: Progress = silent, executor: Executor | None = None) -> Remainder:
         """All that a decomposition of the stacks does not tell; both steps under one progress."""
@@ -134,26 +144,32 @@ class Delta:
         Nothing that is not covered is refused: what cannot be read or is not finite is unknown.
         """
         rows, tally = list(self.unpaired), Tally(progress, self._n_left_out)
-        with self._each_measured(executor) as measured:
-            for tensor, found in zip(self.left_out, measured, strict=True):
-                rows += found
-                tally.add(_numbers(self.pair, tensor))
+        parts = {tensor: blocks(self.pair, tensor) for tensor in self.left_out}
+        with self._each_measured([b for own in parts.values() for b in own], executor) as found:
+            for tensor, reason in self.left_out.items():
+                own = [(block, next(found)) for block in parts[tensor]]
+                rows += rows_of(self.pair, tensor, reason, own)
+                tally.add(size_of(self.pair, tensor))
         return rows + self._partly_covered()
 
     @contextmanager
-    def _each_measured(self, executor: Executor | None) -> Generator[Iterator[list[Uncovered]]]:
-        """Rows of every tensor in `left_out`, measured here or by workers."""
+    def _each_measured(
+        self, parts: Sequence[RowBlock], executor: Executor | None
+    ) -> Generator[Iterator[Measured]]:
+        """Inside, every block measured, here or by workers, in their order."""
         if executor is not None and self.recipe is not None:
-            calls = (partial(_measured_there, self.recipe, *row) for row in self.left_out.items())
+            calls = (partial(_measured_there, self.recipe, block) for block in parts)
             with spread(executor, calls) as found:
                 yield found
         else:
-            coming = Coming(tuple(self.left_out), self._ahead)
-            yield (self._measured_here(coming, *row) for row in self.left_out.items())
+            coming = Coming(parts, partial(ahead, self.pair))
+            work = partial(self._measured_here, coming)
+            with side_by_side(work, parts, one_each(len(parts))) as found:
+                yield found
 
-    def _measured_here(self, coming: Coming[str], tensor: str, reason: str) -> list[Uncovered]:
-        coming.tell(tensor)
-        return _measured(self.pair, tensor, reason)
+    def _measured_here(self, coming: Coming[RowBlock], block: RowBlock) -> Measured:
+        coming.tell(block)
+        return measured(self.pair, block)
 
     def rounding_floor(self, progress: Progress = silent) -> float:
         """Expected squared error of the covered delta that is only half-precision storage.
@@ -167,14 +183,6 @@ class Delta:
             total += self._roundings[site]
             tally.add(math.prod(site.shape))
         return total
-
-    def _ahead(self, tensor: str) -> Iterator[Range]:
-        """What measuring a tensor that is left out will ask of a server."""
-        if tensor in self.pair.alike:
-            yield from self.pair.base.ahead(tensor)
-            yield from self.pair.tuned.ahead(self.pair.alike[tensor])
-        elif tensor in self.pair.readings and tensor not in self.pair.grown:
-            yield from self.pair.ahead(tensor)
 
     def _partly_covered(self) -> list[Uncovered]:
         """Tensors of which only some rows are sites (one projection of a fused weight)."""
@@ -191,7 +199,7 @@ class Delta:
                     delta[site.slices] = 0
                 energy = quick_sum_of_squares(delta) if np.isfinite(delta).all() else None
                 why = f"{rest} of its numbers were not targeted"
-                rows.append(Uncovered(tensor, _with_doubt(why, energy), energy))
+                rows.append(Uncovered(tensor, with_doubt(why, energy), energy))
         return rows
 
 
@@ -209,43 +217,6 @@ class Remainder:
 
     uncovered: tuple[Uncovered, ...]
     rounding: float
-
-
-def _numbers(both: Pair, tensor: str) -> int:
-    """Numbers of a paired tensor; 0 for another one."""
-    return math.prod(both.base.shape(both.base_name(tensor))) if tensor in both.readings else 0
-
-
-def _measured(both: Pair, tensor: str, reason: str) -> list[Uncovered]:
-    """Row of a tensor that no group holds; two where one model has more rows of it."""
-    try:
-        if tensor in both.alike:
-            return [Uncovered(tensor, *_compared(both, tensor, reason))]
-        if tensor not in both.grown:
-            energy = both.known_energy(tensor)
-            return [Uncovered(tensor, _with_doubt(reason, energy), energy)]
-        grown = both.grown[tensor]
-        energy, extra = (
-            both.known_energy(tensor, (slice(0, grown.rows),)),
-            both.extra_energy(tensor),
-        )
-    except (DataError, FileError) as error:
-        return [Uncovered(tensor, f"{reason}, cannot be read: {error}", None)]
-    side = "the base" if grown.base_rows > grown.tuned_rows else "the tuned model"
-    more = f"{abs(grown.base_rows - grown.tuned_rows)} rows that only {side} has"
-    return [
-        Uncovered(tensor, _with_doubt(f"{reason}, the {grown.rows} common rows", energy), energy),
-        Uncovered(tensor, _with_doubt(f"{reason}, {more}", extra), extra),
-    ]
-
-
-def _with_doubt(reason: str, energy: float | None) -> str:
-    return f"{reason}, with NaN or infinite values" if energy is None else reason
-
-
-def _compared(both: Pair, tensor: str, reason: str) -> tuple[str, float | None]:
-    """Reason and energy of what both models store as the same integers, or not."""
-    return (f"{reason}, the same in both", 0.0) if both.identical(tensor) else (reason, None)
 
 
 def survey_model(checkpoint: Checkpoint, selection: Selection = EVERYTHING) -> Survey:
@@ -384,10 +355,10 @@ def _opened(recipe: DeltaRecipe) -> tuple[Delta, SliceReader]:
 
 
 @sendable
-def _measured_there(recipe: DeltaRecipe, tensor: str, reason: str) -> list[Uncovered]:
-    """`Delta.uncovered` of one tensor; this runs on a worker."""
+def _measured_there(recipe: DeltaRecipe, block: RowBlock) -> Measured:
+    """`measured`; this runs on a worker."""
     delta, _ = _opened(recipe)
-    return _measured(delta.pair, tensor, reason)
+    return measured(delta.pair, block)
 
 
 def updates(factors: Factors) -> Mapping[str, Update]:

@@ -1,5 +1,6 @@
 """Open a model's weights: one safetensors file, an index with its shards, or a folder."""
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -158,13 +159,24 @@ class Checkpoint:
 
     def ahead(self, name: str, index: tuple[slice | int, ...] = ()) -> Iterator[Range]:
         """What `part` will ask of a server; nothing where the files are on a disk."""
-        packed = self.packed.get(name)
-        if packed is None:
+        if name not in self.packed:
             yield from safetensors.ahead(self.entry(name), index)
             return
-        for own in (packed.stored, *(self.stored[other] for other in packed.companions)):
+        for own in self._stored_for(name):
             rows = index[:1] if own.shape[:1] == self.shape(name)[:1] else ()
             yield from safetensors.ahead(own, rows)
+
+    def bytes_per_number(self, name: str) -> float:
+        """What is stored for a number of a tensor, with the scales of packed ones."""
+        stored = sum(entry.nbytes for entry in self._stored_for(name))
+        return stored / max(1, math.prod(self.shape(name)))
+
+    def _stored_for(self, name: str) -> list[Entry]:
+        """Where everything lies that reading a tensor takes."""
+        packed = self.packed.get(name)
+        if packed is None:
+            return [self.entry(name)]
+        return [packed.stored, *(self.stored[other] for other in packed.companions)]
 
     def _check_readable(self, name: str) -> None:
         if name in self.refused:

@@ -199,6 +199,12 @@ class Pair:
             yield from self.base.ahead(reading.base, block.base)
             yield from self.tuned.ahead(piece.tensor, block.tuned)
 
+    def bytes_per_number(self, name: str) -> float:
+        """What both files store for a number of a delta."""
+        reading = self._reading(name)
+        tuned = max(self.tuned.bytes_per_number(one) for one in reading.tuned_names)
+        return self.base.bytes_per_number(reading.base) + tuned
+
     def energy(self, name: str, index: tuple[slice | int, ...] = ()) -> float:
         """Squared norm of `delta`, which is never in memory whole; parameters and errors as there.
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from tdecomp._memory import half_of_the_free_memory
 from tdecomp.errors import ArgumentError
 from tdecomp.files.delta import Delta
-from tdecomp.stack import Stack
+from tdecomp.stack import Site, Stack
 from tdecomp.tasks import Executor, goes_near, workers_of
 
 __all__ = ["HERE", "Machine"]
+
+
+def _nobody(count: float) -> None:
+    """Takes bytes that nobody counts."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +36,16 @@ class Machine:
         network mounts.
     executor
         Whose workers read the models and pass over them; None: this process.
+    heard
+        Called with bytes of both models that a pass has gone over, read or kept from the last one;
+        at times from other threads.
     """
 
     device: str | None = None
     max_memory: int | None = None
     mmap: bool = True
     executor: Executor | None = None
+    heard: Callable[[float], None] = field(default=_nobody, repr=False, compare=False)
 
     def stacks(self, delta: Delta) -> tuple[Stack, ...]:
         """The stacks of a delta, there."""
@@ -44,7 +54,12 @@ class Machine:
                 f"device={self.device!r} is of this process, workers compute with numpy: give"
                 " either the device or an executor"
             )
-        return tuple(stack.on(self.executor) for stack in self._stacks(delta))
+
+        def visited(site: Site) -> None:
+            self.heard(math.prod(site.shape) * delta.pair.bytes_per_number(site.tensor))
+
+        stacks = (replace(stack, visited=visited) for stack in self._stacks(delta))
+        return tuple(stack.on(self.executor) for stack in stacks)
 
     def _stacks(self, delta: Delta) -> tuple[Stack, ...]:
         limit = half_of_the_free_memory() if self.max_memory is None else self.max_memory

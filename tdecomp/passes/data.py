@@ -17,6 +17,7 @@ from tdecomp.passes.coordinates import Frame, Metric, format_frame, metric_frame
 from tdecomp.passes.matrices import Matrix, each_of_format, each_of_slices
 from tdecomp.passes.residual import measure
 from tdecomp.passes.slices import Input, check_shape, dense, mode_names
+from tdecomp.progress import Progress, silent
 from tdecomp.stack import Stack
 
 __all__ = ["Data", "open_data", "refuse_format"]
@@ -87,7 +88,10 @@ class Data(ABC, Generic[_G]):
 
     @abstractmethod
     def measure(
-        self, tensor: Format, energies: Sequence[float] | None = None
+        self,
+        tensor: Format,
+        energies: Sequence[float] | None = None,
+        progress: Progress = silent,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Squared residual and squared norm of every matrix; one number each for a format."""
 
@@ -121,9 +125,13 @@ class _Slices(Data[Array | Stack]):
         return each_of_slices(self.given, self.modes, metric, work, in_turn=in_turn)
 
     def measure(
-        self, tensor: Format, energies: Sequence[float] | None = None
+        self,
+        tensor: Format,
+        energies: Sequence[float] | None = None,
+        progress: Progress = silent,
     ) -> tuple[np.ndarray, np.ndarray]:
-        return measure(self.given if self._dense is None else self._dense, tensor, energies)
+        given = self.given if self._dense is None else self._dense
+        return measure(given, tensor, energies, progress)
 
 
 class _Factors(Data[Format]):
@@ -163,9 +171,12 @@ class _Factors(Data[Format]):
         return nullcontext(each_of_format(self.given, metric, work))
 
     def measure(
-        self, tensor: Format, energies: Sequence[float] | None = None
+        self,
+        tensor: Format,
+        energies: Sequence[float] | None = None,
+        progress: Progress = silent,
     ) -> tuple[np.ndarray, np.ndarray]:
-        del energies
+        del energies, progress
         core, frame = self.coordinates()
         residual, energy = measure(core, frame.down(tensor))
         return np.sum(residual, keepdims=True), np.sum(energy, keepdims=True)

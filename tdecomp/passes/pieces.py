@@ -17,6 +17,7 @@ __all__ = ["PIECE", "Chunk", "cut", "is_cut_finely", "pieces_of"]
 
 PIECE = 1 << 20  # numbers of a piece, at most
 _LARGE = 1 << 18  # numbers of a matrix, from which on each is a piece of its own
+_READ = 1 << 16  # where each is read by itself
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,12 @@ class Chunk:
         return self.sites.stop - self.sites.start
 
 
-def is_cut_finely(shape: Sequence[int]) -> bool:
-    """Whether the matrices of a tensor are small, so that many go together."""
-    return len(shape) > 2 and math.prod(shape[-2:]) < _LARGE
+def is_cut_finely(shape: Sequence[int], *, read: bool = False) -> bool:
+    """Whether the matrices of a tensor are small, so that many go together.
+
+    Those that are `read` one by one, here or by workers, have to be smaller for that.
+    """
+    return len(shape) > 2 and math.prod(shape[-2:]) < (_READ if read else _LARGE)
 
 
 def cut(shape: Sequence[int]) -> Iterator[Chunk]:

@@ -22,6 +22,7 @@ from tdecomp.errors import DataError
 from tdecomp.formats import Format
 from tdecomp.passes.pieces import PIECE, is_cut_finely, pieces_of
 from tdecomp.passes.slices import dense, each_slice
+from tdecomp.progress import Progress, silent
 from tdecomp.stack import Stack
 from tdecomp.tasks import OfSlices, sendable
 
@@ -37,7 +38,10 @@ def relative(residual: float, energy: float) -> float:
 
 
 def measure(
-    x: Array | Stack, tensor: Format, energies: Sequence[float] | None = None
+    x: Array | Stack,
+    tensor: Format,
+    energies: Sequence[float] | None = None,
+    progress: Progress = silent,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Squared residual and squared norm of every matrix, formed directly; norms may be known.
 
@@ -47,13 +51,16 @@ def measure(
     """
     if not isinstance(x, Stack) and (math.prod(x.shape) <= PIECE or len(x.shape) < 2):
         return _of_block(dense(x), tensor)
-    if is_cut_finely(x.shape):
-        parts = [_of_block(block, tensor[piece.index]) for piece, block in pieces_of(x)]
+    if is_cut_finely(x.shape, read=isinstance(x, Stack)):
+        parts, n = [], math.prod(x.shape[:-2])
+        for piece, block in pieces_of(x):
+            parts.append(_of_block(block, tensor[piece.index]))
+            progress(piece.sites.stop / n)
         residual, energy = (np.concatenate(part) for part in zip(*parts, strict=True))
     else:
         known = None if energies is None else OfSlices(dict(enumerate(energies)))
         work, light = partial(_left_of, tensor, known), not isinstance(x, Stack)  # see `sum_over`
-        with each_slice(x, work, in_turn=light) as pairs:  # (residual², norm²) each
+        with each_slice(x, work, progress, in_turn=light) as pairs:  # (residual², norm²) each
             residual, energy = np.array(list(pairs), dtype=np.float64).T
     if not np.isfinite(energy).all():
         raise DataError("the array contains NaN or Inf")

@@ -25,6 +25,7 @@ from tdecomp.errors import ArgumentError, DataError
 from tdecomp.formats import Format
 from tdecomp.modes import name_modes
 from tdecomp.passes.tree import Addend, added
+from tdecomp.progress import Progress, silent
 from tdecomp.stack import Recipe, Stack
 from tdecomp.tasks import Divided, Executor, sendable, spread, workers_of
 
@@ -136,7 +137,11 @@ def dense(x: Array | Stack) -> Array:
 
 @contextmanager
 def each_slice(
-    x: Array | Stack, work: Callable[[int, Array], Found], *, in_turn: bool = False
+    x: Array | Stack,
+    work: Callable[[int, Array], Found],
+    progress: Progress = silent,
+    *,
+    in_turn: bool = False,
 ) -> Iterator[Iterator[Found]]:
     """Inside, ``work(i, matrix)`` is at hand for each slice, in C order over the site modes.
 
@@ -147,21 +152,24 @@ def each_slice(
     are worked on by its workers, so `work` has to be `sendable` with all that it is given.
     """
     if isinstance(x, Stack) and x.executor is not None and not in_turn:
-        with _by_others(x, x.executor, work) as found:
+        with _by_others(x, x.executor, work, progress) as found:
             yield found
         return
     n = 1 if in_turn else _at_once(x)
     if n > 1:
         with side_by_side(lambda i: work(i, _raw(x, i)), range(_n_slices(x)), n) as found:
-            yield found
+            yield _told(found, _n_slices(x), progress)
     elif isinstance(x, Stack):
         ready = (detached(working(matrix)) for matrix in x.slices())
-        yield (work(i, matrix) for i, matrix in enumerate(ready))
+        yield _told((work(i, matrix) for i, matrix in enumerate(ready)), x.n_sites, progress)
     else:
-        yield (work(i, _raw(x, i)) for i in range(_n_slices(x)))
+        found = (work(i, _raw(x, i)) for i in range(_n_slices(x)))
+        yield _told(found, _n_slices(x), progress)
 
 
-def sum_over(x: Array | Stack, work: Callable[[int, Array], Addend]) -> Addend:
+def sum_over(
+    x: Array | Stack, work: Callable[[int, Array], Addend], progress: Progress = silent
+) -> Addend:
     """The sum of ``work(i, matrix)`` over all slices, as `each_slice` works on them.
 
     Of a stack with an executor, workers add up what is theirs. The work is light, a product or two:
@@ -169,15 +177,27 @@ def sum_over(x: Array | Stack, work: Callable[[int, Array], Addend]) -> Addend:
     whole ones to threads.
     """
     if isinstance(x, Stack) and x.executor is not None:
-        with _by_others(x, x.executor, work, summed=True) as parts:
+        with _by_others(x, x.executor, work, progress, summed=True) as parts:
             return added(parts)
-    with each_slice(x, work, in_turn=not isinstance(x, Stack)) as parts:
+    with each_slice(x, work, progress, in_turn=not isinstance(x, Stack)) as parts:
         return added(parts)
+
+
+def _told(found: Iterator[Found], n: int, progress: Progress) -> Iterator[Found]:
+    """The same, while progress hears how many of the `n` there were."""
+    for i, one in enumerate(found, 1):
+        progress(i / n)
+        yield one
 
 
 @contextmanager
 def _by_others(
-    x: Stack, executor: Executor, work: Callable[[int, Array], Found], *, summed: bool = False
+    x: Stack,
+    executor: Executor,
+    work: Callable[[int, Array], Found],
+    progress: Progress,
+    *,
+    summed: bool = False,
 ) -> Iterator[Iterator[Found]]:
     """`each_slice` by the workers of an executor, some neighbouring slices to a task."""
     tasks = workers_of(executor) or _TASKS
@@ -198,12 +218,21 @@ def _by_others(
     )
     # one thread of the BLAS, as many as `side_by_side` leaves
     with threads_for(1), spread(executor, calls, near=True) as given:
-        yield _taken_up(x, given)
+        yield _taken_up(x, some, given, progress)
 
 
-def _taken_up(x: Stack, given: Iterator[tuple[list[Found], dict[int, float]]]) -> Iterator[Found]:
-    for found, beside in given:
+def _taken_up(
+    x: Stack,
+    some: Sequence[Sequence[int]],
+    given: Iterator[tuple[list[Found], dict[int, float]]],
+    progress: Progress,
+) -> Iterator[Found]:
+    """What workers found of some slices after the other, with all that is told of these."""
+    for mine, (found, beside) in zip(some, given, strict=True):
         x.beside.update({x.group.sites[i]: number for i, number in beside.items()})
+        for i in mine:
+            x.visited(x.group.sites[i])
+        progress((1 + mine[-1]) / x.n_sites)
         yield from found
 
 

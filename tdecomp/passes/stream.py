@@ -48,6 +48,7 @@ from tdecomp.passes.coordinates import Frame
 from tdecomp.passes.pieces import is_cut_finely
 from tdecomp.passes.slices import slices_at_once, sum_over
 from tdecomp.passes.tree import TreeSum, added
+from tdecomp.progress import Progress, part, silent
 from tdecomp.stack import Stack
 from tdecomp.tasks import OfSlices, sendable
 from tdecomp.tensor import unfold
@@ -73,6 +74,7 @@ _PASSES = 17  # at most
 _UNSEEN = 1e-4  # share of the energy: rounding of sums of squares in float32
 _SLACK = 4  # of what the directions outside a basis may hold
 _START = 1 << 32  # what the random columns of the start are drawn by, beside the slices
+_LEFT = 0.65  # of the progress, after each pass
 _DEAR = 12  # times SETTLED: the excess at which a thrifty stream ends, some 3 times what is missed
 
 Ranks = tuple[int | None, int | None]
@@ -93,8 +95,10 @@ def worth_sketching(shape: tuple[int, ...], ranks: Ranks) -> Ranks | None:
     return None if out is None and inp is None else (out, inp)
 
 
-def streamed(x: Array | Stack, ranks: Ranks, seed: int) -> Stream:
+def streamed(x: Array | Stack, ranks: Ranks, seed: int, progress: Progress = silent) -> Stream:
     """All passes over the slices of ``(..., out, in)``, or thrifty ones over those of a stack.
+
+    Nobody knows how many there will be: each brings the progress a good third nearer to its end.
 
     Raises
     ------
@@ -111,7 +115,9 @@ def streamed(x: Array | Stack, ranks: Ranks, seed: int) -> Stream:
         x.require(_numbers(x, width), f"a sketch {width} columns wide")
         stream = replace(stream, thrifty=x.has_room_for(_numbers(x, width + width // 2)))
     while not stream.done:
-        stream = stream.after(sum_over(x, stream._of_slice()))
+        left = _LEFT**stream.passes
+        over = part(progress, 1 - left, 1 - _LEFT * left)
+        stream = stream.after(sum_over(x, stream._of_slice(), over))
     return stream
 
 

@@ -23,6 +23,10 @@ __all__ = ["Recipe", "Stack"]
 _COPIES = 4  # of a whole stack, at most, while it is decomposed: unfoldings, float64
 
 
+def _unheard(site: Site) -> None:
+    """Nobody asks which sites were read."""
+
+
 class Recipe(Protocol):
     """How slices of a stack are read in another process; small, and can be sent there."""
 
@@ -56,6 +60,8 @@ class Stack:
         Whose workers take the passes over the slices, see `on`; None: this process.
     beside
         What is found by the way when a site is read, a number each; taken up from workers.
+    visited
+        Hears of every site whose slice was read, here or by a worker; at times in other threads.
     max_memory
         Bytes that decomposing this stack may take, as far as they are foreseen: loading it whole,
         or the sketches of its slices, is refused beyond. None: no limit.
@@ -77,6 +83,7 @@ class Stack:
     recipe: Recipe | None = None
     executor: Executor | None = None
     beside: dict[Site, float] = field(default_factory=dict[Site, float])
+    visited: Callable[[Site], None] = _unheard
     max_memory: int | None = None
 
     def __repr__(self) -> str:
@@ -117,6 +124,7 @@ class Stack:
                 f"{site.path} was read with the shape {tuple(matrix.shape)}, expected (out, in) = "
                 f"{site.shape}: read must return the site's block, turned to (out, in)"
             )
+        self.visited(site)
         return matrix
 
     def slices(self) -> Iterator[Array]:

@@ -7,6 +7,7 @@ import pytest
 
 import tdecomp as td
 from tdecomp.files import delta as delta_module
+from tdecomp.files import left_out
 from tdecomp.files.delta import Uncovered, open_delta
 from tdecomp.files.pair import Pair
 from tdecomp.stack import Selection
@@ -182,6 +183,17 @@ def test_equal_values_have_not_changed_whatever_they_are(kind, tmp_path):
     assert found["model.mask"] == energy
 
 
+def test_one_value_that_is_not_finite_makes_a_tensor_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(left_out, "_BLOCK", 3 * 16)
+    name = "model.embed_tokens.weight"
+    spoiled = np.ones((40, 16), np.float32)
+    spoiled[17, 3] = np.inf
+    models = changed(tmp_path, add(name, spoiled))
+    rows = {row.tensor: row for row in open_delta(*models).uncovered()}
+    assert rows[name].energy is None
+    assert rows[name].reason.endswith("with NaN or infinite values")
+
+
 @pytest.mark.parametrize(
     ("name", "array"),
     [
@@ -197,10 +209,17 @@ def test_a_constant_that_one_side_does_not_store_is_no_change(name, array, tmp_p
     assert ("constant" in rows[0].reason, rows[0].energy) == (True, 0.0)
 
 
+@pytest.mark.parametrize("at_once", [left_out._BLOCK, 5 * 16])
 @pytest.mark.parametrize("side", ["base", "tuned"])
 @pytest.mark.parametrize("more", [2, 0, -3])
-def test_common_rows_of_a_vocabulary_are_compared_and_the_rest_told(more, side, tmp_path):
-    """Padding rows of zeros change nothing; a head without partner goes by its own embedding."""
+def test_common_rows_of_a_vocabulary_are_compared_and_the_rest_told(
+    more, side, at_once, tmp_path, monkeypatch
+):
+    """Padding rows of zeros change nothing; a head without partner goes by its own embedding.
+
+    However many rows are measured at once.
+    """
+    monkeypatch.setattr(left_out, "_BLOCK", at_once)
     name, head = "model.embed_tokens.weight", "lm_head.weight"
     rng = np.random.default_rng(1)
     old = weights(rng)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,9 @@ ASKED = [
     (td.tucker2, {"rank": 4}),
     (td.tucker, {"rank": 4, "modes": ("in",)}),
     (td.tensor_train, {"rank": 4}),
+    (td.cp, {"rank": 4}),
+    (td.interpolative, {"rank": 6}),
+    (td.interpolative, {"error": 0.5, "modes": ("out",)}),
 ]
 
 
@@ -77,6 +82,30 @@ def test_decompositions_are_the_same(models, pool):
     assert td.tucker2(stack, rank=4, executor=pool).error == pytest.approx(
         td.tucker2(stack, rank=4).error, abs=0
     )
+
+
+@pytest.mark.parametrize("method", [td.svd, td.tucker2, td.tensor_train, td.cp])
+def test_every_slice_of_every_pass_is_told(models, pool, method):
+    """Where the bar stands, and the bytes that went by: wherever the work is done."""
+    for executor in (None, pool):
+        (stack,), seen, sites = open_delta(*models).stacks, [], []
+        watched = replace(stack, visited=sites.append).on(executor)
+        fit = method(watched, rank=4, progress=seen.append)
+        assert seen == sorted(seen)
+        assert seen[-1] <= 1
+        assert len(set(seen)) >= fit.passes * (2 if executor else stack.n_sites)  # two tasks a pass
+        counts = Counter(sites)
+        assert counts.keys() == set(stack.group.sites)
+        assert set(counts.values()) <= {fit.passes, 1 + fit.passes}  # one is looked at beforehand
+
+
+def test_bytes_that_passes_go_over_are_told(models, pool, tmp_path):
+    for executor in (None, pool):
+        heard = []
+        machine = jobs.Machine(executor=executor, heard=heard.append)
+        jobs.decompose(*models, tmp_path / "out", rank=3, machine=machine, overwrite=True)
+        slice_of_both = 2 * 4 * OUT * IN
+        assert sum(heard) in [n * slice_of_both for n in (2 * LAYERS, 2 * LAYERS + 1)]
 
 
 def test_exploring_is_the_same(models, pool):

@@ -259,7 +259,8 @@ def explore(
             table.append([_choose(candidate, looks, fs, b) for b in wanted])
             over((i + 1) / len(candidates))
         energy = sum(seen.energy for seen in looks)
-        cells, winners = _confirmed(candidates, table, looks, wanted, energy)
+        over = part(progress, 0.9, 1)
+        cells, winners = _confirmed(candidates, table, looks, wanted, energy, over)
         progress(1.0)
     passes = 1 + max(seen.passes for seen in looks)
     rows = tuple(_row(c, tuple(r)) for c, r in zip(candidates, cells, strict=True))
@@ -343,8 +344,7 @@ def _look_all(
     ends = np.append(0.0, np.cumsum(shares) / sum(shares))
     rooms, looks = [Room() for _ in stacks], []
     for i, (stack, share) in enumerate(zip(stacks, shares, strict=True)):
-        looks.append(look(stack, share, rooms[i], seed))
-        progress(ends[i + 1])
+        looks.append(look(stack, share, rooms[i], seed, part(progress, ends[i], ends[i + 1])))
     candidates = _candidates(looks, formats)
     frontiers = [[c.frontiers(seen) for seen in looks] for c in candidates]
     for _ in range(_WIDER):
@@ -418,6 +418,7 @@ def _confirmed(
     looks: Sequence[Look],
     budgets: Sequence[int],
     energy: float,
+    progress: Progress,
 ) -> tuple[list[list[Cell | None]], tuple[Winner, ...]]:
     """Measure the two best of every budget, all in one read, and name the winners."""
     cells = [[_cell(choice, energy) for choice in row] for row in table]
@@ -426,7 +427,7 @@ def _confirmed(
         fits = [(_order(c), i) for i, row in enumerate(cells) if (c := row[j])]
         best[j] = [i for _, i in sorted(fits)[:2]]
     wanted = {(i, j): choice for j in best for i in best[j] if (choice := table[i][j])}
-    for (i, j), error in _errors(looks, wanted).items():
+    for (i, j), error in _errors(looks, wanted, progress).items():
         cell = cells[i][j]
         assert cell is not None
         cells[i][j] = replace(cell, error=error, confirmed=True)
@@ -443,12 +444,15 @@ def _order(cell: Cell) -> tuple[float, int]:
     return float(f"{max(cell.error, _NOTHING):.4g}"), cell.n_params
 
 
-def _errors(looks: Sequence[Look], wanted: dict) -> dict[tuple[int, int], float]:
+def _errors(
+    looks: Sequence[Look], wanted: dict, progress: Progress
+) -> dict[tuple[int, int], float]:
     """Relative residuals of the factors, in one read of every stack."""
     residual, energy = dict.fromkeys(wanted, 0.0), 0.0
     for g, seen in enumerate(looks):
         pairs = {key: choice[g].pairs for key, choice in wanted.items()}
-        with each_slice(seen.stack, partial(_losses, pairs)) as found:
+        over = part(progress, g / len(looks), (g + 1) / len(looks))
+        with each_slice(seen.stack, partial(_losses, pairs), over) as found:
             for losses in found:
                 for key, (lost, _) in losses.items():
                     residual[key] += lost

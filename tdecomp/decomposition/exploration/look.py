@@ -22,6 +22,7 @@ from tdecomp.linalg import Triplets, random_matrix, svd_auto
 from tdecomp.passes.coordinates import Frame
 from tdecomp.passes.slices import dense, each_slice
 from tdecomp.passes.stream import worth_sketching
+from tdecomp.progress import Progress, part, silent
 from tdecomp.stack import Group, Site, Stack
 from tdecomp.tasks import OfSlices, sendable
 from tdecomp.tensor import gram
@@ -143,7 +144,7 @@ def subsets(stack: Stack) -> list[tuple[str, ...]]:
     return [s for k in range(1, len(names) + 1) for s in combinations(names, k)]
 
 
-def look(stack: Stack, share: float, room: Room, seed: int) -> Look:
+def look(stack: Stack, share: float, room: Room, seed: int, progress: Progress = silent) -> Look:
     """Read a stack three times, a slice at a time; once, and hold it, where it is small.
 
     The first read takes the leading triplets of every slice. Stacked, they give a first basis for
@@ -164,14 +165,15 @@ def look(stack: Stack, share: float, room: Room, seed: int) -> Look:
     """
     small = worth_sketching(stack.shape, (1, 1)) != (1, 1)
     source = _array_stack(dense(stack), stack.modes) if small else stack
-    triplets, norms = _triplets(source, share * room.slices, seed)
+    triplets, norms = _triplets(source, share * room.slices, seed, part(progress, 0, 0.5))
     kept = np.array([sum_of_squares(s) for _, s, _ in triplets])
     whole = all(s.shape[0] == min(stack.shape[-2:]) for _, s, _ in triplets)
     outside = np.maximum(norms - kept, 0.0) * (not whole)
     families = _families(source)
     start = _start(source, families, triplets, share, room, seed)
-    bases = _improved(source, start, norms)
-    measured, core, half = _measured(source, bases, norms, _train_width(stack.shape, share, room))
+    bases = _improved(source, start, norms, part(progress, 0.5, 0.75))
+    width = _train_width(stack.shape, share, room)
+    measured, core, half = _measured(source, bases, norms, width, part(progress, 0.75, 1))
     shared = {f: [measured[f[0], sites] for sites in places] for f, places in families.items()}
     passes = 1 if small else 3
     return Look(stack, float(norms.sum()), triplets, outside, shared, core, half, passes)
@@ -194,12 +196,14 @@ def _core_width(shape: tuple[int, ...], share: float, room: Room) -> int:
     return math.ceil(room.core * rank) + SPARE
 
 
-def _triplets(stack: Stack, share: float, seed: int) -> tuple[list[Triplets], np.ndarray]:
+def _triplets(
+    stack: Stack, share: float, seed: int, progress: Progress
+) -> tuple[list[Triplets], np.ndarray]:
     """Leading triplets and squared norm of every slice."""
     sides = stack.shape[-2:]
     width = min(*sides, math.ceil(share / (stack.n_sites * (sum(sides) + 1))) + 1)
 
-    with each_slice(stack, partial(_leading_triplets, width, seed)) as found:
+    with each_slice(stack, partial(_leading_triplets, width, seed), progress) as found:
         triplets, norms = zip(*found, strict=True)
     return list(triplets), np.array(norms)
 
@@ -263,7 +267,10 @@ def _scaled(triplets: Triplets, side: str) -> Array:
 
 @contextmanager
 def _visits(
-    stack: Stack, given: Mapping[Place, Handed], work: Callable[[Handed, Array], Found]
+    stack: Stack,
+    given: Mapping[Place, Handed],
+    work: Callable[[Handed, Array], Found],
+    progress: Progress,
 ) -> Iterator[Iterator[tuple[Place, Found]]]:
     """Inside, ``work(given, matrix)`` of one read of the slices.
 
@@ -273,7 +280,7 @@ def _visits(
     for place, one in given.items():
         for i in place[1]:
             mine[i].append((place, one))
-    with each_slice(stack, partial(_at_places, work, OfSlices(mine))) as found:
+    with each_slice(stack, partial(_at_places, work, OfSlices(mine)), progress) as found:
         yield chain.from_iterable(found)
 
 
@@ -288,7 +295,9 @@ def _at_places(
     return [(place, work(one, turned[place[0]])) for place, one in mine[i]]
 
 
-def _improved(stack: Stack, start: Mapping[Place, Array], norms: np.ndarray) -> dict[Place, Array]:
+def _improved(
+    stack: Stack, start: Mapping[Place, Array], norms: np.ndarray, progress: Progress
+) -> dict[Place, Array]:
     """One step of subspace iteration; leading columns stay leading."""
     sums: dict[Place, Array] = {}
 
@@ -296,9 +305,9 @@ def _improved(stack: Stack, start: Mapping[Place, Array], norms: np.ndarray) -> 
         place: (basis, math.sqrt(norms[list(place[1])].sum()) or 1.0)
         for place, basis in start.items()
     }
-    with _visits(stack, scaled, _step) as found:
-        for place, part in found:
-            sums[place] = sums[place] + part if place in sums else part
+    with _visits(stack, scaled, _step, progress) as found:
+        for place, one in found:
+            sums[place] = sums[place] + one if place in sums else one
     return {place: namespace(y).linalg.qr(y, mode="reduced")[0] for place, y in sums.items()}
 
 
@@ -309,7 +318,11 @@ def _step(given: tuple[Array, float], matrix: Array) -> Array:
 
 
 def _measured(
-    stack: Stack, bases: Mapping[Place, Array], norms: np.ndarray, width: int
+    stack: Stack,
+    bases: Mapping[Place, Array],
+    norms: np.ndarray,
+    width: int,
+    progress: Progress,
 ) -> tuple[dict[Place, Basis], Core, Core]:
     """Singular values of the slices on their bases, and the slices on the bases of all."""
     everywhere = tuple(range(stack.n_sites))
@@ -321,9 +334,9 @@ def _measured(
         place: (q, left if place == ("in", everywhere) else None, width)
         for place, q in bases.items()
     }
-    with _visits(stack, given, _captured) as visits:
-        for place, (part, both) in visits:
-            grams[place] = grams[place] + part if place in grams else part
+    with _visits(stack, given, _captured, progress) as visits:
+        for place, (squares, both) in visits:
+            grams[place] = grams[place] + squares if place in grams else squares
             if both is not None:
                 cores.append(both[0])
                 halves.append(both[1])

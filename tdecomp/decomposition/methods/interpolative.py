@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import Any, ClassVar, TypeVar
 
@@ -32,12 +32,14 @@ from tdecomp.linalg import random_matrix
 from tdecomp.modes import positions
 from tdecomp.passes.coordinates import Frame
 from tdecomp.passes.data import Data
+from tdecomp.passes.matrices import Matrix
 from tdecomp.passes.slices import Input, check_matrices, each_slice
 from tdecomp.passes.stream import CLOSE, OVERSAMPLES
 from tdecomp.progress import Progress, part, silent
 from tdecomp.ranking.frontier import spectrum_frontier
 from tdecomp.ranking.rounding import SAME
 from tdecomp.ranking.target import Rank, Target
+from tdecomp.tasks import Executor, OfSlices, sendable
 
 __all__ = ["InterpolativeMethod", "interpolative"]
 
@@ -55,6 +57,7 @@ def interpolative(
     random_state: int | np.random.Generator | None = None,
     rounding: Rounding | None = None,
     rank_max: int | None = None,
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> Fit:
     """Randomised one-sided interpolative decomposition: ``X[..., out, :] ≈ X[..., out, J] Z``.
@@ -84,6 +87,8 @@ def interpolative(
         Applied to both factors before the error is measured (storage precision).
     rank_max
         The largest number of columns that an error or a budget may give.
+    executor
+        Whose workers read the stack, which must be of files; see `Stack.on`.
     progress
         Called with the fraction of the work done.
 
@@ -120,7 +125,7 @@ def interpolative(
     method = InterpolativeMethod(
         modes=modes, names=names, random_state=random_state, rounding=rounding
     )
-    return run_one(method, x, Target(rank, error, budget, rank_max), progress)
+    return run_one(method, x, Target(rank, error, budget, rank_max), progress, executor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +247,7 @@ class InterpolativeMethod(Method[_Columns]):
         blocks = _Blocks(x, array, turned=k == len(x.shape) - 2)
         energy, picked = _pivots(blocks, width, seed_of(self.random_state))
         progress(0.3)
-        with blocks.each(lambda i, block: _taken(block, picked)) as found:
+        with blocks.each(partial(_taken, picked)) as found:
             parts = list(found)
         xp = namespace(*parts)
         core = xp.concat(parts, axis=0)  # (rows, k)
@@ -281,12 +286,24 @@ class _Blocks:
         return (*shape[:-2], shape[-1], shape[-2]) if self.turned else shape
 
     def each(self, work: Callable[[int, Array], Found]) -> AbstractContextManager[Iterator[Found]]:
-        def of_block(i: int, matrix: Array) -> Found:
-            return work(i, matrix.T if self.turned else matrix)
-
         if self.array is None:
-            return self.x.each(lambda i, matrix: of_block(i, matrix.array))
-        return each_slice(self.array, of_block)
+            return self.x.each(partial(_of_matrix, self.turned, work))
+        return each_slice(self.array, partial(_of_block, self.turned, work))
+
+    def rows(self, q: Array) -> OfSlices[Array]:
+        """Those of a basis that belong to each matrix."""
+        *sites, n, _ = self.shape
+        return OfSlices({i: q[i * n : (i + 1) * n, :] for i in range(math.prod(sites))})
+
+
+@sendable
+def _of_block(turned: bool, work: Callable[[int, Array], Found], i: int, block: Array) -> Found:
+    return work(i, block.T if turned else block)
+
+
+@sendable
+def _of_matrix(turned: bool, work: Callable[[int, Array], Found], i: int, matrix: Matrix) -> Found:
+    return _of_block(turned, work, i, matrix.array)
 
 
 def _pivots(blocks: _Blocks, width: int, seed: int) -> tuple[float, np.ndarray]:
@@ -294,13 +311,7 @@ def _pivots(blocks: _Blocks, width: int, seed: int) -> tuple[float, np.ndarray]:
     n = blocks.shape[-1]
     width = min(width, n, math.prod(blocks.shape[:-1]))
     total, energy, least = None, 0.0, 0.0
-
-    def sketch(site: int, block: Array) -> tuple[Array, float, float]:
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(site,)))
-        test = random_matrix(rng, (min(n, width + OVERSAMPLES), block.shape[0]), block)
-        return double(test @ block), quick_sum_of_squares(block), floor(block.dtype)  # (l, n)
-
-    with blocks.each(sketch) as found:
+    with blocks.each(partial(_sketched, seed, min(n, width + OVERSAMPLES))) as found:
         for rows, squares, precision in found:
             total = rows if total is None else total + rows
             energy += squares
@@ -310,6 +321,14 @@ def _pivots(blocks: _Blocks, width: int, seed: int) -> tuple[float, np.ndarray]:
     if not math.isfinite(energy) or not np.isfinite(sketched).all():
         raise DataError("the array to decompose contains NaN or Inf")
     return energy, _pivoted(sketched, width, least)
+
+
+@sendable
+def _sketched(seed: int, width: int, site: int, block: Array) -> tuple[Array, float, float]:
+    """Random combinations ``(width, n)`` of rows, their squared norm, and their precision."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(site,)))
+    test = random_matrix(rng, (width, block.shape[0]), block)
+    return double(test @ block), quick_sum_of_squares(block), floor(block.dtype)
 
 
 def _pivoted(sketched: np.ndarray, most: int, least: float) -> np.ndarray:
@@ -331,7 +350,9 @@ def _pivoted(sketched: np.ndarray, most: int, least: float) -> np.ndarray:
     return np.array(picked, dtype=np.int64)
 
 
-def _taken(block: Array, picked: np.ndarray) -> Array:
+@sendable
+def _taken(picked: np.ndarray, site: int, block: Array) -> Array:
+    del site
     xp = namespace(block)
     if len(picked) == 0:
         return block[:, :0]
@@ -340,28 +361,24 @@ def _taken(block: Array, picked: np.ndarray) -> Array:
 
 def _inside(blocks: _Blocks, q: Array) -> Array:
     """``Qᴴ X``, ``(k, n)``."""
-
-    def part(site: int, block: Array) -> Array:
-        return adjoint(_rows(q, site, block)) @ double(block)
-
-    with blocks.each(part) as found:
+    with blocks.each(partial(_part_inside, blocks.rows(q))) as found:
         return reduce(add, found)
+
+
+@sendable
+def _part_inside(rows: OfSlices[Array], site: int, block: Array) -> Array:
+    return adjoint(rows[site]) @ double(block)
 
 
 def _left(blocks: _Blocks, q: Array, inside: Array) -> float:
     """``‖X − Q Qᴴ X‖²``, formed directly."""
-
-    def part(site: int, block: Array) -> float:
-        return sum_of_squares(double(block) - _rows(q, site, block) @ inside)
-
-    with blocks.each(part) as found:
+    with blocks.each(partial(_part_left, blocks.rows(q), inside)) as found:
         return sum(found)
 
 
-def _rows(q: Array, site: int, block: Array) -> Array:
-    """Those of the basis that belong to a block."""
-    start = site * block.shape[0]
-    return q[start : start + block.shape[0], :]
+@sendable
+def _part_left(rows: OfSlices[Array], inside: Array, site: int, block: Array) -> float:
+    return sum_of_squares(double(block) - rows[site] @ inside)
 
 
 def _coefficients(seen: _Columns, rank: int) -> np.ndarray:

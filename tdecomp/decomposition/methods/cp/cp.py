@@ -37,8 +37,11 @@ from tdecomp.passes.slices import Input, dense
 from tdecomp.passes.stream import FIRST_WIDTH, Stream, streamed, worth_sketching
 from tdecomp.progress import Progress, part, silent
 from tdecomp.ranking.target import Target
+from tdecomp.tasks import Executor
 
 __all__ = ["CPMethod", "cp"]
+
+_SEEN = 0.5  # of the progress, once there is a sketch of the long modes
 
 Init = Literal["hosvd", "random", "gevd"] | Format | None
 
@@ -63,6 +66,7 @@ def cp(
     n_restarts: int = 1,
     rank_max: int = 64,
     rounding: Rounding | None = None,
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> Fit:
     """CP decomposition: ``X[i, j, ...] ≈ Σ_r w_r A[i, r] B[j, r] ...``.
@@ -141,6 +145,8 @@ def cp(
         Largest rank that the search for `error` may try.
     rounding
         Applied to every factor before the error is measured (storage precision).
+    executor
+        Whose workers read the stack, which must be of files; see `Stack.on`.
     progress
         Called with the fraction of the work done.
 
@@ -187,7 +193,7 @@ def cp(
         rank_max=rank_max,
         rounding=rounding,
     )
-    return run_one(method, x, Target(rank, error, budget), progress)
+    return run_one(method, x, Target(rank, error, budget), progress, executor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,8 +271,9 @@ class CPMethod(Method[Spectra]):
         """What the singular values of all unfoldings promise, down to `width` in a sketch."""
         if self.fixed is not None:
             _check_held(self.init, None)
-        view = self._view(x, width)
-        spectra = {} if self.weights is not None else spectra_of(view.array, part(progress, 0.1, 1))
+        view = self._view(x, width, part(progress, 0, _SEEN))
+        over = part(progress, _SEEN if view.stream else 0.1, 1)
+        spectra = {} if self.weights is not None else spectra_of(view.array, over)
         found = frontier(view.energy, cost(x.shape), view.most, spectra)
         least = floor(view.array.dtype)
         if view.stream is None:
@@ -283,8 +290,9 @@ class CPMethod(Method[Spectra]):
     def fit(self, x: Data[Any], choice: Choice, state: Spectra | None, progress: Progress) -> Fit:
         """The best CP tensor of this rank found."""
         ((rank,),) = choice
-        view = self._view(x, rank)
-        return view.solve(min(rank, view.most), None, state, progress)
+        view = self._view(x, rank, part(progress, 0, _SEEN))
+        over = part(progress, _SEEN if view.stream else 0, 1)
+        return view.solve(min(rank, view.most), None, state, over)
 
     def spend(
         self, x: Data[Any], choice: Choice, share: Share, state: Spectra | None, progress: Progress
@@ -295,7 +303,7 @@ class CPMethod(Method[Spectra]):
         if share.params is not None:
             return self.fit(x, [(share.params // cost(x.shape),)], state, progress)
         assert share.lost is not None
-        view = self._view(x, FIRST_WIDTH)
+        view = self._view(x, FIRST_WIDTH, silent)
         wanted = max(math.sqrt(share.lost / view.whole_energy), floor(view.array.dtype))
         if wanted >= 1:
             return view.solve(0, None, state, progress)
@@ -311,10 +319,10 @@ class CPMethod(Method[Spectra]):
 
     def _tried(self, view: CPView, rank: int, smaller: Fit | None, state: Spectra | None) -> Fit:
         """A fit in this view, or in a new one if it is a sketch: its width follows the rank."""
-        view = view if view.stream is None else self._view(view.x, rank)
+        view = view if view.stream is None else self._view(view.x, rank, silent)
         return view.solve(rank, smaller, state, silent)
 
-    def _view(self, x: Data[Any], rank: int) -> CPView:
+    def _view(self, x: Data[Any], rank: int, progress: Progress) -> CPView:
         """The tensor as the sweeps see it; of a large stack what matters for this rank."""
         asked = {
             "weights": self.weights is not None,
@@ -325,7 +333,7 @@ class CPMethod(Method[Spectra]):
         for option in (name for name, is_asked in asked.items() if is_asked):
             refuse_format(x, option)
         entries = None if self.weights is None else checked_weights(self.weights, x.given)
-        stream = self._sketch(x, rank)
+        stream = self._sketch(x, rank, progress)
         if stream is not None:
             array, frame = dense(stream.small), stream.frame
         elif entries is None:
@@ -365,13 +373,15 @@ class CPMethod(Method[Spectra]):
             raise ArgumentError("fixed names every mode: leave one to be fitted")
         return held
 
-    def _sketch(self, x: Data[Any], rank: int) -> Stream | None:
+    def _sketch(self, x: Data[Any], rank: int, progress: Progress) -> Stream | None:
         """Coordinates of the long modes from a few passes, where the exact ones would cost more."""
         plain = self.iteration.compress and not self.nonnegative
         if not plain or isinstance(self.init, Format) or x.is_format or len(x.shape) < 3:
             return None
         ranks = worth_sketching(x.shape, (rank, rank))
-        return None if ranks is None else streamed(x.given, ranks, self.iteration.seed)
+        if ranks is None:
+            return None
+        return streamed(x.given, ranks, self.iteration.seed, progress)
 
 
 def _check_start(start: Format, shape: tuple[int, ...], array: Array) -> None:

@@ -52,6 +52,8 @@ from tdecomp.tensor import widened
 
 __all__ = ["ChainMethod", "ChainState", "MpoMethod", "TrainMethod"]
 
+_SEEN = 0.7  # of the progress, once there is a sketch of the long modes
+
 
 @dataclass(frozen=True)
 class ChainState:
@@ -87,7 +89,7 @@ class ChainMethod(Method[ChainState]):
         """The chain of an input; refuses data that have none."""
 
     @abstractmethod
-    def view(self, x: Data[Any], ends: Sequence[int]) -> View:
+    def view(self, x: Data[Any], ends: Sequence[int], progress: Progress = silent) -> View:
         """Its chain, whole or sketched; the first and last of `ends` are ranks for its ends."""
 
     def cut_sizes(self, x: Data[Any]) -> Sequence[int]:
@@ -111,12 +113,12 @@ class ChainMethod(Method[ChainState]):
         self, x: Data[Any], width: int, progress: Progress, passes: int = 0
     ) -> Analysis[ChainState]:
         """Spectra of all unfoldings, and the path of bonds that they suggest."""
-        view = self.view(x, (width, width))
+        view = self.view(x, (width, width), part(progress, 0, _SEEN))
         sketched = view.stream is not None
         if sketched:
             view = replace(view, before=passes)
         source = view.source(many=True)
-        spectra = source.spectra(part(progress, 0.1, 1))
+        spectra = source.spectra(part(progress, _SEEN if sketched else 0.1, 1))
         known, beyond = view.known(spectra)
         kept = source if x.keep or sketched else None  # held with the data, or with the sketch
         coordinates = source.size if sketched else 0
@@ -148,7 +150,8 @@ class ChainMethod(Method[ChainState]):
     ) -> Fit:
         """Cores of the given bonds, improved by sweeps."""
         (bonds,) = choice
-        return self._fitted(x, bonds, self._view_for(x, bonds, state), progress)
+        view = self._view_for(x, bonds, state, part(progress, 0, _SEEN))
+        return self._fitted(x, bonds, view, progress)
 
     def spend(
         self,
@@ -179,15 +182,17 @@ class ChainMethod(Method[ChainState]):
 
     def _seen_by(self, x: Data[Any], bonds: Bonds, state: ChainState | None) -> tuple[View, Source]:
         """The view for these bonds, and what a look has opened of it, if it is the same view."""
-        view = self._view_for(x, bonds, state)
+        view = self._view_for(x, bonds, state, silent)
         if state is None or state.source is None or (view.stream and state.view is None):
             return view, view.source(many=True)
         return view, state.source
 
-    def _view_for(self, x: Data[Any], bonds: Bonds, state: ChainState | None) -> View:
+    def _view_for(
+        self, x: Data[Any], bonds: Bonds, state: ChainState | None, progress: Progress
+    ) -> View:
         """The view of a look, or one for these bonds."""
         seen = state.view if state else None
-        return self.view(x, bonds) if seen is None else seen
+        return self.view(x, bonds, progress) if seen is None else seen
 
     def _fitted(self, x: Data[Any], bonds: Bonds, view: View, progress: Progress) -> Fit:
         which, source = Which(self.svd), view.source(many=False)
@@ -219,7 +224,8 @@ class ChainMethod(Method[ChainState]):
         trace: Trace | None = None,
     ) -> Fit:
         cores, spectra = found
-        progress(0.8)
+        over = part(progress, 0.8, 1)
+        over(0)
         return make_fit(
             x,
             view.train(cores),
@@ -230,6 +236,7 @@ class ChainMethod(Method[ChainState]):
             passes=view.passes + 1,
             energies=view.energies,
             distance=view.chain.distance,
+            progress=over,
         )
 
 
@@ -267,13 +274,13 @@ class TrainMethod(ChainMethod):
             return chain_of_train(x.given)
         return chain_of_train(to_tt(x.given, [x.modes[k] for k in order]))
 
-    def view(self, x: Data[Any], ends: Sequence[int]) -> View:
+    def view(self, x: Data[Any], ends: Sequence[int], progress: Progress = silent) -> View:
         """Long modes at the ends of the chain are sketched where that is worth it."""
         chain = self.chain(x)
         ranks = ends_worth_sketching(x, chain, ends) if self.svd is None else None
         if ranks is None:
             return plain_view(chain)
-        stream = streamed(x.given, ranks, seed_of(self.random_state))
+        stream = streamed(x.given, ranks, seed_of(self.random_state), progress)
         assert stream.core is not None
         width = min(rank for rank in ranks if rank is not None)
         return View(
@@ -328,9 +335,9 @@ class MpoMethod(ChainMethod):
             order=(*range(len(sites)), *(p for pair in pairs for p in pair)),
         )
 
-    def view(self, x: Data[Any], ends: Sequence[int]) -> View:
+    def view(self, x: Data[Any], ends: Sequence[int], progress: Progress = silent) -> View:
         """Always whole: the ends of the chain are factors of the long modes."""
-        del ends
+        del ends, progress
         return plain_view(self.chain(x))
 
     def _factors_of(self, x: Data[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -36,7 +36,7 @@ from tdecomp.modes import positions
 from tdecomp.passes.coordinates import Metric
 from tdecomp.passes.data import Data
 from tdecomp.passes.residual import measure
-from tdecomp.progress import Progress, part
+from tdecomp.progress import Progress, part, silent
 from tdecomp.ranking.frontier import box_frontier
 from tdecomp.ranking.target import Target
 from tdecomp.tensor import widened
@@ -44,6 +44,9 @@ from tdecomp.tensor import widened
 __all__ = ["CoreAndBases", "FullHosvd", "Modes"]
 
 Modes = Sequence[str | int] | None
+
+_LOADED = 0.3  # of the progress, once all of a tensor is in memory
+_SEEN = 0.7  # once a sketch of it is
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ class CoreAndBases(Method[FullHosvd]):
         if share.lost is None or 0 in choice[0]:
             return self.fit(x, choice, state, progress)
         rank = self._ranked(x, choice)
-        view = self._view(x, rank, state)
+        view = self._view(x, rank, state, part(progress, 0, 0.2))
         full = state or FullHosvd(*bases_of(view.array, list(rank)), view)
         even = _even(full.spectra, list(rank), max(0.0, share.lost - view.outside))
         allowed = share.rank_max is None or max(even) <= share.rank_max
@@ -152,20 +155,31 @@ class CoreAndBases(Method[FullHosvd]):
         known = measured if cut is core and not view.frame else None
         used = "sketch, exact" if view.is_sketch else "exact"
         found = self.build(x.modes, cut, bases)
-        return self._made(x, view, found, full.spectra, trace=trace, svd=used, measured=known)
+        return self._made(
+            x,
+            view,
+            found,
+            full.spectra,
+            trace=trace,
+            svd=used,
+            measured=known,
+            progress=part(progress, 0.7, 1),
+        )
 
     def _looked(
         self, x: Data[Any], width: int, progress: Progress, passes: int
     ) -> Analysis[FullHosvd]:
         """Frontier of the core of the full HOSVD, or of a sketch's part of it."""
         where, sizes = self._where(x), self.cut_sizes(x)
-        view = self._sketched(x, dict.fromkeys(where, width))
+        view = self._sketched(x, dict.fromkeys(where, width), part(progress, 0, 0.6))
         if view is None:
             view, limits = exact_view(x, where, self.metric), ()
         else:
-            view = with_outside_measured(x, replace(view, passes=view.passes + passes))
+            view = replace(view, passes=view.passes + passes)
+            view = with_outside_measured(x, view, part(progress, 0.6, 0.8))
             limits = tuple(width if k in view.frame.lift else x.shape[k] + 1 for k in where)
-        bases, spectra = bases_of(view.array, where, part(progress, 0.1, 0.7))
+        over = part(progress, 0.8 if view.is_sketch else 0.1, 1)
+        bases, spectra = bases_of(view.array, where, over)
         energy = core_energy(project(view.array, bases), sorted(where))
         energy = energy.transpose(np.argsort(np.argsort(where)))  # in the order of `where`
         known = energy[tuple(slice(limit) for limit in limits)]
@@ -188,19 +202,20 @@ class CoreAndBases(Method[FullHosvd]):
     ) -> Fit:
         """Factors of the given ranks."""
         rank, which = self._ranked(x, choice), Which(self.svd)
-        view = self._view(x, rank, state)
+        view = self._view(x, rank, state, part(progress, 0, _SEEN))
         if view.is_sketch:
             which.used("sketch")
-        progress(0.3)
+        over = part(progress, _SEEN if view.is_sketch else _LOADED, 1)
         if state is None:
-            bases, spectra = self.start(view, rank, which, part(progress, 0.3, 0.5))
-            bases, trace = self.improve(view, bases, part(progress, 0.5, 0.9))
+            bases, spectra = self.start(view, rank, which, part(over, 0, 0.3))
+            bases, trace = self.improve(view, bases, part(over, 0.3, 0.6))
         else:
             bases = {k: leading(state.bases[k], r) for k, r in rank.items()}
-            bases, trace = self._from_hosvd(view, bases, part(progress, 0.5, 0.9))
+            bases, trace = self._from_hosvd(view, bases, part(over, 0.3, 0.6))
             spectra = state.spectra
         found = self.build(x.modes, project(view.array, bases), bases)
-        return self._made(x, view, found, spectra, trace=trace, svd=which.names)
+        over = part(over, 0.6, 1)
+        return self._made(x, view, found, spectra, trace=trace, svd=which.names, progress=over)
 
     def _from_hosvd(self, view: CoreView, bases: Bases, progress: Progress) -> tuple[Bases, Trace]:
         """Improve leading vectors of all unfoldings, unless they are the optimum already.
@@ -222,6 +237,7 @@ class CoreAndBases(Method[FullHosvd]):
         trace: Trace,
         svd: str,
         measured: tuple[np.ndarray, np.ndarray] | None = None,
+        progress: Progress = silent,
     ) -> Fit:
         """What was found in the coordinates of a view, as factors of the data."""
         return make_fit(
@@ -236,17 +252,20 @@ class CoreAndBases(Method[FullHosvd]):
             passes=view.passes + 1,
             energies=view.energies,
             measured=measured,
+            progress=progress,
         )
 
-    def _view(self, x: Data[Any], rank: dict[int, int], state: FullHosvd | None) -> CoreView:
+    def _view(
+        self, x: Data[Any], rank: dict[int, int], state: FullHosvd | None, progress: Progress
+    ) -> CoreView:
         """Coordinates for the given ranks: those of the look if it has left them."""
-        view = self._sketched(x, rank) if state is None else state.view
+        view = self._sketched(x, rank, progress) if state is None else state.view
         return exact_view(x, rank, self.metric) if view is None else view
 
-    def _sketched(self, x: Data[Any], rank: dict[int, int]) -> CoreView | None:
+    def _sketched(self, x: Data[Any], rank: dict[int, int], progress: Progress) -> CoreView | None:
         if self.svd is not None or self.metric is not None or self.seed_of_sketch is None:
             return None
-        return sketched_view(x, rank, self.seed_of_sketch)
+        return sketched_view(x, rank, self.seed_of_sketch, progress)
 
     def _where(self, x: Data[Any]) -> tuple[int, ...]:
         """Positions of the compressed modes."""

@@ -12,6 +12,7 @@ from tdecomp.formats import Tucker
 from tdecomp.passes.coordinates import Frame, Metric
 from tdecomp.passes.data import Data
 from tdecomp.passes.stream import CLOSE, streamed, worth_sketching
+from tdecomp.progress import Progress, silent
 
 __all__ = ["CoreView", "exact_view", "sketched_view", "with_outside_measured"]
 
@@ -61,7 +62,9 @@ def exact_view(x: Data[Any], where: Collection[int], metric: Metric | None) -> C
     return CoreView(array=array, frame=frame)
 
 
-def sketched_view(x: Data[Any], rank: Mapping[int, int], seed: int) -> CoreView | None:
+def sketched_view(
+    x: Data[Any], rank: Mapping[int, int], seed: int, progress: Progress = silent
+) -> CoreView | None:
     """Coordinates of the long modes from a few passes; None where the exact ones are better.
 
     What they leave out is a difference of norms, to 1e-7 of them.
@@ -72,7 +75,7 @@ def sketched_view(x: Data[Any], rank: Mapping[int, int], seed: int) -> CoreView 
     ranks = worth_sketching(x.shape, (rank.get(order - 2), rank.get(order - 1)))
     if ranks is None:
         return None
-    stream = streamed(x.given, ranks, seed)
+    stream = streamed(x.given, ranks, seed, progress)
     assert stream.core is not None
     return CoreView(
         array=stream.core,
@@ -84,11 +87,11 @@ def sketched_view(x: Data[Any], rank: Mapping[int, int], seed: int) -> CoreView 
     )
 
 
-def with_outside_measured(x: Data[Any], view: CoreView) -> CoreView:
+def with_outside_measured(x: Data[Any], view: CoreView, progress: Progress = silent) -> CoreView:
     """What a sketch leaves out by another pass, where it is too little for a difference."""
     assert view.energy is not None
     if view.outside > CLOSE * view.energy:
         return view
     bases = tuple(view.frame.lift.get(k) for k in range(len(x.shape)))
-    residual, _ = x.measure(Tucker(x.modes, view.array, bases), view.energies)
+    residual, _ = x.measure(Tucker(x.modes, view.array, bases), view.energies, progress)
     return replace(view, outside=float(residual.sum()), passes=view.passes + 1)
