@@ -679,16 +679,21 @@ def power_steps(x: Array, width: int, rng: np.random.Generator) -> Iterator[tupl
         y = x @ orthonormal(adjoint(b))
 
 
-def krylov_steps(x: Array, width: int, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
+def krylov_steps(
+    x: Array, width: int, rng: np.random.Generator, start: Array | None = None
+) -> Iterator[tuple[Array, Array]]:
     """Bases ``Q (out, width)``, ``(out, 2 width)``, ... of a block Krylov space, with ``Qᴴ X``.
 
     Each holds the ones before it, and costs two products of `width` columns more
     ([musco2015]). Ends when the basis is as wide as the matrix, or another step finds nothing but
-    rounding.
+    rounding. The space begins with random vectors ``(in, width)``, or those of `start`, which may
+    be fewer.
     """
     _check_matrix(x)
     xp, most = namespace(x), min(x.shape)
-    if _starts_wide(x, width):
+    if start is not None:
+        start = orthonormal(start)
+    elif _starts_wide(x, width):
         start = sketched_rows(sparse_sketch(x, _WIDER * width | 1, rng), width, rng)
     else:
         start = random_matrix(rng, (x.shape[1], width), x)

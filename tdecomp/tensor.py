@@ -9,6 +9,7 @@ from functools import reduce
 
 from array_api_compat import device
 
+from tdecomp._threads import threads_by_size
 from tdecomp._xp import Array, adjoint, double, namespace
 
 __all__ = ["gram", "mode_product", "promoted", "unfold", "widened"]
@@ -35,6 +36,7 @@ def unfold(x: Array, mode: int) -> Array:
     return xp.reshape(xp.moveaxis(x, mode, 0), (x.shape[mode], -1))
 
 
+@threads_by_size
 def mode_product(x: Array, matrix: Array, mode: int) -> Array:
     """Product with a matrix along one mode: ``y[.., r, ..] = Σ_n matrix[r, n] x[.., n, ..]``.
 

@@ -21,7 +21,7 @@ from tdecomp._xp import (
 from tdecomp.errors import DataError
 from tdecomp.formats import Format
 from tdecomp.passes.pieces import PIECE, is_cut_finely, pieces_of
-from tdecomp.passes.slices import dense, each_slice
+from tdecomp.passes.slices import are_light, dense, each_slice
 from tdecomp.progress import Progress, silent
 from tdecomp.stack import Stack
 from tdecomp.tasks import OfSlices, sendable
@@ -29,7 +29,7 @@ from tdecomp.tasks import OfSlices, sendable
 __all__ = ["measure", "relative", "residual_of_pair", "residual_of_pairs", "squares"]
 
 _DIRECT_IN_DOUBLE = 1e-4  # below this, float32 products would round the residual itself
-_ROWS = 1 << 18  # numbers of a matrix looked at together: 1 MiB of float32, so that they stay near
+_ROWS = 1 << 19  # numbers of a matrix looked at together: 2 MiB of float32, so that they stay near
 
 
 def relative(residual: float, energy: float) -> float:
@@ -59,8 +59,8 @@ def measure(
         residual, energy = (np.concatenate(part) for part in zip(*parts, strict=True))
     else:
         known = None if energies is None else OfSlices(dict(enumerate(energies)))
-        work, light = partial(_left_of, tensor, known), not isinstance(x, Stack)  # see `sum_over`
-        with each_slice(x, work, progress, in_turn=light) as pairs:  # (residual², norm²) each
+        work = partial(_left_of, tensor, known)
+        with each_slice(x, work, progress, in_turn=are_light(x)) as pairs:
             residual, energy = np.array(list(pairs), dtype=np.float64).T
     if not np.isfinite(energy).all():
         raise DataError("the array contains NaN or Inf")

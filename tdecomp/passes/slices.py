@@ -31,6 +31,7 @@ from tdecomp.tasks import Divided, Executor, sendable, spread, workers_of
 
 __all__ = [
     "Input",
+    "are_light",
     "at_work",
     "check_matrices",
     "check_shape",
@@ -51,6 +52,7 @@ Input = Array | Stack | Format
 _AT_ONCE = 1 << 28  # numbers of slices that are worked on side by side: 1 GiB of float32
 _COPIES = 3  # of a slice: what it is read from, itself, what is made of it
 _WORTH = 1 << 16  # numbers of a slice: work on fewer takes no longer than handing it to a thread
+_HEAVY = 1 << 22  # numbers of a slice from which on threads of our own win
 _TASK = 1 << 26  # numbers of the slices of one task for a worker, at most
 _TASKS = 8  # of a stack, at least, where the number of workers is not known
 _SQUARED = 1e150  # entries whose squares still fit float64, and the inverse of the smallest
@@ -172,15 +174,23 @@ def sum_over(
 ) -> Addend:
     """The sum of ``work(i, matrix)`` over all slices, as `each_slice` works on them.
 
-    Of a stack with an executor, workers add up what is theirs. The work is light, a product or two:
-    with matrices that are in memory its threads share each of them, which is faster than to hand
-    whole ones to threads.
+    Of a stack with an executor, workers add up what is theirs. The work is a product or two, so
+    slices that `are_light` are taken in turn.
     """
     if isinstance(x, Stack) and x.executor is not None:
         with _by_others(x, x.executor, work, progress, summed=True) as parts:
             return added(parts)
-    with each_slice(x, work, progress, in_turn=not isinstance(x, Stack)) as parts:
+    with each_slice(x, work, progress, in_turn=are_light(x)) as parts:
         return added(parts)
+
+
+def are_light(x: Array | Stack) -> bool:
+    """Whether a product with a slice is best shared by the threads of the BLAS.
+
+    So it is for matrices in memory, unless they are large. Where it is not, the BLAS should do what
+    is small in one thread: after others its threads stay awake for a while, in the way of ours.
+    """
+    return not isinstance(x, Stack) and math.prod(x.shape[-2:]) < _HEAVY
 
 
 def _told(found: Iterator[Found], n: int, progress: Progress) -> Iterator[Found]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tdecomp._threads import threads_for
 from tdecomp._xp import (
     Array,
     adjoint,
@@ -46,7 +48,7 @@ from tdecomp.linalg import (
 from tdecomp.modes import name_modes
 from tdecomp.passes.coordinates import Frame
 from tdecomp.passes.pieces import is_cut_finely
-from tdecomp.passes.slices import slices_at_once, sum_over
+from tdecomp.passes.slices import are_light, slices_at_once, sum_over
 from tdecomp.passes.tree import TreeSum, added
 from tdecomp.progress import Progress, part, silent
 from tdecomp.stack import Stack
@@ -110,14 +112,17 @@ def streamed(x: Array | Stack, ranks: Ranks, seed: int, progress: Progress = sil
     if not isinstance(x, Stack) and None in ranks and is_cut_finely(x.shape):
         return _streamed_rows(x, ranks, seed)
     stream = Stream(tuple(int(n) for n in x.shape), ranks, seed)
+    width = OVERSAMPLES + max(rank or 0 for rank in ranks)
+    products = math.prod(x.shape[:-2]) * width * max(x.shape[-2:])
     if isinstance(x, Stack):
-        width = OVERSAMPLES + max(rank or 0 for rank in ranks)
         x.require(_numbers(x, width), f"a sketch {width} columns wide")
         stream = replace(stream, thrifty=x.has_room_for(_numbers(x, width + width // 2)))
     while not stream.done:
         left = _LEFT**stream.passes
         over = part(progress, 1 - left, 1 - _LEFT * left)
-        stream = stream.after(sum_over(x, stream._of_slice(), over))
+        seen = sum_over(x, stream._of_slice(), over)
+        with nullcontext() if are_light(x) else threads_for(products):
+            stream = stream.after(seen)
     return stream
 
 
@@ -370,7 +375,7 @@ class Stream:
     def _after_left(self, parts: list[Array]) -> Stream:
         xp = namespace(*parts)
         if self._two_sided:
-            left = _leading(_beside(parts), self._width(0))
+            left = _leading(_beside(parts), self._width(0), self._seen(0))
             core = xp.stack([adjoint(left) @ p for p in parts])  # (sites, k1, k2)
         else:
             core = xp.stack(parts)  # (sites, out, k2)
@@ -380,10 +385,23 @@ class Stream:
         return replace(self, left=left)._with(core, "right", missed)
 
     def _after_right(self, parts: list[Array]) -> Stream:
-        right = _leading(_beside([adjoint(p) for p in parts]), self._width(1))
+        across = _beside([adjoint(p) for p in parts])
+        right = _leading(across, self._width(1), self._seen(1))
         core = namespace(*parts).stack([p @ right for p in parts])  # (sites, k1, k2)
         missed = self._has_missed(parts, 0)
         return replace(self, right=right)._with(core, "left", missed)
+
+    def _seen(self, side: int) -> Array | None:
+        """What the last basis of a side has of the products that the next one is made from.
+
+        Those are on the basis of the other side, as the core of both is: nothing is multiplied.
+        """
+        if self.core is None:
+            return None
+        xp = namespace(self.core)
+        core = xp.reshape(self.core, (-1, *self.core.shape[-2:]))  # (sites, k1, k2)
+        turned = core if side else xp.conj(xp.permute_dims(core, (0, 2, 1)))
+        return xp.reshape(turned, (-1, turned.shape[2]))
 
     def _after_sum(self, total: TreeSum) -> Stream:
         u, s, vh = truncated_svd(total.value, min(total.value.shape))  # of (k2, in)
@@ -495,13 +513,16 @@ def _checked_pair(pair: tuple[int, Array]) -> tuple[int, Array]:
     return pair
 
 
-def _leading(matrix: Array, width: int) -> Array:
-    """Leading left singular vectors; of a wide matrix from a block Krylov space."""
+def _leading(matrix: Array, width: int, seen: Array | None) -> Array:
+    """Leading left singular vectors; of a wide matrix from a block Krylov space.
+
+    That begins with what is `seen` already, ``matrixᴴ Q`` of some basis Q.
+    """
     width = min(width, *matrix.shape)
     if matrix.shape[1] <= 2 * (width + OVERSAMPLES) or matrix.shape[0] <= 4 * (width + OVERSAMPLES):
         return left_basis(matrix, 0)[0][:, :width]
     rng = np.random.default_rng(0)
-    *_, (q, b) = islice(krylov_steps(matrix, width + OVERSAMPLES, rng), 1 + _STEPS)
+    *_, (q, b) = islice(krylov_steps(matrix, width + OVERSAMPLES, rng, seen), 1 + _STEPS)
     return q @ left_basis(b, 0)[0][:, :width]
 
 
