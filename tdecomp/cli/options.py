@@ -242,7 +242,9 @@ PartOf = Annotated[
 Scratch = Annotated[
     Path | None,
     typer.Option(
-        metavar="FOLDER", help="Where the parts meet: all of them see it.", rich_help_panel=WHERE
+        metavar="FOLDER",
+        help="Where the parts meet: all of them see it. It may be in a bucket, s3://...",
+        rich_help_panel=WHERE,
     ),
 ]
 Timeout = Annotated[

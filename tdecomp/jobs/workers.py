@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tdecomp.errors import ArgumentError
+from tdecomp.files.bucket import Bucket
+from tdecomp.files.storage import Url, place
 from tdecomp.tasks import Executor
 from tdecomp.tasks.dask_cluster import dask_executor
+from tdecomp.tasks.meeting import Folder
 from tdecomp.tasks.ranks import leading_ranks, rank_here, serve_rank
 from tdecomp.tasks.scratch import ScratchPart, leading, serve
 
@@ -26,7 +29,8 @@ class Workers:
     dask
         Address of a scheduler, or ``"local"``; see `dask_executor`.
     part, scratch, timeout
-        Number of this process and of all, where they meet, and for how long they wait, in seconds.
+        Number of this process and of all, where they meet (a folder, or one in a bucket), and for
+        how long they wait, in seconds.
     torchrun
         Whether ``torchrun`` started this process and its like.
     """
@@ -86,8 +90,14 @@ class Workers:
         assert self.part is not None
         assert self.scratch is not None
         number, of = self.part
+        where = place(self.scratch)
         return ScratchPart(
-            number=number, of=of, folder=self.scratch, job=job, timeout=self.timeout, told=told
+            number=number,
+            of=of,
+            place=Bucket(where) if isinstance(where, Url) else Folder(where),
+            job=job,
+            timeout=self.timeout,
+            told=told,
         )
 
 

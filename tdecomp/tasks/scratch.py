@@ -1,33 +1,33 @@
-"""Work shared out through a folder that several processes see: no server, no connections.
+"""Work shared out through a folder or bucket that several processes see: no server of ours.
 
 The first part leads: it puts every call into the folder, does calls itself while it waits, and
 takes up what the others gave. A call is done by whoever claims it first; the claim of a part that
-was lost is taken over. Everything is written under another name and renamed, and named by a hash
-of what it is: a part that is started again finds what was done before.
+was lost is taken over. All is written whole or not at all and named by a hash of what it is: a part
+that is started again finds what was done before, and a call that two have done at once has done no
+harm.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tdecomp.errors import ArgumentError, FileError, WorkerError
+from tdecomp.tasks.meeting import Meeting
 from tdecomp.tasks.spreading import perform, perform_packed
 from tdecomp.tasks.wire import packed
 
 __all__ = ["ScratchPart", "leading", "serve"]
 
 _MADE_BY = "tdecomp scratch"
-_LOOKS = 0.05  # seconds between two looks into the folder
 _TELLS = 10.0  # seconds of waiting after which it is told
 _KINDS = ("tasks", "claims", "results")
+_JOB = "job.json"
 
 Told = Callable[[str], None]
 """Takes a line for people: what is being waited for."""
@@ -41,7 +41,7 @@ class ScratchPart:
     ----------
     number, of
         The how-maniest of how many, from 1 on.
-    folder
+    place
         Where they meet.
     job
         What all of them were asked for, in plain JSON values: parts of another job are refused.
@@ -53,7 +53,7 @@ class ScratchPart:
 
     number: int
     of: int
-    folder: Path
+    place: Meeting
     job: Mapping[str, Any]
     timeout: float = 600.0
     told: Told = field(default=print, repr=False, compare=False)
@@ -66,7 +66,7 @@ class ScratchPart:
 
 
 @contextmanager
-def leading(part: ScratchPart) -> Generator[_Folder]:
+def leading(part: ScratchPart) -> Generator[_Desk]:
     """Inside, the executor of the first part; what it put into the folder is gone afterwards.
 
     Raises
@@ -74,10 +74,10 @@ def leading(part: ScratchPart) -> Generator[_Folder]:
     FileError
         A folder that cannot be written, or with parts of another job.
     """
-    folder = _Folder(part)
-    folder.open()
-    yield folder
-    folder.close()
+    desk = _Desk(part)
+    desk.open()
+    yield desk
+    desk.close()
 
 
 def serve(part: ScratchPart) -> int:
@@ -90,176 +90,164 @@ def serve(part: ScratchPart) -> int:
     FileError
         A folder with parts of another job.
     """
-    folder = _Folder(part)
+    desk = _Desk(part)
     count, waited = 0, _Waiting(part, "part 1")
-    while not folder.is_done():
-        if folder.has_job() and folder.do_one():
+    while (state := desk.state()) != "done":
+        if state == "going on" and desk.do_one():
             count, waited = count + 1, _Waiting(part, "part 1")
         else:
             waited.a_little()
     return count
 
 
-class _Folder:
-    """The folder as one part sees it; an executor for the first one."""
+class _Desk:
+    """Where the parts meet, as one of them sees it; an executor for the first one."""
 
     def __init__(self, part: ScratchPart) -> None:
         self.part, self._max_workers = part, part.of
-        self._job = part.folder / "job.json"
-        self._checked = False
+        self._place, self._checked = part.place, False
+        self._done: set[str] = set()  # results that need no task any more
+        self._held: dict[str, float] = {}  # claims of others, and since when they were seen
 
     def open(self) -> None:
         """Begin the job, or go on with it."""
-        try:
-            for kind in _KINDS:
-                (self.part.folder / kind).mkdir(parents=True, exist_ok=True)
-            if not self._job.exists():
-                self._write(self._job, json.dumps(self._plain(done=False)).encode())
-        except OSError as error:
-            raise FileError(f"cannot write {self.part.folder}: {error.strerror}") from error
-        self.has_job()
-        self._write(self._job, json.dumps(self._plain(done=False)).encode())
+        self._place.open(_KINDS)
+        self._job()
+        self._tell(done=False)
         self._forget_claims()
+        self._done = self._place.names("results")
 
     def close(self) -> None:
         """Tell the others that all is done, and leave nothing but that."""
-        self._write(self._job, json.dumps(self._plain(done=True)).encode())
+        self._tell(done=True)
         for kind in _KINDS:
-            for file in (self.part.folder / kind).iterdir():
-                with suppress(OSError):
-                    file.unlink()
+            self._place.clear(kind)
 
-    def is_done(self) -> bool:
-        """Whether the first part has all that it needs."""
-        return self.has_job() and bool(self._told().get("done"))
-
-    def has_job(self) -> bool:
-        """Whether the first part was here; a FileError if it is of another job."""
-        if not self._job.exists():
-            return False
-        if not self._checked:
-            then, now = self._told(), self._plain(done=False)
-            if then.get("made_by") != _MADE_BY:
-                raise FileError(f"{self._job} is not of tdecomp: give an empty folder")
-            for key in {**then, **now}.keys() - {"done"}:
-                if then.get(key) != now.get(key):
-                    raise FileError(
-                        f"{self.part.folder} holds parts of another job, with {key} ="
-                        f" {then.get(key)} in the place of {now.get(key)}: give all parts the same"
-                        " options, or an empty folder"
-                    )
-            self._checked = True
-            if self.part.number > 1:
-                self._forget_claims()
-        return True
+    def state(self) -> Literal["none", "going on", "done"]:
+        """How far the first part is; a FileError if it has another job."""
+        job = self._job()
+        if job is None:
+            return "none"
+        return "done" if job.get("done") else "going on"
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> _PutCall:
-        """Put a call into the folder."""
+        """Put a call there."""
         return self.submit_near(0, fn, *args)
 
     def submit_near(self, place: int, fn: Callable[..., Any], /, *args: Any) -> _PutCall:
-        """Put a call into the folder, for one of the parts rather than the others."""
+        """Put a call there, for one of the parts rather than the others."""
         assert fn is perform, "what is handed out is always done by `perform`"
         data = packed(args)
         name = f"{1 + place % self.part.of}-{hashlib.sha256(data).hexdigest()}"
-        if not self._place("results", name).exists():
-            self._write(self._place("tasks", name), data)
+        if name not in self._done:
+            self._place.write("tasks", name, data)
         return _PutCall(self, name)
 
     def do_one(self, *, overdue: bool = False) -> bool:
         """Claim a call that nobody has, or that is overdue, and do it; False if there is none."""
-        try:
-            tasks = sorted((self.part.folder / "tasks").iterdir(), key=self._order)
-        except OSError as error:
-            raise FileError(f"cannot read {self.part.folder}: {error.strerror}") from error
-        for task in tasks:
-            if task.suffix or self._place("results", task.name).exists():
-                continue
-            if self._claimed(task.name, overdue=overdue):
-                try:
-                    call = task.read_bytes()
-                except FileNotFoundError:  # done and taken up meanwhile
-                    self._place("claims", task.name).unlink(missing_ok=True)
+        tasks = self._place.names("tasks")
+        if tasks:
+            tasks -= self._place.names("results")
+            self._look_at_claims()
+        for name in sorted(tasks, key=self._order):
+            if self._claimed(name, overdue=overdue):
+                call = self._place.read("tasks", name)
+                if call is None:  # done and taken up meanwhile
+                    self._place.remove("claims", name)
                 else:
-                    self._write(self._place("results", task.name), perform_packed(call))
+                    self._place.write("results", name, perform_packed(call))
                 return True
         return False
 
-    def _order(self, task: Path) -> tuple[bool, str]:
+    def _order(self, name: str) -> tuple[bool, str]:
         """Those for this part first."""
-        return not task.name.startswith(f"{self.part.number}-"), task.name
+        return not name.startswith(f"{self.part.number}-"), name
 
     def result(self, name: str) -> bytes | None:
         """What a call gave, if it is done; it is then forgotten as a task."""
-        try:
-            data = self._place("results", name).read_bytes()
-        except FileNotFoundError:
-            return None
-        for kind in ("tasks", "claims"):
-            self._place(kind, name).unlink(missing_ok=True)
+        data = self._place.read("results", name)
+        if data is not None:
+            self._done.add(name)
+            for kind in ("tasks", "claims"):
+                self._place.remove(kind, name)
         return data
 
     def holder(self, name: str) -> str:
         """Who has claimed a call."""
-        try:
-            return f"part {self._place('claims', name).read_text()}"
-        except OSError:
-            return "the other parts"
+        owner = self._place.read("claims", name)
+        return "the other parts" if owner is None else f"part {owner.decode(errors='replace')}"
+
+    def _look_at_claims(self) -> None:
+        """Those that are there, and since when: a claim has no clock that all parts share."""
+        now = time.monotonic()
+        self._held = {name: self._held.get(name, now) for name in self._place.names("claims")}
 
     def _claimed(self, name: str, *, overdue: bool) -> bool:
         """Whether a call is ours now."""
-        claim = self._place("claims", name)
-        with suppress(OSError):
-            if overdue and time.time() - claim.stat().st_mtime > self.part.timeout:
-                claim.unlink()
-        try:
-            number = os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            return False
-        with os.fdopen(number, "w") as file:
-            file.write(str(self.part.number))
-        return True
+        if name in self._held:
+            if not overdue or time.monotonic() - self._held[name] <= self.part.timeout:
+                return False
+            self._place.remove("claims", name)
+        return self._place.claim("claims", name, str(self.part.number).encode())
 
     def _forget_claims(self) -> None:
         """Of this part when it was started before."""
-        for claim in (self.part.folder / "claims").iterdir():
-            with suppress(OSError):
-                if claim.read_text() == str(self.part.number):
-                    claim.unlink()
+        own = str(self.part.number).encode()
+        for name in self._place.names("claims"):
+            if self._place.read("claims", name) == own:
+                self._place.remove("claims", name)
 
-    def _place(self, kind: str, name: str) -> Path:
-        return self.part.folder / kind / name
+    def _job(self) -> dict[str, Any] | None:
+        """What the first part was asked for, None where it was not here yet."""
+        data = self._place.read("", _JOB)
+        if data is None:
+            return None
+        try:
+            found = json.loads(data)
+        except ValueError as error:
+            raise FileError(f"cannot read {self._place}/{_JOB}: {error}") from error
+        job: dict[str, Any] = found if isinstance(found, dict) else {}
+        if not self._checked:
+            self._check(job)
+            self._checked = True
+            if self.part.number > 1:
+                self._forget_claims()
+        return job
+
+    def _check(self, then: dict[str, Any]) -> None:
+        """Refuse a job that is not this one."""
+        if then.get("made_by") != _MADE_BY:
+            raise FileError(f"{self._place}/{_JOB} is not of tdecomp: give an empty folder")
+        now = self._plain(done=False)
+        for key in {**then, **now}.keys() - {"done"}:
+            if then.get(key) != now.get(key):
+                raise FileError(
+                    f"{self._place} holds parts of another job, with {key} ="
+                    f" {then.get(key)} in the place of {now.get(key)}: give all parts the same"
+                    " options, or an empty folder"
+                )
 
     def _plain(self, *, done: bool) -> dict[str, Any]:
         own = {"made_by": _MADE_BY, "parts": self.part.of, "done": done}
         return {**own, **json.loads(json.dumps(dict(self.part.job)))}
 
-    def _told(self) -> dict[str, Any]:
-        try:
-            found = json.loads(self._job.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FileError(f"cannot read {self._job}: {error}") from error
-        return found if isinstance(found, dict) else {}
-
-    def _write(self, file: Path, data: bytes) -> None:
-        part = file.with_name(f"{file.name}.part-{self.part.number}")
-        part.write_bytes(data)
-        part.replace(file)
+    def _tell(self, *, done: bool) -> None:
+        self._place.write("", _JOB, json.dumps(self._plain(done=done)).encode())
 
 
 class _PutCall:
-    """A call in the folder, as a future."""
+    """A call that was put there, as a future."""
 
-    def __init__(self, folder: _Folder, name: str) -> None:
-        self._folder, self._name = folder, name
+    def __init__(self, desk: _Desk, name: str) -> None:
+        self._desk, self._name = desk, name
 
     def result(self) -> bytes:
         """What it gave; meanwhile this part does what others have not begun."""
-        waited = _Waiting(self._folder.part, "the other parts")
-        while (found := self._folder.result(self._name)) is None:
-            if self._folder.do_one(overdue=waited.is_over()):
+        waited = _Waiting(self._desk.part, "the other parts")
+        while (found := self._desk.result(self._name)) is None:
+            if self._desk.do_one(overdue=waited.is_over()):
                 continue
-            waited.what = self._folder.holder(self._name)
+            waited.what = self._desk.holder(self._name)
             waited.a_little(ends=False)
         return found
 
@@ -279,7 +267,7 @@ class _Waiting:
         if ends and self.is_over():
             raise WorkerError(
                 f"part {self.part.number}/{self.part.of} has waited {self.part.timeout:g} s for"
-                f" {self.what} at {self.part.folder}",
+                f" {self.what} at {self.part.place}",
                 tip="start part 1 again, then this one: what is done is kept",
             )
         if not self._told and time.monotonic() - self._since > _TELLS:
@@ -288,4 +276,4 @@ class _Waiting:
                 f"part {self.part.number}/{self.part.of} waits for {self.what},"
                 f" {self.part.timeout:g} s at most"
             )
-        time.sleep(_LOOKS)
+        time.sleep(self.part.place.pause)

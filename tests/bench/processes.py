@@ -1,8 +1,9 @@
 """``python -m tests.bench.processes``: many processes, measured here and foreseen elsewhere.
 
 Two tables. The first runs `tucker2` of a synthetic pair on this machine: threads of one process,
-the cluster of `--dask local`, one of two processes as Dask starts it, and two parts that meet in a
-folder, by turns, medians; beside each stands what the cost model foresees. The second foresees
+the cluster of `--dask local`, one of two processes as Dask starts it, and commands with their
+start: alone, with ``--dask local``, and two parts that meet in a folder. All by turns, medians of
+what follows a first run each; beside stands what the cost model foresees. The second table foresees
 larger pairs on more processes and storage of other speeds, by the same model from the same
 constants.
 
@@ -25,8 +26,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -141,20 +144,24 @@ def here(
 ) -> tuple[list[list[str]], int]:
     """Rows of the runs on this machine, and the passes that they took."""
     sizes = synthetic.PRESETS[preset]
-    ways = {
-        f"{cores()} threads": (cores(), run_job),
-        "--dask local": (cores(), run_local),
-        "a cluster of 2 processes": (2, run_dask),
-        "2 parts in a folder": (2, run_parts),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for repeat in range(repeats):
-        for name, (_, run) in ways.items():
-            say(f"{name}, run {repeat + 1} of {repeats}")
-            seconds[name].append(run(folder / "pair", folder / "out"))
+    seconds: dict[str, list[float]] = {}
+    with dask_executor("local") as local, two_processes() as cluster:
+        ways: dict[str, tuple[int, Callable[[Path, Path], float]]] = {
+            f"{cores()} threads": (cores(), run_job),
+            "--dask local": (cores(), partial(run_job, executor=local)),
+            "a cluster of 2 processes": (2, partial(run_job, executor=cluster)),
+            "the command": (cores(), run_command),
+            "the command, --dask local": (cores(), partial(run_command, more=["--dask", "local"])),
+            "2 parts in a folder": (2, run_parts),
+        }
+        for repeat in range(repeats + 1):
+            for name, (_, run) in ways.items():
+                say(f"{name}, run {repeat} of {repeats}" if repeat else f"{name}, not counted")
+                took = run(folder / "pair", folder / "out")
+                seconds.setdefault(name, []).append(took)
     stacks = open_delta(folder / "pair" / "base", folder / "pair" / "tuned").stacks
     passes = max(fit.passes for fit in td.decompose(stacks, td.tucker2, rank=RANK)) - 1
-    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    medians = {name: statistics.median(found[1:]) for name, found in seconds.items()}
     one = next(iter(medians.values()))
     rows = []
     for name, (workers, _) in ways.items():
@@ -178,14 +185,9 @@ def run_job(pair: Path, out: Path, executor: Executor | None = None) -> float:
     return seconds
 
 
-def run_local(pair: Path, out: Path) -> float:
-    """The same by a cluster that the package starts; libraries are loaded."""
-    with dask_executor("local") as executor:
-        return _run_warm(pair, out, executor)
-
-
-def run_dask(pair: Path, out: Path) -> float:
-    """The same on a cluster that is there already, as Dask starts it."""
+@contextmanager
+def two_processes() -> Generator[Executor]:
+    """Inside, a cluster as Dask starts it."""
     from distributed import LocalCluster
 
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
@@ -193,20 +195,19 @@ def run_dask(pair: Path, out: Path) -> float:
         LocalCluster(**options, memory_limit=0) as cluster,
         dask_executor(cluster.scheduler_address) as executor,
     ):
-        return _run_warm(pair, out, executor)
+        yield executor
 
 
-def _run_warm(pair: Path, out: Path, executor: Executor) -> float:
-    from distributed import get_client
-
-    get_client().run(lambda: __import__("tdecomp.decomposition") and None)
-    return run_job(pair, out, executor)
+def run_command(pair: Path, out: Path, more: Sequence[str] = ()) -> float:
+    """The same by a command, start of Python and of its cluster included."""
+    start = time.perf_counter()
+    subprocess.run([*_words(pair, out), *more], check=True)
+    return time.perf_counter() - start
 
 
 def run_parts(pair: Path, out: Path) -> float:
     """The same by two commands, start of Python included."""
-    words = [sys.executable, "-m", "tdecomp", "decompose", str(pair / "base"), str(pair / "tuned")]
-    words += ["--method", "tucker2", "--rank", str(RANK), "-o", str(out), "--overwrite", "-q"]
+    words = _words(pair, out)
     with tempfile.TemporaryDirectory() as scratch:
         start = time.perf_counter()
         parts = [
@@ -215,6 +216,11 @@ def run_parts(pair: Path, out: Path) -> float:
         ]
         assert [part.wait() for part in parts] == [0, 0]
         return time.perf_counter() - start
+
+
+def _words(pair: Path, out: Path) -> list[str]:
+    words = [sys.executable, "-m", "tdecomp", "decompose", str(pair / "base"), str(pair / "tuned")]
+    return [*words, "--method", "tucker2", "--rank", str(RANK), "-o", str(out), "--overwrite", "-q"]
 
 
 def minutes(seconds: float) -> str:

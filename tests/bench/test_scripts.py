@@ -237,6 +237,8 @@ def test_many_processes_are_measured(pair, tmp_path):
     assert [row[0] for row in rows[1:]] == [
         "--dask local",
         "a cluster of 2 processes",
+        "the command",
+        "the command, --dask local",
         "2 parts in a folder",
     ]
     assert passes >= 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +18,9 @@ import pytest
 from tdecomp import jobs
 from tdecomp.errors import FileError
 from tdecomp.files import load_factors, open_checkpoint, open_delta
+from tdecomp.files.bucket import Bucket
 from tdecomp.files.checkpoint import check_unchanged
-from tdecomp.files.storage import protocols
+from tdecomp.files.storage import Url, protocols
 from tests.loopback import Loopback, proxying
 
 WHY = "not installed: `make s3` runs it in an environment of its own"
@@ -38,7 +40,7 @@ SETTINGS = {
 }
 
 
-class Bucket(NamedTuple):
+class Served(NamedTuple):
     """A bucket with the two models, and what stands before it."""
 
     system: s3fs.S3FileSystem
@@ -57,7 +59,7 @@ def moto_port() -> Iterator[int]:
 
 
 @pytest.fixture
-def bucket(moto_port, on_disk, monkeypatch) -> Iterator[Bucket]:
+def bucket(moto_port, on_disk, monkeypatch) -> Iterator[Served]:
     for name, value in SETTINGS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("HOME", os.fspath(on_disk.base))  # no settings of the machine
@@ -66,7 +68,7 @@ def bucket(moto_port, on_disk, monkeypatch) -> Iterator[Bucket]:
         protocols.forget()
         system = s3fs.S3FileSystem(endpoint_url=f"http://127.0.0.1:{moto_port}")
         system.mkdir("bucket")
-        made = Bucket(system, told)
+        made = Served(system, told)
         for file in (f for side in on_disk for f in side.rglob("*") if f.is_file()):
             made.put(file, file.relative_to(on_disk.base.parent).as_posix())
         yield made
@@ -98,6 +100,31 @@ def test_outputs(bucket, on_disk, moto_port, monkeypatch, tmp_path):
         "out/factors.safetensors",
         "out/report.json",
     ]
+
+
+def test_parts_meet_in_a_bucket(bucket, on_disk, moto_port, monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{moto_port}")  # all methods
+    protocols.forget()
+    monkeypatch.setattr(Bucket, "pause", 0.01)
+    jobs.decompose(*on_disk, tmp_path / "one", rank=2)
+    first, second = (
+        jobs.Workers(part=(k, 2), scratch=Path("s3://bucket/scratch"), timeout=60.0) for k in (1, 2)
+    )
+    with ThreadPoolExecutor(1) as pool:
+        served = pool.submit(second.serve, {"rank": 2})
+        with first.executor({"rank": 2}) as executor:
+            machine = jobs.Machine(executor=executor)
+            jobs.decompose(*on_disk, tmp_path / "many", rank=2, machine=machine)
+        assert served.result(60) > 0
+    for file in ("factors.safetensors", "report.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "many" / file).read_bytes()
+    left = bucket.system.find("bucket/scratch", withdirs=False)
+    assert left == ["bucket/scratch/job.json"]
+    place = Bucket(Url("s3://bucket/scratch"))
+    assert [place.claim("claims", "one", owner) for owner in (b"1", b"2")] == [True, False]
+    assert place.read("claims", "one") == b"1"
+    with pytest.raises(FileError, match="there is no bucket 'nowhere'"):
+        Bucket(Url("s3://nowhere/scratch")).open(["tasks"])
 
 
 def test_a_change_is_noticed(bucket, on_disk):
