@@ -33,6 +33,7 @@ from tdecomp.cli.options import (
     MaxMemory,
     Method,
     Modes,
+    NoHash,
     NoMmap,
     Out,
     Overwrite,
@@ -183,6 +184,7 @@ def decompose(
     device: Device = None,
     max_memory: MaxMemory = None,
     no_mmap: NoMmap = False,
+    no_hash: NoHash = False,
     dask: Dask = None,
     part: PartOf = None,
     scratch: Scratch = None,
@@ -237,6 +239,7 @@ def decompose(
                 device, parse_memory(max_memory), not no_mmap, executor, progress.passed
             ),
             allow_missing=allow_missing,
+            hashes=not no_hash,
             overwrite=overwrite,
             progress=progress,
         )

@@ -31,6 +31,7 @@ __all__ = [
     "MaxMemory",
     "Method",
     "Modes",
+    "NoHash",
     "NoMmap",
     "Out",
     "Overwrite",
@@ -217,6 +218,16 @@ NoMmap = Annotated[
         "--no-mmap",
         metavar=NO_VALUE,
         help="Read local files in large pieces, several at once: for network mounts.",
+        rich_help_panel=WHERE,
+    ),
+]
+
+NoHash = Annotated[
+    bool,
+    typer.Option(
+        "--no-hash",
+        metavar=NO_VALUE,
+        help="Keep sizes of the models' files, not their SHA-256: spares a read of everything.",
         rich_help_panel=WHERE,
     ),
 ]

@@ -6,12 +6,9 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
-from tdecomp.errors import FileError
 from tdecomp.files.storage import Url, patiently
 
 __all__ = ["Bucket"]
-
-_WEB = ("http", "https")
 
 
 class Bucket:
@@ -28,13 +25,7 @@ class Bucket:
     def open(self, kinds: Collection[str]) -> None:
         """See whether it can be there; object stores make folders as files come."""
         del kinds
-        if self._url.scheme in _WEB:
-            raise FileError(
-                f"{self._url} cannot be written to: {self._url.scheme}:// is for reading",
-                tip="name a folder, or s3://, gs://",
-            )
-        if not self._url.has_bucket():
-            raise self._url.missing()
+        self._url.check_writable()
 
     def names(self, kind: str) -> set[str]:
         """Names of files."""

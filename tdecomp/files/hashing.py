@@ -36,6 +36,8 @@ def fingerprints(
     checkpoints: Sequence[Checkpoint],
     progress: Progress = silent,
     executor: Executor | None = None,
+    *,
+    hashed: bool = True,
 ) -> list[list[dict[str, Any]]]:
     """Name, size and SHA-256 of every weight file; reads all of them once.
 
@@ -51,11 +53,14 @@ def fingerprints(
         Called with the fraction that is read, of all.
     executor
         Whose workers read the files, each one by one of them.
+    hashed
+        False: no hash, and nothing is read.
 
     Returns
     -------
     list of list of dict
-        ``{"file": name without folder, "size": bytes, "sha256": hex}`` per file of each.
+        ``{"file": name without folder, "size": bytes, "sha256": hex}`` per file of each, the last
+        of them where it is `hashed`.
 
     Raises
     ------
@@ -64,7 +69,9 @@ def fingerprints(
     """
     files = [[c.sources.get(file) or _source(file) for file in c.files] for c in checkpoints]
     sources = [source for some in files for source in some]
-    if executor is None:
+    if not hashed:
+        rows = ({"file": source.path.name, "size": source.size} for source in sources)
+    elif executor is None:
         rows = iter(_digests(sources, progress))
     else:
         rows = iter(_digests_of_workers(sources, executor, progress))

@@ -25,8 +25,6 @@ from tdecomp.files.storage import Url, patiently, place
 
 __all__ = ["uploaded_file", "uploaded_folder"]
 
-_WEB = ("http", "https")
-
 
 @contextmanager
 def uploaded_folder(
@@ -64,13 +62,7 @@ def uploaded_file(
 
 @contextmanager
 def _sent(target: Url, check: Callable[[], None]) -> Generator[Path]:
-    if target.scheme in _WEB:
-        raise FileError(
-            f"{target} cannot be written to: {target.scheme}:// is for reading",
-            tip="name a folder, or s3://, gs://",
-        )
-    if not target.has_bucket():
-        raise target.missing()
+    target.check_writable()
     check()
     beside = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
     here = Path(tempfile.mkdtemp(prefix="tdecomp-"))

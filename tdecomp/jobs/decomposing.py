@@ -94,6 +94,7 @@ def decompose(
     lora: LoraOptions | None = None,
     machine: Machine = HERE,
     allow_missing: bool = False,
+    hashes: bool = True,
     overwrite: bool = False,
     progress: StepProgress = untold,
 ) -> DecomposeReport:
@@ -127,6 +128,9 @@ def decompose(
         Where to compute, and in how much memory.
     allow_missing
         Go on when sites have no partner: what changed there stays unknown.
+    hashes
+        Keep SHA-256 of the models' files, by which `verify` knows them again; False: names and
+        sizes only, which spares another read of everything.
     overwrite
         Replace an existing output of this tool.
     progress
@@ -177,7 +181,7 @@ def decompose(
             dtype=code,
             parts=_parts(delta.groups, fits),
             shapes=delta.shapes,
-            sources=sources_of(base, tuned, delta.pair, progress, machine.executor),
+            sources=sources_of(base, tuned, delta.pair, progress, machine.executor, hashed=hashes),
             options={**asked, **selection.to_json()},
             unknown=_unknown(remainder),
         )

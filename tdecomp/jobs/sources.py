@@ -14,7 +14,7 @@ from tdecomp.files.storage import shown
 from tdecomp.jobs.steps import StepProgress, of_step
 from tdecomp.tasks import Executor
 
-__all__ = ["changed_files", "check_shapes", "sources_of"]
+__all__ = ["changed_files", "check_shapes", "sources_of", "were_hashed"]
 
 
 def sources_of(
@@ -23,10 +23,12 @@ def sources_of(
     both: Pair,
     progress: StepProgress,
     executor: Executor | None = None,
+    *,
+    hashed: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Of each model: its path as given, its files with their hashes, what names of a LoRA need."""
     told = of_step(progress, f"hashing {shown(base)} and {shown(tuned)}")
-    files = fingerprints([both.base, both.tuned], told, executor)
+    files = fingerprints([both.base, both.tuned], told, executor, hashed=hashed)
     sides = {"base": (base, both.base, files[0]), "tuned": (tuned, both.tuned, files[1])}
     return {
         side: {"path": shown(path), "files": rows, "model": facts(checkpoint.config)}
@@ -37,13 +39,23 @@ def sources_of(
 def changed_files(
     then: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """Files of sources that are not there any more or have another hash, ``base/NAME``."""
+    """Files of sources that are not there any more, or have another size or hash; ``base/NAME``."""
     return [
         f"{side}/{row['file']}"
         for side in now
         for row in then.get(side, {}).get("files", ())
-        if row not in now[side]["files"]
+        if not any(_is_like(row, one) for one in now[side]["files"])
     ]
+
+
+def were_hashed(sources: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether hashes of files were kept."""
+    return any("sha256" in row for source in sources.values() for row in source.get("files", ()))
+
+
+def _is_like(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a file is as it was, as far as that was kept."""
+    return all(now.get(key) == value for key, value in then.items())
 
 
 def check_shapes(factors: Factors, checkpoint: Checkpoint) -> None:

@@ -14,7 +14,7 @@ from tdecomp.files.delta import stacks_of
 from tdecomp.files.factors import Factors, GroupFactors, load_factors
 from tdecomp.files.tally import Tally
 from tdecomp.jobs.reports import Report, Unknown, relative_error, unknown_of
-from tdecomp.jobs.sources import changed_files, check_shapes, sources_of
+from tdecomp.jobs.sources import changed_files, check_shapes, sources_of, were_hashed
 from tdecomp.jobs.steps import StepProgress, of_step, untold
 
 __all__ = ["CheckedSite", "VerifyReport", "verify"]
@@ -94,7 +94,9 @@ def verify(
             GroupFactors(group=part.group, tensor=part.tensor, residual=residual, energy=energy)
         )
         tally.add(int(np.prod(stack.shape)))
-    changed = changed_files(factors.sources, sources_of(base, tuned, both, progress))
+    hashed = were_hashed(factors.sources)
+    now_there = sources_of(base, tuned, both, progress, hashed=hashed)
+    changed = changed_files(factors.sources, now_there)
     return _report(factors, now, changed)
 
 

@@ -220,6 +220,9 @@ def test_fingerprint(tmp_path):
     assert counts[-1] == 1
     assert ck.fingerprint(opened) == prints
     assert ck.fingerprints([opened, opened]) == [prints, prints]
+    for row in prints:
+        del row["sha256"]
+    assert ck.fingerprints([opened], hashed=False) == [prints]
 
 
 def test_hashing_ends_for_all_files_where_one_cannot_be_read(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import tdecomp as td
 from tdecomp import jobs
@@ -113,6 +114,19 @@ def test_nothing_is_printed_and_progress_is_told(pair, tmp_path, capfd):
             assert fractions == sorted(fractions), step
         assert min(fractions) >= 0, step
         assert max(fractions) == pytest.approx(1), step
+
+
+def test_without_hashes_files_are_known_by_their_sizes(pair, tmp_path):
+    base, _ = pair
+    steps = set[str]()
+    progress = lambda fraction, step: steps.add(step)
+    jobs.decompose(*pair, tmp_path / "out", rank=2, hashes=False, progress=progress)
+    assert jobs.verify(tmp_path / "out", *pair, progress=progress).changed_files == ()
+    assert not any(step.startswith("hashing") for step in steps)
+    file = base / "model.safetensors"
+    save_file(load_file(file), file, metadata={"longer": "than before"})
+    told = jobs.verify(tmp_path / "out", *pair)
+    assert (told.agrees, told.changed_files) == (True, ("base/model.safetensors",))
 
 
 def test_reports_are_frozen_and_rows_are_typed(pair):

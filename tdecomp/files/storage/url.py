@@ -115,6 +115,16 @@ class Url:
         bucket = self._path.partition("/")[0]
         return self.scheme not in _BUCKETS or Url(f"{self.scheme}://{bucket}").facts() is not None
 
+    def check_writable(self) -> None:
+        """Refuse a protocol that only reads, and a bucket that is not there."""
+        if self.scheme in _WEB:
+            raise FileError(
+                f"{self} cannot be written to: {self.scheme}:// is for reading",
+                tip="name a folder, or s3://, gs://",
+            )
+        if not self.has_bucket():
+            raise self.missing()
+
     def exists(self) -> bool:
         """Whether there is a file or a folder."""
         return self._known() is not None or self.is_dir()
